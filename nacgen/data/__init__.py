@@ -1,0 +1,1 @@
+"""Datasets by name, augmentation on the device, and a stream of batches from any image."""

@@ -1,0 +1,211 @@
+"""Batched augmentation in plain torch, on whatever device the images are.
+
+Parameters are drawn on the CPU for the global batch and given to the transforms row by row, so that an
+augmented image depends on (seed, purpose, position) and on nothing else.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from nacgen.data.stream import Batch
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in torchvision's rgb_to_grayscale
+
+
+def to_float(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Pixels 0..255 to the models' range of -1 to 1."""
+    return images.float() / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class ViewPolicy:
+    """How a view of an image is drawn for self-supervised pretraining.
+
+    Args:
+        crop_scale: Smallest and largest share of the area that a crop keeps.
+        crop_ratio: Largest aspect ratio of a crop; the smallest is its inverse.
+        flip: Mirror half of the images.
+        jitter: Strength of brightness and contrast changes; factors lie in 1 - jitter to 1 + jitter.
+        saturation: Strength of saturation changes.
+        jitter_probability: Share of images whose colours change.
+        greyscale_probability: Share of images that lose their colour.
+    """
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_ratio: float = 4 / 3
+    flip: bool = True
+    jitter: float = 0.4
+    saturation: float = 0.4
+    jitter_probability: float = 0.8
+    greyscale_probability: float = 0.2
+
+
+def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor, "b 3 h w"]:
+    """One random view of each image of a batch.
+
+    Args:
+        batch: Images and their position in the stream.
+        policy: What is varied.
+        purpose: Name of the draw, `"view_1"` say.
+
+    Returns:
+        Images in [-1, 1].
+
+    Source:
+        The views of Chen et al. 2020, arXiv:2002.05709, appendix A, without hue.
+    """
+    draw, n = batch.generator(purpose), batch.global_size
+    height, width = batch.images.shape[-2:]
+    boxes = random_boxes(n, height, width, policy.crop_scale, policy.crop_ratio, draw)
+    flips = torch.rand(n, generator=draw) < (0.5 if policy.flip else 0.0)
+    jitter = torch.tensor([policy.jitter, policy.jitter, policy.saturation])
+    factors = 1 + jitter * (2 * torch.rand(n, 3, generator=draw) - 1)
+    factors[torch.rand(n, generator=draw) >= policy.jitter_probability] = 1.0
+    factors[torch.rand(n, generator=draw) < policy.greyscale_probability, 2] = 0.0
+    images = batch.images.float() / 255
+    images = resized_crop(images, batch.share(boxes), batch.share(flips))
+    return color_jitter(images, batch.share(factors)) * 2 - 1
+
+
+def random_boxes(
+    num_boxes: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: float,
+    draw: torch.Generator,
+) -> Float[Tensor, "n 4"]:
+    """Random crops as (top, left, height, width) in whole pixels.
+
+    Args:
+        num_boxes: Number of crops.
+        height: Of the images, pixels.
+        width: Of the images, pixels.
+        scale: Smallest and largest share of the area.
+        ratio: Largest aspect ratio; drawn log-uniformly between its inverse and it.
+        draw: Source of randomness.
+
+    Returns:
+        Boxes that lie inside the images. Where a drawn side is longer than the image it is cut to it
+        (torchvision draws again instead, up to ten times).
+    """
+    u = torch.rand(num_boxes, 4, generator=draw)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, 0])
+    log_ratio = math.log(ratio) * (2 * u[:, 1] - 1)
+    box_width = (area * log_ratio.exp()).sqrt().round().clamp(1, width)
+    box_height = (area / log_ratio.exp()).sqrt().round().clamp(1, height)
+    top = (u[:, 2] * (height - box_height + 1)).floor()
+    left = (u[:, 3] * (width - box_width + 1)).floor()
+    return torch.stack([top, left, box_height, box_width], dim=1)
+
+
+def resized_crop(
+    images: Float[Tensor, "b c h w"], boxes: Float[Tensor, "b 4"], flips: Bool[Tensor, " b"]
+) -> Float[Tensor, "b c h w"]:
+    """Crop each image and enlarge the crop to the image's size, bilinearly, in one resampling.
+
+    Args:
+        images: Any range.
+        boxes: (top, left, height, width) of each crop in pixels.
+        flips: Whether to mirror the result.
+
+    Returns:
+        The views. Equal to torchvision's `resized_crop` and `horizontal_flip`.
+    """
+    height, width = images.shape[-2:]
+    top, left, box_height, box_width = (rearrange(side, "b -> b 1") for side in boxes.unbind(1))
+    y = _source_coordinates(height, top, box_height)
+    x = _source_coordinates(width, left, box_width)
+    x = torch.where(rearrange(flips, "b -> b 1"), x.flip(1), x)
+    grid = torch.stack(
+        torch.broadcast_tensors(rearrange(x, "b w -> b 1 w"), rearrange(y, "b h -> b h 1")), dim=-1
+    )  # -> (b, h, w, 2), x first
+    return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
+
+
+def _source_coordinates(size: int, start: Tensor, extent: Tensor) -> Tensor:
+    """Where each output pixel centre lies in the source, in grid_sample's -1..1, (b, size)."""
+    centres = torch.arange(size, device=start.device) + 0.5
+    pixels = start + centres * extent / size - 0.5
+    pixels = torch.minimum(torch.maximum(pixels, start), start + extent - 1)
+    return (2 * pixels + 1) / size - 1
+
+
+def color_jitter(
+    images: Float[Tensor, "b 3 h w"], factors: Float[Tensor, "b 3"]
+) -> Float[Tensor, "b 3 h w"]:
+    """Change brightness, then contrast, then saturation.
+
+    Args:
+        images: In [0, 1].
+        factors: Brightness, contrast and saturation of each image; 1 leaves it, saturation 0 is grey.
+
+    Returns:
+        Images in [0, 1]. Each step equals torchvision's `adjust_*`.
+    """
+    brightness, contrast, saturation = (rearrange(f, "b -> b 1 1 1") for f in factors.unbind(1))
+    images = (images * brightness).clamp(0, 1)
+    mean = reduce(_greyscale(images), "b 1 h w -> b 1 1 1", "mean")
+    images = torch.lerp(mean.expand_as(images), images, contrast).clamp(0, 1)
+    grey = _greyscale(images)
+    return torch.lerp(grey.expand_as(images), images, saturation).clamp(0, 1)
+
+
+def _greyscale(images: Tensor) -> Tensor:
+    luma = torch.tensor(LUMA, device=images.device, dtype=images.dtype)
+    return rearrange((rearrange(images, "b c h w -> b h w c") @ luma), "b h w -> b 1 h w")
+
+
+def diff_augment(
+    images: Float[Tensor, "b c h w"],
+    batch: Batch,
+    purpose: str,
+    translation: float = 0.125,
+    cutout: float = 0.5,
+) -> Float[Tensor, "b c h w"]:
+    """Shift each image and blank a square of it, differentiably.
+
+    Args:
+        images: Real or generated images in [-1, 1]; row `i` belongs to row `i` of the batch.
+        batch: Gives the position in the stream.
+        purpose: Name of the draw, so that real and generated images differ.
+        translation: Largest shift as a share of the size; 0 switches it off.
+        cutout: Side of the square as a share of the size; 0 switches it off.
+
+    Returns:
+        Augmented images; what moves in and what is cut out is 0.
+
+    Source:
+        Zhao et al. 2020, arXiv:2006.10738.
+    """
+    if translation == cutout == 0:
+        return images
+    draw, n = batch.generator(purpose), batch.global_size
+    height, width = images.shape[-2:]
+    shifts = (2 * torch.rand(n, 2, generator=draw) - 1) * translation
+    centres = torch.rand(n, 2, generator=draw)
+    pixels = batch.share((shifts * torch.tensor([height, width])).round())
+    y = torch.arange(height, device=images.device) - pixels[:, :1]  # (b, h): source row
+    x = torch.arange(width, device=images.device) - pixels[:, 1:]
+    inside = _outer((y >= 0) & (y < height), (x >= 0) & (x < width))
+    rows = rearrange(y.clamp(0, height - 1).long(), "b h -> b 1 h 1").expand_as(images)
+    columns = rearrange(x.clamp(0, width - 1).long(), "b w -> b 1 1 w").expand_as(images)
+    images = images.gather(2, rows).gather(3, columns) * inside
+    if cutout > 0:
+        middle = batch.share(centres * torch.tensor([height, width])).floor()
+        half = torch.tensor([height, width], device=images.device) * cutout / 2
+        hole_y = (torch.arange(height, device=images.device) + 0.5 - middle[:, :1]).abs() < half[0]
+        hole_x = (torch.arange(width, device=images.device) + 0.5 - middle[:, 1:]).abs() < half[1]
+        images = images * ~_outer(hole_y, hole_x)
+    return images
+
+
+def _outer(rows: Bool[Tensor, "b h"], columns: Bool[Tensor, "b w"]) -> Bool[Tensor, "b 1 h w"]:
+    """Logical and of a mask over rows and one over columns."""
+    return rearrange(rows, "b h -> b 1 h 1") & rearrange(columns, "b w -> b 1 1 w")

@@ -1,0 +1,61 @@
+"""What generated images are worth: feature extractors, streaming statistics, scores."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nacgen.metrics.evaluation import ReferenceStatistics as ReferenceStatistics
+    from nacgen.metrics.evaluation import evaluate as evaluate
+    from nacgen.metrics.evaluation import to_uint8 as to_uint8
+    from nacgen.metrics.extractors import ClassifierExtractor as ClassifierExtractor
+    from nacgen.metrics.extractors import FeatureExtractor as FeatureExtractor
+    from nacgen.metrics.extractors import Features as Features
+    from nacgen.metrics.extractors import build_extractor as build_extractor
+    from nacgen.metrics.inception import InceptionExtractor as InceptionExtractor
+    from nacgen.metrics.result import EvaluationProtocol as EvaluationProtocol
+    from nacgen.metrics.result import EvaluationResult as EvaluationResult
+    from nacgen.metrics.result import Score as Score
+    from nacgen.metrics.statistics import GaussianStats as GaussianStats
+    from nacgen.metrics.statistics import StatsAccumulator as StatsAccumulator
+
+_HOMES = {
+    "ClassifierExtractor": "extractors",
+    "EvaluationProtocol": "result",
+    "EvaluationResult": "result",
+    "FeatureExtractor": "extractors",
+    "Features": "extractors",
+    "GaussianStats": "statistics",
+    "InceptionExtractor": "inception",
+    "ReferenceStatistics": "evaluation",
+    "Score": "result",
+    "StatsAccumulator": "statistics",
+    "build_extractor": "extractors",
+    "evaluate": "evaluation",
+    "to_uint8": "evaluation",
+}
+
+__all__ = [
+    "ClassifierExtractor",
+    "EvaluationProtocol",
+    "EvaluationResult",
+    "FeatureExtractor",
+    "Features",
+    "GaussianStats",
+    "InceptionExtractor",
+    "ReferenceStatistics",
+    "Score",
+    "StatsAccumulator",
+    "build_extractor",
+    "evaluate",
+    "to_uint8",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nacgen.metrics' has no attribute {name!r}")
+    return getattr(import_module(f"nacgen.metrics.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

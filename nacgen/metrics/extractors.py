@@ -1,0 +1,246 @@
+"""Feature extractors: uint8 images in, features out, with everything that decides their values.
+
+A score is only as comparable as its features. An extractor therefore carries a fingerprint of its
+weights and preprocessing, and computes in plain float32 whatever precision the caller trains in.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from nacgen.errors import ConfigurationError, DataError
+from nacgen.models.classifier import ImageClassifier
+
+
+class Features(NamedTuple):
+    """What an extractor gives: one feature vector an image, and class logits where it has them."""
+
+    pooled: Float[Tensor, "b d"]
+    logits: Float[Tensor, "b k"] | None
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """What `evaluate` asks of an extractor; any object of this shape will do.
+
+    Attributes:
+        name: As in the protocol of a score.
+        score_name: Of the Fréchet distance in these features: `fid` for the FID Inception with its
+            published weights, `fd_<name>` for all others.
+        fingerprint: `"sha256:…"` of weights and preprocessing.
+        resize: How images reach the network's size, `"none"` if they do not.
+        normalisation: What becomes of a pixel `u` in 0 to 255.
+        independent_of_nac: Whether the features owe nothing to Neural Activation Coding.
+        feature_dim: Length of a feature vector.
+    """
+
+    name: str
+    score_name: str
+    fingerprint: str
+    resize: str
+    normalisation: str
+    independent_of_nac: bool
+    feature_dim: int
+
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:
+        """Features of images, float32, on any device."""
+        ...
+
+
+class NetworkExtractor(ABC):
+    """A frozen network as extractor: one device, evaluation mode, no gradients, plain float32.
+
+    Deliberately no module: `Accelerator.prepare` would wrap it in autocast.
+
+    Args:
+        network: Moved to the device and frozen; not to be trained on.
+        name: As in the protocol of a score.
+        score_name: Of the Fréchet distance in these features.
+        feature_dim: Length of a feature vector.
+        device: Where it runs.
+    """
+
+    resize: str
+    normalisation: str
+    independent_of_nac = True
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        score_name: str,
+        feature_dim: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.name, self.score_name, self.feature_dim = name, score_name, feature_dim
+        settings = [type(network).__name__, self.resize, self.normalisation, "float32"]
+        parts = [json.dumps(settings), digest_tensors(network.state_dict())]
+        self.fingerprint = f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.device = torch.device(device)
+
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:
+        """Features of images.
+
+        Args:
+            images: 0 to 255, on any device.
+
+        Returns:
+            Float32 features, on the extractor's device.
+
+        Raises:
+            DataError: The images are not uint8 `(b, 3, h, w)`, or of a size that does not fit.
+        """
+        check_images(images)
+        with torch.inference_mode(), plain_float32(self.device.type):
+            return self.extract(images.to(self.device).float())
+
+    @abstractmethod
+    def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
+        """Features of pixels in 0 to 255."""
+
+
+class ClassifierExtractor(NetworkExtractor):
+    """Penultimate features and logits of a classifier that was trained by a recipe of ours.
+
+    Args:
+        classifier: The classifier.
+        name: Its scores are called `fd_<name>`.
+        device: Where it runs.
+    """
+
+    resize = "none"
+    normalisation = "u / 127.5 - 1"
+
+    def __init__(
+        self, classifier: ImageClassifier, *, name: str, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(
+            classifier,
+            name=name,
+            score_name=f"fd_{name}",
+            feature_dim=classifier.feature_dim,
+            device=device,
+        )
+        self.classifier = classifier
+
+    def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
+        """Features of pixels in 0 to 255, of the classifier's own size."""
+        size = self.classifier.image_size
+        if pixels.shape[-2:] != (size, size):
+            raise DataError(
+                f"{self.name} looks at images of {size}x{size} px and does not resize, got "
+                f"{pixels.shape[-2]}x{pixels.shape[-1]}. Score images of that size, or use another "
+                f"extractor ({', '.join(EXTRACTORS)})."
+            )
+        features = self.classifier.features(pixels / 127.5 - 1)
+        return Features(features, self.classifier.head(features))
+
+
+def build_extractor(
+    name: str, *, weights: str | Path | None = None, device: torch.device | str = "cpu"
+) -> FeatureExtractor:
+    """Build an extractor by name.
+
+    Args:
+        name: `"digits_classifier"` (embedded) or `"inception"` (the FID Inception).
+        weights: A classifier's folder, or a file of the FID Inception's weights. Absent: the
+            released folder, or torch's hub cache and then a download.
+        device: Where it runs.
+
+    Returns:
+        The extractor.
+
+    Raises:
+        ConfigurationError: The name is unknown.
+        CheckpointNotFoundError: The weights are not there; the message says how to get them.
+        CheckpointError: The weights do not fit or are damaged.
+    """
+    if name not in EXTRACTORS:
+        raise ConfigurationError(f"extractor must be one of {', '.join(EXTRACTORS)}, got {name!r}.")
+    return EXTRACTORS[name](weights, device)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise unless these are uint8 images `(b, 3, h, w)`.
+
+    Args:
+        images: What is to be scored.
+
+    Raises:
+        DataError: Another type or shape.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise DataError(
+            f"images to score must be uint8 (b, 3, h, w), got {images.dtype} "
+            f"{tuple(images.shape)}. nacgen.metrics.to_uint8 converts floats in [-1, 1]; colours "
+            "come before height and width."
+        )
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all float tensors, in the order of names.
+
+    Args:
+        tensors: A state; counters in it do not matter to features and are passed over.
+
+    Returns:
+        Hexadecimal digest.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        if tensor.is_floating_point():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def plain_float32(device_type: str) -> Iterator[None]:
+    """Compute float32 as float32 for a block: no autocast, no TF32, no bf16 inside of products.
+
+    Args:
+        device_type: `"cpu"`, `"cuda"`, …
+
+    Yields:
+        Nothing.
+    """
+    on: Any = torch.backends
+    switches = (on.cuda.matmul, on.cudnn.conv, on.mkldnn.matmul, on.mkldnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
+
+
+def _digits_classifier(
+    weights: str | Path | None, device: torch.device | str
+) -> ClassifierExtractor:
+    classifier = ImageClassifier.from_pretrained(weights or "checkpoints/digits-classifier")
+    return ClassifierExtractor(classifier, name="digits_classifier", device=device)
+
+
+def _inception(weights: str | Path | None, device: torch.device | str) -> FeatureExtractor:
+    from nacgen.metrics.inception import load_inception  # imports torchvision, which is slow
+
+    return load_inception(weights, device)
+
+
+EXTRACTORS: dict[str, Callable[[str | Path | None, torch.device | str], FeatureExtractor]] = {
+    "digits_classifier": _digits_classifier,
+    "inception": _inception,
+}

@@ -1,0 +1,191 @@
+"""The Inception network of the FID, in pytorch-fid's architecture, and where its weights come from.
+
+The weights are published as a pickle. It is checked against its SHA-256, read once, and kept as
+safetensors from then on.
+
+Source:
+    Heusel et al. 2017, arXiv:1706.08500, and https://github.com/mseitzer/pytorch-fid, Apache-2.0.
+"""
+
+import hashlib
+import socket
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nacgen.errors import CheckpointError, CheckpointNotFoundError, StorageError
+from nacgen.metrics.extractors import Features, NetworkExtractor, digest_tensors
+from nacgen.models.folder import read_tensors
+
+NAME = "pt_inception-2015-12-05-6726825d"
+SHA256_PREFIX = "6726825d"
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}.pth"
+CONNECTION_TIMEOUT_S = 10.0
+MAX_BATCH = 50  # at 299x299 px an image takes about 15 MB on its way
+
+
+class InceptionExtractor(NetworkExtractor):
+    """The pool3 features (2,048) and 1,008 logits of the FID Inception, as pytorch-fid has them.
+
+    The logits lack the bias vector, because the Inception Score's do.
+
+    Args:
+        network: What `build_inception` gives, with weights.
+        is_published: Whether these are the published weights; only their scores are called `fid`.
+        device: Where it runs.
+    """
+
+    resize = "pytorch_fid"  # bilinear to 299x299 px, half-pixel centres, no antialiasing
+    normalisation = "(u - 127.5) / 127.5"
+
+    def __init__(
+        self, network: nn.Module, *, is_published: bool, device: torch.device | str = "cpu"
+    ) -> None:
+        score_name = "fid" if is_published else "fd_inception"
+        super().__init__(
+            network, name="inception", score_name=score_name, feature_dim=2048, device=device
+        )
+        assert isinstance(network.fc, nn.Linear)
+        self.head, network.fc = network.fc, nn.Identity()  # the network now ends at its features
+
+    def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
+        """Features of pixels in 0 to 255, of any size."""
+        parts = []
+        for part in pixels.split(MAX_BATCH):
+            resized = F.interpolate(part / 255, (299, 299), mode="bilinear", align_corners=False)
+            parts.append(self.network(2 * resized - 1))
+        pooled = torch.cat(parts)
+        return Features(pooled, F.linear(pooled, self.head.weight))
+
+
+def load_inception(
+    weights: str | Path | None = None, device: torch.device | str = "cpu"
+) -> InceptionExtractor:
+    """The FID Inception with its published weights: from a path, torch's hub cache, or a download.
+
+    Args:
+        weights: The published `.pth`, or the `.safetensors` that was made from it here.
+        device: Where it runs.
+
+    Returns:
+        The extractor, whose scores are called `fid`.
+
+    Raises:
+        CheckpointNotFoundError: The weights are nowhere; the message names the remedies.
+        CheckpointError: The file does not hold the published weights.
+        StorageError: torch's hub cache cannot be written.
+    """
+    with torch.device("meta"):
+        network = build_inception()
+    expected = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
+    path = _find_weights(None if weights is None else Path(weights))
+    tensors = read_tensors(path, expected)
+    _check_origin(path, tensors)
+    network.load_state_dict(tensors, assign=True)
+    return InceptionExtractor(network, is_published=True, device=device)
+
+
+def build_inception() -> nn.Module:
+    """The architecture: torchvision's Inception with pytorch-fid's blocks, without weights.
+
+    Returns:
+        Images `(b, 3, 299, 299)` in [-1, 1] to logits `(b, 1008)`.
+    """
+    from pytorch_fid import inception as fid
+    from torchvision.models import inception as vision
+
+    network: nn.Module = vision.Inception3(
+        num_classes=1008,
+        aux_logits=False,
+        init_weights=False,
+        inception_blocks=[
+            vision.BasicConv2d,
+            fid.FIDInceptionA,
+            vision.InceptionB,
+            fid.FIDInceptionC,
+            vision.InceptionD,
+            fid.FIDInceptionE_1,
+            vision.InceptionAux,
+        ],
+    )
+    network.Mixed_7c = fid.FIDInceptionE_2(2048)  # the last block pools by maximum
+    return network
+
+
+def _find_weights(path: Path | None) -> Path:
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    converted = cache / f"{NAME}.safetensors"
+    if path is None:
+        if converted.is_file():
+            return converted
+        path = cache / f"{NAME}.pth"
+        if not path.is_file():
+            _download(path)
+    elif not path.is_file():
+        raise CheckpointNotFoundError(
+            f"weights must be the file {NAME}.pth or the .safetensors made from it, but {path} "
+            "does not exist. Check the path, or leave it out for torch's hub cache or a download."
+        )
+    if path.suffix == ".safetensors":
+        return path
+    _convert(path, converted)
+    return converted
+
+
+def _download(path: Path) -> None:
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECTION_TIMEOUT_S)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(URL, str(path), hash_prefix=SHA256_PREFIX)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointNotFoundError(
+            f"the FID Inception's weights are not in {path.parent} and could not be downloaded "
+            f"({error}). Pass the path of a copy as weights, or put {path.name} into that folder, "
+            f"or run once with a connection to {URL}."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _convert(path: Path, target: Path) -> None:
+    """Turn the published pickle into safetensors; nothing else is ever unpickled."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(SHA256_PREFIX):
+        raise CheckpointError(
+            f"{path} must be the published weights, whose SHA-256 starts with {SHA256_PREFIX}, got "
+            f"{digest[:8]}. Delete it and download {URL}."
+        )
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = {k: v.contiguous() for k, v in state.items() if v.is_floating_point()}
+    origin = {"source_sha256": digest, "tensors_sha256": digest_tensors(tensors)}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=target.parent) as room:
+            save_file(tensors, Path(room) / target.name, metadata=origin)
+            (Path(room) / target.name).replace(target)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{target.parent} must be writable to keep the FID Inception's weights, got {error}. "
+            "Make room there, or set TORCH_HOME to another folder."
+        ) from error
+
+
+def _check_origin(path: Path, tensors: dict[str, Tensor]) -> None:
+    with safe_open(path, framework="pt") as file:
+        origin = file.metadata() or {}
+    source = origin.get("source_sha256", "unknown")
+    recorded, digest = origin.get("tensors_sha256", "none"), digest_tensors(tensors)
+    if not source.startswith(SHA256_PREFIX) or recorded != digest:
+        raise CheckpointError(
+            f"{path} must hold the weights of {NAME}.pth as converted here, got tensors with "
+            f"digest {digest[:8]} (recorded: {recorded[:8]}) from source {source[:8]}. Delete it, "
+            "and pass the .pth as weights."
+        )

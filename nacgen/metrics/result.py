@@ -1,0 +1,105 @@
+"""Scores with the protocol they were measured under, to and from JSON without loss."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from nacgen.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score: its value, what the arithmetic gave, and what a perfect generator would get.
+
+    Args:
+        value: The score.
+        raw: Before rounding errors below zero became zero.
+        bias: Expected value if generated and reference images were drawn from one Gaussian.
+        spread: Standard deviation over splits or subsets, for metrics that have them.
+    """
+
+    value: float
+    raw: float
+    bias: float
+    spread: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationProtocol:
+    """All that decides a score apart from the generator; scores compare where these are equal.
+
+    Args:
+        extractor: Name of the features.
+        extractor_fingerprint: Of weights and preprocessing.
+        independent_of_nac: Whether the features owe nothing to Neural Activation Coding.
+        reference: Name and split of the reference images.
+        reference_fingerprint: Of their pixels.
+        num_reference: How many they are.
+        num_samples: How many images were generated.
+        quantisation: How pixels became whole numbers.
+        resize: How images reached the extractor's size.
+        feature_dim: Length of a feature vector.
+        dtype: In which features were computed.
+        seed: Which block of `num_samples` images was generated.
+        model: Which weights generated them, `"ema"` say.
+        ddof: Covariances are divided by `n - ddof`.
+    """
+
+    extractor: str
+    extractor_fingerprint: str
+    independent_of_nac: bool
+    reference: str
+    reference_fingerprint: str
+    num_reference: int
+    num_samples: int
+    quantisation: str
+    resize: str
+    feature_dim: int
+    dtype: str
+    seed: int
+    model: str
+    ddof: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Scores with their protocol.
+
+    Args:
+        scores: By name, `"fid"` or `"fd_digits_classifier"` say.
+        protocol: How they came about.
+        warnings: What limits them; each starts with a keyword and a colon.
+    """
+
+    scores: Mapping[str, Score]
+    protocol: EvaluationProtocol
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, strings and numbers, ready for JSON."""
+        return asdict(self) | {"warnings": list(self.warnings)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`, exact to the last bit.
+
+        Args:
+            fields: What `to_dict` gave.
+
+        Returns:
+            The result.
+
+        Raises:
+            DataError: A field is missing, unknown, or no mapping.
+        """
+        try:
+            return cls(
+                scores={name: Score(**score) for name, score in fields["scores"].items()},
+                protocol=EvaluationProtocol(**fields["protocol"]),
+                warnings=tuple(fields["warnings"]),
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise DataError(
+                "an evaluation holds scores, protocol and warnings as EvaluationResult.to_dict "
+                f"writes them, got {fields!r:.200} ({error}). Evaluate again with this version."
+            ) from error

@@ -1,0 +1,126 @@
+"""A plain convolutional classifier, whose features measure images apart from any encoder."""
+
+from collections.abc import Sequence
+
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nacgen.errors import ConfigurationError
+from nacgen.models.folder import PretrainedModel
+
+NORM_GROUPS = 8
+
+CARD = """---
+library_name: nacgen
+license: apache-2.0
+tags: [image-classification, image-feature-extraction]
+---
+# Image classifier: {num_classes} classes, {image_size}x{image_size} px
+
+A small convolutional classifier whose {feature_dim} penultimate features measure generated images
+by a Fréchet distance. It knows nothing of Neural Activation Coding.
+
+```python
+from nacgen.models.classifier import ImageClassifier
+
+classifier = ImageClassifier.from_pretrained("path/to/this/folder")
+classifier(images)           # images: float (b, 3, h, w) in [-1, 1] -> logits (b, {num_classes})
+classifier.features(images)  # -> (b, {feature_dim})
+```
+
+{notes}
+"""
+
+
+class ConvolutionBlock(nn.Sequential):
+    """Two 3x3 convolutions, the first with a stride, each with GroupNorm and SiLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+            nn.GroupNorm(NORM_GROUPS, out_channels),
+            nn.SiLU(),
+            nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
+            nn.GroupNorm(NORM_GROUPS, out_channels),
+            nn.SiLU(),
+        )
+
+
+class ImageClassifier(nn.Module, PretrainedModel):
+    """A small classifier without batch statistics and without kinks, so its features are smooth.
+
+    Args:
+        num_classes: Two or more.
+        channels: Of each resolution, the first at full size; multiples of 8.
+        feature_dim: Width of the penultimate layer.
+        image_size: Height and width in pixels of the images it is meant for.
+
+    Raises:
+        ConfigurationError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        channels: Sequence[int] = (32, 48, 64),
+        feature_dim: int = 64,
+        image_size: int = 16,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2 or feature_dim < 1:
+            raise ConfigurationError(
+                "num_classes must be two or more and feature_dim one or more, got "
+                f"{num_classes} and {feature_dim}."
+            )
+        if not channels or any(width < 1 or width % NORM_GROUPS for width in channels):
+            raise ConfigurationError(
+                f"channels must be one or more multiples of {NORM_GROUPS}, got {tuple(channels)}."
+            )
+        if image_size < 2 ** (len(channels) - 1):
+            raise ConfigurationError(
+                f"image_size must be at least {2 ** (len(channels) - 1)} px, to be halved "
+                f"{len(channels) - 1} times, got {image_size}. Give fewer channels."
+            )
+        self.num_classes, self.feature_dim, self.image_size = num_classes, feature_dim, image_size
+        pairs = zip((3, *channels), channels, strict=False)
+        self.trunk = nn.Sequential(
+            *(ConvolutionBlock(a, b, stride=1 if i == 0 else 2) for i, (a, b) in enumerate(pairs))
+        )
+        self.penultimate = nn.Sequential(nn.Linear(channels[-1], feature_dim), nn.SiLU())
+        self.head = nn.Linear(feature_dim, num_classes)
+        self.card_notes = ""
+
+    def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Outputs of the penultimate layer, after its SiLU.
+
+        Args:
+            images: In [-1, 1].
+
+        Returns:
+            Features above -0.3, most of them near zero or positive.
+        """
+        pooled = reduce(self.trunk(images), "b c h w -> b c", "mean")
+        features: Tensor = self.penultimate(pooled)  # (b, c) -> (b, d)
+        return features
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of the classes.
+
+        Args:
+            images: In [-1, 1].
+
+        Returns:
+            Any real numbers.
+        """
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+    def model_card(self) -> str:
+        """Markdown that describes the classifier, with `card_notes` at its end."""
+        return CARD.format(
+            num_classes=self.num_classes,
+            image_size=self.image_size,
+            feature_dim=self.feature_dim,
+            notes=self.card_notes,
+        )

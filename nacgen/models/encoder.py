@@ -1,0 +1,230 @@
+"""The encoder that Neural Activation Coding trains: a trunk, a code head and a posterior head."""
+
+from typing import Literal
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nacgen.errors import ConfigurationError
+from nacgen.functional.nac import check_flip_probability, marginal_posterior_logits
+from nacgen.models.backbones import ResNet, Stem
+from nacgen.models.folder import PretrainedModel
+
+CARD = """---
+library_name: nacgen
+license: apache-2.0
+tags: [neural-activation-coding, image-feature-extraction]
+---
+# NAC encoder: {backbone}, {code_dim} bits
+
+An image encoder pretrained with Neural Activation Coding (Park, Lee, Kim & Blei, ICML 2021,
+arXiv:2112.04014): its binary activation code survives a channel that flips each bit with probability
+{flip_probability}.
+
+```python
+import nacgen
+
+encoder = nacgen.NACEncoder.from_pretrained("path/to/this/folder")
+encoder.features(images)  # images: float (b, 3, h, w) in [-1, 1] -> ({feature_dim},) each
+encoder.codes(images)     # -> bool, {code_dim} bits each
+```
+
+Tensors under `backbone.` carry torchvision's ResNet names. Input is normalised inside the model.
+
+{notes}
+"""
+
+
+class CodeHead(nn.Module):
+    """Two-layer perceptron from features to one logit a bit.
+
+    Args:
+        feature_dim: Width of the features.
+        code_dim: Bits in a code.
+        normalization: `"batch"`: each logit is standardised over the batch and multiplied by one learned
+            scale that starts at 1; `"sqrt_dim"`: logits are divided by the root of `code_dim`, the
+            authors' form.
+    """
+
+    def __init__(
+        self, feature_dim: int, code_dim: int, normalization: Literal["batch", "sqrt_dim"]
+    ) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, code_dim)
+        )
+        # Differs from the paper: without it the objective has a saddle at "all codes zero", which a
+        # short run does not leave. Standardised logits start away from it.
+        self.norm = nn.BatchNorm1d(code_dim, affine=False) if normalization == "batch" else None
+        scale = 1.0 if normalization == "batch" else code_dim**-0.5
+        self.scale = nn.Parameter(torch.tensor(scale), requires_grad=normalization == "batch")
+
+    def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
+        """Logits of the code's bits."""
+        logits = self.mlp(features)
+        return self.scale * (logits if self.norm is None else self.norm(logits))
+
+
+class NACEncoder(nn.Module, PretrainedModel):
+    """An image encoder with a binary activation code.
+
+    Args:
+        backbone: `"tiny"` (0.3M parameters, for images of 16 to 32 px) or `"resnet18"`.
+        stem: `"small"`: 3x3, no max-pooling; `"standard"`: ImageNet's.
+        code_dim: Bits in a code, one or more.
+        flip_probability: Of the channel the encoder is trained for, in (0, 1/2).
+        posterior: `"shared"`: what the channel makes of the code logits, see
+            `nacgen.functional.nac.marginal_posterior_logits`; `"separate"`: a second head on the features, the
+            authors' form.
+        code_normalization: Of code and posterior logits, see `CodeHead`.
+        mean: Per channel in [0, 1], subtracted from the input.
+        std: Per channel in [0, 1], divided by.
+
+    Raises:
+        ConfigurationError: A name is unknown or a number out of range.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "tiny",
+        stem: Stem = "small",
+        code_dim: int = 128,
+        flip_probability: float = 0.3,
+        posterior: Literal["shared", "separate"] = "shared",
+        code_normalization: Literal["batch", "sqrt_dim"] = "batch",
+        mean: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
+        std: tuple[float, ...] | list[float] = (0.25, 0.25, 0.25),
+    ) -> None:
+        super().__init__()
+        if code_dim < 1:
+            raise ConfigurationError(f"code_dim must be one bit or more, got {code_dim}.")
+        try:
+            check_flip_probability(flip_probability)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+        if posterior not in ("shared", "separate"):
+            raise ConfigurationError(f"posterior must be shared or separate, got {posterior!r}.")
+        if code_normalization not in ("batch", "sqrt_dim"):
+            raise ConfigurationError(
+                f"code_normalization must be batch or sqrt_dim, got {code_normalization!r}."
+            )
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ConfigurationError(
+                f"mean and std must have three channels and std be positive, got {mean} and {std}."
+            )
+        self.backbone_name, self.code_dim, self.flip_probability = (
+            backbone,
+            code_dim,
+            flip_probability,
+        )
+        self.register_buffer("mean", rearrange(torch.tensor(mean), "c -> c 1 1"))
+        self.register_buffer("std", rearrange(torch.tensor(std), "c -> c 1 1"))
+        self.backbone = ResNet(backbone, stem)
+        self.feature_dim = self.backbone.feature_dim
+        self.code_head = CodeHead(self.feature_dim, code_dim, code_normalization)
+        self.posterior_head: CodeHead | None = None
+        if posterior == "separate":
+            self.posterior_head = CodeHead(self.feature_dim, code_dim, code_normalization)
+        self.card_notes = ""
+
+    def normalize(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Images in [-1, 1] to what the backbone was trained on."""
+        return normalize_input(images, self.mean, self.std)
+
+    def feature_maps(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
+        """Feature maps of every stage.
+
+        Args:
+            images: In [-1, 1].
+
+        Returns:
+            `{"stem": (b, c, h, w), "layer1": ..., ...}`.
+
+        Raises:
+            ConfigurationError: The images are too small for the backbone.
+        """
+        maps: dict[str, Tensor] = self.backbone(self.normalize(images))
+        return maps
+
+    def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Features: the last stage, averaged over pixels.
+
+        Args:
+            images: In [-1, 1].
+
+        Returns:
+            Zero or more, being outputs of a ReLU.
+        """
+        last = list(self.feature_maps(images).values())[-1]
+        return reduce(last, "b d h w -> b d", "mean")
+
+    def code_logits(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits whose signs are the activation code.
+
+        Args:
+            images: In [-1, 1].
+
+        Returns:
+            Any real numbers.
+        """
+        logits: Tensor = self.code_head(self.features(images))
+        return logits
+
+    def codes(self, images: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, "b k"]:
+        """The binary activation code, `sign(a(x)) = +1` as True.
+
+        Args:
+            images: In [-1, 1].
+
+        Returns:
+            Bits; call `eval()` first, in training mode they depend on the batch.
+        """
+        return self.code_logits(images) >= 0
+
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
+        """Code logits and posterior logits, what the objective needs.
+
+        Args:
+            images: In [-1, 1].
+
+        Returns:
+            `(code_logits, posterior_logits)`.
+        """
+        features = self.features(images)
+        code_logits = self.code_head(features)
+        if self.posterior_head is None:
+            return code_logits, marginal_posterior_logits(code_logits, self.flip_probability)
+        return code_logits, self.posterior_head(features)
+
+    def model_card(self) -> str:
+        """Markdown that describes the encoder, with `card_notes` at its end."""
+        return CARD.format(
+            backbone=self.backbone_name,
+            code_dim=self.code_dim,
+            flip_probability=self.flip_probability,
+            feature_dim=self.feature_dim,
+            notes=self.card_notes,
+        )
+
+
+def normalize_input(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Bring images in [-1, 1] to zero mean and unit variance, given statistics in [0, 1].
+
+    Not folded into the first convolution, whose zero padding would then stand for another colour.
+
+    Args:
+        images: `(b, 3, h, w)` in [-1, 1].
+        mean: `(3, 1, 1)` in [0, 1].
+        std: `(3, 1, 1)`.
+
+    Returns:
+        `(b, 3, h, w)`.
+    """
+    return (images * 0.5 + 0.5 - mean) / std

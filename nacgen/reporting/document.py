@@ -1,0 +1,278 @@
+"""Reports of one training run and of a comparison: Markdown, self-contained HTML, terminal."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nacgen.errors import StorageError
+from nacgen.reporting.blocks import (
+    Block,
+    Code,
+    Heading,
+    Images,
+    Paragraph,
+    Table,
+    to_html,
+    to_markdown,
+)
+from nacgen.reporting.charts import comparison_chart, run_curve, score
+from nacgen.reporting.comparison import DEFAULT_METRIC, Comparison
+from nacgen.reporting.runs import Evaluation, Run, better, load_run
+from nacgen.reporting.tables import (
+    arms_of,
+    difference_table,
+    seed_table,
+    time_table,
+    warnings_of,
+)
+from nacgen.reporting.verdict import limits
+from nacgen.training.config import flatten
+
+Reports = tuple[Path, Path]
+
+
+def write_run_report(run_dir: str | Path) -> Reports:
+    """Write `report.md`, `report.html` and `curve.png` of one training run into its folder.
+
+    Args:
+        run_dir: The run folder.
+
+    Returns:
+        Paths of the Markdown and the HTML file.
+
+    Raises:
+        CheckpointError: The folder cannot be read.
+        StorageError: The folder cannot be written.
+    """
+    run = load_run(run_dir)
+    title = f"{run.name}, seed {run.seed}"
+    if "init" in run.config:
+        title = f"{run.config['dataset']}: {run.arm} initialisation, seed {run.seed}"
+    blocks: list[Block] = [Heading(title, 1)]
+    if run.evaluations:
+        last = run.evaluations[-1]
+        blocks += [Paragraph(_headline(run, last), lead=True)]
+        for index, metric in enumerate(run.metrics):
+            chart = run_curve(run, metric, run.path / f"curve{f'_{index}' if index else ''}.png")
+            blocks += [Images([chart], [f"`{metric}` against images seen"], "chart")]
+        blocks += [Heading("Scores"), _score_history(run), *map(Paragraph, warnings_of([[run]]))]
+        blocks += _samples({run.arm: run}, [last.images_seen])
+        blocks += [Heading("Protocol of the scores"), _mapping_table("Field", last.protocol)]
+    else:
+        blocks += [Paragraph("This run has no scores.", lead=True)]
+    if "init" in run.config:
+        blocks += [Heading("Compare initialisations"), Code(compare_command(run))]
+    if run.summary is not None:
+        measured = {k: v for k, v in run.summary.items() if not isinstance(v, Mapping | list)}
+        blocks += [Heading("Summary"), _mapping_table("Quantity", measured)]
+    blocks += [Heading("Configuration"), _mapping_table("Field", run.config)]
+    if run.environment:
+        blocks += [Heading("Environment"), _mapping_table("Field", run.environment)]
+    return _write(blocks, title, run.path)
+
+
+def report_run(run_dir: str | Path) -> str:
+    """Write the reports of one training run and say, for a terminal, what it came to.
+
+    Args:
+        run_dir: The run folder.
+
+    Returns:
+        The last scores with their protocol, where pictures and report lie, and the command that
+        compares initialisations.
+
+    Raises:
+        CheckpointError: The folder cannot be read.
+        StorageError: The folder cannot be written.
+    """
+    html = write_run_report(run_dir)[1]
+    run = load_run(run_dir)
+    lines = {"report": str(html)}
+    if run.evaluations:
+        last = run.evaluations[-1]
+        protocol = ", ".join(f"{key} {value}" for key, value in last.protocol.items())
+        lines = {
+            "scores": _headline(run, last).replace("`", ""),
+            "protocol": protocol,
+            "samples": str(run.sample_grid(last.images_seen)),
+            "curve": str(run.path / "curve.png"),
+            **lines,
+        }
+    if "init" in run.config:
+        lines["compare"] = compare_command(run)
+    return "\n".join(f"{name:9} {line}" for name, line in lines.items())
+
+
+def write_comparison_report(comparisons: Sequence[Comparison], run_dir: str | Path) -> Reports:
+    """Write `report.md`, `report.html` and `curve.png` of a comparison.
+
+    Args:
+        comparisons: One for each arm compared with the common control; at least one.
+        run_dir: Existing folder to write into; run folders may lie below it.
+
+    Returns:
+        Paths of the Markdown and the HTML file.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    base, first = Path(run_dir), comparisons[0]
+    arms = arms_of(comparisons)
+    others = " and ".join(comparison.arm_b for comparison in comparisons)
+    pairs = len(first.end.seeds)
+    title = f"{others} against {first.arm_a}: {first.metric}, {_paired_seeds(pairs)}"
+    chart = comparison_chart(arms, first.metric, base / "curve.png", title=_finding(comparisons))
+    moments = [point.images_seen for point in (first.early, first.end) if point is not None]
+    blocks: list[Block] = [Heading(title, 1)]
+    for comparison in comparisons:
+        blocks += [Paragraph(comparison.verdict, lead=True)]
+        if comparison.early is not None:
+            blocks += [Paragraph(comparison.verdict_at(comparison.early))]
+    blocks += [Images([chart], [_chart_caption(comparisons)], "chart")]
+    blocks += [Heading("Every seed"), *map(seed_table, comparisons)]
+    blocks += [Heading("Paired differences"), difference_table(comparisons)]
+    blocks += [Paragraph(_METHOD), Paragraph(limits(pairs))]
+    if len(comparisons) > 1:
+        blocks += [Paragraph("No correction is made for the number of comparisons.")]
+    blocks += _samples({arm: runs[0] for arm, runs in arms.items()}, moments)
+    blocks += [Heading("Time"), time_table(arms), Paragraph(_TIME)]
+    blocks += [Heading("Protocol of the scores"), _mapping_table("Field", first.end.protocol)]
+    blocks += [Paragraph(_bias_note([run for runs in arms.values() for run in runs], first.metric))]
+    blocks += map(Paragraph, warnings_of(arms.values()))
+    blocks += [Heading("What the arms differ in"), *map(_configuration_differences, comparisons)]
+    return _write(blocks, title, base)
+
+
+def compare_command(run: Run) -> str:
+    """The command that compares a run's initialisation with random weights, at the same budget."""
+    config = run.config
+    options = {
+        "--preset": config.get("preset"),
+        "--arms": f"random {run.arm if run.arm != 'random' else 'nac'}",
+        "--seeds": "0 1 2",
+        "--metric": None if DEFAULT_METRIC in run.metrics else next(iter(run.metrics), None),
+        "--total-images": config.get("total_images"),
+        "--encoder": config.get("encoder"),
+    }
+    given = " ".join(f"{flag} {value}" for flag, value in options.items() if value is not None)
+    return f"accelerate launch recipes/compare.py {given}"
+
+
+_METHOD = (
+    "A change is an arm's score relative to the control's with the same seed. Mean and interval "
+    "are those of the logarithm of that ratio (Student's t). The exact test flips the signs of the "
+    "logarithms in every way; smallest p is the least that this number of pairs can give."
+)
+
+_TIME = (
+    "Wall time of training and scoring, without pretraining. Runs that went side by side slowed "
+    "each other down."
+)
+
+
+def _finding(comparisons: Sequence[Comparison]) -> str:
+    """What the chart shows, in neutral words."""
+    counts = [f"{each.arm_b} in {each.end.num_lower}" for each in comparisons]
+    first = comparisons[0]
+    pairs = _paired_seeds(len(first.end.seeds))
+    return f"Lower than {first.arm_a} at the end: {', '.join(counts)} of {pairs}"
+
+
+def _chart_caption(comparisons: Sequence[Comparison]) -> str:
+    first = comparisons[0]
+    seeds = ", ".join(map(str, first.end.seeds))
+    return f"`{first.metric}` against images seen, seed{'s' * (len(first.end.seeds) > 1)} {seeds}"
+
+
+def _paired_seeds(pairs: int) -> str:
+    return f"{pairs} paired seed{'s' if pairs > 1 else ''}"
+
+
+def _headline(run: Run, last: Evaluation) -> str:
+    values = [
+        f"`{metric}` {score(run.curve(metric)[last.images_seen])} ({better(metric)} is better)"
+        for metric in run.metrics
+        if metric in last.scores
+    ]
+    biases = " ".join(_bias_note([run], metric) for metric in run.metrics)
+    return f"{', '.join(values)} after {last.images_seen:,} images. {biases}"
+
+
+def _bias_note(runs: Sequence[Run], metric: str) -> str:
+    """The bias of a score, in words; nothing where it is not known."""
+    biases = [
+        bias
+        for run in runs
+        if (bias := run.evaluations[-1].scores.get(metric, {}).get("bias")) is not None
+    ]
+    if not biases:
+        return ""
+    low, high = (f"{bias:.2g}" for bias in (min(biases), max(biases)))
+    return (
+        "A perfect generator would be expected to score about "
+        f"{low if low == high else f'{low} to {high}'} in `{metric}` with so many samples."
+    )
+
+
+def _score_history(run: Run) -> Table:
+    rows = [
+        [f"{evaluation.images_seen:,}"]
+        + [
+            score(run.curve(metric)[evaluation.images_seen]) if metric in evaluation.scores else ""
+            for metric in run.metrics
+        ]
+        for evaluation in run.evaluations
+    ]
+    return Table(["Images seen", *run.metrics], rows)
+
+
+def _samples(runs: Mapping[str, Run], moments: Sequence[int]) -> list[Block]:
+    """Grids of one run of each arm side by side, one line for each moment."""
+    blocks: list[Block] = []
+    for seen in moments:
+        grids = {
+            f"{arm}, seed {run.seed}, {seen:,} images": grid
+            for arm, run in runs.items()
+            if (grid := run.sample_grid(seen)) is not None
+        }
+        if grids:
+            blocks.append(Images(list(grids.values()), list(grids), "samples"))
+    if not blocks:
+        blocks = [Paragraph("No sample grids were found.")]
+    return [Heading("Samples"), *blocks]
+
+
+def _configuration_differences(comparison: Comparison) -> Block:
+    if not comparison.differences:
+        return Paragraph(
+            f"{comparison.arm_a} and {comparison.arm_b} have one configuration: they differ in "
+            "nothing but seeds and folders."
+        )
+    rows = [
+        [f"`{field}`", *(", ".join(map(str, values)) for values in both)]
+        for field, both in comparison.differences.items()
+    ]
+    return Table(["Field", comparison.arm_a, comparison.arm_b], rows)
+
+
+def _mapping_table(name: str, content: Mapping[str, Any]) -> Table:
+    rows = [
+        [f"`{key}`", " ".join(map(str, value)) if isinstance(value, list) else str(value)]
+        for key, value in flatten(content).items()
+    ]
+    return Table([name, "Value"], rows)
+
+
+def _write(blocks: Sequence[Block], title: str, folder: Path) -> Reports:
+    reports = folder / "report.md", folder / "report.html"
+    contents = to_markdown(blocks, folder), to_html(blocks, title)
+    for path, content in zip(reports, contents, strict=True):
+        new = path.with_name(f".{path.name}.new")
+        try:
+            new.write_text(content, encoding="utf-8")
+            new.replace(path)
+        except OSError as error:
+            raise StorageError(
+                f"the report {path} cannot be written ({error}). Make room and repeat the command."
+            ) from error
+    return reports

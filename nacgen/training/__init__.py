@@ -1,0 +1,1 @@
+"""Configuration, run folder and checkpoints, optimizers, updates, and the loop."""

@@ -1,0 +1,235 @@
+"""Configuration: frozen dataclasses, filled from a preset, then a YAML file, then flags.
+
+All three pass one parser, so a wrong key or type gives the same message wherever it stands. This module
+does not import torch, which keeps `--help` fast.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+import yaml
+
+from nacgen.errors import ConfigurationError, NacgenError
+
+Config = TypeVar("Config")
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Raise unless the named fields of a configuration are above zero.
+
+    Args:
+        config: A dataclass instance.
+        names: Names of number fields.
+
+    Raises:
+        ConfigurationError: One of them is zero or less.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            flag = name.replace("_", "-")
+            raise ConfigurationError(f"{name} must be above 0, got {value}. Change --…{flag}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How images are read."""
+
+    image_size: int | None = None
+    """Height and width in pixels that images are brought to; None keeps them as they are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What is written while a run goes on. Times are given in images seen by all processes."""
+
+    log_every: int = 640
+    """Images between two rows of metrics.jsonl."""
+    checkpoint_every: int = 6400
+    """Images between two checkpoints; the last two are kept."""
+    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    """Where metrics go besides metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        require_positive(self, "log_every", "checkpoint_every")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The flags that every training recipe shares."""
+
+    preset: str = "digits"
+    """Named settings to start from."""
+    config: str | None = None
+    """YAML file whose values replace the preset's; a run's config.yaml is one."""
+    dataset: str = "digits"
+    """digits (embedded), cifar10 or folder."""
+    data_dir: str | None = None
+    """Where the dataset's files lie."""
+    run_dir: str | None = None
+    """Run folder; resumed where it holds a run of the same configuration.
+    Default: runs/<recipe>-<preset>-seed<seed>."""
+    seed: int = 0
+    """Everything random is a function of it."""
+    total_images: int = 25_600
+    """Length of training, in images seen by all processes together."""
+    batch_size: int = 64
+    """Images in one step over all processes together."""
+    data: DataConfig = DataConfig()
+    run: RunConfig = RunConfig()
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        require_positive(self, "total_images", "batch_size")
+        if self.total_images % self.batch_size:
+            whole = max(1, self.total_images // self.batch_size) * self.batch_size
+            raise ConfigurationError(
+                f"total_images must be a multiple of batch_size, got {self.total_images} and "
+                f"{self.batch_size}. Use --total-images {whole}."
+            )
+
+
+def parse(
+    config_class: type[Config],
+    presets: Mapping[str, Config],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+) -> Config:
+    """Read a configuration from a preset, a YAML file and flags, each overruling the one before.
+
+    Args:
+        config_class: A frozen dataclass with fields `preset` and `config`.
+        presets: Configurations by name; the first is the default.
+        argv: Flags; those of the command line when absent.
+        description: Shown by `--help`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigurationError: An unknown preset, or a configuration that contradicts itself.
+        SystemExit: 2 for a wrong flag, key or type, after a message; 0 for `--help`.
+    """
+    flags = list(sys.argv[1:] if argv is None else argv)
+    first_pass = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first_pass.add_argument("--preset")
+    first_pass.add_argument("--config")
+    chosen, _ = first_pass.parse_known_args(flags)
+    file_values = {} if chosen.config is None else read_yaml(Path(chosen.config))
+    preset = chosen.preset or file_values.get("preset") or next(iter(presets))
+    if preset not in presets:
+        raise ConfigurationError(f"preset must be one of {', '.join(presets)}, got {preset!r}.")
+    return tyro.cli(
+        config_class,
+        default=dataclasses.replace(presets[preset], preset=preset),  # type: ignore[type-var]
+        args=_as_flags(file_values) + flags,
+        description=description,
+    )
+
+
+def run_recipe(
+    main: Callable[[Config], None], config_class: type[Config], presets: Mapping[str, Config]
+) -> None:
+    """Parse the command line, run a recipe, and end with its exit code.
+
+    Args:
+        main: The recipe.
+        config_class: Its configuration.
+        presets: Its presets.
+
+    Raises:
+        SystemExit: With the code of the error, 2 configuration, 3 non-finite loss, 4 data, 5 checkpoint,
+            6 storage, 7 locked; 143 when pre-empted and saved.
+    """
+    try:
+        main(parse(config_class, presets, description=sys.modules["__main__"].__doc__))
+    except NacgenError as error:
+        rank = os.environ.get("RANK", "0")
+        source = "error" if rank == "0" else f"error on process {rank}"
+        print(f"{source}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as nested plain values, ready for YAML or JSON.
+
+    Args:
+        config: A dataclass instance.
+
+    Returns:
+        Its fields in order; tuples become lists.
+    """
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            value = to_dict(value)
+        plain[field.name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The mapping; empty for an empty file.
+
+    Raises:
+        ConfigurationError: No such file, or it holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigurationError(f"--config must name a YAML file, but {path}: {error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(
+            f"{path} must hold a mapping of options, got a {type(values).__name__}. "
+            "Start from the config.yaml of a run."
+        )
+    return values
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dots between the keys.
+
+    Args:
+        values: The nested mapping.
+        prefix: Put before every key.
+
+    Returns:
+        `{"optim.learning_rate": 0.002, ...}`.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= (
+            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
+
+
+def _as_flags(values: Mapping[str, Any], prefix: str = "--") -> list[str]:
+    flags: list[str] = []
+    for key, value in values.items():
+        name = prefix + str(key).replace("_", "-")
+        if isinstance(value, dict):
+            flags += _as_flags(value, f"{name}.")
+        elif isinstance(value, bool):
+            head, dot, last = name[2:].rpartition(".")
+            flags.append(name if value else f"--{head}{dot}no-{last}")
+        elif isinstance(value, list):
+            flags += [name, *map(str, value)]
+        else:
+            flags += [name, str(value)]
+    return flags

@@ -1,0 +1,192 @@
+"""The folder of one run: its configuration, log, samples, checkpoints and summary."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import platform
+import socket
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import yaml
+
+import nacgen
+from nacgen.errors import ConfigurationError, LockedError, StorageError
+from nacgen.training.config import TrainingConfig, flatten, read_yaml, to_dict
+
+NOT_COMPARED = ("config", "run_dir")
+
+
+class RunFolder:
+    """One run on disk. Nothing is written before `create`.
+
+    Args:
+        name: Of recipe and preset; the default folder is runs/<name>-seed<seed>.
+        config: The run's configuration.
+        is_main: Whether this process writes.
+
+    Raises:
+        ConfigurationError: The folder holds a run of another configuration, or something else.
+    """
+
+    def __init__(self, name: str, config: TrainingConfig, is_main: bool = True) -> None:
+        self.path = Path(config.run_dir or f"runs/{name}-seed{config.seed}")
+        self.config = dataclasses.replace(config, run_dir=str(self.path), config=None)
+        self.is_main = is_main
+        self.checkpoints = self.path / "checkpoints"
+        self._lock: IO[str] | None = None
+        self._check_existing()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has ended and left its summary."""
+        return (self.path / "summary.json").is_file()
+
+    def _check_existing(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise StorageError(
+                f"run_dir must be a folder, but {self.path} is a file. Choose another."
+            )
+        if not self.path.exists():
+            return
+        if not (self.path / "config.yaml").is_file():
+            if {p.name for p in self.path.iterdir()} <= {".lock", ".config.yaml.new", "samples"}:
+                return  # empty, or a run that was stopped while it was being set up
+            raise ConfigurationError(
+                f"run_dir must be new, empty, or hold a run, but {self.path} has no config.yaml. "
+                "Choose another --run-dir."
+            )
+        there = flatten(read_yaml(self.path / "config.yaml"))
+        here = flatten(to_dict(self.config))
+        differences = [
+            f"{key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
+            for key in sorted(there.keys() | here.keys())
+            if key not in NOT_COMPARED and there.get(key, "absent") != here.get(key, "absent")
+        ]
+        if differences:
+            raise ConfigurationError(
+                f"{self.path} holds a run of another configuration ({'; '.join(differences)}). Repeat its "
+                "configuration to resume it, or choose another --run-dir."
+            )
+
+    def create(self, environment: dict[str, Any]) -> None:
+        """Make the folder, lock it for this process and write what the run is.
+
+        Args:
+            environment: Added to environment.json.
+
+        Raises:
+            StorageError: The folder cannot be written.
+            LockedError: Another process trains in it.
+        """
+        if not self.is_main:
+            return
+        try:
+            (self.path / "samples").mkdir(parents=True, exist_ok=True)
+            self._acquire_lock()
+            config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
+            write_text(self.path / "config.yaml", config)
+            facts = describe_environment() | environment
+            write_text(self.path / "environment.json", json.dumps(facts, indent=2) + "\n")
+        except LockedError:
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"the run folder {self.path} cannot be written ({error}). Choose another --run-dir."
+            ) from error
+
+    def _acquire_lock(self) -> None:
+        file = (self.path / ".lock").open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip()
+            file.close()
+            raise LockedError(
+                f"one run trains in one folder, but {self.path} is in use by {owner}. Wait for it, or "
+                "choose another --run-dir."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        self._lock = file
+
+    def release(self) -> None:
+        """Give up the lock; the end of the process does so too."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append one row to metrics.jsonl.
+
+        Args:
+            row: JSON values, with `images_seen`.
+        """
+        if self.is_main:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def cut_log(self, images_seen: int) -> None:
+        """Drop the rows behind a position, so that a resumed log equals an uninterrupted one.
+
+        Args:
+            images_seen: Rows up to and including it stay.
+        """
+        path = self.path / "metrics.jsonl"
+        if not self.is_main or not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # a line that was cut off by a kill
+                if json.loads(line)["images_seen"] <= images_seen:
+                    kept.append(line + "\n")
+        write_text(path, "".join(kept))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json, which marks the run complete.
+
+        Args:
+            summary: JSON values.
+        """
+        if self.is_main:
+            write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary of a complete run."""
+        summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text("utf-8"))
+        return summary
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new one.
+
+    Args:
+        path: The file.
+        text: Its new content.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def describe_environment() -> dict[str, Any]:
+    """What a reader needs to judge a run's figures: versions and hardware."""
+    packages = ("torch", "torchvision", "accelerate", "safetensors", "numpy")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {"nacgen": nacgen.__version__, **{name: version(name) for name in packages}},
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }

@@ -1,0 +1,88 @@
+"""What an update is, and the pieces that several of them use."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+
+from nacgen.data.stream import Batch
+from nacgen.errors import NonFiniteError
+
+Schedule = Callable[[int], float]
+
+
+class Update(Protocol):
+    """One method of training. It neither logs, saves nor counts; the loop does."""
+
+    modules: Mapping[str, nn.Module]
+    optimizers: Mapping[str, AcceleratedOptimizer]
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Train on this process's share of a batch; losses and gauges as scalars."""
+        ...
+
+
+def warmup_cosine(total_images: int, warmup_images: int = 0) -> Schedule:
+    """A learning-rate factor: linear warm-up to 1, then half a cosine to 0.
+
+    Args:
+        total_images: Length of training.
+        warmup_images: Length of the warm-up.
+
+    Returns:
+        The factor as a function of the images seen before a step.
+    """
+
+    def factor(images_seen: int) -> float:
+        if images_seen < warmup_images:
+            return (images_seen + 1) / warmup_images
+        progress = (images_seen - warmup_images) / max(1, total_images - warmup_images)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return factor
+
+
+def constant(images_seen: int) -> float:
+    """A learning-rate factor of 1."""
+    return 1.0
+
+
+def descend(
+    accelerator: Accelerator,
+    loss: Tensor,
+    optimizer: AcceleratedOptimizer,
+    parameters: Iterable[nn.Parameter],
+    batch: Batch,
+) -> Tensor:
+    """Backward pass and optimizer step, unless the gradient is not finite.
+
+    Gradients are averaged over processes before they are looked at, so all of them agree.
+
+    Args:
+        accelerator: Runs the backward pass.
+        loss: Scalar.
+        optimizer: Steps, and forgets the gradients.
+        parameters: Of the optimizer.
+        batch: Names the position in the error.
+
+    Returns:
+        The norm of the gradient.
+
+    Raises:
+        NonFiniteError: Loss or gradient is NaN or infinite; no parameter has changed.
+    """
+    optimizer.zero_grad()
+    accelerator.backward(loss)
+    norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+    if not torch.isfinite(norm):
+        raise NonFiniteError(
+            f"the loss must stay finite, but at {batch.images_seen} images seen it is {loss.item()} with a "
+            f"gradient of norm {norm.item()}. Nothing was updated; lower the learning rate and resume from "
+            "the last checkpoint."
+        )
+    optimizer.step()
+    return norm

@@ -1,0 +1,127 @@
+"""Train the small classifier whose features score generated images.
+
+    accelerate launch recipes/train_classifier.py
+
+With no flags it trains on the embedded digits and leaves the classifier in
+runs/train_classifier-digits-seed0/classifier; `checkpoints/digits-classifier` was made so.
+"""
+
+import sys
+from dataclasses import dataclass
+
+from nacgen.training.config import RunConfig, TrainingConfig, require_positive, run_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(TrainingConfig):
+    """Options of classifier training: AdamW with cosine decay on augmented images."""
+
+    total_images: int = 76_800
+    """Length of training, in images seen by all processes together."""
+    batch_size: int = 128
+    """Images in one step over all processes together."""
+    channels: tuple[int, ...] = (32, 48, 64)
+    """Channels at each resolution."""
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay."""
+    smallest_crop: float = 0.7
+    """Smallest share of the area that a crop keeps."""
+    flip: bool = False
+    """Mirror half of the images."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        super().__post_init__()
+        require_positive(self, "learning_rate")
+
+
+PRESETS = {
+    # 2 CPU cores, about two minutes.
+    "digits": ClassifierConfig(),
+    # Seconds, for tests.
+    "smoke": ClassifierConfig(
+        total_images=512,
+        channels=(8, 16),
+        run=RunConfig(log_every=128, checkpoint_every=256, tracker="none"),
+    ),
+}
+
+
+def main(config: ClassifierConfig) -> None:
+    """Build data, classifier and update; train; save the classifier."""
+    import torch
+
+    from nacgen.data.augment import ViewPolicy, to_float
+    from nacgen.data.datasets import load_splits
+    from nacgen.data.randomness import seeded
+    from nacgen.data.stream import ImageStream
+    from nacgen.errors import DataError
+    from nacgen.models.classifier import ImageClassifier
+    from nacgen.training.classifier import ClassifierUpdate
+    from nacgen.training.launch import finish, open_run
+    from nacgen.training.loop import train
+    from nacgen.training.update import warmup_cosine
+
+    run, accelerator = open_run(f"train_classifier-{config.preset}", config)
+    if run.is_complete:
+        finish(run)
+        return
+    train_set, test_set = load_splits(config.dataset, config.data_dir, config.data.image_size)
+    if train_set.labels is None or test_set.labels is None:
+        raise DataError(
+            f"a classifier needs labels, but {config.dataset} has none. Put the images of each "
+            "class into a subfolder of its own."
+        )
+    stream = ImageStream(
+        train_set,
+        config.batch_size,
+        config.seed,
+        accelerator.device,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    with seeded(config.seed, "classifier"):
+        classifier = ImageClassifier(
+            num_classes=len(train_set.class_names),
+            channels=config.channels,
+            image_size=train_set.image_size,
+        ).to(accelerator.device)
+    optimizer = torch.optim.AdamW(
+        classifier.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    views = ViewPolicy(
+        crop_scale=(config.smallest_crop, 1.0), flip=config.flip, greyscale_probability=0.0
+    )
+    update = ClassifierUpdate(accelerator, classifier, optimizer, views)
+    images, labels = test_set.images.to(accelerator.device), test_set.labels.to(accelerator.device)
+
+    def evaluate(images_seen: int) -> dict[str, float]:
+        classifier.eval()
+        with torch.no_grad():
+            parts = [classifier(to_float(chunk)).argmax(1) for chunk in images.split(500)]
+        return {"test_accuracy": float((torch.cat(parts) == labels).float().mean())}
+
+    result = train(
+        update,
+        stream,
+        run,
+        accelerator,
+        schedule=warmup_cosine(config.total_images, config.total_images // 20),
+        evaluate=evaluate,
+        evaluate_every=config.total_images // 4,
+    )
+    if accelerator.is_main_process:
+        accuracy = result.evaluation["test_accuracy"]
+        classifier.card_notes = (
+            f"Trained on {train_set.name}/{train_set.split}, {result.images_seen:,} images seen, "
+            f"seed {config.seed}. Accuracy on {test_set.name}/{test_set.split}: {accuracy:.4f}."
+        )
+        classifier.save_pretrained(run.path / "classifier")
+        print(f"test accuracy {accuracy:.4f}; {run.path / 'classifier'}", file=sys.stderr)
+    finish(run, result, classifier=str(run.path / "classifier"))
+
+
+if __name__ == "__main__":
+    run_recipe(main, ClassifierConfig, PRESETS)

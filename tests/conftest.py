@@ -1,0 +1,26 @@
+"""Runs the library under beartype, and keeps each process and its children to two threads."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # read once, when torch is first imported
+
+from typing import Any, Self
+
+import jaxtyping
+import pytest
+from beartype import BeartypeConf, FrozenDict, beartype
+
+# As mypy reads hints: an int is a float, and Self may stand outside a decorated class.
+as_mypy_reads = beartype(
+    conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({Self: Any}))
+)
+jaxtyping.install_import_hook(
+    [f"nacgen.{room}" for room in ("functional", "data", "models", "probes", "metrics")],
+    "tests.conftest.as_mypy_reads",
+)
+
+
+@pytest.fixture
+def as_users_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let wrong shapes and types reach the library's own checks, which beartype would forestall."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -1,0 +1,246 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from nacgen import metrics
+from nacgen.errors import ConfigurationError, DataError, NonFiniteError
+from nacgen.functional.distances import frechet_bias, frechet_distance
+from nacgen.metrics import (
+    ClassifierExtractor,
+    EvaluationResult,
+    Features,
+    ReferenceStatistics,
+    evaluate,
+    to_uint8,
+)
+from nacgen.models.classifier import ImageClassifier
+from tests.metrics.means import ChannelMeans, dataset, generate
+
+NAME = "fd_channel_means"
+
+
+def evaluate_means(**options: object) -> EvaluationResult:
+    options = {"extractor": ChannelMeans(), "num_samples": 30} | options
+    return evaluate(generate, options.pop("reference", dataset()), **options)
+
+
+def test_the_score_is_the_distance_of_the_features() -> None:
+    real, generated = (
+        ChannelMeans()(images).pooled.double()
+        for images in (dataset().images, generate(torch.arange(30)))
+    )
+    distance = frechet_distance(
+        real.mean(0), torch.cov(real.mT), generated.mean(0), torch.cov(generated.mT)
+    )
+    score = evaluate_means().scores[NAME]
+    assert score.value == pytest.approx(distance.value.item(), rel=1e-12)
+    assert score.raw == score.value
+    assert score.bias == pytest.approx(frechet_bias(torch.cov(real.mT), 40, 30).item(), rel=1e-12)
+    assert score.spread is None
+
+
+def test_the_protocol_says_all_that_decides_the_score() -> None:
+    result = evaluate_means(model_label="generator", seed=2)
+    fields = result.to_dict()["protocol"]
+    assert fields.pop("reference_fingerprint").startswith("sha256:")
+    assert fields == {
+        "extractor": "channel_means",
+        "extractor_fingerprint": "sha256:of-means",
+        "independent_of_nac": True,
+        "reference": "noise/train",
+        "num_reference": 40,
+        "num_samples": 30,
+        "quantisation": "uint8, round half up",
+        "resize": "none",
+        "feature_dim": 3,
+        "dtype": "float32",
+        "seed": 2,
+        "model": "generator",
+        "ddof": 1,
+    }
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 29, 30, 1000])
+def test_the_score_does_not_depend_on_the_batch_size(batch_size: int) -> None:
+    score = evaluate_means(batch_size=batch_size).scores[NAME]
+    assert score.value == pytest.approx(evaluate_means().scores[NAME].value, rel=1e-12)
+
+
+def test_the_score_of_a_network_does_not_depend_on_the_batch_size() -> None:
+    torch.manual_seed(0)
+    extractor = ClassifierExtractor(ImageClassifier(channels=(8,), image_size=4), name="untrained")
+    values = [
+        evaluate_means(extractor=extractor, num_samples=200, batch_size=size)
+        .scores["fd_untrained"]
+        .value
+        for size in (200, 33, 2)
+    ]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-6)
+
+
+def test_image_i_comes_from_seed_i_and_seeds_share_no_image() -> None:
+    asked = []
+
+    def note(indices: Tensor) -> Tensor:
+        asked.extend(indices.tolist())
+        return generate(indices)
+
+    for seed in (0, 1):
+        evaluate(note, dataset(), extractor=ChannelMeans(), num_samples=9, batch_size=4, seed=seed)
+    assert asked == list(range(18))
+
+
+def test_reference_statistics_are_computed_once_and_used_many_times() -> None:
+    reference = ReferenceStatistics.compute(dataset(), ChannelMeans(), batch_size=7)
+    assert reference.name == "noise/train"
+    result = evaluate_means(reference=reference)
+    assert result.protocol == evaluate_means().protocol
+    assert result.scores[NAME].value == pytest.approx(
+        evaluate_means().scores[NAME].value, rel=1e-12
+    )
+
+
+def test_the_reference_fingerprint_follows_the_pixels() -> None:
+    changed = dataset()
+    changed.images[17, 2, 3, 1] ^= 1
+    prints = [
+        ReferenceStatistics.compute(data, ChannelMeans()).fingerprint
+        for data in (dataset(), dataset(), changed)
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_random_state_and_gradients_are_as_before() -> None:
+    def draw(indices: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        return (torch.rand(len(indices), 3, 4, 4) * 256).to(torch.uint8)
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    evaluate(draw, dataset(), extractor=ChannelMeans(), num_samples=8)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.is_grad_enabled()
+
+
+def test_a_result_survives_json_to_the_last_bit() -> None:
+    result = evaluate_means(num_samples=3)
+    assert result.warnings
+    text = json.dumps(result.to_dict(), allow_nan=False)
+    assert json.loads(text) == result.to_dict()
+    assert EvaluationResult.from_dict(json.loads(text)) == result
+
+
+def test_too_few_images_and_features_of_nac_are_warned_of() -> None:
+    extractor = ChannelMeans()
+    extractor.independent_of_nac = False
+    result = evaluate_means(num_samples=3, reference=dataset(2), extractor=extractor)
+    assert [warning.partition(":")[0] for warning in result.warnings] == [
+        "rank_deficient",
+        "rank_deficient",
+        "not_independent",
+    ]
+    assert "2 reference images for 3 features" in result.warnings[0]
+    assert "3 generated images" in result.warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": ("fd", "isc")}, r"one or more of fd, got 'isc'\."),
+        ({"metrics": ()}, r"one or more of fd, got none"),
+        ({"num_samples": 1}, "two or more and seed zero or more, got 1 and 0"),
+        ({"seed": -1}, "two or more and seed zero or more, got 30 and -1"),
+        ({"batch_size": 0}, "batch_size must be one or more .* got 0, 0 and 1"),
+        ({"process_index": 1}, "process_index below num_processes, got 500, 1 and 1"),
+        ({"num_processes": 2}, "process group, 1, or 1 to work alone, got 2"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        evaluate_means(**options)
+
+
+def test_reference_statistics_of_other_features_are_refused() -> None:
+    reference = ReferenceStatistics.compute(dataset(), ChannelMeans())
+    foreign = replace(reference, extractor_fingerprint="sha256:of-edges")
+    with pytest.raises(ConfigurationError, match=r"\(sha256:of-means\), got .* sha256:of-edges"):
+        evaluate_means(reference=foreign)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(8, 3, 4, 4), r"uint8 \(b, 3, h, w\), got torch.float32 \(8, 3, 4, 4\)"),
+        (torch.zeros(8, 4, 4, 3, dtype=torch.uint8), r"got torch.uint8 \(8, 4, 4, 3\)"),
+        (torch.zeros(8, 4, 4, dtype=torch.uint8), r"got torch.uint8 \(8, 4, 4\)"),
+        (torch.zeros(7, 3, 4, 4, dtype=torch.uint8), r"each of 8 indices, got 7\."),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(images: Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        evaluate(lambda indices: images, dataset(), extractor=ChannelMeans(), num_samples=8)
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    class Broken(ChannelMeans):
+        def __call__(self, images: Tensor) -> Features:
+            return Features(super().__call__(images).pooled.log() * float("inf"), None)
+
+    with pytest.raises(NonFiniteError, match="3 of 3 columns among 40 samples"):
+        evaluate_means(extractor=Broken())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scores": {}, "warnings": []},
+        {"scores": {"fid": {"value": 1.0}}, "protocol": {}, "warnings": []},
+        {"scores": {"fid": 1.0}, "protocol": {}, "warnings": []},
+        {"scores": [], "protocol": {}, "warnings": []},
+    ],
+)
+def test_what_is_no_evaluation_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=r"holds scores, protocol and warnings .* got {'scores'"):
+        EvaluationResult.from_dict(fields)
+
+
+def test_quantisation_rounds_to_the_nearest_pixel_and_half_up() -> None:
+    pixels = torch.arange(256.0).reshape(1, 1, 16, 16)
+    for offset in (-0.499, 0.499):
+        images = ((pixels + offset) / 127.5 - 1).clamp(-1, 1)
+        assert torch.equal(to_uint8(images).float(), pixels)
+    assert to_uint8(torch.zeros(1, 1, 1, 1)).item() == 128  # 127.5, the one half that is exact
+
+
+def test_whole_pixels_come_back_unchanged() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    assert torch.equal(to_uint8(pixels.float() / 127.5 - 1), pixels)
+
+
+def test_pixels_out_of_range_are_refused() -> None:
+    images = torch.zeros(1, 3, 2, 2)
+    assert to_uint8(images[:0]).shape == (0, 3, 2, 2)
+    images[0, 1, 0, 0] = 1.25
+    with pytest.raises(DataError, match=r"in \[-1, 1\], got values from 0 to 1.25"):
+        to_uint8(images)
+    images[0, 2, 1] = float("nan")
+    with pytest.raises(NonFiniteError, match="NaN in 2 of 12 pixels"):
+        to_uint8(images)
+
+
+def test_public_names_are_listed_and_loaded() -> None:
+    assert all(getattr(metrics, name).__name__ == name for name in dir(metrics))
+    with pytest.raises(AttributeError, match=r"'nacgen\.metrics' has no attribute 'fid'"):
+        metrics.fid  # noqa: B018
+
+
+def test_results_are_read_without_torch() -> None:
+    code = "import sys, nacgen.metrics.result; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,206 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nacgen.errors import ConfigurationError, NacgenError
+from nacgen.training.config import parse
+from recipes import compare
+
+# Stands for train_gan.py: leaves a run folder with invented scores at once.
+STUB = """
+import argparse, json, os, pathlib, yaml
+parser = argparse.ArgumentParser()
+for flag in ("preset", "init", "seed", "run-dir", "total-images", "encoder", "data-dir"):
+    parser.add_argument(f"--{flag}")
+flags = parser.parse_args()
+folder, seed = pathlib.Path(flags.run_dir), int(flags.seed)
+total = int(flags.total_images or 25600)
+flags.encoder = flags.encoder or "checkpoints/digits-nac"
+if os.environ.get("FAIL") == folder.name:
+    raise SystemExit("no such encoder")
+folder.mkdir(exist_ok=True)
+(folder / "starts").open("a").write("x")
+config = {**vars(flags), "seed": seed, "total_images": total, "dataset": "digits",
+          "run_dir": str(folder)}
+(folder / "config.yaml").write_text(yaml.safe_dump(config))
+end = {"random": 14.0, "nac": 11.5, "shuffled": 13.9}[flags.init] + 0.1 * seed
+evaluations = [{"scores": {"fd_digits_classifier": {"value": value, "bias": 0.2}},
+                "protocol": {"extractor": "digits_classifier", "seed": 0}, "warnings": []}
+               for value in (2 * end, end)]
+rows = [{"images_seen": total // 5, "evaluation": evaluations[0]},
+        {"images_seen": total, "evaluation": evaluations[1]}]
+(folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
+summary = {"images_seen": total, "seconds": 1.0, "evaluation": evaluations[1]}
+(folder / "summary.json").write_text(json.dumps(summary))
+"""
+
+
+@pytest.fixture(autouse=True)
+def train_gan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the stub in the recipe's place."""
+    script = tmp_path / "stub.py"
+    script.write_text(STUB)
+    monkeypatch.setattr(compare, "TRAIN_GAN", script)
+    monkeypatch.delenv("RANK", raising=False)
+
+
+def run(tmp_path: Path, *flags: str) -> Path:
+    argv = ["--run-dir", str(tmp_path / "runs"), *flags]
+    compare.main(parse(compare.CompareConfig, compare.PRESETS, argv))
+    return tmp_path / "runs"
+
+
+def result(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return content
+
+
+def test_every_arm_and_seed_is_trained_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run(tmp_path)
+    captured = capsys.readouterr()
+    printed = json.loads(captured.out.splitlines()[-1])
+    (comparison,) = printed["comparisons"]
+    assert (comparison["arm_a"], comparison["arm_b"]) == ("random", "nac")
+    assert comparison["end"]["scores_a"] == [14.0, 14.1, 14.2]
+    assert comparison["early"]["scores_b"] == [23.0, 23.2, 23.4]
+    assert printed["run_dir"] == str(run_dir)
+    assert printed["reports"] == [str(run_dir / "report.md"), str(run_dir / "report.html")]
+    assert all(Path(path).is_file() for path in printed["reports"])
+    assert (run_dir / "curve.png").is_file()
+    for text in (captured.err, (run_dir / "report.md").read_text()):
+        assert comparison["verdict"] in text
+        assert "They cannot show significance" in text
+
+
+def test_a_second_call_trains_nothing_and_more_seeds_only_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run(tmp_path, "--seeds", "0")
+    assert result(capsys)["comparisons"][0]["end"]["interval"] is None
+    run(tmp_path, "--seeds", "0", "1", "--arms", "random", "nac", "shuffled")
+    assert len(result(capsys)["comparisons"]) == 2
+    starts = {folder.parent.name: folder.read_text() for folder in run_dir.glob("*/starts")}
+    assert starts == {
+        f"{arm}-seed{s}": "x" for arm in ("random", "nac", "shuffled") for s in (0, 1)
+    }
+
+
+def test_flags_reach_every_run_unchanged(tmp_path: Path) -> None:
+    flags = ("--total-images", "640", "--encoder", "some/encoder", "--data-dir", "my data")
+    run_dir = run(tmp_path, "--seeds", "3", "--preset", "smoke", *flags)
+    for init in ("random", "nac"):
+        config = yaml.safe_load((run_dir / f"{init}-seed3" / "config.yaml").read_text())
+        assert (config["preset"], config["init"], config["seed"]) == ("smoke", init, 3)
+        assert (config["total_images"], config["encoder"]) == (640, "some/encoder")
+        assert config["data_dir"] == "my data"
+
+
+def test_its_configuration_is_a_valid_config_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run(tmp_path, "--seeds", "0", "1", "--jobs", "1")
+    first = result(capsys)
+    argv = ["--config", str(run_dir / "config.yaml")]
+    again = parse(compare.CompareConfig, compare.PRESETS, argv)
+    assert (again.seeds, again.jobs, again.run_dir) == ((0, 1), 1, str(run_dir))
+    compare.main(again)
+    assert result(capsys) == first
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--total-images", "640"), "total_images: 25600 there, 640 here"),
+        (("--encoder", "other"), "encoder: checkpoints/digits-nac there, other here"),
+        (("--preset", "smoke"), "preset: digits there, smoke here"),
+    ],
+)
+def test_a_folder_of_other_runs_is_refused(
+    tmp_path: Path, flags: tuple[str, str], message: str
+) -> None:
+    before = (run(tmp_path, "--seeds", "0") / "config.yaml").read_text()
+    with pytest.raises(ConfigurationError, match=rf"runs of another configuration \({message}\)"):
+        run(tmp_path, "--seeds", "0", *flags)
+    assert (tmp_path / "runs" / "config.yaml").read_text() == before
+
+
+def test_what_is_added_is_trained_like_what_is_there(tmp_path: Path) -> None:
+    run_dir = run(tmp_path, "--seeds", "0", "--total-images", "640", "--encoder", "mine")
+    run(tmp_path, "--seeds", "0", "1")
+    run(tmp_path, "--seeds", "0", "1", "--encoder", "mine")
+    config = yaml.safe_load((run_dir / "nac-seed1" / "config.yaml").read_text())
+    assert (config["total_images"], config["encoder"]) == (640, "mine")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"arms": ("nac",)}, "two or more, all different, got nac"),
+        ({"arms": ("nac", "nac")}, "two or more, all different, got nac nac"),
+        ({"seeds": (1, 1)}, "one or more, all different, got 1 1"),
+        ({"seeds": ()}, "one or more, all different, got none"),
+        ({"jobs": 0}, "at least 1, got 0"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        compare.CompareConfig(**options)
+
+
+def test_nothing_is_written_for_wrong_options(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path, "--seeds", "1", "1")
+    with pytest.raises(ConfigurationError, match=r"one of digits, smoke, got 'nope'"):
+        run(tmp_path, "--preset", "nope")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_arm_lists_the_known_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--arms", "random", "magic")
+    assert "magic" in (text := capsys.readouterr().err)
+    assert all(arm in text for arm in ("random", "nac", "shuffled"))
+
+
+def test_a_failed_run_ends_the_comparison_and_a_repeat_completes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIL", "nac-seed1")
+    with pytest.raises(NacgenError, match=r"nac-seed1 .* exit code 1;[\s\S]*no such encoder"):
+        run(tmp_path, "--jobs", "1")
+    assert (tmp_path / "runs" / "nac-seed0" / "summary.json").is_file()
+    assert not (tmp_path / "runs" / "report.md").exists()
+    monkeypatch.delenv("FAIL")
+    run(tmp_path)
+    assert (tmp_path / "runs" / "nac-seed0" / "starts").read_text() == "x"
+    assert result(capsys)["comparisons"][0]["end"]["num_lower"] == 3
+
+
+def test_only_the_main_process_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert not run(tmp_path).exists()
+
+
+def test_help_needs_neither_torch_nor_matplotlib() -> None:
+    root = Path(compare.__file__).parents[1]
+    code = (
+        "import sys; sys.argv = ['compare', '--help']\n"
+        "from recipes import compare\n"
+        "try: compare.run_recipe(compare.main, compare.CompareConfig, compare.PRESETS)\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'matplotlib', 'numpy'} & sys.modules.keys()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL
+    )

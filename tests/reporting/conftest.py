@@ -1,0 +1,16 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.reporting.folders import MakeRun, write_run
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """A function that writes `<init>-seed<seed>` with the given scores."""
+
+    def make(scores: dict[int, float], *, seed: int = 0, init: str = "nac", **options: Any) -> Path:
+        return write_run(tmp_path / f"{init}-seed{seed}", scores, seed=seed, init=init, **options)
+
+    return make

@@ -1,0 +1,55 @@
+import base64
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from nacgen.reporting.blocks import (
+    Code,
+    Heading,
+    Images,
+    Paragraph,
+    Table,
+    to_html,
+    to_markdown,
+    to_text,
+)
+
+TABLE = Table(["Seed", "score"], [["0", "11.60"], ["1", "9.80"], ["mean", "10.70"]], num_summary=1)
+
+
+def test_a_table_in_three_forms() -> None:
+    assert to_markdown([TABLE], Path()) == (
+        "| Seed | score |\n| --- | ---: |\n| 0 | 11.60 |\n| 1 | 9.80 |\n| mean | 10.70 |\n"
+    )
+    assert to_text(TABLE) == (
+        "Seed  score\n-----------\n0     11.60\n1      9.80\n-----------\nmean  10.70"
+    )
+    html = to_html([TABLE], "title")
+    assert '<tr><td>0</td><td class="number">11.60</td></tr>' in html
+    assert '<tr class="summary first"><td>mean</td><td class="number">10.70</td></tr>' in html
+
+
+def test_text_is_literal_except_for_code() -> None:
+    blocks = [Heading("<b>", 1), Paragraph("`a<b` & *c*"), Code("x > 1"), Table(["a|b"], [["c|d"]])]
+    html = to_html(blocks, "<title>")
+    assert "<h1>&lt;b&gt;</h1>" in html
+    assert "<p><code>a&lt;b</code> &amp; *c*</p>" in html
+    assert "<pre><code>x &gt; 1</code></pre>" in html
+    assert "<title>&lt;title&gt;</title>" in html
+    markdown = to_markdown(blocks, Path())
+    assert markdown.startswith("# <b>\n\n`a<b` & *c*\n\n    x > 1\n\n| a\\|b |")
+
+
+def test_html_holds_its_images_and_markdown_links_them(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "seed 0" / "grid.png"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (2, 2)).save(path)
+    blocks = [Images([path, path], ["left", "right"], "samples"), Images([path], ["`c`"], "chart")]
+    html = to_html(blocks, "title")
+    encoded = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    assert [base64.b64decode(data) for data in encoded] == [path.read_bytes()] * 3
+    assert '<img alt="c" ' in html
+    markdown = to_markdown(blocks, tmp_path)
+    assert "| ![left](runs/seed%200/grid.png) | ![right](runs/seed%200/grid.png) |" in markdown
+    assert markdown.endswith("![`c`](runs/seed%200/grid.png)\n")

@@ -1,0 +1,209 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import nacgen
+from nacgen.errors import ConfigurationError
+from nacgen.reporting.comparison import Comparison, compare
+from tests.reporting.folders import MakeRun
+
+RANDOM = {0: (27.5, 14.0), 1: (32.2, 13.6), 2: (26.6, 15.0)}
+NAC = {0: (25.6, 11.6), 1: (24.4, 11.8), 2: (24.0, 11.8)}
+
+
+@pytest.fixture
+def arms(make_run: MakeRun) -> tuple[list[Path], list[Path]]:
+    """Three seeds of random and of NAC initialisation."""
+    random, nac = (
+        [
+            make_run({5120: early, 15360: 17.0, 25600: end}, seed=seed, init=init)
+            for seed, (early, end) in table.items()
+        ]
+        for init, table in (("random", RANDOM), ("nac", NAC))
+    )
+    return random, nac
+
+
+def test_every_figure_follows_from_the_scores(arms: tuple[list[Path], list[Path]]) -> None:
+    comparison = compare(*arms)
+    end, early = comparison.end, comparison.early
+    assert early is not None
+    assert (comparison.arm_a, comparison.arm_b) == ("random", "nac")
+    assert (end.images_seen, end.seeds) == (25600, (0, 1, 2))
+    assert end.scores_a == (14.0, 13.6, 15.0)
+    assert end.scores_b == (11.6, 11.8, 11.8)
+    assert (early.images_seen, early.fraction) == (5120, 0.2)
+    assert early.scores_b == (25.6, 24.4, 24.0)
+    expected = [math.log(11.6 / 14.0), math.log(11.8 / 13.6), math.log(11.8 / 15.0)]
+    assert end.log_ratios == pytest.approx(expected)
+    assert end.mean_log_ratio == pytest.approx(sum(expected) / 3)
+    assert end.interval == pytest.approx(
+        stats.t.interval(0.95, 2, np.mean(expected), stats.sem(expected))
+    )
+    assert (end.p_value, end.smallest_p_value, end.num_lower, end.num_higher) == (0.25, 0.25, 3, 0)
+    assert comparison.differences == {"init": (("random",), ("nac",))}
+
+
+def test_runs_are_paired_by_seed_in_any_order(arms: tuple[list[Path], list[Path]]) -> None:
+    random, nac = arms
+    assert compare(random[::-1], [nac[1], nac[2], nac[0]]).to_dict() == compare(*arms).to_dict()
+
+
+def test_swapping_the_arms_turns_the_sign(arms: tuple[list[Path], list[Path]]) -> None:
+    forth, back = compare(*arms).end, compare(arms[1], arms[0]).end
+    assert back.mean_log_ratio == pytest.approx(-forth.mean_log_ratio)
+    assert back.p_value == forth.p_value
+    assert (back.num_lower, back.num_higher) == (forth.num_higher, forth.num_lower)
+
+
+def test_both_verdicts_are_sentences_about_their_moment(
+    arms: tuple[list[Path], list[Path]],
+) -> None:
+    comparison = compare(*arms)
+    assert comparison.early is not None
+    assert "lower (better) than random at the end (" in comparison.verdict
+    assert "than random at 20 % of the budget (" in comparison.verdict_at(comparison.early)
+
+
+def test_the_package_offers_the_function(arms: tuple[list[Path], list[Path]]) -> None:
+    assert nacgen.reporting.compare is compare
+    assert isinstance(nacgen.reporting.compare(*arms), Comparison)
+
+
+def test_one_pair_has_no_interval(arms: tuple[list[Path], list[Path]]) -> None:
+    end = compare(arms[0][:1], arms[1][:1]).end
+    assert end.interval is None
+    assert end.p_value == end.smallest_p_value == 1.0
+
+
+def test_a_run_scored_only_at_the_end_has_no_early_point(make_run: MakeRun) -> None:
+    comparison = compare([make_run({640: 9.0}, init="random")], [make_run({640: 8.0})])
+    assert comparison.early is None
+    assert comparison.to_dict()["early"] is None
+
+
+def test_the_early_point_is_the_common_score_nearest_to_a_fifth(make_run: MakeRun) -> None:
+    random = make_run({1000: 9.0, 2000: 8.0, 4000: 7.0, 10000: 5.0}, init="random")
+    nac = make_run({1000: 8.0, 4000: 6.0, 10000: 4.0})
+    early = compare([random], [nac]).early
+    assert early is not None
+    assert early.images_seen == 1000
+
+
+def test_unlike_protocols_are_refused_with_both_values(make_run: MakeRun) -> None:
+    random = make_run({640: 9.0}, init="random")
+    nac = make_run({640: 8.0}, protocol={"num_samples": 500, "resize": "tf1"})
+    message = (
+        r"random-seed0 and \S+nac-seed0 differ in num_samples \(2000 and 500\), resize \('none' and"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        compare([random], [nac])
+
+
+def test_an_absent_protocol_field_counts_as_unlike(make_run: MakeRun) -> None:
+    nac = make_run({640: 8.0}, protocol={"ddof": 1})
+    with pytest.raises(ConfigurationError, match=r"differ in ddof \('absent' and 1\)"):
+        compare([make_run({640: 9.0}, init="random")], [nac])
+
+
+def test_protocols_are_compared_across_seeds_too(make_run: MakeRun) -> None:
+    arms: list[list[Path]] = [
+        [
+            make_run({640: 9.0}, init=init, seed=seed, protocol={"num_samples": 500 * (1 + seed)})
+            for seed in (0, 1)
+        ]
+        for init in ("random", "nac")
+    ]
+    with pytest.raises(ConfigurationError, match=r"num_samples \(500 and 1000\)"):
+        compare(*arms)
+
+
+def test_the_evaluation_seed_may_change_between_pairs_but_not_within(make_run: MakeRun) -> None:
+    a, b = (
+        [
+            make_run({640: 9.0 + seed}, init=init, seed=seed, protocol={"seed": seed})
+            for seed in (0, 1)
+        ]
+        for init in ("random", "nac")
+    )
+    assert compare(a, b).end.protocol["seed"] == "one for each pair"
+    c = make_run({640: 9.0}, init="shuffled", seed=0, protocol={"seed": 7})
+    with pytest.raises(ConfigurationError, match=r"differ in seed \(0 and 7\)"):
+        compare(a[:1], [c])
+
+
+def test_unpaired_seeds_are_named(make_run: MakeRun) -> None:
+    random = [make_run({640: 9.0}, init="random", seed=seed) for seed in (0, 1, 2)]
+    nac = [make_run({640: 9.0}, seed=seed) for seed in (0, 3)]
+    message = r"random has seeds 0, 1, 2 and nac has 0, 3. Train or leave out 1, 2, 3"
+    with pytest.raises(ConfigurationError, match=message):
+        compare(random, nac)
+
+
+def test_an_unfinished_run_is_refused(make_run: MakeRun) -> None:
+    nac = make_run({640: 9.0}, is_finished=False)
+    with pytest.raises(
+        ConfigurationError, match=r"nac-seed0 has no summary\.json\. Run its command"
+    ):
+        compare([make_run({640: 9.0}, init="random")], [nac])
+
+
+def test_unlike_budgets_are_refused(make_run: MakeRun) -> None:
+    random, nac = make_run({640: 9.0, 25600: 7.0}, init="random"), make_run({640: 9.0, 12800: 8.0})
+    with pytest.raises(
+        ConfigurationError, match=r"random-seed0 was last scored at 25,600 .* 12,800"
+    ):
+        compare([random], [nac])
+
+
+def test_a_run_without_a_score_at_its_end_is_refused(make_run: MakeRun) -> None:
+    random = make_run({640: 9.0}, init="random")
+    (random / "summary.json").write_text('{"images_seen": 1280, "seconds": 1.0}')
+    with pytest.raises(ConfigurationError, match=r"random-seed0 was last scored at 640 of 1,280"):
+        compare([random], [make_run({640: 9.0})])
+
+
+def test_a_missing_metric_lists_those_present(make_run: MakeRun) -> None:
+    random, nac = make_run({640: 9.0}, init="random"), make_run({640: 9.0}, metric="kid")
+    with pytest.raises(ConfigurationError, match=r"nac-seed0, which has kid\. Name one of those"):
+        compare([random], [nac])
+
+
+@pytest.mark.parametrize("value", [0.0, -0.001, math.nan, math.inf])
+def test_a_score_without_a_logarithm_is_refused(make_run: MakeRun, value: float) -> None:
+    random = make_run({640: 9.0}, init="random")
+    with pytest.raises(ConfigurationError, match=rf"is {value} in \S+nac-seed0 at 640 images"):
+        compare([random], [make_run({640: value})])
+
+
+def test_no_runs_are_refused(make_run: MakeRun) -> None:
+    with pytest.raises(ConfigurationError, match="1 to 40 runs, one for each seed, got 0"):
+        compare([], [make_run({640: 9.0})])
+
+
+def test_two_runs_of_one_seed_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    first = make_run({640: 9.0})
+    again = first.rename(tmp_path / "again")
+    with pytest.raises(ConfigurationError, match=r"nac-seed0 and \S+again both have seed 0"):
+        compare([make_run({640: 9.0}), again], [make_run({640: 8.0}, init="random")])
+
+
+def test_arms_of_one_init_need_names(make_run: MakeRun, tmp_path: Path) -> None:
+    first = make_run({640: 9.0}).rename(tmp_path / "slow")
+    second = make_run({640: 8.0}, config={"batch_size": 128})
+    with pytest.raises(ConfigurationError, match="both are called nac"):
+        compare([first], [second])
+    comparison = compare([first], [second], names=("small batch", "large batch"))
+    assert comparison.verdict.startswith("In the one paired seed large batch scored lower")
+    assert comparison.differences == {"batch_size": (("absent",), ("128",))}
+
+
+def test_json_holds_every_score_unchanged(arms: tuple[list[Path], list[Path]]) -> None:
+    content: dict[str, Any] = compare(*arms).to_dict()
+    assert content["end"]["scores_a"] == [14.0, 13.6, 15.0]
+    assert content["early"]["scores_b"] == [25.6, 24.4, 24.0]
+    assert content["verdict"].startswith("In all 3 paired seeds nac scored lower")

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+
+from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
+from nacgen.reporting import load_run
+from nacgen.reporting.runs import better
+from tests.reporting.folders import MakeRun
+
+
+def test_a_run_is_read_in_full(make_run: MakeRun) -> None:
+    run = load_run(make_run({5120: 25.6, 25600: 11.6}, seed=1, warnings=("few_samples: 2000",)))
+    assert (run.name, run.arm, run.seed) == ("nac-seed1", "nac", 1)
+    assert run.metrics == ["fd_digits_classifier"]
+    assert run.curve("fd_digits_classifier") == {5120: 25.6, 25600: 11.6}
+    assert run.protocol("fd_digits_classifier", 5120)["num_samples"] == 2000
+    assert run.evaluations[1].warnings == ("few_samples: 2000",)
+    assert run.environment == {"torch": "2.10.0", "device": "cpu"}
+    assert run.summary is not None
+    assert run.summary["seconds"] == 58.25
+    assert run.sample_grid(5120) == run.path / "samples/images_00005120.png"
+    assert run.sample_grid(1) is None
+
+
+def test_an_unfinished_run_has_no_summary(make_run: MakeRun) -> None:
+    assert load_run(make_run({5120: 25.6}, is_finished=False)).summary is None
+
+
+def test_a_missing_metric_lists_those_present(make_run: MakeRun) -> None:
+    with pytest.raises(ConfigurationError, match=r"scores of fid in .*, which has fd_digits_class"):
+        load_run(make_run({5120: 25.6})).curve("fid")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl"])
+def test_what_is_no_run_folder_is_named(make_run: MakeRun, name: str) -> None:
+    path = make_run({5120: 25.6})
+    (path / name).unlink()
+    with pytest.raises(CheckpointNotFoundError, match=f"{path} has no {name}"):
+        load_run(path)
+
+
+def test_a_missing_folder_is_a_file_not_found_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere has no config\.yaml"):
+        load_run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.yaml", "seed: [", r"config.yaml should hold YAML"),
+        ("config.yaml", "- 1", r"a mapping with a seed, but does not \(list\)"),
+        (
+            "metrics.jsonl",
+            '{"images_seen": 1}\n{"imag',
+            r"score row in line 2, but .*JSONDecodeError",
+        ),
+        (
+            "metrics.jsonl",
+            '{"evaluation": {}}',
+            r"score row in line 1, but .*KeyError: 'images_seen'",
+        ),
+        ("metrics.jsonl", "[]\n[", r"score row in line 2"),
+        ("summary.json", "{", r"summary.json should hold a JSON object"),
+        ("summary.json", "[]", r"a JSON object, but does not \(list\)"),
+    ],
+)
+def test_a_damaged_file_is_named(make_run: MakeRun, name: str, content: str, message: str) -> None:
+    path = make_run({5120: 25.6})
+    (path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_run(path)
+
+
+def test_distances_are_better_low_and_inception_scores_high() -> None:
+    assert better("fd_digits_classifier") == better("fid") == "lower"
+    assert better("inception_score") == better("recall") == "higher"

@@ -1,0 +1,103 @@
+import math
+from typing import Any
+
+import pytest
+
+from nacgen.reporting.verdict import change, limits, verdict
+
+
+def say(*log_ratios: float, **options: Any) -> str:
+    return verdict("random", "nac", log_ratios, when="at the end", **options)
+
+
+def test_three_pairs_that_agree_are_a_direction_and_no_claim() -> None:
+    ratios = math.log(11.6 / 14.0), math.log(11.8 / 13.6), math.log(11.8 / 15.0)
+    assert say(*ratios).replace("\N{MINUS SIGN}", "-") == (
+        "In all 3 paired seeds nac scored lower (better) than random at the end (-17.3 % on "
+        "average, 95 % interval -26.8 % to -6.6 %); the smallest two-sided p-value 3 pairs can "
+        "give is 0.25, so this is a consistent direction, not a significance claim."
+    )
+
+
+def test_agreement_with_a_wide_interval_says_that_it_contains_zero() -> None:
+    assert "; the interval contains zero and the smallest two-sided" in say(-0.01, -0.4, -0.02)
+
+
+def test_five_pairs_can_still_not_be_significant() -> None:
+    text = say(-0.20, -0.21, -0.19, -0.20, -0.22)
+    assert "5 pairs can give is 0.062, so this is a consistent direction" in text
+
+
+def test_pairs_that_disagree_show_no_difference() -> None:
+    text = say(-0.2, 0.1, -0.15)
+    assert text.startswith(
+        "In 2 of 3 paired seeds nac scored lower (better) than random at the end"
+    )
+    assert ", in 1 higher (" in text
+    assert text.endswith("; the seeds disagree, so no difference is shown.")
+
+
+def test_equal_scores_are_counted_as_such() -> None:
+    assert ", in 1 the same (" in say(-0.2, 0.0, -0.15)
+
+
+def test_one_pair_is_a_single_observation() -> None:
+    text = say(-0.2)
+    assert text == (
+        "In the one paired seed nac scored lower (better) than random at the end "
+        "(\N{MINUS SIGN}18.1 %); one pair gives neither an interval nor a test, so this is a "
+        "single observation."
+    )
+
+
+def test_identical_scores_cast_doubt_on_the_arms() -> None:
+    assert say(0.0, 0.0, 0.0) == (
+        "In all 3 paired seeds nac and random scored exactly the same at the end; the arms may not "
+        "differ in anything that was trained."
+    )
+
+
+def test_eight_pairs_that_agree_may_exclude_zero() -> None:
+    text = say(*[-0.2 - 0.01 * i for i in range(8)])
+    assert text.endswith("; the exact two-sided p-value is 0.0078 and the interval excludes zero.")
+
+
+def test_a_null_result_of_eight_pairs_prints_as_one() -> None:
+    text = say(0.1, -0.12, 0.05, -0.02, 0.08, -0.1, 0.01, -0.03)
+    assert text.endswith("and the interval contains zero, so no difference is shown.")
+
+
+def test_where_test_and_interval_part_nothing_is_claimed() -> None:
+    text = say(-0.001, -0.001, -0.001, -0.001, -0.001, -0.9)  # one outlier widens the interval
+    assert text.endswith("0.031 but the interval contains zero, so no difference is claimed.")
+
+
+def test_higher_scores_are_better_where_the_metric_says_so() -> None:
+    assert "scored higher (better)" in say(0.2, 0.3, better="higher")
+    assert "scored lower (worse)" in say(-0.2, -0.3, better="higher")
+    assert "scored higher (worse)" in say(0.2, 0.3)
+
+
+def test_no_small_number_of_pairs_is_ever_called_significant() -> None:
+    for num_pairs in range(1, 6):
+        for scale in (0.01, 1.0):
+            text = say(*[scale * (1 + 1e-6 * i) for i in range(num_pairs)])
+            assert "excludes zero." not in text, text
+
+
+@pytest.mark.parametrize(
+    ("num_pairs", "words"),
+    [
+        (1, "An interval needs two pairs"),
+        (3, "cannot go below 0.25 whatever the scores, and six pairs are the fewest"),
+        (5, "cannot go below 0.062"),
+        (6, "The exact two-sided test can go down to 0.031."),
+    ],
+)
+def test_limits_depend_on_the_number_of_pairs(num_pairs: int, words: str) -> None:
+    assert words in limits(num_pairs)
+
+
+def test_change_is_a_signed_percentage() -> None:
+    assert change(math.log(1.1)) == "+10.0 %"
+    assert change(math.log(0.75)) == "\N{MINUS SIGN}25.0 %"

@@ -1,0 +1,72 @@
+"""What a user installs: its metadata agree, it declares what it imports, it carries its files."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from zipfile import ZipFile
+
+import yaml
+
+import nacgen
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def distribution_name(requirement: str) -> str:
+    """Normalised name in a requirement, `pytorch_fid>=0.3` -> `pytorch-fid`."""
+    name = re.split(r"[^\w.-]", requirement)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def third_party_modules(folder: str) -> set[str]:
+    """Top-level modules that a folder's files import, the standard library's and ours left out."""
+    modules: set[str] = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import(names=names):
+                    modules |= {alias.name.partition(".")[0] for alias in names}
+                case ast.ImportFrom(module=str(module), level=0):
+                    modules.add(module.partition(".")[0])
+    return modules - sys.stdlib_module_names - {"nacgen"}
+
+
+def test_importing_nacgen_does_not_import_torch() -> None:
+    program = "import sys, nacgen; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert nacgen.__version__ == PROJECT["version"] == citation["version"]
+
+
+def test_every_imported_package_is_a_declared_dependency() -> None:
+    declared = {distribution_name(requirement) for requirement in PROJECT["dependencies"]}
+    distributions = packages_distributions()
+    for module in third_party_modules("nacgen") | third_party_modules("recipes"):
+        names = {distribution_name(name) for name in distributions.get(module, [module])}
+        assert names & declared, f"{module} is imported, but {names} is no dependency"
+
+
+def test_wheel_holds_package_types_data_and_checkpoints(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(ZipFile(wheel).namelist())
+    checkpoints = {
+        f"nacgen/{path.relative_to(ROOT).as_posix()}"
+        for path in (ROOT / "checkpoints").rglob("*")
+        if path.is_file()
+    }
+    assert checkpoints
+    assert packed >= checkpoints | {"nacgen/py.typed", "nacgen/data/digits.npz"}
+    assert {name.partition("/")[0] for name in packed} == {
+        "nacgen",
+        f"nacgen-{nacgen.__version__}.dist-info",
+    }
