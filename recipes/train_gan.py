@@ -186,7 +186,7 @@ def main(config: GANConfig) -> None:
         update, stream, run, accelerator, evaluate=evaluate, evaluate_every=config.score.every
     )
     if accelerator.is_main_process:
-        update.ema.module.save_pretrained(run.path / "generator")
+        update.averaged_generator.save_pretrained(run.path / "generator")
     finish(run, result, report_run)
 
 

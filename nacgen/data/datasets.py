@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -179,7 +179,7 @@ def _load_cifar10(split: str, data_dir: Path | None, image_size: int | None) -> 
 class _CifarUnpickler(pickle.Unpickler):
     """Reads CIFAR's archive of 2009, in which only these three names occur, and nothing else."""
 
-    allowed = {
+    allowed: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
@@ -201,7 +201,9 @@ def _read_cifar_batch(path: Path) -> dict[bytes, Any]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{path} is no CIFAR-10 batch ({error}). Download the archive again.") from error
+        raise DataError(
+            f"{path} is no CIFAR-10 batch ({error}). Download the archive again."
+        ) from error
     is_whole = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 2
     if not is_whole or data.shape[1] != 3072 or len(labels) != len(data):
         raise DataError(

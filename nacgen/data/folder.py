@@ -72,7 +72,13 @@ def _read_or_error(path: Path, image_size: int | None) -> np.ndarray | str:
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    ) as error:
         return type(error).__name__ + ": " + str(error)
     if image_size is not None and image.size != (image_size, image_size):
         scale = image_size / min(image.size)

@@ -113,6 +113,4 @@ class ImageStream:
         rows = self.indices(images_seen)[self.start : self.start + self.local_size]
         rows = rows.to(self.images.device)
         labels = None if self.labels is None else self.labels[rows]
-        return Batch(
-            self.images[rows], labels, self.seed, images_seen, self.batch_size, self.start
-        )
+        return Batch(self.images[rows], labels, self.seed, images_seen, self.batch_size, self.start)

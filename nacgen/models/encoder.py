@@ -63,8 +63,10 @@ class CodeHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         """Logits of the code's bits."""
-        logits = self.mlp(features)
-        return self.scale * (logits if self.norm is None else self.norm(logits))
+        logits: Tensor = self.mlp(features)
+        if self.norm is not None:
+            logits = self.norm(logits)
+        return self.scale * logits
 
 
 class NACEncoder(nn.Module, PretrainedModel):

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, Self
@@ -60,8 +59,8 @@ class PretrainedModel(PyTorchModelHubMixin):
             new, old = Path(room) / "new", Path(room) / "old"
             result: str | None = super().save_pretrained(new, **kwargs)
             if target.exists():
-                os.rename(target, old)
-            os.rename(new, target)
+                target.rename(old)
+            new.rename(target)
         return result
 
     def _save_pretrained(self, save_directory: Path) -> None:

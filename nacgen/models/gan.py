@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,8 @@ class GeneratorBlock(nn.Module):
         """Apply the block."""
         shortcut = F.interpolate(self.shortcut(x), scale_factor=2.0)
         x = F.interpolate(self.conv1(F.silu(self.norm1(x))), scale_factor=2.0)
-        return shortcut + self.conv2(F.silu(self.norm2(x)))
+        residual: Tensor = self.conv2(F.silu(self.norm2(x)))
+        return shortcut + residual
 
 
 class Generator(nn.Module, PretrainedModel):
@@ -63,9 +65,7 @@ class Generator(nn.Module, PretrainedModel):
             raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim}.")
         self.latent_dim, self.image_size = latent_dim, image_size
         self.first = nn.Linear(latent_dim, channels[0] * 16)
-        self.blocks = nn.Sequential(
-            *(GeneratorBlock(a, b) for a, b in zip(channels, channels[1:], strict=False))
-        )
+        self.blocks = nn.Sequential(*(GeneratorBlock(a, b) for a, b in pairwise(channels)))
         self.norm = nn.GroupNorm(8, channels[-1])
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
@@ -106,7 +106,8 @@ class BasisHead(nn.Module):
     def forward(self, feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1"]:
         """One logit an image."""
         x = self.basis(F.leaky_relu(self.conv(feature_map), 0.2))
-        return self.linear(rearrange(x, "b c 1 1 -> b c"))
+        logits: Tensor = self.linear(rearrange(x, "b c 1 1 -> b c"))
+        return logits
 
 
 class RGBBranch(nn.Module):

@@ -38,7 +38,9 @@ def linear_probe(
                 "Was the encoder trained to the end?"
             )
     if len(train_features) < 10:
-        raise ValueError(f"a linear probe needs ten training images or more, got {len(train_features)}.")
+        raise ValueError(
+            f"a linear probe needs ten training images or more, got {len(train_features)}."
+        )
     mean, std = train_features.mean(0), train_features.std(0).clamp_min(1e-6)
     x, x_test = (train_features - mean) / std, (test_features - mean) / std
     held_out = torch.arange(len(x), device=x.device) % 5 == 4
@@ -63,11 +65,11 @@ def _fit(x: Tensor, labels: Tensor, l2: float) -> Tensor:
     def closure() -> Tensor:
         solver.zero_grad()
         loss = F.cross_entropy(x @ weights, labels) + l2 / 2 * weights[:-1].square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():
-        solver.step(closure)  # type: ignore[no-untyped-call, arg-type]
+        solver.step(closure)
     return weights.detach()
 
 

@@ -59,7 +59,7 @@ def save_checkpoint(
                 _write_synced(room / name, content)
             if target.exists():  # left by an interrupted run that is being repeated
                 _discard(target)
-            os.rename(room, target)
+            room.rename(target)
         except BaseException:
             shutil.rmtree(room, ignore_errors=True)
             raise
@@ -193,5 +193,5 @@ def _sync_folder(folder: Path) -> None:
 def _discard(folder: Path) -> None:
     trash = folder.with_name(f".new-trash-{folder.name}")
     shutil.rmtree(trash, ignore_errors=True)
-    os.rename(folder, trash)
+    folder.rename(trash)
     shutil.rmtree(trash)

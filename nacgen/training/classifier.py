@@ -45,6 +45,7 @@ class ClassifierUpdate:
         """
         self.prepared.train()
         logits = self.prepared(random_view(batch, self.views, "view")).float()
+        assert batch.labels is not None  # the recipe refuses a dataset without
         loss = F.cross_entropy(logits, batch.labels)
         accuracy = (logits.argmax(1) == batch.labels).float().mean()
         norm = descend(

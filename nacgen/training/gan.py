@@ -68,6 +68,12 @@ class GANUpdate:
         self.modules = {"generator": generator, "discriminator": discriminator, "ema": self.ema}
         self.optimizers: dict[str, AcceleratedOptimizer] = {"generator": g, "discriminator": d}
 
+    @property
+    def averaged_generator(self) -> Generator:
+        """The generator whose weights are averaged, the one to score and keep."""
+        assert isinstance(self.ema.module, Generator)
+        return self.ema.module
+
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of each network.
 

@@ -187,7 +187,7 @@ def _any_process(flag: bool, accelerator: Accelerator) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
 
 
-def _progress(accelerator: Accelerator, total: int, images_seen: int) -> "tqdm[None]":
+def _progress(accelerator: Accelerator, total: int, images_seen: int) -> "tqdm[Any]":
     return tqdm(
         total=total,
         initial=images_seen,
@@ -203,15 +203,15 @@ def _progress(accelerator: Accelerator, total: int, images_seen: int) -> "tqdm[N
 def _stop_requests() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGTERM or SIGINT into a request to save and stop; the second acts at once."""
     requested = False
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def request(number: int, frame: FrameType | None) -> None:
         nonlocal requested
         requested = True
         signal.signal(number, previous[number])
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous[number] = signal.signal(number, request)
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        previous[stop] = signal.signal(stop, request)
     try:
         yield lambda: requested
     finally:

@@ -18,8 +18,15 @@ Schedule = Callable[[int], float]
 class Update(Protocol):
     """One method of training. It neither logs, saves nor counts; the loop does."""
 
-    modules: Mapping[str, nn.Module]
-    optimizers: Mapping[str, AcceleratedOptimizer]
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """What is saved, by name."""
+        ...
+
+    @property
+    def optimizers(self) -> Mapping[str, AcceleratedOptimizer]:
+        """What is stepped, saved and given learning rates, by name."""
+        ...
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Train on this process's share of a batch; losses and gauges as scalars."""
