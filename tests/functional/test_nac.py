@@ -1,0 +1,130 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from nacgen.functional.nac import (
+    channel_capacity,
+    hard_codes,
+    log_likelihood_ratio,
+    marginal_posterior_logits,
+    nac_bound,
+    nac_loss,
+)
+from tests.reference import nac as reference
+
+
+def logits(rows: int, bits: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(
+        rows, bits, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+
+
+def noise_of(shape: torch.Size, p: float) -> torch.Tensor:
+    """The signs that nac_bound's default generator draws."""
+    uniform = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return torch.where(uniform < p, -1.0, 1.0).double()
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.4])
+def test_bound_equals_the_paper_written_as_loops(p: float) -> None:
+    a, posterior = logits(6, 5), logits(6, 5, 1)
+    codes = hard_codes(a)
+    received = noise_of(a.shape, p) * codes
+    expected = reference.bound(received.tolist(), codes.tolist(), posterior.tolist(), p)
+    assert nac_bound(a, posterior, p).tolist() == pytest.approx(expected, abs=1e-10)
+
+
+def test_tanh_loss_is_the_authors_less_log_n() -> None:
+    a, posterior, p = logits(6, 5), logits(6, 5, 1), 0.1
+    uniform = torch.rand(6, 5, dtype=torch.float64)
+    noise = torch.where(uniform < p, -1.0, 1.0).tolist()
+    expected = reference.authors_loss(a.tolist(), posterior.tolist(), noise, p)
+    loss = nac_loss(a, posterior, uniform, p, "tanh")
+    assert loss.tolist() == pytest.approx([value - math.log(6) for value in expected], abs=1e-10)
+
+
+def test_marginal_loss_is_the_negative_bound_of_the_bits_it_sampled() -> None:
+    a, posterior, p = logits(6, 5), logits(6, 5, 1), 0.2
+    uniform = torch.rand(6, 5, dtype=torch.float64)
+    received = torch.where(uniform < (1 + (1 - 2 * p) * torch.tanh(a)) / 2, 1.0, -1.0)
+    expected = reference.marginal_bound(received.tolist(), a.tolist(), posterior.tolist(), p)
+    loss = nac_loss(a, posterior, uniform, p, "marginal")
+    assert (-loss).tolist() == pytest.approx(expected, abs=1e-10)
+
+
+def test_bound_never_exceeds_the_exact_mutual_information() -> None:
+    """Expectation over every received word, with the best posterior there is for the image."""
+    p, bits = 0.2, 4
+    codes = [[1.0, 1, -1, 1], [1, -1, -1, 1], [-1, -1, 1, 1], [1.0, 1, -1, -1]]
+    words = [list(word) for word in itertools.product((-1.0, 1.0), repeat=bits)]
+    kappa = log_likelihood_ratio(p)
+    information = expected = without_own = 0.0
+    for own, code in enumerate(codes):
+        for word in words:
+            weight = math.exp(reference.log_channel(word, code, p)) / len(codes)
+            mean = sum(math.exp(reference.log_channel(word, c, p)) for c in codes) / len(codes)
+            information += weight * (reference.log_channel(word, code, p) - math.log(mean))
+            exact = [2 * kappa * bit for bit in code]
+            expected += weight * reference.bound([word], codes, [exact], p)[0]
+            others = codes[:own] + codes[own + 1 :]
+            without_own += weight * reference.bound([word], others, [exact], p)[0]
+    assert expected == pytest.approx(information, abs=1e-12)  # tight with the exact posterior
+    assert information < min(math.log(len(codes)), bits * channel_capacity(p))
+    assert without_own > information  # no lower bound any more
+
+
+def test_useless_channel_and_equal_codes_carry_nothing() -> None:
+    a = logits(8, 6)
+    nearly_half = 0.5 - 1e-9
+    posterior = marginal_posterior_logits(a, nearly_half)
+    assert nac_bound(a, posterior, nearly_half).abs().max() < 1e-6
+    equal = torch.ones(8, 6, dtype=torch.float64)
+    assert nac_bound(equal, 2 * log_likelihood_ratio(0.1) * equal, 0.1).abs().max() < 1e-12
+
+
+def test_clear_codes_through_a_quiet_channel_reach_log_m() -> None:
+    a = 50 * hard_codes(logits(8, 64))
+    posterior = marginal_posterior_logits(a, 0.01)
+    assert nac_bound(a, posterior, 0.01).mean() == pytest.approx(math.log(8), abs=1e-3)
+
+
+def test_tanh_loss_is_zero_on_its_saddle() -> None:
+    zero = torch.zeros(4, 8, dtype=torch.float64)
+    assert nac_loss(zero, zero, torch.rand(4, 8).double(), 0.1, "tanh").abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("relaxation", ["tanh", "marginal"])
+def test_gradients(relaxation: str) -> None:
+    a, posterior, keys = (logits(4, 3, seed).requires_grad_() for seed in range(3))
+    uniform = torch.rand(4, 3, dtype=torch.float64)
+    fixed = a.detach()  # the sampled bit is a step in `a`, its gradient a convention
+    first = a if relaxation == "tanh" else fixed
+
+    def loss(q: torch.Tensor, k: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return nac_loss(c, q, uniform, 0.2, relaxation, k)  # type: ignore[arg-type]
+
+    assert torch.autograd.gradcheck(loss, (posterior, keys, first))
+
+
+@pytest.mark.parametrize("relaxation", ["tanh", "marginal"])
+@pytest.mark.parametrize("size", [1e2, 1e4])
+def test_loss_and_gradient_stay_finite_at_extreme_logits(relaxation: str, size: float) -> None:
+    a = (size * logits(6, 128).float()).requires_grad_()
+    loss = nac_loss(a, marginal_posterior_logits(a, 1e-3), torch.rand(6, 128), 1e-3, relaxation)  # type: ignore[arg-type]
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, -0.1, 0.7])
+def test_flip_probability_outside_its_range_is_named(p: float) -> None:
+    with pytest.raises(ValueError, match=f"got {p}"):
+        nac_bound(logits(4, 3), logits(4, 3), p)
+
+
+def test_one_code_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="got 1"):
+        nac_bound(logits(1, 3), logits(1, 3), 0.1)

@@ -1,0 +1,36 @@
+"""A GAN small enough for tests, the same on every process."""
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from nacgen.data.datasets import load_dataset
+from nacgen.data.randomness import seeded
+from nacgen.data.stream import ImageStream
+from nacgen.models.encoder import NACEncoder
+from nacgen.models.gan import Generator
+from nacgen.models.transplant import transplant
+from nacgen.training.gan import GANUpdate
+
+
+def build(batch_size: int = 8) -> tuple[GANUpdate, ImageStream, Accelerator]:
+    accelerator = Accelerator(
+        cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
+    )
+    with seeded(0, "test"):
+        generator, encoder = Generator(16, 8, (16, 8, 8)), NACEncoder(code_dim=8)
+    part = transplant(encoder, image_size=16)
+    update = GANUpdate(
+        accelerator,
+        generator,
+        part.module,
+        torch.optim.Adam(generator.parameters(), lr=1e-3),
+        torch.optim.Adam(part.param_groups(1e-3)),
+        batch_size=batch_size,
+        penalty_weight=0.3,
+        penalty_every=2,
+        ema_half_life=32,
+        translation=0.125,
+        cutout=0.5,
+    )
+    shares = accelerator.process_index, accelerator.num_processes
+    return update, ImageStream(load_dataset("digits"), batch_size, 0, "cpu", *shares), accelerator

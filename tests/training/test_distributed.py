@@ -1,0 +1,63 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nacgen.functional.nac import nac_loss
+from nacgen.training.distributed import gather_rows
+from tests.training.small_gan import build
+
+ROOT = Path(__file__).parents[2]
+
+
+def gradients() -> dict[str, list[float]]:
+    """Gradients of a penalised discriminator step, a generator step and the NAC loss."""
+    update, stream, accelerator = build()
+    batch = stream.batch(0)
+    images = batch.images.float() / 127.5 - 1
+    rates = [group for o in update.optimizers.values() for group in o.param_groups]
+    for group in rates:
+        group["lr"] = 0.0  # look at gradients, keep the weights
+    update.update_discriminator(batch, images)
+    found = {"discriminator": torch.cat([p.grad.flatten() for p in update.trainable])}  # type: ignore[union-attr]
+    update.update_generator(batch, images)
+    found["generator"] = torch.cat([p.grad.flatten() for p in update.generator.parameters()])  # type: ignore[union-attr]
+
+    draw = torch.Generator().manual_seed(0)
+    logits, uniform = (torch.rand(8, 6, generator=draw, dtype=torch.float64) for _ in range(2))
+    mine = slice(
+        accelerator.process_index * len(images), (accelerator.process_index + 1) * len(images)
+    )
+    own = logits[mine].clone().requires_grad_()
+    loss = nac_loss(own, 2 * own, uniform[mine], 0.2, "tanh", gather_rows(own)).mean()
+    loss.backward()
+    assert own.grad is not None
+    found["nac"] = gather_rows(own.grad).flatten() / accelerator.num_processes
+    found["order"] = gather_rows(batch.images.double().flatten(1)).flatten()
+    return {name: value.tolist() for name, value in found.items()}
+
+
+@pytest.mark.distributed
+def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
+    program = tmp_path / "two.py"
+    program.write_text(
+        "import json, os, sys\n"
+        "from tests.training.test_distributed import gradients\n"
+        "found = gradients()\n"
+        "if os.environ['RANK'] == '0': json.dump(found, open(sys.argv[1], 'w'))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", "29517", str(program), str(tmp_path / "found.json")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    two, one = json.loads((tmp_path / "found.json").read_text()), gradients()
+    for name, expected in one.items():
+        a, b = torch.tensor(two[name]), torch.tensor(expected)
+        assert (a - b).norm() <= 1e-6 * b.norm(), name
