@@ -4,6 +4,7 @@
 UCI Optical Recognition of Handwritten Digits, CC BY 4.0; the same images as scikit-learn's `load_digits`).
 """
 
+import codecs
 import io
 import pickle
 from collections.abc import Callable
@@ -177,10 +178,12 @@ def _load_cifar10(split: str, data_dir: Path | None, image_size: int | None) -> 
 
 
 class _CifarUnpickler(pickle.Unpickler):
-    """Reads CIFAR's archive of 2009, in which only these three names occur, and nothing else."""
+    """Reads CIFAR's archive of 2009, in which only these names occur, and nothing else."""
 
     allowed: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("_codecs", "encode"): codecs.encode,  # how protocol 2 spells bytes
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration
 
@@ -36,6 +37,8 @@ def open_run(
     tracker = None if config.run.tracker == "none" else config.run.tracker
     run = RunFolder(name, config)
     accelerator = Accelerator(
+        # Said outright: under torchrun on a machine without a device each process would work alone.
+        cpu=not torch.accelerator.is_available(),
         log_with=tracker,
         project_config=ProjectConfiguration(
             str(run.path), logging_dir=str(run.path / "tensorboard")

@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from nacgen.data.augment import ViewPolicy, color_jitter, diff_augment, random_view, resized_crop
+from nacgen.data.datasets import load_dataset
+from nacgen.data.stream import ImageStream
+from nacgen.errors import ConfigurationError, DataError
+
+DIGITS = load_dataset("digits")
+
+
+def test_digits_are_scikit_learns_and_split_without_overlap() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    test = load_dataset("digits", "test")
+    assert len(DIGITS) + len(test) == 1797
+    counts = torch.bincount(test.labels)  # type: ignore[arg-type]
+    assert counts.min() >= 34
+    assert counts.max() <= 37
+    labels = torch.from_numpy(datasets.load_digits().target).bincount()
+    assert torch.equal(DIGITS.labels.bincount() + counts, labels)  # type: ignore[union-attr]
+    seen = {image.numpy().tobytes() for image in DIGITS.images}
+    assert not any(image.numpy().tobytes() in seen for image in test.images)
+
+
+def test_every_epoch_is_a_permutation_and_no_image_is_dropped() -> None:
+    stream, n = ImageStream(DIGITS, 64, seed=1), len(DIGITS)
+    order = torch.cat([stream.indices(position) for position in range(0, 64 * 46, 64)])
+    assert sorted(order[:n].tolist()) == list(range(n))
+    assert sorted(order[n : 2 * n].tolist()) == list(range(n))
+    assert not torch.equal(order[:n], order[n : 2 * n])
+
+
+def test_a_stream_starts_anywhere() -> None:
+    first, second = ImageStream(DIGITS, 64, seed=1), ImageStream(DIGITS, 64, seed=1)
+    walked = [first.batch(position).images for position in range(0, 64 * 30, 64)]
+    assert torch.equal(second.batch(64 * 29).images, walked[29])
+    assert torch.equal(second.batch(64 * 3).images, walked[3])
+
+
+def test_processes_share_one_stream_and_its_draws() -> None:
+    whole = ImageStream(DIGITS, 8, seed=1).batch(16)
+    parts = [ImageStream(DIGITS, 8, 1, "cpu", rank, 2).batch(16) for rank in range(2)]
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    views = [random_view(part, ViewPolicy(), "view") for part in parts]
+    assert torch.equal(torch.cat(views), random_view(whole, ViewPolicy(), "view"))
+    images = torch.rand(8, 3, 16, 16)
+    halves = [diff_augment(images[4 * i : 4 * i + 4], part, "x") for i, part in enumerate(parts)]
+    assert torch.equal(torch.cat(halves), diff_augment(images, whole, "x"))
+
+
+def test_batches_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="got 9 for 2"):
+        ImageStream(DIGITS, 9, 0, "cpu", 0, 2)
+    with pytest.raises(DataError, match="a batch of 2000"):
+        ImageStream(DIGITS, 2000, 0)
+
+
+def test_crops_and_colours_are_torchvisions() -> None:
+    transforms = pytest.importorskip("torchvision.transforms.v2.functional")
+    images = torch.rand(3, 3, 16, 16)
+    boxes = torch.tensor([[0.0, 0, 16, 16], [3, 5, 9, 7], [10, 2, 5, 12]])
+    flips = torch.tensor([False, True, False])
+    factors = torch.tensor([[1.0, 1, 1], [1.3, 0.7, 0.0], [0.6, 1.4, 1.2]])
+    views, jittered = resized_crop(images, boxes, flips), color_jitter(images, factors)
+    for i in range(3):
+        expected = transforms.resized_crop(images[i], *boxes[i].int().tolist(), [16, 16])
+        if flips[i]:
+            expected = transforms.horizontal_flip(expected)
+        assert torch.allclose(views[i], expected, atol=1e-5)
+        brightness, contrast, saturation = factors[i].tolist()
+        expected = transforms.adjust_brightness(images[i], brightness)
+        expected = transforms.adjust_contrast(expected, contrast)
+        expected = transforms.adjust_saturation(expected, saturation)
+        assert torch.allclose(jittered[i], expected, atol=1e-3)

@@ -1,0 +1,98 @@
+"""Every recipe's smoke preset as a user starts it, and bad input with its exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nacgen.models.encoder import NACEncoder
+from nacgen.models.gan import Generator
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ("-m", "accelerate.commands.launch", "--cpu")
+
+
+def start(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def run(recipe: str, folder: Path, *flags: str, launch: tuple[str, ...] = LAUNCH) -> dict[str, Any]:
+    done = start(
+        *launch, f"recipes/{recipe}.py", "--preset", "smoke", "--run-dir", str(folder), *flags
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return summary
+
+
+def test_pretraining_leaves_an_encoder_that_trains_a_gan(tmp_path: Path) -> None:
+    summary = run("pretrain_nac", tmp_path / "nac")
+    assert summary["images_seen"] == 512
+    assert NACEncoder.from_pretrained(summary["encoder"]).code_dim == 128
+    gan = run("train_gan", tmp_path / "gan", "--encoder", summary["encoder"])
+    scores = gan["evaluation"]["scores"]
+    assert scores["fd_digits_classifier"]["value"] > 0
+    assert Generator.from_pretrained(tmp_path / "gan" / "generator").image_size == 16
+    for name in ("config.yaml", "environment.json", "report.html", "curve.png"):
+        assert (tmp_path / "gan" / name).is_file()
+    again = start("recipes/train_gan.py", "--config", str(tmp_path / "gan" / "config.yaml"))
+    assert json.loads(again.stdout.splitlines()[-1]) == gan  # its own configuration: complete
+
+
+def test_classifier_recipe(tmp_path: Path) -> None:
+    assert 0 <= run("train_classifier", tmp_path / "run")["test_accuracy"] <= 1
+
+
+@pytest.mark.distributed
+def test_two_processes_score_as_one(tmp_path: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29518")
+    two = run("train_gan", tmp_path / "two", launch=torchrun)
+    one = run("train_gan", tmp_path / "one", launch=())
+    first, second = (
+        run["evaluation"]["scores"]["fd_digits_classifier"]["value"] for run in (one, two)
+    )
+    assert second == pytest.approx(first, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--preset", "huge"], 2, "preset must be one of digits, smoke, got 'huge'"),
+        (["--dataset", "mnist"], 2, "dataset must be one of digits, cifar10, folder, got 'mnist'"),
+        (["--init", "magic"], 2, "invalid choice 'magic'"),
+        (["--score.extractor", "eyes"], 2, "invalid choice 'eyes'"),
+        (["--total-images", "100"], 2, "multiple of batch_size, got 100 and 64"),
+        (["--dataset", "folder", "--data-dir", "no/such"], 4, "no/such does not exist"),
+        (["--batch-size", "1600", "--total-images", "1600"], 4, "a batch of 1600"),
+        (["--encoder", "no/such/encoder"], 5, "no/such/encoder is no model folder"),
+        (["--run-dir", "README.md"], 6, "README.md is a file"),
+    ],
+)
+def test_bad_input_is_one_message_and_an_exit_code(
+    flags: list[str], code: int, message: str, tmp_path: Path
+) -> None:
+    folder = [] if "--run-dir" in flags else ["--run-dir", str(tmp_path / "run")]
+    done = start("recipes/train_gan.py", *folder, *flags)
+    assert done.returncode == code, done.stderr[-2000:]
+    assert message in " ".join(done.stderr.replace("│", " ").split())  # out of its box
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_does_not_load_torch() -> None:
+    done = start("-X", "importtime", "recipes/train_gan.py", "--help")
+    assert "--optim.learning-rate" in done.stdout
+    assert "| torch\n" not in done.stderr
