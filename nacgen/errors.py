@@ -5,6 +5,18 @@ They also derive from the built-in error of their kind, so library users catch `
 came, and what to do.
 """
 
+import errno
+import re
+
+EXIT_PREEMPTED = 143  # stopped by a signal, and saved
+EXIT_INTERRUPTED = 130  # Ctrl-C where there was nothing to save, or a second time
+
+# What a full, protected or failing disk answers.
+_STORAGE_REASONS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+}
+
 
 class NacgenError(Exception):
     """Base of all errors that a recipe reports as one message instead of a traceback."""
@@ -48,6 +60,21 @@ class StorageError(NacgenError, OSError):
     """The run folder cannot be written."""
 
     exit_code = 6
+
+
+def is_storage_failure(error: BaseException) -> bool:
+    """Whether an error, whichever library raised it, says that a file could not be written.
+
+    Args:
+        error: Any exception; libraries in Rust, such as safetensors, put the system's number into the text.
+
+    Returns:
+        True for a full or protected disk and the like.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(match[1])
+    return number in _STORAGE_REASONS
 
 
 class LockedError(NacgenError, RuntimeError):

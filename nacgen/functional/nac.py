@@ -22,7 +22,7 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-Relaxation = Literal["marginal", "tanh"]
+Relaxation = Literal["marginal", "tanh", "straight_through"]
 
 
 def check_flip_probability(flip_probability: float) -> None:
@@ -74,6 +74,35 @@ def channel_capacity(flip_probability: float) -> float:
     return math.log(2) + p * math.log(p) + (1 - p) * math.log1p(-p)
 
 
+def flip_probability_of_capacity(nats_per_code: float, code_dim: int) -> float:
+    """The flip probability at which a whole code can carry so many nats; inverts `channel_capacity`.
+
+    Keeping the capacity instead of the probability makes codes of several lengths comparable.
+
+    Args:
+        nats_per_code: Capacity of `code_dim` uses of the channel, in (0, code_dim * log 2).
+        code_dim: Bits in a code, one or more.
+
+    Returns:
+        The probability, in (0, 1/2), to the precision of a float.
+
+    Raises:
+        ValueError: No channel with so many bits has this capacity.
+    """
+    if not 0 < nats_per_code < code_dim * math.log(2):
+        raise ValueError(
+            f"{code_dim} bits carry between 0 and {code_dim * math.log(2):.3f} nats, both excluded, got "
+            f"{nats_per_code}. Lower the capacity or use more bits."
+        )
+    low, high = 0.0, 0.5
+    while low < (middle := (low + high) / 2) < high:
+        if code_dim * channel_capacity(middle) > nats_per_code:
+            low = middle
+        else:
+            high = middle
+    return high if high < 0.5 else low
+
+
 def posterior_log_likelihood(
     received: Float[Tensor, "m k"], posterior_logits: Float[Tensor, "m k"]
 ) -> Float[Tensor, " m"]:
@@ -98,6 +127,7 @@ def mixture_log_likelihood(
     received: Float[Tensor, "m k"],
     codes: Float[Tensor, "n k"],
     flip_probability: float,
+    divide: bool = False,
 ) -> Float[Tensor, " m"]:
     """Log-likelihood `log 1/n sum_j p(c~ | x_j)` of received codes under all codes of the batch.
 
@@ -108,6 +138,8 @@ def mixture_log_likelihood(
         received: Received codes in [-1, 1].
         codes: All `n` codes that may have been sent, in [-1, 1].
         flip_probability: Probability that one bit is flipped, in (0, 1/2).
+        divide: Divide inner products by `kappa` in place of multiplying, as the authors' queue does. The
+            value is then no likelihood; for comparison only.
 
     Returns:
         Nats per received code.
@@ -121,7 +153,8 @@ def mixture_log_likelihood(
             f"{codes.shape[1]} bits. Take both from the same encoder."
         )
     kappa = log_likelihood_ratio(flip_probability)
-    log_joint = torch.logsumexp(kappa * received @ codes.T, dim=1)  # (m, n) -> (m,)
+    scale = 1 / kappa if divide else kappa
+    log_joint = torch.logsumexp(scale * received @ codes.T, dim=1)  # (m, n) -> (m,)
     log_normaliser = codes.shape[1] * (math.log(2 * math.cosh(kappa)))
     return log_joint - log_normaliser - math.log(codes.shape[0])
 
@@ -133,6 +166,7 @@ def nac_loss(
     flip_probability: float,
     relaxation: Relaxation = "marginal",
     all_code_logits: Float[Tensor, "n k"] | None = None,
+    divide: bool = False,
 ) -> Float[Tensor, " m"]:
     """The training loss: the negative bound with relaxed codes.
 
@@ -145,14 +179,19 @@ def nac_loss(
     channel's at saturated codes, and the negative loss is a bound all along. The sampled bits pass their
     gradient straight through to their mean.
 
+    `"straight_through"` sends the hard code and gives `sign` the gradient of `tanh`: the value is the bound of
+    the codes that will be used, the gradient is not its own.
+
     Args:
         code_logits: Code logits `a`, both views of an image in two rows.
         posterior_logits: Row `i` is predicted from the *other* view of code row `i`'s image.
         uniform: Draws from [0, 1) that decide what the channel does to each bit.
         flip_probability: Probability that one bit is flipped, in (0, 1/2).
-        relaxation: `"marginal"` or `"tanh"`.
-        all_code_logits: Code logits of the mixture; those of all processes when training on several.
-            Must include `code_logits`. Absent: `code_logits`.
+        relaxation: `"marginal"`, `"tanh"` or `"straight_through"`.
+        all_code_logits: Code logits of the mixture: those of all processes when training on several, or a
+            queue. Must include `code_logits`, or a momentum encoder's of the same views; what is older
+            makes the value an estimate. Absent: `code_logits`.
+        divide: The authors' queue, see `mixture_log_likelihood`; not with `"marginal"`.
 
     Returns:
         Nats per code, to be minimised.
@@ -164,27 +203,67 @@ def nac_loss(
     Source:
         Park et al. 2021, arXiv:2112.04014; the marginal form is ours.
     """
-    check_flip_probability(flip_probability)
     _check_same_shape(code_logits, posterior_logits)
+    keys = code_logits if all_code_logits is None else all_code_logits
+    received = received_codes(code_logits, uniform, flip_probability, relaxation)
+    if relaxation == "marginal":
+        if divide:
+            raise ValueError(
+                "divide=True needs relaxation tanh or straight_through, got 'marginal'."
+            )
+        mixture = _marginal_mixture_log_likelihood(received, keys, flip_probability)
+    else:
+        codes = _relax(keys, relaxation)
+        mixture = mixture_log_likelihood(received, codes, flip_probability, divide)
+    offset = 0.0
+    if relaxation == "tanh":
+        offset = code_logits.shape[1] * math.log(math.cosh(log_likelihood_ratio(flip_probability)))
+    return offset + mixture - posterior_log_likelihood(received, posterior_logits)
+
+
+def received_codes(
+    code_logits: Float[Tensor, "m k"],
+    uniform: Float[Tensor, "m k"],
+    flip_probability: float,
+    relaxation: Relaxation = "marginal",
+) -> Float[Tensor, "m k"]:
+    """What comes out of the channel, with the gradient of the relaxation, see `nac_loss`.
+
+    Args:
+        code_logits: Code logits `a`.
+        uniform: Draws from [0, 1) that decide what the channel does to each bit.
+        flip_probability: Probability that one bit is flipped, in (0, 1/2).
+        relaxation: `"marginal"`, `"tanh"` or `"straight_through"`.
+
+    Returns:
+        Received codes in [-1, 1].
+
+    Raises:
+        ValueError: The probability lies outside (0, 1/2), shapes differ, or the relaxation is unknown.
+    """
+    check_flip_probability(flip_probability)
     if uniform.shape != code_logits.shape:
         raise ValueError(
             f"uniform must have the shape of code_logits {tuple(code_logits.shape)}, got "
             f"{tuple(uniform.shape)}. Draw one number for each bit."
         )
-    keys = code_logits if all_code_logits is None else all_code_logits
-    if relaxation == "tanh":
-        received = torch.where(uniform < flip_probability, -1.0, 1.0) * torch.tanh(code_logits)
-        mixture = mixture_log_likelihood(received, torch.tanh(keys), flip_probability)
-        offset = code_logits.shape[1] * math.log(math.cosh(log_likelihood_ratio(flip_probability)))
-    elif relaxation == "marginal":
+    if relaxation == "marginal":
         mean = (1 - 2 * flip_probability) * torch.tanh(code_logits)
         sampled = torch.where(uniform < (1 + mean) / 2, 1.0, -1.0)
-        received = mean + (sampled - mean).detach()
-        mixture = _marginal_mixture_log_likelihood(received, keys, flip_probability)
-        offset = 0.0
-    else:
-        raise ValueError(f"relaxation must be marginal or tanh, got {relaxation!r}.")
-    return offset + mixture - posterior_log_likelihood(received, posterior_logits)
+        return mean + (sampled - mean).detach()
+    if relaxation not in ("tanh", "straight_through"):
+        raise ValueError(
+            f"relaxation must be marginal, tanh or straight_through, got {relaxation!r}."
+        )
+    return torch.where(uniform < flip_probability, -1.0, 1.0) * _relax(code_logits, relaxation)
+
+
+def _relax(code_logits: Tensor, relaxation: Relaxation) -> Tensor:
+    """`tanh(a)`, or `sign(a)` with the gradient of `tanh(a)`."""
+    relaxed = torch.tanh(code_logits)
+    if relaxation == "tanh":
+        return relaxed
+    return relaxed + (hard_codes(code_logits) - relaxed).detach()
 
 
 def marginal_posterior_logits(

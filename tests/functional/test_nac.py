@@ -6,11 +6,15 @@ import torch
 
 from nacgen.functional.nac import (
     channel_capacity,
+    flip_probability_of_capacity,
     hard_codes,
     log_likelihood_ratio,
     marginal_posterior_logits,
+    mixture_log_likelihood,
     nac_bound,
     nac_loss,
+    posterior_log_likelihood,
+    received_codes,
 )
 from tests.reference import nac as reference
 
@@ -36,13 +40,51 @@ def test_bound_equals_the_paper_written_as_loops(p: float) -> None:
     assert nac_bound(a, posterior, p).tolist() == pytest.approx(expected, abs=1e-10)
 
 
-def test_tanh_loss_is_the_authors_less_log_n() -> None:
+@pytest.mark.parametrize("divide", [False, True])
+def test_tanh_loss_is_the_authors_less_log_n(divide: bool) -> None:
     a, posterior, p = logits(6, 5), logits(6, 5, 1), 0.1
     uniform = torch.rand(6, 5, dtype=torch.float64)
     noise = torch.where(uniform < p, -1.0, 1.0).tolist()
-    expected = reference.authors_loss(a.tolist(), posterior.tolist(), noise, p)
-    loss = nac_loss(a, posterior, uniform, p, "tanh")
+    expected = reference.authors_loss(a.tolist(), posterior.tolist(), noise, p, divide)
+    loss = nac_loss(a, posterior, uniform, p, "tanh", divide=divide)
     assert loss.tolist() == pytest.approx([value - math.log(6) for value in expected], abs=1e-10)
+
+
+def test_straight_through_loss_is_the_negative_bound_with_the_gradient_of_tanh() -> None:
+    a, posterior, p = logits(6, 5).requires_grad_(), logits(6, 5, 1), 0.1
+    uniform = torch.rand(6, 5, dtype=torch.float64)
+    codes = hard_codes(a)
+    received = torch.where(uniform < p, -1.0, 1.0) * codes
+    expected = reference.bound(received.tolist(), codes.tolist(), posterior.tolist(), p)
+    loss = nac_loss(a, posterior, uniform, p, "straight_through")
+    assert (-loss).tolist() == pytest.approx(expected, abs=1e-10)
+    (gradient,) = torch.autograd.grad(loss.sum(), a)
+
+    relaxed = codes.clone().requires_grad_()  # d loss / d code, then the chain rule through tanh
+    noisy = torch.where(uniform < p, -1.0, 1.0) * relaxed
+    value = mixture_log_likelihood(noisy, relaxed, p) - posterior_log_likelihood(noisy, posterior)
+    (by_code,) = torch.autograd.grad(value.sum(), relaxed)
+    slope = 1 - torch.tanh(a.detach()).square()
+    torch.testing.assert_close(gradient, by_code * slope)
+
+
+@pytest.mark.parametrize(("bits", "p"), [(16, 0.224), (32, 0.302), (64, 0.359), (128, 0.400)])
+def test_flip_probability_that_keeps_the_capacity(bits: int, p: float) -> None:
+    found = flip_probability_of_capacity(2.58, bits)
+    assert found == pytest.approx(p, abs=1e-3)
+    assert bits * channel_capacity(found) == pytest.approx(2.58, abs=1e-9)
+
+
+@pytest.mark.parametrize("nats", [0.0, -1.0, 16 * math.log(2), float("nan")])
+def test_impossible_capacity_is_named(nats: float) -> None:
+    with pytest.raises(ValueError, match=f"got {nats}"):
+        flip_probability_of_capacity(nats, 16)
+
+
+def test_dividing_by_kappa_has_no_marginal_form() -> None:
+    a = logits(4, 3)
+    with pytest.raises(ValueError, match="got 'marginal'"):
+        nac_loss(a, a, torch.rand(4, 3).double(), 0.1, "marginal", divide=True)
 
 
 def test_marginal_loss_is_the_negative_bound_of_the_bits_it_sampled() -> None:
@@ -117,6 +159,34 @@ def test_loss_and_gradient_stay_finite_at_extreme_logits(relaxation: str, size: 
     assert loss.isfinite().all()
     assert a.grad is not None
     assert a.grad.isfinite().all()
+
+
+def test_received_bits_pass_their_gradient_to_their_mean() -> None:
+    a, weight, p = logits(6, 5).requires_grad_(), logits(6, 5, 1), 0.2
+    received = received_codes(a, torch.rand(6, 5, dtype=torch.float64), p)
+    torch.testing.assert_close(received.abs(), torch.ones_like(a))  # bits, not means
+    (gradient,) = torch.autograd.grad((weight * received).sum(), a)
+    slope = (1 - 2 * p) * (1 - torch.tanh(a.detach()).square())
+    torch.testing.assert_close(gradient, weight * slope)
+
+
+def test_the_mixture_is_over_all_codes_that_are_given() -> None:
+    a, posterior, keys, p = logits(6, 5), logits(6, 5, 1), logits(9, 5, 2), 0.2
+    uniform = torch.rand(6, 5, dtype=torch.float64)
+    received = received_codes(a, uniform, p).tolist()
+    expected = reference.marginal_bound(received, keys.tolist(), posterior.tolist(), p)
+    loss = nac_loss(a, posterior, uniform, p, "marginal", keys)
+    assert (-loss).tolist() == pytest.approx(expected, abs=1e-10)
+    received = received_codes(a, uniform, p, "straight_through").tolist()
+    codes = hard_codes(keys).tolist()
+    expected = reference.bound(received, codes, posterior.tolist(), p)
+    loss = nac_loss(a, posterior, uniform, p, "straight_through", keys)
+    assert (-loss).tolist() == pytest.approx(expected, abs=1e-10)
+
+
+def test_a_logit_of_zero_is_a_bit_of_one() -> None:
+    a = torch.tensor([[0.0, -0.0, 1e-9, -1e-9]], dtype=torch.float64)
+    assert hard_codes(a).tolist() == [[1, 1, 1, -1]]
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, -0.1, 0.7])

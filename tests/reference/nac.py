@@ -24,9 +24,15 @@ def bound(received: Rows, codes: Rows, posterior_logits: Rows, p: float) -> list
     return values
 
 
-def authors_loss(code_logits: Rows, posterior_logits: Rows, noise: Rows, p: float) -> list[float]:
-    """-sum_k [c~ l/2 - log cosh(l/2)] + logsumexp_j kappa <c~, c_j>, codes relaxed to tanh."""
+def authors_loss(
+    code_logits: Rows, posterior_logits: Rows, noise: Rows, p: float, divide: bool = False
+) -> list[float]:
+    """-sum_k [c~ l/2 - log cosh(l/2)] + logsumexp_j kappa <c~, c_j>, codes relaxed to tanh.
+
+    The authors' queue divides by kappa.
+    """
     kappa = 0.5 * math.log((1 - p) / p)
+    kappa = 1 / kappa if divide else kappa
     codes = [[math.tanh(a) for a in row] for row in code_logits]
     values = []
     for m, code, logits in zip(noise, codes, posterior_logits, strict=True):

@@ -1,0 +1,228 @@
+"""What a ranking with ties is worth: expected values over all orders of the tied items.
+
+Items at one distance are in no order. Where a measure depends on theirs, its expected value over all of them,
+equally likely, is given: it needs the counts per distance only, and neither the gallery's order nor the
+accidents of a sort move it.
+
+Source:
+    McSherry & Najork 2008, "Computing information retrieval performance measures efficiently in the presence
+    of tied scores" (the expected values over ties).
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import reduce
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+CHUNK = 2**20  # float64 numbers held at a time where a group is cut
+
+
+class DistanceCounts(NamedTuple):
+    """For each query, the number of gallery items at each distance, and of those that are relevant."""
+
+    relevant: Int64[Tensor, "q d"]
+    total: Int64[Tensor, "q d"]
+
+
+class BallPrecision(NamedTuple):
+    """Precision among the items of a ball around each query, 0 where the ball is empty."""
+
+    precision: Float64[Tensor, " q"]
+    is_empty: Bool[Tensor, " q"]
+
+
+class PrecisionRecall(NamedTuple):
+    """Precision and recall of all pairs up to each distance, for distances at which there are any."""
+
+    distances: Int64[Tensor, " d"]
+    precision: Float64[Tensor, " d"]
+    recall: Float64[Tensor, " d"]
+
+
+def average_precision(counts: DistanceCounts, top: int | None = None) -> Float64[Tensor, " q"]:
+    """Average precision, its expected value over all orders of tied items.
+
+    Over the whole gallery it is the mean, over the relevant items, of the precision at their rank. Of `n`
+    tied items after `N` others, position `i` holds a relevant one with probability `r / n`, and then
+    `1 + R + (i - 1) (r - 1) / (n - 1)` relevant items have come by on average, `R` of them among the `N`.
+
+    With `top` it is the mean over the relevant items *among the first `top`*, the convention of papers on
+    hashing: dividing by all relevant items instead would give other numbers. The group of ties that the cut
+    goes through is cut at random: each choice of its items is equally likely, and the mean is over all.
+
+    Args:
+        counts: Of each query.
+        top: Only so many first items count, one or more. Absent, or beyond the gallery: all.
+
+    Returns:
+        0 to 1; 0 for a query without relevant items, and for one without any among the first `top`.
+
+    Raises:
+        ValueError: `top` is below one.
+    """
+    _check_top(top)
+    relevant, total = counts.relevant.double(), counts.total.double()
+    before, relevant_before = _before(counts.total), _before(counts.relevant)
+    num_items = int(counts.total[0].sum())
+    ranks = torch.arange(1, num_items + 1, dtype=torch.float64, device=total.device)
+    harmonic = torch.cat([ranks.new_zeros(1), (1 / ranks).cumsum(0)])  # H_0 to H_n
+    sums = _precision_sum(relevant, total, relevant_before, before, harmonic)
+    if top is None or top >= num_items:
+        return sums.sum(1) / relevant.sum(1).clamp(min=1)
+
+    whole = before + counts.total <= top
+    sum_before = (sums * whole).sum(1, keepdim=True)
+    cut = reduce(whole, "q d -> q 1", "sum").clamp(max=total.shape[1] - 1)  # first group beyond
+    size, positives = total.gather(1, cut), relevant.gather(1, cut)
+    before, relevant_before = before.gather(1, cut), relevant_before.gather(1, cut)
+    kept = (top - before).clamp(min=0)
+    most = int(torch.minimum(kept.double(), positives).max())
+    found = torch.arange(
+        most + 1, dtype=torch.float64, device=total.device
+    )  # relevant among the kept
+    values = []
+    for rows in torch.arange(len(total), device=total.device).split(max(1, CHUNK // (most + 1))):
+        n, r, m = size[rows], positives[rows], kept[rows].double()
+        probability = _hypergeometric(found, n, r, m)  # (q, found)
+        parts = _precision_sum(
+            found, kept[rows].double(), relevant_before[rows], before[rows], harmonic
+        )
+        ratio = (sum_before[rows] + parts) / (relevant_before[rows] + found).clamp(min=1)
+        values.append((probability * ratio).sum(1))
+    return torch.cat(values)
+
+
+def ordered_average_precision(
+    is_relevant: Bool[Tensor, "q n"], top: int | None = None
+) -> Float64[Tensor, " q"]:
+    """Average precision of items in a given order.
+
+    Args:
+        is_relevant: Of each query's items, best first.
+        top: As in `average_precision`.
+
+    Returns:
+        0 to 1; 0 for a query without relevant items, and for one without any among the first `top`.
+
+    Raises:
+        ValueError: `top` is below one.
+    """
+    _check_top(top)
+    row, position = is_relevant[:, :top].nonzero(as_tuple=True)  # row by row, in order
+    found = torch.bincount(row, minlength=len(is_relevant))
+    number = (
+        torch.arange(len(row), device=row.device) - _before(found)[row]
+    )  # 0, 1, ... in each row
+    precision = (number + 1).double() / (position + 1)
+    sums = precision.new_zeros(len(is_relevant)).index_add_(0, row, precision)
+    return sums / found.clamp(min=1)
+
+
+def precision_at(counts: DistanceCounts, num_items: int) -> Float64[Tensor, " q"]:
+    """Share of relevant items among the first `num_items`, its expected value over orders of ties.
+
+    Args:
+        counts: Of each query.
+        num_items: One to the size of the gallery.
+
+    Returns:
+        0 to 1.
+
+    Raises:
+        ValueError: The gallery has fewer items.
+    """
+    gallery_size = int(counts.total[0].sum())
+    if not 1 <= num_items <= gallery_size:
+        raise ValueError(
+            f"num_items must lie between 1 and the size of the gallery, {gallery_size}, got {num_items}. "
+            "Ask for fewer."
+        )
+    kept = (num_items - _before(counts.total)).clamp(min=0).minimum(counts.total)
+    return (kept * counts.relevant / counts.total.clamp(min=1).double()).sum(1) / num_items
+
+
+def precision_within(counts: DistanceCounts, radius: int) -> BallPrecision:
+    """Share of relevant items among those within a Hamming radius.
+
+    Args:
+        counts: Of each query.
+        radius: The largest distance that counts, zero or more.
+
+    Returns:
+        The share, 0 where nothing lies within, and where that is.
+
+    Raises:
+        ValueError: The radius is below zero.
+    """
+    if radius < 0:
+        raise ValueError(f"radius must be zero or more, got {radius}. Two is customary.")
+    relevant, total = (part[:, : radius + 1].sum(1) for part in counts)
+    return BallPrecision(relevant / total.clamp(min=1).double(), total == 0)
+
+
+def precision_recall(counts: DistanceCounts) -> PrecisionRecall:
+    """Precision and recall when all pairs up to a distance are retrieved, pooled over queries.
+
+    Pooling, unlike the mean of each query's precision, needs no value for queries that retrieve nothing.
+
+    Args:
+        counts: Of each query, some of their items relevant.
+
+    Returns:
+        One point for each distance from the smallest that occurs on; recall never falls.
+
+    Raises:
+        ValueError: No query has a relevant item.
+    """
+    relevant, total = (part.sum(0).cumsum(0) for part in counts)
+    if relevant[-1] == 0:
+        raise ValueError(
+            f"recall needs relevant items, but none of {len(counts.total)} queries has one. Check that queries "
+            "and gallery come from one dataset."
+        )
+    (distances,) = (total > 0).nonzero(as_tuple=True)
+    relevant, total = relevant[distances].double(), total[distances]
+    return PrecisionRecall(distances, relevant / total, relevant / relevant[-1])
+
+
+def _precision_sum(
+    relevant: Tensor, total: Tensor, relevant_before: Tensor, before: Tensor, harmonic: Tensor
+) -> Tensor:
+    """Expected sum of the precisions at the relevant items of one group of ties.
+
+    With slope `s = (r - 1) / (n - 1)`, `r / n sum_i (1 + R + (i - 1) s) / (N + i)`; the sum over `i` becomes
+    a difference of harmonic numbers.
+    """
+    slope = (relevant - 1) / (total - 1).clamp(min=1)
+    span = harmonic[before + total.long()] - harmonic[before]
+    constant = relevant_before + 1 - slope * (before + 1)
+    return relevant / total.clamp(min=1) * (constant * span + slope * total)
+
+
+def _hypergeometric(found: Tensor, size: Tensor, positives: Tensor, drawn: Tensor) -> Tensor:
+    """Probability of `found` positives among `drawn` items of a group."""
+    log_probability = (
+        _log_binomial(positives, found)
+        + _log_binomial(size - positives, drawn - found)
+        - _log_binomial(size, drawn)
+    )
+    return log_probability.exp()
+
+
+def _log_binomial(n: Tensor, k: Tensor) -> Tensor:
+    inside = (k >= 0) & (k <= n)
+    k = torch.where(inside, k, torch.zeros_like(k))
+    value = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+    return torch.where(inside, value, -torch.inf)
+
+
+def _before(counts: Tensor) -> Tensor:
+    """Sum of all entries on the left."""
+    return counts.cumsum(-1) - counts
+
+
+def _check_top(top: int | None) -> None:
+    if top is not None and top < 1:
+        raise ValueError(f"top must be one item or more, got {top}. Leave it out to rank all.")
