@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from nacgen.data.stream import Batch
+from nacgen.errors import ConfigurationError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in torchvision's rgb_to_grayscale
 
@@ -35,6 +36,12 @@ class ViewPolicy:
         saturation: Strength of saturation changes.
         jitter_probability: Share of images whose colours change.
         greyscale_probability: Share of images that lose their colour.
+        hue: Strength of hue changes, of the images whose colours change; shifts lie in -hue to hue turns of the
+            colour circle, at most 0.5.
+        size: Height and width of a view in pixels; None keeps those of the images.
+
+    Raises:
+        ConfigurationError: `hue` or `size` cannot be.
     """
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
@@ -44,6 +51,17 @@ class ViewPolicy:
     saturation: float = 0.4
     jitter_probability: float = 0.8
     greyscale_probability: float = 0.2
+    hue: float = 0.0
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0 <= self.hue <= 0.5:
+            raise ConfigurationError(
+                f"hue must lie between 0 and 0.5 turns, got {self.hue}. The paper's is 0.1."
+            )
+        if self.size is not None and self.size < 1:
+            raise ConfigurationError(f"size must be 1 pixel or more, got {self.size}.")
 
 
 def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor, "b 3 h w"]:
@@ -58,7 +76,8 @@ def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor,
         Images in [-1, 1].
 
     Source:
-        The views of Chen et al. 2020, arXiv:2002.05709, appendix A, without hue.
+        The views of Chen et al. 2020, arXiv:2002.05709, appendix A. Differs from the paper: colours change in
+        one order, brightness, contrast, saturation (to grey where the image loses its colour), hue.
     """
     draw, n = batch.generator(purpose), batch.global_size
     height, width = batch.images.shape[-2:]
@@ -66,11 +85,16 @@ def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor,
     flips = torch.rand(n, generator=draw) < (0.5 if policy.flip else 0.0)
     jitter = torch.tensor([policy.jitter, policy.jitter, policy.saturation])
     factors = 1 + jitter * (2 * torch.rand(n, 3, generator=draw) - 1)
-    factors[torch.rand(n, generator=draw) >= policy.jitter_probability] = 1.0
+    is_unchanged = torch.rand(n, generator=draw) >= policy.jitter_probability
+    factors[is_unchanged] = 1.0
     factors[torch.rand(n, generator=draw) < policy.greyscale_probability, 2] = 0.0
     images = batch.images.float() / 255
-    images = resized_crop(images, batch.share(boxes), batch.share(flips))
-    return color_jitter(images, batch.share(factors)) * 2 - 1
+    images = resized_crop(images, batch.share(boxes), batch.share(flips), policy.size)
+    images = color_jitter(images, batch.share(factors))
+    if policy.hue > 0:  # drawn last, so that a policy without hue draws what it always drew
+        shifts = policy.hue * (2 * torch.rand(n, generator=draw) - 1)
+        images = shift_hue(images, batch.share(shifts.masked_fill(is_unchanged, 0.0)))
+    return images * 2 - 1
 
 
 def random_boxes(
@@ -106,33 +130,39 @@ def random_boxes(
 
 
 def resized_crop(
-    images: Float[Tensor, "b c h w"], boxes: Float[Tensor, "b 4"], flips: Bool[Tensor, " b"]
-) -> Float[Tensor, "b c h w"]:
-    """Crop each image and enlarge the crop to the image's size, bilinearly, in one resampling.
+    images: Float[Tensor, "b c h w"],
+    boxes: Float[Tensor, "b 4"],
+    flips: Bool[Tensor, " b"],
+    size: int | None = None,
+) -> Float[Tensor, "b c new_h new_w"]:
+    """Crop each image and bring the crop to one size, bilinearly, in one resampling.
 
     Args:
         images: Any range.
         boxes: (top, left, height, width) of each crop in pixels.
         flips: Whether to mirror the result.
+        size: Height and width of the result; None for those of the images.
 
     Returns:
-        The views. Equal to torchvision's `resized_crop` and `horizontal_flip`.
+        The views. Equal to torchvision's `resized_crop` without antialiasing and `horizontal_flip`: a crop that
+        is larger than the result is not smoothed before, so images should not be stored much larger.
     """
     height, width = images.shape[-2:]
+    new_height, new_width = (height, width) if size is None else (size, size)
     top, left, box_height, box_width = (rearrange(side, "b -> b 1") for side in boxes.unbind(1))
-    y = _source_coordinates(height, top, box_height)
-    x = _source_coordinates(width, left, box_width)
+    y = _source_coordinates(new_height, height, top, box_height)
+    x = _source_coordinates(new_width, width, left, box_width)
     x = torch.where(rearrange(flips, "b -> b 1"), x.flip(1), x)
     grid = torch.stack(
         torch.broadcast_tensors(rearrange(x, "b w -> b 1 w"), rearrange(y, "b h -> b h 1")), dim=-1
-    )  # -> (b, h, w, 2), x first
+    )  # -> (b, new_h, new_w, 2), x first
     return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
 
 
-def _source_coordinates(size: int, start: Tensor, extent: Tensor) -> Tensor:
-    """Where each output pixel centre lies in the source, in grid_sample's -1..1, (b, size)."""
-    centres = torch.arange(size, device=start.device) + 0.5
-    pixels = start + centres * extent / size - 0.5
+def _source_coordinates(new_size: int, size: int, start: Tensor, extent: Tensor) -> Tensor:
+    """Where each output pixel centre lies in the source, in grid_sample's -1..1, (b, new_size)."""
+    centres = torch.arange(new_size, device=start.device) + 0.5
+    pixels = start + centres * extent / new_size - 0.5
     pixels = torch.minimum(torch.maximum(pixels, start), start + extent - 1)
     return (2 * pixels + 1) / size - 1
 
@@ -155,6 +185,35 @@ def color_jitter(
     images = torch.lerp(mean.expand_as(images), images, contrast).clamp(0, 1)
     grey = _greyscale(images)
     return torch.lerp(grey.expand_as(images), images, saturation).clamp(0, 1)
+
+
+def shift_hue(
+    images: Float[Tensor, "b 3 h w"], shifts: Float[Tensor, " b"]
+) -> Float[Tensor, "b 3 h w"]:
+    """Turn the colours of each image about the grey axis of the HSV model.
+
+    With M and m the largest and smallest channel of a pixel and H its hue in sixths of a turn, each channel is
+    `M - (M - m) clip(min(k, 4 - k), 0, 1)`, where `k = (H + n) mod 6` and n is 5, 3, 1 for red, green, blue.
+
+    Args:
+        images: In [0, 1].
+        shifts: In turns, -0.5 to 0.5; red becomes green at 1/3. Grey stays as it is.
+
+    Returns:
+        Images in [0, 1]. Equal to torchvision's `adjust_hue`.
+    """
+    red, green, blue = images.split(1, dim=1)
+    largest, smallest = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
+    chroma = largest - smallest
+    divisor = torch.where(chroma == 0, 1.0, chroma)  # grey has no hue; any will do
+    hue = torch.where(
+        largest == red,
+        (green - blue) / divisor,
+        torch.where(largest == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    )
+    n = rearrange(torch.tensor([5.0, 3.0, 1.0], device=images.device), "c -> 1 c 1 1")
+    k = (hue + 6 * rearrange(shifts, "b -> b 1 1 1") + n) % 6  # -> (b, 3, h, w)
+    return largest - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
 def _greyscale(images: Tensor) -> Tensor:

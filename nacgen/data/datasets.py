@@ -1,31 +1,51 @@
-"""Datasets by name, held in memory as uint8 tensors.
+"""Datasets by name: in memory as uint8 tensors, or decoded when read where they would not fit.
 
 `digits` ships with the package: 1,797 handwritten digits, 8x8, enlarged to 16x16 (Alpaydin & Kaynak 1998,
 UCI Optical Recognition of Handwritten Digits, CC BY 4.0; the same images as scikit-learn's `load_digits`).
 """
 
-import codecs
-import io
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from nacgen.data.folder import read_image_tree
-from nacgen.errors import ConfigurationError, DataError, DataNotFoundError
+from nacgen.data.cifar import read_cifar10, read_cifar100
+from nacgen.data.flickr25k import list_flickr25k
+from nacgen.data.folder import ImageFiles, decoded_bytes, list_folder, read_images
+from nacgen.data.imagenet import list_imagenet
+from nacgen.data.lazy import LazyImageDataset
+from nacgen.data.stl10 import read_stl10
+from nacgen.errors import ConfigurationError, DataError
 
-CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
-SPLITS = ("train", "test")
+MAX_BYTES = 2 * 1024**3  # of pixels in memory
+HELD_OUT = "held-out fifth"  # what stands in for a test split that a dataset does not have
+
+SPLITS = {
+    "digits": ("train", "test"),
+    "cifar10": ("train", "test"),
+    "cifar100": ("train", "test"),
+    "stl10": ("train", "test", "unlabeled"),
+    "flickr25k": ("train",),
+    "imagenet": ("train", "test"),
+    "folder": ("train", "test"),
+}
+
+READERS: dict[str, Callable[[Path, str], tuple[Tensor, Tensor | None, tuple[str, ...]]]] = {
+    "cifar10": read_cifar10,
+    "cifar100": read_cifar100,
+    "stl10": read_stl10,
+}
+LISTINGS: dict[str, Callable[[Path, str], ImageFiles]] = {
+    "flickr25k": lambda root, split: list_flickr25k(root),
+    "imagenet": list_imagenet,
+    "folder": list_folder,
+}
 
 
 @dataclass(frozen=True)
@@ -34,17 +54,19 @@ class ImageDataset:
 
     Args:
         name: Name under which it was loaded.
-        split: `"train"` or `"test"`.
+        split: `"train"`, `"test"`, `"unlabeled"`, or `"held-out fifth"`, see `load_splits`.
         images: Pixels, 0 to 255.
-        labels: Class of each image, or None.
+        labels: Class of each image, or a column of flags a class where an image has several, or None.
         class_names: Name of each class, empty without labels.
+        positions: Where each image stood in the dataset that a fifth was held out of, else None.
     """
 
     name: str
     split: str
     images: UInt8[Tensor, "n 3 h w"]
-    labels: Int64[Tensor, " n"] | None
+    labels: Int64[Tensor, " n"] | Bool[Tensor, "n c"] | None
     class_names: tuple[str, ...] = ()
+    positions: Int64[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -55,10 +77,18 @@ class ImageDataset:
         """Height and width in pixels."""
         return self.images.shape[-1]
 
+    def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
+        """The pixels at some indices, as of any dataset, lazy or not."""
+        return self.images[indices]
+
     def subset(self, indices: Int64[Tensor, " k"]) -> "ImageDataset":
         """The images at some indices, in their order."""
         labels = None if self.labels is None else self.labels[indices]
-        return replace(self, images=self.images[indices], labels=labels)
+        positions = None if self.positions is None else self.positions[indices]
+        return replace(self, images=self.images[indices], labels=labels, positions=positions)
+
+
+Dataset = ImageDataset | LazyImageDataset
 
 
 def load_dataset(
@@ -66,154 +96,176 @@ def load_dataset(
     split: str = "train",
     data_dir: str | Path | None = None,
     image_size: int | None = None,
-) -> ImageDataset:
+    max_bytes: int = MAX_BYTES,
+) -> Dataset:
     """Load a dataset by name.
 
+    `digits` is embedded. `cifar10`, `cifar100`, `stl10`, `flickr25k` and `imagenet` are read as their publishers
+    lay them out. `folder` is any tree of images; where all lie in subfolders, the first level names the class,
+    and where there are `train/` and `test/`, these are the splits.
+
     Args:
-        name: `"digits"` (embedded), `"cifar10"` (torchvision's files) or `"folder"` (any tree of images;
-            classes are its first-level subfolders).
-        split: `"train"` or `"test"`.
-        data_dir: Where the files lie; not used by `digits`. A `folder` may hold `train/` and `test/`.
+        name: One of these.
+        split: `"train"` or `"test"`; of `stl10` also `"unlabeled"`. `flickr25k` is all `"train"`: its splits
+            belong to a protocol. The test images of `imagenet` are those in `val/`.
+        data_dir: Where the files lie; not used by `digits`.
         image_size: Height and width in pixels that images are brought to. Absent: as they are.
+        max_bytes: Images of `flickr25k` and `folder` that would take more memory are not kept but decoded
+            whenever they are read, which needs `image_size`. `imagenet` always is.
 
     Returns:
         The dataset, in a fixed order.
 
     Raises:
-        ConfigurationError: The name or split is unknown, or `data_dir` is missing.
+        ConfigurationError: The name or split is unknown, or `data_dir` or `image_size` is missing.
         DataNotFoundError: The files are not there; the message says how to get them.
         DataError: The files cannot be used; every unreadable one is named.
     """
-    if name not in LOADERS:
+    if name not in SPLITS:
         raise ConfigurationError(
-            f"dataset must be one of {', '.join(LOADERS)}, got {name!r}. "
+            f"dataset must be one of {', '.join(SPLITS)}, got {name!r}. "
             "For images of your own use --dataset folder --data-dir PATH."
         )
-    if split not in SPLITS:
-        raise ConfigurationError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
+    if split not in SPLITS[name]:
+        raise ConfigurationError(
+            f"split of {name} must be one of {', '.join(SPLITS[name])}, got {split!r}."
+        )
     if image_size is not None and image_size < 1:
         raise ConfigurationError(f"image_size must be 1 pixel or more, got {image_size}.")
-    dataset = LOADERS[name](split, None if data_dir is None else Path(data_dir), image_size)
+    if name != "digits" and data_dir is None:
+        raise ConfigurationError(
+            f"dataset {name!r} needs to know where its files lie, but data_dir is not given. "
+            "Add --data-dir PATH."
+        )
+    root = Path(data_dir or "")
+    dataset: Dataset
+    if name == "digits":
+        dataset = _load_digits(split, image_size)
+    elif name in READERS:
+        images, labels, class_names = READERS[name](root, split)
+        dataset = ImageDataset(name, split, _brought_to(images, image_size), labels, class_names)
+    else:
+        dataset = _open(name, split, LISTINGS[name](root, split), image_size, max_bytes)
     if len(dataset) == 0:
         raise DataError(f"dataset {name!r} must hold images, but its {split} split has none.")
     return dataset
 
 
 def load_splits(
-    name: str, data_dir: str | Path | None = None, image_size: int | None = None
-) -> tuple[ImageDataset, ImageDataset]:
-    """Load the training images and images to measure on.
+    name: str,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Dataset, Dataset]:
+    """Load the training images and images to measure on, which share no image.
+
+    Where there is no test split, in `flickr25k` and in a `folder` without a `test/`, every fifth image is held
+    out of the training images: of each class, the fifth, tenth, … in the dataset's order, so that no class
+    leaves training; of images without a class or with several, every fifth of all. `load_dataset` gives them
+    all, for what needs no held-out part.
 
     Args:
         name: As in `load_dataset`.
         data_dir: As in `load_dataset`.
         image_size: As in `load_dataset`.
+        max_bytes: As in `load_dataset`.
 
     Returns:
-        The train and the test split. A `folder` without a `test/` gives every fifth of its training images
-        in place of the latter; its name, `"train"`, says so.
+        The splits `"train"` and `"test"`, labelled alike; or `"train"`, which is then four fifths, and
+        `"held-out fifth"`.
 
     Raises:
         ConfigurationError: As `load_dataset`.
-        DataError: As `load_dataset`.
+        DataError: As `load_dataset`, or test images have a class that training images have not, or there is no
+            test split and no class has five images.
     """
-    train = load_dataset(name, "train", data_dir, image_size)
-    if name == "folder" and data_dir is not None and not (Path(data_dir) / "test").is_dir():
-        return train, train.subset(torch.arange(0, len(train), 5))
-    return train, load_dataset(name, "test", data_dir, image_size)
+    train = load_dataset(name, "train", data_dir, image_size, max_bytes)
+    has_test = "test" in SPLITS[name]
+    if name == "folder":
+        has_test = (Path(data_dir or "") / "test").is_dir()
+    if has_test:
+        return train, _labelled_as(
+            train, load_dataset(name, "test", data_dir, image_size, max_bytes)
+        )
+    return _hold_out(train)
 
 
-def _load_digits(split: str, data_dir: Path | None, image_size: int | None) -> ImageDataset:
+def _hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """Four fifths of a dataset and the held-out fifth, which remember their positions in it."""
+    classes = dataset.labels
+    if classes is None or classes.ndim != 1:
+        classes = torch.zeros(len(dataset), dtype=torch.int64)
+    is_held_out = _every_fifth(classes)
+    if not is_held_out.any():
+        raise DataError(
+            f"{dataset.name} has no test split, and every fifth image of a class is held out in its place, but "
+            f"its {len(dataset)} images are {int(classes.bincount().max())} or fewer in each class. Put images "
+            "to measure on into a folder test beside train, or give more images."
+        )
+    whole = replace(dataset, positions=torch.arange(len(dataset)))
+    train, held_out = (
+        whole.subset(part.nonzero().squeeze(1)) for part in (~is_held_out, is_held_out)
+    )
+    return train, replace(held_out, split=HELD_OUT)
+
+
+def _every_fifth(classes: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """Whether an image is the fifth, tenth, … of its class."""
+    order, sizes = classes.argsort(stable=True), classes.bincount()
+    starts = sizes.cumsum(0) - sizes
+    position_in_class = torch.empty_like(classes)
+    position_in_class[order] = torch.arange(len(classes)) - starts[classes[order]]
+    return position_in_class % 5 == 4
+
+
+def _labelled_as(train: Dataset, test: Dataset) -> Dataset:
+    """The test images with the training images' class numbers: a class may have no test image."""
+    if train.labels is None or test.labels is None or test.class_names == train.class_names:
+        return test
+    unknown = [name for name in test.class_names if name not in train.class_names]
+    if unknown:
+        raise DataError(
+            f"classes of test images must be among those of training images, but {len(unknown)} of "
+            f"{test.name} are not: {', '.join(unknown[:10])}. Look at the names of the subfolders."
+        )
+    numbers = torch.tensor([train.class_names.index(name) for name in test.class_names])
+    return replace(test, labels=numbers[test.labels], class_names=train.class_names)
+
+
+def _load_digits(split: str, image_size: int | None) -> ImageDataset:
     with np.load(Path(__file__).with_name("digits.npz")) as archive:
         pixels, labels = archive["images"], torch.from_numpy(archive["labels"]).long()
     grey = rearrange(torch.from_numpy(pixels).float(), "n h w -> n 1 h w") * (255 / 16)
     images = repeat(_resize(grey, image_size or 16), "n 1 h w -> n c h w", c=3).contiguous()
-    position_in_class = torch.empty_like(labels)
-    for digit in range(10):
-        members = labels == digit
-        position_in_class[members] = torch.arange(int(members.sum()))
-    is_test = position_in_class % 5 == 4  # stratified: every fifth image of each class
+    is_test = _every_fifth(labels)
     chosen = is_test if split == "test" else ~is_test
     names = tuple(str(digit) for digit in range(10))
     return ImageDataset("digits", split, images[chosen], labels[chosen], names)
 
 
-def _load_folder(split: str, data_dir: Path | None, image_size: int | None) -> ImageDataset:
-    root = _require_data_dir("folder", data_dir)
-    if not root.is_dir():
-        raise DataNotFoundError(
-            f"data_dir must be a folder of images, but {root} does not exist or is no folder. "
-            "Give the folder with --data-dir."
+def _open(
+    name: str, split: str, files: ImageFiles, image_size: int | None, max_bytes: int
+) -> Dataset:
+    """Read files into memory where they fit, else leave them to be decoded later."""
+    num_bytes = decoded_bytes(files, image_size)
+    if num_bytes <= max_bytes and name != "imagenet":
+        images = read_images(files.paths, image_size)
+        return ImageDataset(name, split, images, files.labels, files.class_names)
+    if image_size is None:
+        raise ConfigurationError(
+            f"image_size must be given where images are decoded as they are read: those of {name} would take "
+            f"{num_bytes / 1e9:.1f} GB in memory, of {max_bytes / 1e9:.1f} GB allowed. Add --data.image-size."
         )
-    if (root / split).is_dir():
-        root = root / split
-    elif split != "train":
-        raise DataNotFoundError(
-            f"the {split} split was asked for, but {root} has no subfolder {split!r}. "
-            f"Put held-out images into {root / split}, or use the train split."
-        )
-    images, labels, class_names = read_image_tree(root, image_size)
-    return ImageDataset("folder", split, images, labels, class_names)
+    return LazyImageDataset(name, split, files.paths, image_size, files.labels, files.class_names)
 
 
-def _load_cifar10(split: str, data_dir: Path | None, image_size: int | None) -> ImageDataset:
-    root = _require_data_dir("cifar10", data_dir)
-    pixels, labels = [], []
-    folder = root if root.name == "cifar-10-batches-py" else root / "cifar-10-batches-py"
-    names = ["test_batch"] if split == "test" else [f"data_batch_{i}" for i in range(1, 6)]
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            raise DataNotFoundError(
-                f"CIFAR-10 should lie in {folder}, but {path.name} is missing there. Download it once with "
-                f"`python -c \"import torchvision; torchvision.datasets.CIFAR10('{root}', download=True)\"`."
-            )
-        batch = _read_cifar_batch(path)
-        pixels.append(torch.from_numpy(batch[b"data"]))
-        labels.append(torch.tensor(batch[b"labels"], dtype=torch.int64))
-    images = rearrange(torch.cat(pixels), "n (c h w) -> n c h w", c=3, h=32, w=32)
-    if image_size not in (None, 32):
-        images = _resize(images.float(), image_size)
-    return ImageDataset("cifar10", split, images.contiguous(), torch.cat(labels), CIFAR10_CLASSES)
-
-
-class _CifarUnpickler(pickle.Unpickler):
-    """Reads CIFAR's archive of 2009, in which only these names occur, and nothing else."""
-
-    allowed: ClassVar[dict[tuple[str, str], Any]] = {
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("_codecs", "encode"): codecs.encode,  # how protocol 2 spells bytes
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.allowed:
-            raise DataError(
-                f"a CIFAR-10 batch refers to numpy arrays only, but this one names {module}.{name}, which "
-                "is not loaded. Download the archive again from its publisher."
-            )
-        return self.allowed[module, name]
-
-
-def _read_cifar_batch(path: Path) -> dict[bytes, Any]:
-    try:
-        batch = _CifarUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        data, labels = batch[b"data"], batch[b"labels"]
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"{path} is no CIFAR-10 batch ({error}). Download the archive again."
-        ) from error
-    is_whole = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 2
-    if not is_whole or data.shape[1] != 3072 or len(labels) != len(data):
-        raise DataError(
-            f"{path} must hold rows of 3,072 bytes and a label for each, got "
-            f"{getattr(data, 'shape', None)} and {len(labels)} labels. Download the archive again."
-        )
-    return {b"data": data, b"labels": labels}
+def _brought_to(
+    images: UInt8[Tensor, "n 3 h w"], size: int | None
+) -> UInt8[Tensor, "n 3 new_h new_w"]:
+    """Images of another size, some at a time: as floats they take four times the memory."""
+    if size is None or images.shape[-1] == size:
+        return images
+    return torch.cat([_resize(chunk.float(), size) for chunk in images.split(1000)])
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
@@ -221,19 +273,3 @@ def _resize(images: Tensor, size: int) -> Tensor:
     if images.shape[-1] != size:
         images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     return (images + 0.5).floor().clamp(0, 255).to(torch.uint8)
-
-
-def _require_data_dir(name: str, data_dir: Path | None) -> Path:
-    if data_dir is None:
-        raise ConfigurationError(
-            f"dataset {name!r} needs to know where its files lie, but data_dir is not given. "
-            "Add --data-dir PATH."
-        )
-    return data_dir
-
-
-LOADERS: dict[str, Callable[[str, Path | None, int | None], ImageDataset]] = {
-    "digits": _load_digits,
-    "cifar10": _load_cifar10,
-    "folder": _load_folder,
-}

@@ -47,7 +47,8 @@ def normal_rows(seed: int, purpose: str, indices: torch.Tensor, size: int) -> to
 def seeded(seed: int, purpose: str) -> Iterator[None]:
     """Make torch's global CPU generator a function of (seed, purpose) for a block, then restore it.
 
-    For code that draws from the global generator, such as a module's initialisation.
+    For code that draws from the global generator, such as a module's initialisation. The generators of other
+    devices are left alone.
 
     Args:
         seed: The run's seed.
@@ -57,5 +58,6 @@ def seeded(seed: int, purpose: str) -> Iterator[None]:
         Nothing.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, purpose).initial_seed())
+        # not torch.manual_seed, which also seeds every GPU
+        torch.default_generator.manual_seed(generator(seed, purpose).initial_seed())
         yield

@@ -1,13 +1,16 @@
-"""A stream of batches that can start at any image."""
+"""A stream of batches that can start at any image, from memory or from files."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nacgen.data.datasets import ImageDataset
+from nacgen.data.datasets import Dataset, ImageDataset
+from nacgen.data.lazy import LazyImageDataset, PendingImages
 from nacgen.data.randomness import generator
 from nacgen.errors import ConfigurationError, DataError
+
+PREFETCH = 2  # batches that are decoded while others are trained on
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Batch:
 
     Args:
         images: `(b, 3, h, w)` uint8 on the training device.
-        labels: `(b,)` or None.
+        labels: `(b,)`, or `(b, c)` where an image has several, or None.
         seed: The run's seed.
         images_seen: Images seen by all processes together before this batch.
         global_size: Images in the global batch.
@@ -44,10 +47,11 @@ class ImageStream:
     """Endless shuffled batches of a dataset, each a function of (seed, images seen).
 
     Every epoch is a new permutation and batches run on over its end, so no image is dropped and the
-    position alone says which images come next.
+    position alone says which images come next. Where files are decoded as they are read, the batches that
+    follow are decoded meanwhile; they are the same as those from memory.
 
     Args:
-        dataset: Images; moved to `device` once.
+        dataset: Images; those in memory are moved to `device` once.
         batch_size: Images in a global batch, over all processes.
         seed: The run's seed.
         device: Where batches are wanted.
@@ -61,7 +65,7 @@ class ImageStream:
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        dataset: Dataset,
         batch_size: int,
         seed: int,
         device: torch.device | str = "cpu",
@@ -78,16 +82,18 @@ class ImageStream:
                 f"a batch of {batch_size} needs as many images, but {dataset.name}/{dataset.split} has "
                 f"{len(dataset)}. Lower --batch-size."
             )
-        self.images = dataset.images.to(device)
-        self.labels = None if dataset.labels is None else dataset.labels.to(device)
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         self.local_size = batch_size // num_processes
         self.start = process_index * self.local_size
+        self._dataset = dataset
+        self._images = dataset.images.to(device) if isinstance(dataset, ImageDataset) else None
+        self._labels = None if dataset.labels is None else dataset.labels.to(device)
+        self._pending: dict[int, PendingImages] = {}
         self._permutations: dict[int, Tensor] = {}
 
     def indices(self, images_seen: int) -> Tensor:
         """Dataset indices of the global batch at a position, `(batch_size,)`."""
-        n = len(self.images)
+        n = len(self._dataset)
         epoch, offset = divmod(images_seen, n)
         order = self._permutation(epoch)
         if offset + self.batch_size > n:
@@ -98,7 +104,8 @@ class ImageStream:
         if epoch not in self._permutations:
             draw = generator(self.seed, "order", epoch)
             recent = {e: order for e, order in self._permutations.items() if e == epoch - 1}
-            self._permutations = recent | {epoch: torch.randperm(len(self.images), generator=draw)}
+            order = torch.randperm(len(self._dataset), generator=draw)
+            self._permutations = recent | {epoch: order}
         return self._permutations[epoch]
 
     def batch(self, images_seen: int) -> Batch:
@@ -109,8 +116,34 @@ class ImageStream:
 
         Returns:
             The batch, on the stream's device.
+
+        Raises:
+            DataError: A file cannot be decoded; it is named.
         """
-        rows = self.indices(images_seen)[self.start : self.start + self.local_size]
-        rows = rows.to(self.images.device)
-        labels = None if self.labels is None else self.labels[rows]
-        return Batch(self.images[rows], labels, self.seed, images_seen, self.batch_size, self.start)
+        rows = self._rows(images_seen).to(self.device)
+        images = self._decoded(images_seen) if self._images is None else self._images[rows]
+        labels = None if self._labels is None else self._labels[rows]
+        return Batch(images, labels, self.seed, images_seen, self.batch_size, self.start)
+
+    def _rows(self, images_seen: int) -> Tensor:
+        """Dataset indices of this process's share of the batch at a position."""
+        return self.indices(images_seen)[self.start : self.start + self.local_size]
+
+    def _decoded(self, images_seen: int) -> Tensor:
+        """The images at a position; those of the next positions begin to be decoded."""
+        assert isinstance(self._dataset, LazyImageDataset)
+        positions = [images_seen + i * self.batch_size for i in range(PREFETCH + 1)]
+        for position in self._pending.keys() - set(positions):  # after a jump
+            self._pending.pop(position).cancel()
+        for position in positions:
+            if position not in self._pending:
+                rows, on_gpu = self._rows(position), self.device.type == "cuda"
+                self._pending[position] = self._dataset.request(rows, pin_memory=on_gpu)
+        try:
+            images = self._pending.pop(images_seen).result()
+        except BaseException:
+            for pending in self._pending.values():
+                pending.cancel()
+            self._pending = {}
+            raise
+        return images.to(self.device, non_blocking=True)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -30,6 +32,12 @@ def test_every_epoch_is_a_permutation_and_no_image_is_dropped() -> None:
     assert not torch.equal(order[:n], order[n : 2 * n])
 
 
+def test_another_seed_is_another_order() -> None:
+    orders = [ImageStream(DIGITS, 64, seed).indices(0).tolist() for seed in (1, 1, 2)]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+
+
 def test_a_stream_starts_anywhere() -> None:
     first, second = ImageStream(DIGITS, 64, seed=1), ImageStream(DIGITS, 64, seed=1)
     walked = [first.batch(position).images for position in range(0, 64 * 30, 64)]
@@ -46,6 +54,18 @@ def test_processes_share_one_stream_and_its_draws() -> None:
     images = torch.rand(8, 3, 16, 16)
     halves = [diff_augment(images[4 * i : 4 * i + 4], part, "x") for i, part in enumerate(parts)]
     assert torch.equal(torch.cat(halves), diff_augment(images, whole, "x"))
+
+
+def test_labels_come_with_their_images_one_or_several_each() -> None:
+    assert DIGITS.labels is not None
+    several = torch.stack([DIGITS.labels % 2 == 0, DIGITS.labels > 4, DIGITS.labels == 7], dim=1)
+    for labels in (DIGITS.labels, several):
+        stream = ImageStream(replace(DIGITS, labels=labels), 64, seed=1)
+        batch = stream.batch(1408)
+        assert batch.labels is not None
+        assert torch.equal(batch.labels, labels[stream.indices(1408)])
+        assert torch.equal(batch.images, DIGITS.read(stream.indices(1408)))
+    assert ImageStream(replace(DIGITS, labels=None), 64, seed=1).batch(0).labels is None
 
 
 def test_batches_that_cannot_be_are_refused() -> None:

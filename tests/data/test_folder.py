@@ -1,0 +1,85 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nacgen.data.folder import decode, list_images
+from nacgen.errors import DataError
+from tests.data.files import write_photographs
+
+
+def test_files_are_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    names = ["b/2.png", "a-b/1.png", "a/z/9.jpg", "a/10.png", "a/9.PNG", "a b/ü.webp"]
+    write_photographs(tmp_path, names)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    files = list_images(tmp_path)
+    assert files.paths == tuple(str(path) for path in sorted(tmp_path / name for name in names))
+    assert files.class_names == ("a", "a b", "a-b", "b")
+    assert files.labels is not None
+    assert files.labels.tolist() == [0, 0, 0, 1, 2, 3]
+
+
+def test_images_beside_subfolders_have_no_labels(tmp_path: Path) -> None:
+    write_photographs(tmp_path, ["cat/1.png", "2.png"])
+    files = list_images(tmp_path)
+    assert (len(files.paths), files.labels, files.class_names) == (2, None, ())
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "elsewhere", ["1.png", "2.png"])
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    (tmp_path / "data" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "cat" / "1.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    files = list_images(tmp_path / "data")
+    assert files.class_names == ("cat", "dog")
+    assert len(files.paths) == 3
+
+
+def test_what_is_no_file_is_named_and_never_opened(tmp_path: Path) -> None:
+    write_photographs(tmp_path, ["1.png"])
+    pipe = tmp_path / "2.png"
+    os.mkfifo(pipe)
+    with pytest.raises(
+        DataError, match=f"{pipe} must be an image file, but is a dangling link, a p"
+    ):
+        list_images(tmp_path)
+    pipe.unlink()
+    pipe.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=f"{pipe} must be an image file"):
+        list_images(tmp_path)
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    write_photographs(tmp_path, ["cat/1.png"])
+    circle = tmp_path / "cat" / "up"
+    circle.symlink_to(tmp_path)
+    with pytest.raises(DataError, match=f"{circle} must not lead back"):
+        list_images(tmp_path)
+    circle.unlink()
+    circle.symlink_to(circle)
+    with pytest.raises(DataError, match=f"every folder must be readable, but {circle} is not"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (31, 17), (7, 500)])
+def test_the_shorter_side_is_resized_and_the_centre_kept(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    (path,) = write_photographs(tmp_path, ["1.png"], size)
+    scale = 16 / min(size)
+    width, height = (round(side * scale) for side in size)
+    with Image.open(path) as image:
+        resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    top, left = (height - 16) // 2, (width - 16) // 2
+    assert (decode(str(path), 16) == resized[top : top + 16, left : left + 16]).all()
+    assert decode(str(path), None).shape == (size[1], size[0], 3)
+
+
+def test_a_cut_file_is_named(tmp_path: Path) -> None:
+    (path,) = write_photographs(tmp_path, ["1.jpg"], (200, 200))
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(DataError, match=rf"{path} must be a readable image, but is not \(OSError"):
+        decode(str(path), 16)

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nacgen.data.pictures import FRAME, write_grid
+
+
+def random_bytes(n: int, height: int = 4, width: int = 5) -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 3, height, width), generator=draw, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("columns", "zoom"), [(3, 1), (2, 3), (6, 2), (1, 1)])
+def test_images_stand_row_by_row_in_thin_frames(columns: int, zoom: int, tmp_path: Path) -> None:
+    images = random_bytes(6)
+    write_grid(images, tmp_path / "grid.png", columns, zoom)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert (picture.format, picture.mode) == ("PNG", "RGB")
+        pixels = np.asarray(picture)
+    rows = 6 // columns
+    assert pixels.shape == (rows * 6 * zoom, columns * 7 * zoom, 3)
+    for y in range(rows * 6):
+        for x in range(columns * 7):
+            image = images[(y // 6) * columns + x // 7]
+            inner_y, inner_x = y % 6 - 1, x % 7 - 1
+            is_inside = 0 <= inner_y < 4 and 0 <= inner_x < 5
+            expected = image[:, inner_y, inner_x].tolist() if is_inside else [FRAME] * 3
+            block = pixels[y * zoom : (y + 1) * zoom, x * zoom : (x + 1) * zoom]
+            assert (block == expected).all(), (y, x)
+
+
+@pytest.mark.parametrize(("count", "columns"), [(5, 2), (0, 2), (1, 2)])
+def test_rows_that_are_not_full_are_refused(count: int, columns: int, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"fill rows of {columns}, got {count}. Give a multiple"):
+        write_grid(random_bytes(count), tmp_path / "grid.png", columns)
+    assert not list(tmp_path.iterdir())
