@@ -1,38 +1,115 @@
-"""Residual networks with torchvision's parameter names, free widths and free stems.
+"""Convolutional trunks under torchvision's parameter names, with free widths and free stems.
 
-torchvision fixes the widths at 64 to 512 and the stem at ImageNet's, hence a class of our own; its
-`resnet18` loads these weights and gives the same features.
+torchvision fixes the widths at 64 to 512 and the stem at ImageNet's, hence classes of our own; its
+`resnet18`, `resnet34`, `resnet50` and `vgg16_bn` load these weights and give the same features.
 
 Source:
-    He et al. 2016, arXiv:1512.03385.
+    He et al. 2016, arXiv:1512.03385 (the bottleneck's stride is on its 3x3 convolution, as in
+    torchvision); Simonyan & Zisserman 2015, arXiv:1409.1556.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
 
 Stem = Literal["small", "standard"]
+EXPANSION = 4  # of a bottleneck's channels
 
 
 @dataclass(frozen=True)
-class BackboneShape:
-    """Blocks and channels of each stage."""
+class ResNetShape:
+    """Blocks and channels of each stage.
+
+    Args:
+        blocks: Residual blocks of each stage.
+        channels: Channels that each stage gives.
+        bottleneck: Three convolutions in a block, the middle one at a quarter of the channels.
+    """
 
     blocks: tuple[int, ...]
     channels: tuple[int, ...]
+    bottleneck: bool = False
 
 
-BACKBONES = {
-    "tiny": BackboneShape(blocks=(1, 1, 1), channels=(16, 32, 64)),
-    "resnet18": BackboneShape(blocks=(2, 2, 2, 2), channels=(64, 128, 256, 512)),
+RESNETS = {
+    "tiny": ResNetShape(blocks=(1, 1, 1), channels=(16, 32, 64)),
+    "resnet18": ResNetShape(blocks=(2, 2, 2, 2), channels=(64, 128, 256, 512)),
+    "resnet34": ResNetShape(blocks=(3, 4, 6, 3), channels=(64, 128, 256, 512)),
+    "resnet50": ResNetShape((3, 4, 6, 3), (256, 512, 1024, 2048), bottleneck=True),
 }
+VGG_CONVOLUTIONS = (2, 2, 3, 3, 3)  # of each stage
+VGG_CHANNELS = (64, 128, 256, 512, 512)
+BACKBONES = (*RESNETS, "vgg16_bn")
+
+
+class Backbone(nn.Module):
+    """A trunk without classifier: what encoders and transplants ask of it.
+
+    Args:
+        stage_channels: Channels of each stage's feature map, `"stem"` first.
+        total_stride: Pixels of the input that one pixel of the features stands for.
+    """
+
+    def __init__(self, stage_channels: dict[str, int], total_stride: int) -> None:
+        super().__init__()
+        self.stage_channels, self.total_stride = stage_channels, total_stride
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the pooled features."""
+        return list(self.stage_channels.values())[-1]
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """He initialisation of convolutions (fan-out), ones and zeros for BatchNorm, as torchvision."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(
+                    module.weight, mode="fan_out", nonlinearity="relu", generator=generator
+                )
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """The modules of each stage, stem first."""
+        raise NotImplementedError
+
+    def convolution_norm_pairs(self) -> Iterator[tuple[nn.Module, str, str]]:
+        """Each convolution with the BatchNorm behind it, as (owner, convolution's name, norm's name)."""
+        for owner in self.modules():
+            for name, child in owner.named_children():
+                if isinstance(child, nn.Conv2d):
+                    norm = str(int(name) + 1) if name.isdigit() else name.replace("conv", "bn")
+                    yield owner, name, norm
+
+    def pool(self, last_map: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
+        """Features from the last stage's map: its mean over pixels."""
+        return reduce(last_map, "b d h w -> b d", "mean")
+
+    def check_size(self, images: Tensor) -> None:
+        """Raise unless images are large enough.
+
+        Args:
+            images: `(b, 3, h, w)`.
+
+        Raises:
+            ConfigurationError: They are smaller than the total stride.
+        """
+        if min(images.shape[-2:]) < self.total_stride:
+            raise ConfigurationError(
+                f"images must be at least {self.total_stride} px high and wide for this encoder, got "
+                f"{images.shape[-2]}x{images.shape[-1]}. Use larger images, or an encoder with fewer stages "
+                "or the small stem."
+            )
 
 
 class BasicBlock(nn.Module):
@@ -44,12 +121,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                nn.BatchNorm2d(out_channels),
-            )
+        self.downsample = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         """Apply the block."""
@@ -58,11 +130,41 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
-class ResNet(nn.Module):
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two of 1x1, and a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        width = out_channels // EXPANSION
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Apply the block."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return F.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+class ResNet(Backbone):
     """The trunk of a residual network, without pooling and classifier.
 
     Args:
-        name: One of `BACKBONES`.
+        name: One of `RESNETS`.
         stem: `"small"`, a 3x3 convolution for images up to 64 px, or `"standard"`, ImageNet's 7x7 with
             stride 2 and max-pooling.
 
@@ -71,38 +173,26 @@ class ResNet(nn.Module):
     """
 
     def __init__(self, name: str = "tiny", stem: Stem = "small") -> None:
-        super().__init__()
-        if name not in BACKBONES:
-            raise ConfigurationError(
-                f"backbone must be one of {', '.join(BACKBONES)}, got {name!r}."
-            )
+        if name not in RESNETS:
+            raise ConfigurationError(f"backbone must be one of {', '.join(RESNETS)}, got {name!r}.")
         if stem not in ("small", "standard"):
             raise ConfigurationError(f"stem must be small or standard, got {stem!r}.")
-        shape = BACKBONES[name]
+        shape = RESNETS[name]
+        width = 64 if shape.bottleneck else shape.channels[0]
+        stages = {f"layer{i}": channels for i, channels in enumerate(shape.channels, 1)}
+        stride = 2 ** (len(shape.blocks) - 1) * (4 if stem == "standard" else 1)
+        super().__init__({"stem": width, **stages}, stride)
         self.stem = stem
-        width = shape.channels[0]
-        kernel, stride = (3, 1) if stem == "small" else (7, 2)
-        self.conv1 = nn.Conv2d(3, width, kernel, stride, kernel // 2, bias=False)
+        kernel, stem_stride = (3, 1) if stem == "small" else (7, 2)
+        self.conv1 = nn.Conv2d(3, width, kernel, stem_stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.stage_channels = {"stem": width}
+        block = Bottleneck if shape.bottleneck else BasicBlock
         for i, (blocks, channels) in enumerate(zip(shape.blocks, shape.channels, strict=True), 1):
-            first = BasicBlock(width, channels, stride=1 if i == 1 else 2)
-            rest = [BasicBlock(channels, channels, stride=1) for _ in range(blocks - 1)]
+            first = block(width, channels, stride=1 if i == 1 else 2)
+            rest = [block(channels, channels, stride=1) for _ in range(blocks - 1)]
             self.add_module(f"layer{i}", nn.Sequential(first, *rest))
-            self.stage_channels[f"layer{i}"] = width = channels
-        self.feature_dim = width
-        self.total_stride = 2 ** (len(shape.blocks) - 1) * (4 if stem == "standard" else 1)
+            width = channels
         self.reset_parameters()
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """He initialisation of convolutions (fan-out), ones and zeros for BatchNorm, as torchvision."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(
-                    module.weight, mode="fan_out", nonlinearity="relu", generator=generator
-                )
-            elif isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """The modules of each stage, stem first."""
@@ -111,14 +201,6 @@ class ResNet(nn.Module):
             stage: [self.conv1, self.bn1] if stage == "stem" else [named[stage]]
             for stage in self.stage_channels
         }
-
-    def convolution_norm_pairs(self) -> Iterator[tuple[nn.Module, str, str]]:
-        """Each convolution with the BatchNorm behind it, as (owner, convolution's name, norm's name)."""
-        for owner in self.modules():
-            for name, child in owner.named_children():
-                if isinstance(child, nn.Conv2d):
-                    norm = str(int(name) + 1) if name.isdigit() else name.replace("conv", "bn")
-                    yield owner, name, norm
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
         """Feature maps of every stage.
@@ -133,12 +215,7 @@ class ResNet(nn.Module):
         Raises:
             ConfigurationError: The images are smaller than the total stride.
         """
-        if min(images.shape[-2:]) < self.total_stride:
-            raise ConfigurationError(
-                f"images must be at least {self.total_stride} px high and wide for this encoder, got "
-                f"{images.shape[-2]}x{images.shape[-1]}. Use larger images, or an encoder with fewer stages "
-                "or the small stem."
-            )
+        self.check_size(images)
         x = F.relu(self.bn1(self.conv1(images)))
         maps = {"stem": x}
         if self.stem == "standard":
@@ -147,3 +224,109 @@ class ResNet(nn.Module):
             x = getattr(self, stage)(x)
             maps[stage] = x
         return maps
+
+
+class VGG(Backbone):
+    """The convolutions of VGG-16 with BatchNorm: five stages, max-pooling between and after them."""
+
+    def __init__(self) -> None:
+        names = ("stem", *(f"layer{i}" for i in range(1, len(VGG_CHANNELS))))
+        super().__init__(dict(zip(names, VGG_CHANNELS, strict=True)), 2 ** len(VGG_CHANNELS))
+        layers: list[nn.Module] = []
+        self._ends: list[int] = []  # where each stage's max-pooling stands
+        width = 3
+        for convolutions, channels in zip(VGG_CONVOLUTIONS, VGG_CHANNELS, strict=True):
+            for _ in range(convolutions):
+                layers += [nn.Conv2d(width, channels, 3, padding=1), nn.BatchNorm2d(channels)]
+                layers.append(nn.ReLU())
+                width = channels
+            self._ends.append(len(layers))
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.reset_parameters()
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """The modules of each stage, stem first, without the max-pooling after it."""
+        starts = [0, *(end + 1 for end in self._ends)]
+        layers = list(self.features)
+        return {
+            name: layers[start:end]
+            for name, start, end in zip(self.stage_channels, starts, self._ends, strict=False)
+        }
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
+        """Feature maps of every stage.
+
+        Args:
+            images: Normalised images.
+
+        Returns:
+            `{"stem": (b, c, h, w), "layer1": ..., ...}`, before the max-pooling of each stage.
+
+        Raises:
+            ConfigurationError: The images are smaller than the total stride.
+        """
+        self.check_size(images)
+        maps: dict[str, Tensor] = {}
+        x = images
+        for stage, modules in self.stages().items():
+            if maps:
+                x = F.max_pool2d(x, 2)
+            for module in modules:
+                x = module(x)
+            maps[stage] = x
+        return maps
+
+    def pool(self, last_map: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
+        """Features from the last stage's map: max-pooled once more, then averaged."""
+        return reduce(F.max_pool2d(last_map, 2), "b d h w -> b d", "mean")
+
+
+def calibrate_batch_norm(module: nn.Module, forward: Callable[[], object]) -> None:
+    """Set the statistics of every BatchNorm to those of one forward pass.
+
+    Args:
+        module: Holds them; left in evaluation mode.
+        forward: Passes images through the module.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches seen since the reset
+    module.train()
+    with torch.no_grad():
+        forward()
+    module.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def build_backbone(name: str, stem: Stem = "small") -> Backbone:
+    """A trunk by name, freshly initialised from torch's global generator.
+
+    Args:
+        name: One of `BACKBONES`, or `"timm:<name>"` for any model of timm that gives feature maps.
+        stem: Of ResNets, see `ResNet`; the others have one stem, `"small"`.
+
+    Returns:
+        The trunk.
+
+    Raises:
+        ConfigurationError: The name or stem is unknown, or timm is not installed.
+    """
+    if name in RESNETS:
+        return ResNet(name, stem)
+    if stem != "small":
+        raise ConfigurationError(
+            f"only ResNets have a choice of stems, got stem {stem!r} for {name}. Leave it at small."
+        )
+    if name == "vgg16_bn":
+        return VGG()
+    if name.startswith("timm:"):
+        from nacgen.models.timm import TimmBackbone  # an optional dependency
+
+        return TimmBackbone(name.removeprefix("timm:"))
+    raise ConfigurationError(
+        f"backbone must be one of {', '.join(BACKBONES)} or timm:<name>, got {name!r}."
+    )

@@ -55,6 +55,7 @@ class ImageClassifier(nn.Module, PretrainedModel):
         channels: Of each resolution, the first at full size; multiples of 8.
         feature_dim: Width of the penultimate layer.
         image_size: Height and width in pixels of the images it is meant for.
+        dataset: Name of the dataset that it was trained on, which scores in its features carry.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -66,6 +67,7 @@ class ImageClassifier(nn.Module, PretrainedModel):
         channels: Sequence[int] = (32, 48, 64),
         feature_dim: int = 64,
         image_size: int = 16,
+        dataset: str | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 2 or feature_dim < 1:
@@ -83,6 +85,7 @@ class ImageClassifier(nn.Module, PretrainedModel):
                 f"{len(channels) - 1} times, got {image_size}. Give fewer channels."
             )
         self.num_classes, self.feature_dim, self.image_size = num_classes, feature_dim, image_size
+        self.dataset = dataset
         pairs = zip((3, *channels), channels, strict=False)
         self.trunk = nn.Sequential(
             *(ConvolutionBlock(a, b, stride=1 if i == 0 else 2) for i, (a, b) in enumerate(pairs))

@@ -1,16 +1,18 @@
 """The encoder that Neural Activation Coding trains: a trunk, a code head and a posterior head."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.functional.nac import check_flip_probability, marginal_posterior_logits
-from nacgen.models.backbones import ResNet, Stem
+from nacgen.models.backbones import Stem, build_backbone
 from nacgen.models.folder import PretrainedModel
+
+Posterior = Literal["shared", "scaled", "separate"]
 
 CARD = """---
 library_name: nacgen
@@ -31,7 +33,7 @@ encoder.features(images)  # images: float (b, 3, h, w) in [-1, 1] -> ({feature_d
 encoder.codes(images)     # -> bool, {code_dim} bits each
 ```
 
-Tensors under `backbone.` carry torchvision's ResNet names. Input is normalised inside the model.
+Tensors under `backbone.` carry torchvision's names. Input is normalised inside the model.
 
 {notes}
 """
@@ -78,8 +80,9 @@ class NACEncoder(nn.Module, PretrainedModel):
         code_dim: Bits in a code, one or more.
         flip_probability: Of the channel the encoder is trained for, in (0, 1/2).
         posterior: `"shared"`: what the channel makes of the code logits, see
-            `nacgen.functional.nac.marginal_posterior_logits`; `"separate"`: a second head on the features, the
-            authors' form.
+            `nacgen.functional.nac.marginal_posterior_logits`; `"scaled"`: that, times a learned confidence,
+            so that codes need not shrink where views differ; `"separate"`: a second head on the features,
+            the authors' form.
         code_normalization: Of code and posterior logits, see `CodeHead`.
         mean: Per channel in [0, 1], subtracted from the input.
         std: Per channel in [0, 1], divided by.
@@ -97,7 +100,7 @@ class NACEncoder(nn.Module, PretrainedModel):
         stem: Stem = "small",
         code_dim: int = 128,
         flip_probability: float = 0.3,
-        posterior: Literal["shared", "separate"] = "shared",
+        posterior: Posterior = "shared",
         code_normalization: Literal["batch", "sqrt_dim"] = "batch",
         mean: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] | list[float] = (0.25, 0.25, 0.25),
@@ -109,8 +112,10 @@ class NACEncoder(nn.Module, PretrainedModel):
             check_flip_probability(flip_probability)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
-        if posterior not in ("shared", "separate"):
-            raise ConfigurationError(f"posterior must be shared or separate, got {posterior!r}.")
+        if posterior not in ("shared", "scaled", "separate"):
+            raise ConfigurationError(
+                f"posterior must be shared, scaled or separate, got {posterior!r}."
+            )
         if code_normalization not in ("batch", "sqrt_dim"):
             raise ConfigurationError(
                 f"code_normalization must be batch or sqrt_dim, got {code_normalization!r}."
@@ -124,11 +129,22 @@ class NACEncoder(nn.Module, PretrainedModel):
             code_dim,
             flip_probability,
         )
+        self.options: dict[str, Any] = {
+            "backbone": backbone,
+            "stem": stem,
+            "code_dim": code_dim,
+            "flip_probability": flip_probability,
+            "posterior": posterior,
+            "code_normalization": code_normalization,
+            "mean": tuple(mean),
+            "std": tuple(std),
+        }
         self.register_buffer("mean", rearrange(torch.tensor(mean), "c -> c 1 1"))
         self.register_buffer("std", rearrange(torch.tensor(std), "c -> c 1 1"))
-        self.backbone = ResNet(backbone, stem)
+        self.backbone = build_backbone(backbone, stem)
         self.feature_dim = self.backbone.feature_dim
         self.code_head = CodeHead(self.feature_dim, code_dim, code_normalization)
+        self.posterior_scale = nn.Parameter(torch.tensor(1.0)) if posterior == "scaled" else None
         self.posterior_head: CodeHead | None = None
         if posterior == "separate":
             self.posterior_head = CodeHead(self.feature_dim, code_dim, code_normalization)
@@ -154,7 +170,7 @@ class NACEncoder(nn.Module, PretrainedModel):
         return maps
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Features: the last stage, averaged over pixels.
+        """Features: the last stage, pooled over pixels.
 
         Args:
             images: In [-1, 1].
@@ -163,7 +179,7 @@ class NACEncoder(nn.Module, PretrainedModel):
             Zero or more, being outputs of a ReLU.
         """
         last = list(self.feature_maps(images).values())[-1]
-        return reduce(last, "b d h w -> b d", "mean")
+        return self.backbone.pool(last)
 
     def code_logits(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         """Logits whose signs are the activation code.
@@ -189,12 +205,13 @@ class NACEncoder(nn.Module, PretrainedModel):
         return self.code_logits(images) >= 0
 
     def forward(
-        self, images: Float[Tensor, "b 3 h w"]
+        self, images: Float[Tensor, "b 3 h w"], detach: bool = False
     ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
         """Code logits and posterior logits, what the objective needs.
 
         Args:
             images: In [-1, 1].
+            detach: Keep the gradient of the posterior logits from what the posterior is predicted from.
 
         Returns:
             `(code_logits, posterior_logits)`.
@@ -202,8 +219,12 @@ class NACEncoder(nn.Module, PretrainedModel):
         features = self.features(images)
         code_logits = self.code_head(features)
         if self.posterior_head is None:
-            return code_logits, marginal_posterior_logits(code_logits, self.flip_probability)
-        return code_logits, self.posterior_head(features)
+            logits = code_logits.detach() if detach else code_logits
+            posterior_logits = marginal_posterior_logits(logits, self.flip_probability)
+            if self.posterior_scale is not None:
+                posterior_logits = self.posterior_scale * posterior_logits
+            return code_logits, posterior_logits
+        return code_logits, self.posterior_head(features.detach() if detach else features)
 
     def model_card(self) -> str:
         """Markdown that describes the encoder, with `card_notes` at its end."""

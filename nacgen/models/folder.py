@@ -57,10 +57,16 @@ class PretrainedModel(PyTorchModelHubMixin):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as room:
             new, old = Path(room) / "new", Path(room) / "old"
+            kwargs.setdefault("repo_id", target.name)
             result: str | None = super().save_pretrained(new, **kwargs)
-            if target.exists():
-                target.rename(old)
-            new.rename(target)
+            try:
+                if target.exists():
+                    target.rename(old)
+                new.rename(target)
+            except BaseException:
+                if old.exists() and not target.exists():
+                    old.rename(target)
+                raise
         return result
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
-from nacgen.models.backbones import ResNet
+from nacgen.models.backbones import Backbone
 from nacgen.models.encoder import normalize_input
 from nacgen.models.folder import PretrainedModel
 
@@ -57,7 +57,8 @@ class Generator(nn.Module, PretrainedModel):
         if len(channels) < 2 or image_size != 4 * 2 ** (len(channels) - 1):
             raise ConfigurationError(
                 f"image_size must be 4 doubled once for each entry of channels after the first, got "
-                f"{image_size} px with channels {tuple(channels)}. 16 px need three entries, 32 px four."
+                f"{image_size} px with channels {tuple(channels)}. 16 px need three entries, 32 px four; "
+                "without --generator.channels the recipe chooses them."
             )
         if min(channels) < 8 or any(width % 8 for width in channels):
             raise ConfigurationError(f"channels must be multiples of 8, got {tuple(channels)}.")
@@ -88,6 +89,28 @@ class Generator(nn.Module, PretrainedModel):
         x = rearrange(self.first(z), "b (c h w) -> b c h w", h=4, w=4)
         x = F.silu(self.norm(self.blocks(x)))
         return torch.tanh(self.to_rgb(x))
+
+
+def channels_for(image_size: int) -> tuple[int, ...]:
+    """Channels of a small generator: 32 at full size, 32 more at each halving, `(96, 64, 32)` for 16 px.
+
+    Args:
+        image_size: Height and width in pixels.
+
+    Returns:
+        At 4x4, then after each doubling.
+
+    Raises:
+        ConfigurationError: The size is not 4 times a power of two, 8 or more.
+    """
+    num_doublings = (image_size // 4).bit_length() - 1
+    if image_size < 8 or image_size != 4 * 2**num_doublings:
+        nearest = 4 * 2 ** max(1, num_doublings)
+        raise ConfigurationError(
+            f"image_size must be 4 px doubled once or more (8, 16, 32, …) for a generator, got {image_size}. "
+            f"Add --data.image-size {nearest}."
+        )
+    return tuple(32 * factor for factor in range(num_doublings + 1, 0, -1))
 
 
 class BasisHead(nn.Module):
@@ -130,7 +153,7 @@ class Discriminator(nn.Module):
     """A trunk without batch statistics, a head on each tapped stage, and perhaps an RGB branch.
 
     Args:
-        trunk: A `ResNet` whose BatchNorm is folded.
+        trunk: A trunk whose BatchNorm is folded.
         mean: `(3, 1, 1)`, the trunk's input normalisation.
         std: `(3, 1, 1)`.
         image_size: Height and width in pixels.
@@ -147,7 +170,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        trunk: ResNet,
+        trunk: Backbone,
         mean: Tensor,
         std: Tensor,
         image_size: int,

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nacgen.data.randomness import generator, seeded
-from nacgen.errors import ConfigurationError
-from nacgen.models.backbones import ResNet
+from nacgen.errors import CheckpointError, ConfigurationError
+from nacgen.models.backbones import Backbone, calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Discriminator
+from nacgen.models.precision import plain_float32
 
 Mode = Literal["init", "partial", "frozen"]
 Source = Literal["encoder", "random", "shuffled"]
-PROBE_TOLERANCE = 1e-4
+PROBE_TOLERANCE = 1e-4  # of the largest value, or of 1 where all are smaller
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,13 @@ class TransplantReport:
         target: What was built.
         mode: How the trunk trains.
         source: Where the trunk's weights come from.
-        loaded: Tensors of the encoder that the trunk holds, BatchNorm's folded into them.
+        loaded: Tensors of the encoder that the trunk holds, BatchNorm's folded into them; of the controls,
+            those that have their place in it.
         skipped: Tensors of the encoder left behind, with the reason.
-        parameter_share: Share of the target's parameters that were transplanted, 0 to 1.
+        parameter_share: Share of the target's parameters that the trunk holds, 0 to 1.
         trainable_share: Share of the target's parameters that will train, 0 to 1.
         probe_difference: Largest difference between the trunk's last feature map and that of the encoder
-            in evaluation mode, on the probe images.
+            in evaluation mode, on the probe images, over the latter's largest value (or 1, if that is less).
     """
 
     target: str
@@ -51,10 +53,15 @@ class TransplantReport:
     probe_difference: float
 
     def __str__(self) -> str:
+        tensors, share = len(self.loaded), f"{self.parameter_share:.0%} of the parameters"
+        origin = {
+            "encoder": f"{tensors} tensors of the encoder loaded, {len(self.skipped)} left behind, {share}",
+            "random": f"a control with the encoder's architecture and random weights in {share}",
+            "shuffled": f"a control with {tensors} tensors of the encoder, each shuffled, in {share}",
+        }[self.source]
         return (
-            f"{self.target} from {self.source} weights, mode {self.mode}: {len(self.loaded)} tensors loaded, "
-            f"{len(self.skipped)} left behind, {self.parameter_share:.0%} of the parameters transplanted, "
-            f"{self.trainable_share:.0%} trainable, probe difference {self.probe_difference:.1e}"
+            f"{self.target}, mode {self.mode}: {origin}, {self.trainable_share:.0%} trainable, "
+            f"probe difference {self.probe_difference:.1e}"
         )
 
 
@@ -118,12 +125,12 @@ def transplant(
         seed: Of the controls' weights and of the heads.
 
     Returns:
-        The discriminator with parameter groups and a report.
+        The discriminator, on the encoder's device, with parameter groups and a report.
 
     Raises:
         ConfigurationError: An unknown choice, images too small for the encoder, or a control without
             calibration images.
-        RuntimeError: The folded trunk does not reproduce the encoder.
+        CheckpointError: The folded trunk does not reproduce the encoder.
     """
     _check_choice("into", into, ("discriminator",))
     _check_choice("mode", mode, ("init", "partial", "frozen"))
@@ -142,18 +149,18 @@ def transplant(
     if probe is None:
         shape = (16, 3, image_size, image_size)
         probe = torch.rand(shape, generator=generator(seed, "probe")) * 2 - 1
-    probe = probe.to(encoder.mean)
 
-    model = copy.deepcopy(encoder).requires_grad_(True).eval()
-    if source == "random":
-        model.backbone.reset_parameters(generator(seed, "random_trunk"))
-    elif source == "shuffled":
-        _shuffle_weights(model.backbone, generator(seed, "shuffled_trunk"))
-    if source != "encoder":
-        _calibrate(model, probe)
-    with torch.no_grad():
-        expected = list(model.feature_maps(probe).values())[-1]
-    trunk = fold_batch_norm(model.backbone)
+    with plain_float32("cpu"):  # on every machine the same, wherever the encoder is
+        model = copy.deepcopy(encoder).cpu().requires_grad_(True).eval()
+        probe = probe.to(model.mean)
+        if source == "random":
+            model.backbone.reset_parameters(generator(seed, "random_trunk"))
+        elif source == "shuffled":
+            _shuffle_weights(model.backbone, generator(seed, "shuffled_trunk"))
+        if source != "encoder":
+            calibrate_batch_norm(model.backbone, lambda: model.feature_maps(probe))
+        trunk = fold_batch_norm(model.backbone)
+        difference = _probe_difference(model, trunk, probe)
 
     stages = list(trunk.stage_channels)
     num_frozen = {"init": 0, "partial": (len(stages) + 1) // 2, "frozen": len(stages)}[mode]
@@ -167,19 +174,11 @@ def transplant(
             frozen_stages=stages[:num_frozen],
             rgb_branch=mode == "frozen",
         )
-    with torch.no_grad():
-        actual = list(module.trunk(model.normalize(probe)).values())[-1]
-    difference = float((actual - expected).abs().max())
-    if not difference < PROBE_TOLERANCE:
-        raise RuntimeError(
-            f"the folded trunk must reproduce the encoder within {PROBE_TOLERANCE}, but differs by "
-            f"{difference:.2e} on the probe images. Are the encoder's weights or statistics extreme?"
-        )
     report = _report(encoder, module, mode, source, difference)
-    return Transplant(module, trunk_lr_multiplier, report)
+    return Transplant(module.to(encoder.mean.device), trunk_lr_multiplier, report)
 
 
-def fold_batch_norm(trunk: ResNet) -> ResNet:
+def fold_batch_norm(trunk: Backbone) -> Backbone:
     """A copy of a trunk with every BatchNorm's evaluation-mode map folded into its convolution.
 
     Args:
@@ -193,29 +192,30 @@ def fold_batch_norm(trunk: ResNet) -> ResNet:
         fused = fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm))
         setattr(owner, convolution, fused)
         setattr(owner, norm, nn.Identity())
-    return folded
+    return folded.requires_grad_(True)  # fusing freezes the biases that it makes
 
 
-def _shuffle_weights(trunk: ResNet, draw: torch.Generator) -> None:
+def _probe_difference(model: NACEncoder, trunk: Backbone, probe: Tensor) -> float:
+    """Largest relative difference between the last feature maps of an encoder and of its folded trunk."""
+    with torch.no_grad():
+        expected = list(model.feature_maps(probe).values())[-1]
+        actual = list(trunk(model.normalize(probe)).values())[-1]
+    largest, difference = float(expected.abs().max()), float((actual - expected).abs().max())
+    relative = difference / max(1.0, largest)
+    if not relative < PROBE_TOLERANCE:  # NaN too
+        raise CheckpointError(
+            f"the folded trunk must reproduce the encoder within {PROBE_TOLERANCE} of its largest value, but "
+            f"differs by {difference:.2e} on the probe images, where values reach {largest:.2e}. Look for extreme "
+            "or non-finite weights and BatchNorm statistics in the encoder."
+        )
+    return relative
+
+
+def _shuffle_weights(trunk: Backbone, draw: torch.Generator) -> None:
     with torch.no_grad():
         for parameter in trunk.parameters():
             order = torch.randperm(parameter.numel(), generator=draw).to(parameter.device)
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
-
-
-def _calibrate(model: NACEncoder, images: Tensor) -> None:
-    """Set every BatchNorm's statistics to those of one batch."""
-    norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches seen since the reset
-    model.backbone.train()
-    with torch.no_grad():
-        model.feature_maps(images)
-    model.backbone.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def _report(

@@ -11,7 +11,9 @@ from nacgen.models.classifier import ImageClassifier
 
 def small_classifier() -> ImageClassifier:
     torch.manual_seed(0)
-    return ImageClassifier(num_classes=4, channels=(8, 16), feature_dim=6, image_size=8)
+    return ImageClassifier(
+        num_classes=4, channels=(8, 16), feature_dim=6, image_size=8, dataset="shapes"
+    )
 
 
 def random_images(n: int = 5, size: int = 8) -> torch.Tensor:
@@ -78,9 +80,15 @@ def test_a_saved_folder_gives_the_same_classifier_bit_for_bit(tmp_path: Path) ->
     classifier.save_pretrained(tmp_path / "classifier")
     loaded = ImageClassifier.from_pretrained(tmp_path / "classifier")
     assert torch.equal(loaded(images), classifier(images))
-    assert loaded.image_size == 8
+    assert (loaded.image_size, loaded.dataset) == (8, "shapes")
     config = json.loads((tmp_path / "classifier" / "config.json").read_text())
-    assert config == {"num_classes": 4, "channels": [8, 16], "feature_dim": 6, "image_size": 8}
+    assert config == {
+        "num_classes": 4,
+        "channels": [8, 16],
+        "feature_dim": 6,
+        "image_size": 8,
+        "dataset": "shapes",
+    }
     card = (tmp_path / "classifier" / "README.md").read_text()
     assert "4 classes, 8x8 px" in card
     assert "four kinds of noise" in card

@@ -1,10 +1,13 @@
 import copy
+import importlib
+import re
 
 import pytest
 import torch
+from torchvision import models
 
-from nacgen.errors import ConfigurationError
-from nacgen.models.backbones import BACKBONES, ResNet
+from nacgen.errors import CheckpointError, ConfigurationError
+from nacgen.models.backbones import BACKBONES, Backbone, ResNet, build_backbone
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.transplant import fold_batch_norm, transplant
 
@@ -27,20 +30,22 @@ def encoder() -> NACEncoder:
 @pytest.mark.parametrize("name", list(BACKBONES))
 def test_folding_keeps_the_evaluation_mode_function(name: str) -> None:
     torch.manual_seed(0)
-    trunk = ResNet(name)
+    trunk = build_backbone(name)
+    batch = torch.nn.functional.interpolate(images(4), size=trunk.total_stride * 2)
     for _ in range(3):
-        trunk(images(4))
+        trunk(batch)
     trunk.eval()
     folded = fold_batch_norm(trunk)
     with torch.no_grad():
-        for stage, expected in trunk(images(4)).items():
-            assert (folded(images(4))[stage] - expected).abs().max() < 1e-4
+        for stage, expected in trunk(batch).items():
+            error = (folded(batch)[stage] - expected).abs().max()
+            assert error < 1e-4 * expected.abs().max().clamp_min(1)
     assert not list(folded.buffers())
 
 
-def test_resnet18_is_torchvisions() -> None:
-    models = pytest.importorskip("torchvision.models")
-    ours, theirs = ResNet("resnet18", "standard").eval(), models.resnet18().eval()
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_resnets_are_torchvisions(name: str) -> None:
+    ours, theirs = ResNet(name, "standard").eval(), getattr(models, name)().eval()
     theirs.fc = torch.nn.Identity()
     theirs.load_state_dict(ours.state_dict())
     with torch.no_grad():
@@ -63,6 +68,43 @@ def test_every_mode_and_source_judges_images(encoder: NACEncoder, mode: str, sou
     with torch.no_grad():
         maps = part.module.trunk(encoder.normalize(images(64)))
     assert 0.1 < maps["layer3"].std() < 10  # folded random weights have a scale too
+
+
+def convolutions(trunk: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.detach().flatten() for k, v in trunk.named_parameters() if v.ndim == 4}
+
+
+@pytest.fixture
+def trunks(monkeypatch: pytest.MonkeyPatch) -> list[Backbone]:
+    """Every trunk that is transplanted from now on, before its BatchNorm is folded."""
+    module, seen = importlib.import_module("nacgen.models.transplant"), []
+    fold = module.fold_batch_norm
+    monkeypatch.setattr(
+        module, "fold_batch_norm", lambda trunk: seen.append(copy.deepcopy(trunk)) or fold(trunk)
+    )
+    return seen
+
+
+def test_random_weights_know_nothing_of_the_encoder(
+    encoder: NACEncoder, trunks: list[Backbone]
+) -> None:
+    for seed in (3, 4):
+        transplant(encoder, source="random", image_size=16, calibration_images=images(), seed=seed)
+    first, second, own = (convolutions(trunk) for trunk in (*trunks, encoder.backbone))
+    for name, weights in own.items():
+        for a, b in ((first, own), (second, own), (first, second)):
+            correlation = torch.corrcoef(torch.stack([a[name], b[name]]))[0, 1]
+            assert correlation.abs() < 5 / len(weights) ** 0.5, name
+
+
+def test_shuffled_weights_keep_their_values_and_lose_their_places(
+    encoder: NACEncoder, trunks: list[Backbone]
+) -> None:
+    transplant(encoder, source="shuffled", image_size=16, calibration_images=images())
+    shuffled, own = convolutions(trunks[0]), convolutions(encoder.backbone)
+    for name, weights in own.items():
+        assert torch.equal(shuffled[name].sort().values, weights.sort().values), name
+        assert (shuffled[name] == weights).float().mean() < 0.05, name
 
 
 def test_arms_differ_in_trunk_weights_only(encoder: NACEncoder) -> None:
@@ -104,6 +146,34 @@ def test_partial_freezes_the_first_half(encoder: NACEncoder) -> None:
     assert trainable == {"layer2", "layer3"}
 
 
+def test_the_middle_of_an_odd_number_of_stages_is_frozen() -> None:
+    part = transplant(NACEncoder("resnet18", code_dim=8), mode="partial", image_size=16)
+    frozen = {
+        n.split(".")[0] for n, p in part.module.trunk.named_parameters() if not p.requires_grad
+    }
+    assert frozen == {"conv1", "layer1", "layer2"}  # of five stages
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_does_not_train_is_in_no_group(encoder: NACEncoder, mode: str) -> None:
+    part = transplant(encoder, mode=mode, image_size=16)  # type: ignore[arg-type]
+    grouped = [id(p) for group in part.param_groups(0.1) for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in part.module.parameters() if p.requires_grad)
+
+
+def test_controls_have_their_scale_from_the_calibration_images(encoder: NACEncoder) -> None:
+    """With random weights a folded convolution gives what BatchNorm would: mean zero, variance one."""
+    calibration = 0.3 * images(64) + 0.4
+    part = transplant(encoder, source="random", image_size=16, calibration_images=calibration)
+    trunk, x = part.module.trunk, encoder.normalize(calibration)
+    with torch.no_grad():
+        first = trunk.get_submodule("conv1")(x)
+        second = trunk.get_submodule("layer1.0.conv1")(first.relu())
+    for maps in (first, second):
+        assert maps.mean((0, 2, 3)).abs().max() < 1e-3
+        assert (maps.var((0, 2, 3)) - 1).abs().max() < 1e-2
+
+
 def test_learning_rates_of_trunk_and_heads(encoder: NACEncoder) -> None:
     groups = transplant(encoder, image_size=16, trunk_lr_multiplier=0.25).param_groups(0.4)
     assert [group["lr"] for group in groups] == [0.1, 0.4]
@@ -113,6 +183,97 @@ def test_encoder_is_left_as_it_was(encoder: NACEncoder) -> None:
     before = copy.deepcopy(encoder.state_dict())
     transplant(encoder, source="shuffled", image_size=16, calibration_images=images())
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
+
+
+def test_the_probe_is_compared_in_plain_float32(encoder: NACEncoder) -> None:
+    expected = transplant(encoder, image_size=16).report.probe_difference
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert transplant(encoder, image_size=16).report.probe_difference == expected
+
+
+def test_the_probe_is_compared_relative_to_the_features(encoder: NACEncoder) -> None:
+    with torch.no_grad():
+        for norm in encoder.backbone.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.weight.mul_(30)
+    with torch.no_grad():
+        last = encoder.feature_maps(images())["layer3"]
+    assert last.max() > 1e4
+    assert transplant(encoder, image_size=16).report.probe_difference < 1e-5
+
+
+def test_a_trunk_that_is_not_the_encoder_is_refused(
+    encoder: NACEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("nacgen.models.transplant")
+    fold = module.fold_batch_norm
+
+    def careless(trunk: Backbone) -> Backbone:
+        folded = fold(trunk)
+        with torch.no_grad():
+            folded.get_parameter("conv1.bias").add_(0.01)
+        return folded
+
+    monkeypatch.setattr(module, "fold_batch_norm", careless)
+    with pytest.raises(CheckpointError, match=r"within 0\.0001 .* differs by \d.* values reach \d"):
+        transplant(encoder, image_size=16)
+    monkeypatch.setattr(module, "fold_batch_norm", fold)
+    with torch.no_grad():
+        encoder.get_parameter("backbone.conv1.weight")[0] = float("nan")
+    with pytest.raises(CheckpointError, match="differs by nan on the probe images"):
+        transplant(encoder, image_size=16)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_encoder_on_a_gpu_gives_the_same_discriminator_there(
+    encoder: NACEncoder, source: str
+) -> None:
+    options = {"source": source, "image_size": 16, "calibration_images": images()}
+    expected = transplant(encoder, **options).module.state_dict()
+    module = transplant(encoder.cuda(), **options).module
+    assert module(images().cuda()).device.type == "cuda"
+    for name, value in module.state_dict().items():
+        assert torch.equal(value.cpu(), expected[name]), name
+
+
+def test_the_encoder_may_lie_elsewhere(
+    encoder: NACEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: whatever the device, the work is done on a copy on the CPU."""
+    moved = []
+    cpu = NACEncoder.cpu
+    monkeypatch.setattr(NACEncoder, "cpu", lambda self: moved.append(self) or cpu(self))
+    transplant(encoder, source="random", image_size=16, calibration_images=images())
+    assert len(moved) == 1
+    assert moved[0] is not encoder
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("encoder", r"mode init: \d+ tensors of the encoder loaded, \d+ left behind, \d+% of"),
+        (
+            "random",
+            r"mode init: a control with the encoder's architecture and random weights in \d+%",
+        ),
+        (
+            "shuffled",
+            r"mode init: a control with \d+ tensors of the encoder, each shuffled, in \d+%",
+        ),
+    ],
+)
+def test_the_report_says_where_weights_come_from(
+    encoder: NACEncoder, source: str, said: str
+) -> None:
+    part = transplant(
+        encoder,
+        source=source,  # type: ignore[arg-type]
+        image_size=16,
+        calibration_images=images(),
+    )
+    assert re.search(said, str(part.report))
+    assert ("loaded" in str(part.report)) == (source == "encoder")
 
 
 def test_discriminator_judges_each_image_alone(encoder: NACEncoder) -> None:

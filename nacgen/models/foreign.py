@@ -1,0 +1,149 @@
+"""Files of weights from other projects: reading them safely, and finding a trunk among their tensors.
+
+Known layouts, found by their names and shapes, not by who wrote them:
+
+    conv1, bn1, layer1, ...       torchvision's names, under any prefix (`backbone.`, `module.encoder_q.`, ...)
+    0, 1, ..., 4.0.conv1, ...     the same modules in an `nn.Sequential`, with or without ReLU and pooling in it
+    features.0, features.1, ...   torchvision's VGG-16 with BatchNorm
+
+A shortcut may be called `shortcut` in place of `downsample`.
+"""
+
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nacgen.errors import CheckpointError, CheckpointNotFoundError
+
+# Keys under which training scripts put weights.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+
+
+def read_foreign(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a `.safetensors` file, or of a `.pt`, `.pth` or `.ckpt` file of torch.
+
+    This is the one place where nacgen reads a pickle, and it does so with `weights_only=True`: torch's own
+    reader, which makes tensors and plain containers and refuses every other object, so that nothing in the
+    file is run.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors by name, on the CPU; of a training checkpoint those under `state_dict` or `model`.
+
+    Raises:
+        CheckpointNotFoundError: No such file.
+        CheckpointError: The file is damaged, holds objects besides tensors, or no tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointNotFoundError(
+            f"a file of weights was expected, but {path} is none. Give a .safetensors, .pt, .pth or .ckpt file."
+        )
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{path} is no whole safetensors file ({error}). Download it again."
+            ) from error
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} should hold tensors only, but {_refused(error)}. Such objects are not loaded, for they can "
+            "run code. Where you trust the file, save its state_dict alone (torch.save(checkpoint['state_dict'],"
+            " ...)) with the code that wrote it, and convert that."
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a file of torch ({error}). Download it again."
+        ) from error
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = {}
+    if isinstance(content, Mapping):
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        found = sorted(map(str, content))[:10] if isinstance(content, Mapping) else type(content)
+        raise CheckpointError(
+            f"{path} should hold tensors by name, itself or under {' or '.join(WRAPPERS)}, but holds {found}. "
+            "Save a module's state_dict()."
+        )
+    return tensors
+
+
+def find_prefix(tensors: Mapping[str, Tensor], wanted: str | None) -> str:
+    """What stands before the names of a trunk, in a checkpoint that holds other things too.
+
+    Args:
+        tensors: Of the whole checkpoint.
+        wanted: The prefix to use, with or without its last dot. Absent: that of the only trunk.
+
+    Returns:
+        The prefix with its last dot, or an empty string.
+
+    Raises:
+        CheckpointError: There is no trunk, not the wanted one, or several and none is wanted.
+    """
+    found: list[str] = []
+    for name, tensor in tensors.items():
+        first = re.fullmatch(r"(|.*\.)(conv1|features\.0|0)\.weight", name)
+        if first is None or tensor.ndim != 4 or tensor.shape[1] != 3:
+            continue
+        is_vgg = first[2] == "0" and first[1].endswith("features.")
+        found.append(first[1].removesuffix("features.") if is_vgg else first[1])
+    if wanted is not None:
+        wanted = wanted if wanted in ("", *found) else f"{wanted.removesuffix('.')}."
+    if not found or (wanted is not None and wanted not in found):
+        raise CheckpointError(
+            f"a trunk was expected {'somewhere' if wanted is None else f'under {wanted!r}'}, whose first "
+            f"convolution takes 3 channels, but {f'only {found} have one' if found else 'there is none'} among "
+            f"{len(tensors)} tensors: {', '.join(list(tensors)[:10])}. ResNets and VGG-16 can be converted."
+        )
+    if wanted is None and len(found) > 1:
+        raise CheckpointError(
+            f"one trunk was expected, got {len(found)}, under {', '.join(map(repr, found))}. Name one with "
+            "--prefix; that of a momentum encoder is seldom the right one."
+        )
+    return found[0] if wanted is None else wanted
+
+
+def translated_trunk(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, str]]:
+    """Names of a trunk's tensors, there and in torchvision's manner.
+
+    Args:
+        tensors: Of the whole checkpoint.
+        prefix: As `find_prefix` gives it.
+
+    Yields:
+        Name there and name within a backbone of ours; what is no part of a trunk is left out.
+    """
+    inner = {name: name.removeprefix(prefix) for name in tensors if name.startswith(prefix)}
+    # In a Sequential the stages are the children that hold blocks; ReLU and pooling have no tensors.
+    firsts = (re.match(r"(\d+)\.\d+\.conv1\.weight", name) for name in inner.values())
+    stages = sorted({int(first[1]) for first in firsts if first is not None})
+    places = {"0": "conv1", "1": "bn1"} | {str(n): f"layer{i}" for i, n in enumerate(stages, 1)}
+    for name, own in inner.items():
+        child, _, rest = own.partition(".")
+        child = places.get(child, child)
+        if re.fullmatch(r"conv1|bn1|layer\d+", child):
+            yield name, f"{child}.{rest}".replace(".shortcut.", ".downsample.")
+        elif child == "features":
+            yield name, own
+
+
+def _refused(error: pickle.UnpicklingError) -> str:
+    """Which object torch's reader would not make, from its long message."""
+    name = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it holds a {name[1]}" if name else "it is no file of tensors"

@@ -1,0 +1,30 @@
+"""Float32 that is float32, for values that must not depend on how the caller trains."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def plain_float32(device_type: str) -> Iterator[None]:
+    """Compute float32 as float32 for a block: no autocast, no TF32, no bf16 inside of products.
+
+    Args:
+        device_type: `"cpu"`, `"cuda"`, …
+
+    Yields:
+        Nothing.
+    """
+    on: Any = torch.backends
+    switches = (on.cuda.matmul, on.cudnn.conv, on.mkldnn.matmul, on.mkldnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision

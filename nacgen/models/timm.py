@@ -1,0 +1,81 @@
+"""Any model of timm as a trunk; `pip install "nacgen[timm]"`."""
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nacgen.errors import ConfigurationError
+from nacgen.models.backbones import Backbone
+
+
+class TimmBackbone(Backbone):
+    """A model of timm that gives feature maps, under timm's own parameter names.
+
+    Args:
+        name: As `timm.create_model` takes it; freshly initialised, nothing is downloaded.
+
+    Raises:
+        ConfigurationError: timm is not installed, does not know the name, or the model gives no maps.
+    """
+
+    def __init__(self, name: str) -> None:
+        try:
+            # timm announces its optional backends by warnings about its own imports
+            model: Any = _import_timm().create_model(name, pretrained=False, features_only=True)
+        except (RuntimeError, AttributeError, NotImplementedError) as error:
+            raise ConfigurationError(
+                f"backbone timm:{name} must be a model of timm that gives feature maps, but: {error} "
+                "See timm.list_models()."
+            ) from error
+        channels = model.feature_info.channels()
+        names = ("stem", *(f"layer{i}" for i in range(1, len(channels))))
+        super().__init__(
+            dict(zip(names, channels, strict=True)), max(model.feature_info.reduction())
+        )
+        self.model = model
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """Refused: which modules make up a stage differs from model to model."""
+        raise ConfigurationError(
+            "a timm trunk can be pretrained and probed, but not transplanted into a discriminator: its "
+            "stages are not known. Use a backbone of ours."
+        )
+
+    def convolution_norm_pairs(self) -> Iterator[tuple[nn.Module, str, str]]:
+        """Refused, as `stages`."""
+        self.stages()
+        yield from ()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Refused: timm initialises its models itself."""
+        self.stages()
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
+        """Feature maps of every stage.
+
+        Args:
+            images: Normalised images.
+
+        Returns:
+            `{"stem": (b, c, h, w), "layer1": ..., ...}`, timm's maps in their order.
+
+        Raises:
+            ConfigurationError: The images are smaller than the total stride.
+        """
+        self.check_size(images)
+        return dict(zip(self.stage_channels, self.model(images), strict=True))
+
+
+def _import_timm() -> ModuleType:
+    try:
+        import timm
+    except ImportError as error:
+        raise ConfigurationError(
+            'backbones named timm:<name> need timm, which is not installed. Run `pip install "nacgen[timm]"`.'
+        ) from error
+    module: ModuleType = timm
+    return module

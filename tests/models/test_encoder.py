@@ -1,0 +1,232 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nacgen.errors import ConfigurationError
+from nacgen.functional.nac import marginal_posterior_logits
+from nacgen.models.encoder import NACEncoder, normalize_input
+
+
+def random_images(n: int = 4, size: int = 16, seed: int = 0) -> Tensor:
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def build(**options: Any) -> NACEncoder:
+    """In evaluation mode, with statistics that are not zero and one."""
+    torch.manual_seed(0)
+    encoder = NACEncoder(**{"code_dim": 10, **options})
+    encoder.train()
+    encoder(random_images(32, seed=1))
+    return encoder.eval()
+
+
+def test_each_output_has_its_shape() -> None:
+    encoder, images = build(), random_images()
+    assert encoder.features(images).shape == (4, 64)
+    assert encoder.code_logits(images).shape == (4, 10)
+    assert encoder.codes(images).shape == (4, 10)
+    assert encoder.codes(images).dtype == torch.bool
+    assert [logits.shape for logits in encoder(images)] == [(4, 10), (4, 10)]
+    maps = encoder.feature_maps(images)
+    assert {name: tuple(x.shape[1:]) for name, x in maps.items()} == {
+        "stem": (16, 16, 16),
+        "layer1": (16, 16, 16),
+        "layer2": (32, 8, 8),
+        "layer3": (64, 4, 4),
+    }
+
+
+def test_features_codes_and_logits_agree() -> None:
+    encoder, images = build(), random_images()
+    logits = encoder.code_logits(images)
+    torch.testing.assert_close(
+        encoder.features(images), encoder.feature_maps(images)["layer3"].mean((2, 3))
+    )
+    assert torch.equal(encoder.codes(images), logits >= 0)
+    assert torch.equal(encoder(images)[0], logits)
+
+
+def test_images_are_normalised_inside() -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
+    encoder, images = build(mean=mean, std=std), random_images()
+    unit = (images + 1) / 2  # in [0, 1], where statistics of datasets are given
+    expected = torch.stack([(unit[:, c] - mean[c]) / std[c] for c in range(3)], dim=1)
+    torch.testing.assert_close(encoder.normalize(images), expected)
+    assert torch.equal(
+        normalize_input(images, encoder.mean, encoder.std), encoder.normalize(images)
+    )
+
+
+@pytest.mark.parametrize("posterior", ["shared", "separate"])
+@pytest.mark.parametrize("code_normalization", ["batch", "sqrt_dim"])
+def test_every_parameter_gets_a_gradient(posterior: str, code_normalization: str) -> None:
+    encoder = build(posterior=posterior, code_normalization=code_normalization).train()
+    code_logits, posterior_logits = encoder(random_images(16))
+    # cubes: the sum of what BatchNorm standardises, and of its squares, depends on nothing before
+    (code_logits**3 + posterior_logits**3).sum().backward()
+    for name, parameter in encoder.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+    trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
+    # the authors' scale is a constant
+    assert ("code_head.scale" in trained) == (code_normalization == "batch")
+
+
+def test_a_shared_posterior_is_what_the_channel_makes_of_the_code() -> None:
+    encoder = build(posterior="shared", flip_probability=0.2)
+    code_logits, posterior_logits = encoder(random_images())
+    assert torch.equal(posterior_logits, marginal_posterior_logits(code_logits, 0.2))
+    assert not any("posterior" in name for name in encoder.state_dict())
+
+
+def test_a_separate_posterior_has_a_head_of_its_own() -> None:
+    encoder, images = build(posterior="separate"), random_images()
+    code_logits, posterior_logits = encoder(images)
+    assert encoder.posterior_head is not None
+    assert torch.equal(posterior_logits, encoder.posterior_head(encoder.features(images)))
+    assert not torch.equal(posterior_logits, code_logits)
+    with torch.no_grad():
+        encoder.posterior_head.mlp[0].weight.zero_()
+    assert torch.equal(encoder(images)[0], code_logits)  # the code does not hear of it
+
+
+@pytest.mark.parametrize("posterior", ["shared", "separate"])
+def test_a_detached_posterior_leaves_the_rest_alone(posterior: str) -> None:
+    encoder, images = build(posterior=posterior), random_images()
+    attached, detached = encoder(images), encoder(images, detach=True)
+    assert all(torch.equal(a, b) for a, b in zip(attached, detached, strict=True))
+    assert detached[0].requires_grad
+    if posterior == "shared":
+        assert not detached[1].requires_grad
+        return
+    detached[1].sum().backward()
+    assert all(p.grad is None for p in encoder.backbone.parameters())
+    assert all(p.grad is None for p in encoder.code_head.parameters())
+
+
+def test_logits_are_standardised_over_the_batch() -> None:
+    encoder = build(code_normalization="batch").train()
+    logits = encoder.code_logits(random_images(64))
+    assert logits.mean(0).abs().max() < 1e-4
+    assert (logits.std(0, correction=0) - 1).abs().max() < 0.05
+    with torch.no_grad():
+        encoder.code_head.scale.fill_(3.0)
+    torch.testing.assert_close(encoder.code_logits(random_images(64)), 3 * logits)
+
+
+def test_the_authors_logits_are_divided_by_the_root_of_the_code_length() -> None:
+    encoder, images = build(code_normalization="sqrt_dim"), random_images()
+    expected = encoder.code_head.mlp(encoder.features(images)) / 10**0.5
+    torch.testing.assert_close(encoder.code_logits(images), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_only_training_mode_looks_at_the_other_images(training: bool) -> None:
+    encoder, images = build().train(training), random_images(8)
+    alone, together = encoder.code_logits(images[:2]), encoder.code_logits(images)[:2]
+    assert torch.allclose(alone, together, atol=1e-5) != training
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"posterior": "separate", "code_normalization": "sqrt_dim", "flip_probability": 0.05},
+        {"backbone": "resnet18", "mean": [0.1, 0.2, 0.3], "std": [0.3, 0.2, 0.1], "code_dim": 7},
+    ],
+)
+def test_a_saved_encoder_is_the_same_bit_for_bit(options: dict[str, Any], tmp_path: Path) -> None:
+    encoder, images = build(**options), random_images()
+    encoder.save_pretrained(tmp_path / "encoder")
+    loaded = NACEncoder.from_pretrained(tmp_path / "encoder")
+    assert not loaded.training
+    state, expected = loaded.state_dict(), encoder.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    with torch.no_grad():
+        for there, here in zip(loaded(images), encoder(images), strict=True):
+            assert torch.equal(there, here)
+    for name in ("backbone_name", "code_dim", "feature_dim", "flip_probability"):
+        assert getattr(loaded, name) == getattr(encoder, name)
+    config = json.loads((tmp_path / "encoder" / "config.json").read_text())
+    assert config.items() >= options.items()
+    assert {path.name for path in (tmp_path / "encoder").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+    }
+
+
+def test_torchvision_takes_the_backbone_after_dropping_its_prefix() -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    encoder = NACEncoder("resnet18", stem="standard")
+    encoder.train()
+    encoder(random_images(8, 64, seed=1))
+    encoder.eval()
+    tensors = {
+        key.removeprefix("backbone."): value
+        for key, value in encoder.state_dict().items()
+        if key.startswith("backbone.")
+    }
+    theirs = models.resnet18()
+    missing, unexpected = theirs.load_state_dict(tensors, strict=False)
+    assert (missing, unexpected) == (["fc.weight", "fc.bias"], [])
+    theirs.fc = torch.nn.Identity()
+    theirs.eval()
+    images = random_images(4, 64)
+    with torch.no_grad():
+        features = encoder.features(images)
+        torch.testing.assert_close(theirs(encoder.normalize(images)), features)
+    assert features.shape == (4, 512)
+
+
+def test_the_card_says_what_the_encoder_is() -> None:
+    encoder = build(code_dim=12, flip_probability=0.15)
+    encoder.card_notes = "Trained on nothing at all."
+    card = encoder.model_card()
+    assert card.startswith("---\nlibrary_name: nacgen\nlicense: apache-2.0\n")
+    for fact in (
+        "# NAC encoder: tiny, 12 bits",
+        "each bit with probability\n0.15.",
+        "-> (64,) each",
+        "bool, 12 bits each",
+        "arXiv:2112.04014",
+        "NACEncoder.from_pretrained(",
+        "Trained on nothing at all.",
+    ):
+        assert fact in card
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "resnet19"}, r"backbone must be one of tiny, resnet18, .* got 'resnet19'"),
+        ({"stem": "large"}, "stem must be small or standard, got 'large'"),
+        ({"code_dim": 0}, "code_dim must be one bit or more, got 0"),
+        ({"flip_probability": 0.5}, r"strictly between 0 and 1/2, got 0\.5"),
+        ({"flip_probability": 0.0}, r"strictly between 0 and 1/2, got 0\.0"),
+        ({"posterior": "none"}, "posterior must be shared.* separate, got 'none'"),
+        (
+            {"code_normalization": "layer"},
+            "code_normalization must be batch.* sqrt_dim, got 'layer'",
+        ),
+        ({"mean": (0.5,)}, r"three channels and std be positive, got \(0\.5,\) and"),
+        ({"std": (0.5, 0.0, 0.5)}, r"be positive, got .* and \(0\.5, 0\.0, 0\.5\)"),
+    ],
+)
+def test_bad_arguments_are_named(
+    options: dict[str, Any], message: str, as_users_run_it: None
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        NACEncoder(**options)
+
+
+def test_images_that_are_too_small_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"at least 4 px .* got 3x16"):
+        build().features(torch.zeros(1, 3, 3, 16))

@@ -1,0 +1,259 @@
+"""Model folders: strict, whole or not there at all. What a model keeps is tested with each model."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nacgen.errors import CheckpointError, CheckpointNotFoundError
+from nacgen.models.folder import PretrainedModel, read_tensors, resolve_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+class Line(nn.Module, PretrainedModel):
+    """The smallest model with two tensors and two arguments."""
+
+    def __init__(self, width: int = 3, name: str = "a") -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be one or more, got {width}.")
+        self.name = name
+        self.weight = nn.Parameter(torch.arange(float(width)))
+        self.register_buffer("count", torch.tensor(7))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Line(3, name="b").save_pretrained(tmp_path / "line")
+    return tmp_path / "line"
+
+
+def rewrite(folder: Path, **changes: Tensor | None) -> None:
+    tensors = load_file(folder / "model.safetensors") | changes
+    kept = {name: value for name, value in tensors.items() if value is not None}
+    save_file(kept, folder / "model.safetensors")
+
+
+def test_a_folder_gives_the_model_back(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    assert json.loads((folder / "config.json").read_text()) == {"width": 3, "name": "b"}
+    line = Line.from_pretrained(folder)
+    assert (line.name, line.training) == ("b", False)
+    assert line.weight.tolist() == [0, 1, 2]
+    assert line.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("changes", "differences"),
+    [
+        ({"weight": None}, "1 differences: weight is missing"),
+        ({"other": torch.zeros(2)}, "1 differences: other is unexpected"),
+        ({"weight": torch.zeros(4)}, r"1 differences: weight: \(4,\) in the file, \(3,\) in"),
+        ({"weight": torch.zeros(1, 3)}, r"weight: \(1, 3\) in the file, \(3,\) in the model"),
+        ({"weight": torch.zeros(3).half()}, "weight: torch.float16 in the file, torch.float32 in"),
+        (
+            {"weight": None, "bias": torch.zeros(3), "count": torch.zeros(2)},
+            r"3 differences: weight is missing; bias is unexpected; count: \(2,\) in the file, \(\)",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_listed(
+    folder: Path, changes: dict[str, Tensor | None], differences: str
+) -> None:
+    rewrite(folder, **changes)
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors does not fit .*{differences}"):
+        Line.from_pretrained(folder)
+
+
+def test_no_more_than_ten_differences_are_listed(folder: Path) -> None:
+    rewrite(folder, **{f"extra_{i:02d}": torch.zeros(1) for i in range(12)})
+    with pytest.raises(CheckpointError, match="12 differences: ") as caught:
+        Line.from_pretrained(folder)
+    assert str(caught.value).count("is unexpected") == 10
+
+
+def test_nothing_is_loaded_unless_all_of_it_fits(folder: Path) -> None:
+    line = Line(3)
+    rewrite(folder, weight=torch.full((3,), 9.0), count=None)
+    with pytest.raises(CheckpointError, match="count is missing"):
+        read_tensors(folder / "model.safetensors", line.state_dict())
+    assert line.weight.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\x80\x04cos\nsystem\n.", None])
+def test_a_damaged_weights_file_is_named(folder: Path, content: bytes | None) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] if content is None else content)
+    with pytest.raises(CheckpointError, match=rf"{file} is no whole safetensors file \("):
+        Line.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"config\.json is not valid JSON \("),
+        ("", r"config\.json is not valid JSON \("),
+        ('{"width": 3, "depth": 2}', r"arguments of Line \(name, width\), got also depth\. Load"),
+        ("[3]", r"arguments of Line \(name, width\), got also list"),
+        ('{"width": 0}', r"config\.json does not describe a Line: width must be .* got 0"),
+        ('{"width": "3"}', r"config\.json does not describe a Line: "),
+        ('{"width": null}', r"config\.json does not describe a Line: "),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_named(folder: Path, text: str, message: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        Line.from_pretrained(folder)
+
+
+def test_a_configuration_that_is_no_text_is_named(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):
+        Line.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named_and_no_other_is_read(folder: Path, file: str) -> None:
+    (folder / file).rename(folder / "pytorch_model.bin")  # which would be unpickled
+    with pytest.raises(CheckpointNotFoundError, match=rf"but {folder} has no {file}\. .* pickled"):
+        Line.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["nowhere", "./a/b", "/no/such", "checkpoints/none", "a/b/c", "../x/y"]
+)
+def test_what_is_neither_folder_nor_hub_name_asks_nobody(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*args: Any, **options: Any) -> str:
+        raise AssertionError(args)
+
+    monkeypatch.setattr("nacgen.models.folder.hf_hub_download", ask)
+    with pytest.raises(CheckpointNotFoundError, match=rf"{name} is no model folder, and no Hub id"):
+        Line.from_pretrained(name)
+
+
+def test_a_hub_model_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(*args: Any, **options: Any) -> str:
+        asked.append((args, options))
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("nacgen.models.folder.hf_hub_download", refuse)
+    with pytest.raises(
+        CheckpointNotFoundError,
+        match=r"someone/line is no local folder .* \(ConnectionError: no route to host\)\. Check",
+    ):
+        Line.from_pretrained("someone/line")
+    assert asked == [(("someone/line", "config.json"), {"revision": None})]  # once
+
+
+def test_a_hub_model_is_read_like_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(name: str, file: str, revision: str | None) -> str:
+        asked.append((name, file, revision))
+        return str(folder / file)
+
+    monkeypatch.setattr("nacgen.models.folder.hf_hub_download", download)
+    assert Line.from_pretrained("someone/line", revision="v1").name == "b"
+    assert asked == [
+        ("someone/line", "config.json", "v1"),
+        ("someone/line", "model.safetensors", "v1"),
+    ]
+
+
+def test_released_models_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_folder("checkpoints/digits-nac") == ROOT / "checkpoints" / "digits-nac"
+    assert resolve_folder("checkpoints/none") is None
+    (tmp_path / "checkpoints" / "digits-nac").mkdir(parents=True)
+    found = resolve_folder("checkpoints/digits-nac")
+    assert found is not None
+    assert not found.is_absolute()  # a folder of that name here comes first
+
+
+def test_saving_again_replaces_the_folder(folder: Path) -> None:
+    (folder / "old.txt").write_text("of another model")
+    Line(2, name="new").save_pretrained(folder)
+    assert Line.from_pretrained(folder).name == "new"
+    assert not (folder / "old.txt").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["line"]  # no debris
+
+
+def test_a_folder_that_is_not_there_is_made_with_its_parents(tmp_path: Path) -> None:
+    Line().save_pretrained(tmp_path / "a" / "b" / "line")
+    assert Line.from_pretrained(tmp_path / "a" / "b" / "line").name == "a"
+
+
+@pytest.mark.parametrize("step", ["writing", "first rename", "second rename"])
+def test_saving_that_fails_leaves_the_old_folder(
+    folder: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    fails_at, rename = {"first rename": 1, "second rename": 2}.get(step), Path.rename
+    renamed: list[Path] = []
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fail_once(self: Path, target: Path) -> Path:
+        renamed.append(self)
+        if len(renamed) == fails_at:
+            full()
+        return rename(self, target)
+
+    if step == "writing":
+        monkeypatch.setattr("nacgen.models.folder.save_file", full)
+    else:
+        monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(OSError, match="No space left"):
+        Line(2, name="new").save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["line"]  # no debris
+
+
+def test_pushing_uses_the_name_of_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed = []
+    monkeypatch.setattr(Line, "push_to_hub", lambda self, repo_id, **_: pushed.append(repo_id))
+    Line().save_pretrained(folder, push_to_hub=True)
+    Line().save_pretrained(folder, push_to_hub=True, repo_id="someone/else")
+    assert pushed == ["line", "someone/else"]
+
+
+def test_a_reader_never_sees_a_mixture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands at the folder's place, at each step of saving, is one whole model."""
+    seen = []
+    rename = Path.rename
+
+    def look() -> None:
+        if folder.exists():
+            seen.append(Line.from_pretrained(folder).name)
+
+    def watched(self: Path, target: Path) -> Path:
+        look()
+        moved = rename(self, target)
+        look()
+        return moved
+
+    monkeypatch.setattr(Path, "rename", watched)
+    Line(3, name="new").save_pretrained(folder)
+    assert seen == ["b", "new"]
+
+
+def test_a_folder_that_was_moved_still_loads(folder: Path, tmp_path: Path) -> None:
+    shutil.move(folder, tmp_path / "elsewhere")
+    assert Line.from_pretrained(tmp_path / "elsewhere").name == "b"
