@@ -1,7 +1,7 @@
 """One call that scores a generator against a reference, and says under which protocol."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,14 +10,13 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from nacgen.data.datasets import ImageDataset
+from nacgen.data.datasets import Dataset
 from nacgen.errors import ConfigurationError, DataError, NonFiniteError
 from nacgen.functional.distances import frechet_bias, frechet_distance
 from nacgen.metrics.extractors import FeatureExtractor, check_images
 from nacgen.metrics.result import EvaluationProtocol, EvaluationResult, Score
 from nacgen.metrics.statistics import GaussianStats, StatsAccumulator
 
-METRICS = ("fd",)
 QUANTISATION = "uint8, round half up"
 
 ImageSource = Callable[[Int64[Tensor, " b"]], UInt8[Tensor, "b 3 h w"]]
@@ -42,7 +41,7 @@ class ReferenceStatistics:
     @classmethod
     def compute(
         cls,
-        dataset: ImageDataset,
+        dataset: Dataset,
         extractor: FeatureExtractor,
         *,
         batch_size: int = 500,
@@ -69,7 +68,7 @@ class ReferenceStatistics:
             NonFiniteError: A feature is NaN or infinite.
         """
         stats = _statistics(
-            dataset.images.__getitem__,
+            dataset.read,
             torch.arange(len(dataset)),
             extractor,
             batch_size=batch_size,
@@ -80,14 +79,14 @@ class ReferenceStatistics:
         return cls(
             stats=stats,
             name=f"{dataset.name}/{dataset.split}",
-            fingerprint=fingerprint_images(dataset.images),
+            fingerprint=fingerprint_images(dataset),
             extractor_fingerprint=extractor.fingerprint,
         )
 
 
 def evaluate(
     generate: ImageSource,
-    reference: ImageDataset | ReferenceStatistics,
+    reference: Dataset | ReferenceStatistics,
     *,
     extractor: FeatureExtractor,
     num_samples: int,
@@ -97,9 +96,8 @@ def evaluate(
     num_processes: int = 1,
     device: torch.device | str = "cpu",
     model_label: str = "ema",
-    metrics: Sequence[str] = ("fd",),
 ) -> EvaluationResult:
-    """Score generated images against reference images.
+    """Score generated images against reference images, by the Fréchet distance of their features.
 
     `generate(indices)` makes image `i` from seed `i`, whatever else is in the batch. Scores then
     depend neither on `batch_size` nor on the number of processes, up to the last bits of float32.
@@ -116,23 +114,16 @@ def evaluate(
         num_processes: That share the work; each must call.
         device: Where sums are kept and exchanged, and whose random state is restored.
         model_label: Which weights generate, for the record.
-        metrics: Which scores; `"fd"`, the Fréchet distance.
 
     Returns:
         Scores with their protocol, the same on every process.
 
     Raises:
-        ConfigurationError: An unknown metric, numbers that contradict each other or the process
-            group, or reference statistics of another extractor.
+        ConfigurationError: Numbers that contradict each other or the process group, or reference
+            statistics of another extractor.
         DataError: There are fewer than two images, or they are not uint8 `(b, 3, h, w)`.
         NonFiniteError: A feature is NaN or infinite; every process raises.
     """
-    unknown = [metric for metric in metrics if metric not in METRICS]
-    if unknown or not metrics:
-        raise ConfigurationError(
-            f"metrics must be one or more of {', '.join(METRICS)}, got "
-            f"{', '.join(map(repr, unknown)) or 'none'}."
-        )
     if num_samples < 2 or seed < 0:
         raise ConfigurationError(
             f"num_samples must be two or more and seed zero or more, got {num_samples} and {seed}."
@@ -142,7 +133,7 @@ def evaluate(
         "process_index": process_index,
         "num_processes": num_processes,
     }
-    if isinstance(reference, ImageDataset):
+    if not isinstance(reference, ReferenceStatistics):
         reference = ReferenceStatistics.compute(reference, extractor, device=device, **sharing)
     if reference.extractor_fingerprint != extractor.fingerprint:
         raise ConfigurationError(
@@ -208,17 +199,19 @@ def to_uint8(images: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
     return (127.5 * images.float() + 128).to(torch.uint8)  # 127.5 (x + 1) + 1/2, cut off
 
 
-def fingerprint_images(images: UInt8[Tensor, "n 3 h w"]) -> str:
+def fingerprint_images(dataset: Dataset) -> str:
     """SHA-256 over shape and pixels.
 
     Args:
-        images: 0 to 255.
+        dataset: Its images, 500 at a time, count in their order.
 
     Returns:
         `"sha256:…"`.
     """
-    digest = hashlib.sha256(str(tuple(images.shape)).encode())
-    digest.update(images.cpu().contiguous().numpy().data)
+    shape = (len(dataset), 3, dataset.image_size, dataset.image_size)
+    digest = hashlib.sha256(str(shape).encode())
+    for rows in torch.arange(len(dataset)).split(500):
+        digest.update(dataset.read(rows).cpu().contiguous().numpy().data)
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -7,17 +7,20 @@ weights and preprocessing, and computes in plain float32 whatever precision the 
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from nacgen.errors import ConfigurationError, DataError
+from nacgen.errors import CheckpointError, ConfigurationError, DataError
 from nacgen.models.classifier import ImageClassifier
+from nacgen.models.precision import plain_float32
+
+DIGITS_CLASSIFIER = "digits_classifier"
+DIGITS_FINGERPRINT = "sha256:c997a64152c7963c331d974e1e80d9bfcdf92b875b883e40914de4f1c464ba05"
 
 
 class Features(NamedTuple):
@@ -112,18 +115,22 @@ class NetworkExtractor(ABC):
 class ClassifierExtractor(NetworkExtractor):
     """Penultimate features and logits of a classifier that was trained by a recipe of ours.
 
+    Scores are called `fd_digits_classifier` with the weights that are released under this name and with no
+    others; else `fd_<dataset>_classifier` by what the classifier was trained on (`fd_own_digits_classifier` for
+    digits), or `fd_classifier` where it does not say. The fingerprint tells classifiers of one name apart.
+
     Args:
         classifier: The classifier.
-        name: Its scores are called `fd_<name>`.
         device: Where it runs.
     """
 
     resize = "none"
     normalisation = "u / 127.5 - 1"
 
-    def __init__(
-        self, classifier: ImageClassifier, *, name: str, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, classifier: ImageClassifier, *, device: torch.device | str = "cpu") -> None:
+        name = "classifier" if classifier.dataset is None else f"{classifier.dataset}_classifier"
+        if name == DIGITS_CLASSIFIER:
+            name = f"own_{name}"
         super().__init__(
             classifier,
             name=name,
@@ -131,6 +138,8 @@ class ClassifierExtractor(NetworkExtractor):
             feature_dim=classifier.feature_dim,
             device=device,
         )
+        if self.fingerprint == DIGITS_FINGERPRINT:
+            self.name, self.score_name = DIGITS_CLASSIFIER, f"fd_{DIGITS_CLASSIFIER}"
         self.classifier = classifier
 
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
@@ -139,8 +148,9 @@ class ClassifierExtractor(NetworkExtractor):
         if pixels.shape[-2:] != (size, size):
             raise DataError(
                 f"{self.name} looks at images of {size}x{size} px and does not resize, got "
-                f"{pixels.shape[-2]}x{pixels.shape[-1]}. Score images of that size, or use another "
-                f"extractor ({', '.join(EXTRACTORS)})."
+                f"{pixels.shape[-2]}x{pixels.shape[-1]}. Train a classifier on images of this size with "
+                "recipes/train_classifier.py, or use another extractor "
+                f"({', '.join(EXTRACTORS)})."
             )
         features = self.classifier.features(pixels / 127.5 - 1)
         return Features(features, self.classifier.head(features))
@@ -152,18 +162,19 @@ def build_extractor(
     """Build an extractor by name.
 
     Args:
-        name: `"digits_classifier"` (embedded) or `"inception"` (the FID Inception).
-        weights: A classifier's folder, or a file of the FID Inception's weights. Absent: the
-            released folder, or torch's hub cache and then a download.
+        name: `"digits_classifier"` (embedded), `"classifier"` (one of your own) or `"inception"` (the FID
+            Inception).
+        weights: A classifier's folder or Hub id, or a file of the FID Inception's weights. Absent: the
+            released folder, or torch's hub cache and then a download; `"classifier"` needs it.
         device: Where it runs.
 
     Returns:
         The extractor.
 
     Raises:
-        ConfigurationError: The name is unknown.
+        ConfigurationError: The name is unknown, or `"classifier"` comes without weights.
         CheckpointNotFoundError: The weights are not there; the message says how to get them.
-        CheckpointError: The weights do not fit or are damaged.
+        CheckpointError: The weights do not fit, are damaged, or are not those of the name.
     """
     if name not in EXTRACTORS:
         raise ConfigurationError(f"extractor must be one of {', '.join(EXTRACTORS)}, got {name!r}.")
@@ -204,34 +215,26 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def plain_float32(device_type: str) -> Iterator[None]:
-    """Compute float32 as float32 for a block: no autocast, no TF32, no bf16 inside of products.
-
-    Args:
-        device_type: `"cpu"`, `"cuda"`, …
-
-    Yields:
-        Nothing.
-    """
-    on: Any = torch.backends
-    switches = (on.cuda.matmul, on.cudnn.conv, on.mkldnn.matmul, on.mkldnn.conv)
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision
-
-
 def _digits_classifier(
     weights: str | Path | None, device: torch.device | str
 ) -> ClassifierExtractor:
-    classifier = ImageClassifier.from_pretrained(weights or "checkpoints/digits-classifier")
-    return ClassifierExtractor(classifier, name="digits_classifier", device=device)
+    folder = weights or "checkpoints/digits-classifier"
+    extractor = ClassifierExtractor(ImageClassifier.from_pretrained(folder), device=device)
+    if extractor.name != DIGITS_CLASSIFIER:
+        raise CheckpointError(
+            f"the extractor {DIGITS_CLASSIFIER} has the released weights, {DIGITS_FINGERPRINT}, but {folder} "
+            f"holds others, {extractor.fingerprint}. Use the extractor classifier for a classifier of your own."
+        )
+    return extractor
+
+
+def _classifier(weights: str | Path | None, device: torch.device | str) -> ClassifierExtractor:
+    if weights is None:
+        raise ConfigurationError(
+            "the extractor classifier needs the folder of a classifier, got no weights. Train one with "
+            "recipes/train_classifier.py and give it as weights (--score.weights RUN/classifier)."
+        )
+    return ClassifierExtractor(ImageClassifier.from_pretrained(weights), device=device)
 
 
 def _inception(weights: str | Path | None, device: torch.device | str) -> FeatureExtractor:
@@ -241,6 +244,7 @@ def _inception(weights: str | Path | None, device: torch.device | str) -> Featur
 
 
 EXTRACTORS: dict[str, Callable[[str | Path | None, torch.device | str], FeatureExtractor]] = {
-    "digits_classifier": _digits_classifier,
+    DIGITS_CLASSIFIER: _digits_classifier,
+    "classifier": _classifier,
     "inception": _inception,
 }

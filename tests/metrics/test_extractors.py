@@ -4,21 +4,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from nacgen.errors import CheckpointNotFoundError, ConfigurationError, DataError
+from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError, DataError
 from nacgen.metrics.extractors import (
     ClassifierExtractor,
     FeatureExtractor,
     build_extractor,
-    plain_float32,
 )
 from nacgen.models.classifier import ImageClassifier
+from nacgen.models.precision import plain_float32
 from tests.metrics.means import ChannelMeans, generate
 
 
 @pytest.fixture
 def classifier() -> ImageClassifier:
     torch.manual_seed(0)
-    return ImageClassifier(num_classes=4, channels=(8, 16), feature_dim=6, image_size=4)
+    return ImageClassifier(
+        num_classes=4, channels=(8, 16), feature_dim=6, image_size=4, dataset="tiny"
+    )
 
 
 @pytest.fixture
@@ -35,12 +37,12 @@ def precisions() -> list[str]:
 def test_a_classifier_gives_its_features_and_logits(
     classifier: ImageClassifier, images: Tensor
 ) -> None:
-    extractor = ClassifierExtractor(classifier, name="tiny")
+    extractor = ClassifierExtractor(classifier)
     features = extractor(images)
     scaled = (images.float() - 127.5) / 127.5
     torch.testing.assert_close(features.pooled, classifier.features(scaled))
     torch.testing.assert_close(features.logits, classifier(scaled))
-    assert (extractor.score_name, extractor.feature_dim) == ("fd_tiny", 6)
+    assert (extractor.score_name, extractor.feature_dim) == ("fd_tiny_classifier", 6)
     assert (extractor.resize, extractor.independent_of_nac) == ("none", True)
 
 
@@ -48,14 +50,14 @@ def test_a_classifier_gives_its_features_and_logits(
 def test_any_object_of_the_right_shape_is_an_extractor(
     extractor: object, classifier: ImageClassifier
 ) -> None:
-    assert isinstance(extractor or ClassifierExtractor(classifier, name="x"), FeatureExtractor)
+    assert isinstance(extractor or ClassifierExtractor(classifier), FeatureExtractor)
     assert not isinstance(classifier, FeatureExtractor)
 
 
 def test_the_network_is_frozen_in_evaluation_mode(
     classifier: ImageClassifier, images: Tensor
 ) -> None:
-    extractor = ClassifierExtractor(classifier.train(), name="tiny")
+    extractor = ClassifierExtractor(classifier.train())
     assert not classifier.training
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
     assert not extractor(images).pooled.requires_grad
@@ -64,7 +66,7 @@ def test_the_network_is_frozen_in_evaluation_mode(
 def test_features_are_plain_float32_under_autocast(
     classifier: ImageClassifier, images: Tensor
 ) -> None:
-    extractor = ClassifierExtractor(classifier, name="tiny")
+    extractor = ClassifierExtractor(classifier)
     expected = extractor(images).pooled
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = extractor(images).pooled
@@ -86,34 +88,71 @@ def test_reduced_precision_is_off_inside_and_as_before_outside() -> None:
 
 
 def test_the_fingerprint_follows_the_weights(classifier: ImageClassifier) -> None:
-    first = ClassifierExtractor(classifier, name="tiny").fingerprint
-    assert ClassifierExtractor(classifier, name="other").fingerprint == first
+    first = ClassifierExtractor(classifier).fingerprint
+    assert ClassifierExtractor(classifier).fingerprint == first
     with torch.no_grad():
         classifier.head.bias[0] += 1e-6
-    assert ClassifierExtractor(classifier, name="tiny").fingerprint != first
+    assert ClassifierExtractor(classifier).fingerprint != first
 
 
 def test_the_fingerprint_follows_the_preprocessing(classifier: ImageClassifier) -> None:
     class Resizing(ClassifierExtractor):
         resize = "bilinear"
 
-    resizing = Resizing(classifier, name="tiny")
-    assert resizing.fingerprint != ClassifierExtractor(classifier, name="tiny").fingerprint
+    resizing = Resizing(classifier)
+    assert resizing.fingerprint != ClassifierExtractor(classifier).fingerprint
 
 
-def test_the_digits_classifier_is_read_from_a_folder(
-    classifier: ImageClassifier, images: Tensor, tmp_path: Path
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        (None, "classifier"),
+        ("cifar10", "cifar10_classifier"),
+        ("digits", "own_digits_classifier"),  # not the released one
+    ],
+)
+def test_a_classifier_of_ones_own_is_named_by_its_dataset(
+    dataset: str | None, name: str, images: Tensor, tmp_path: Path
 ) -> None:
-    classifier.save_pretrained(tmp_path / "classifier")
-    extractor = build_extractor("digits_classifier", weights=tmp_path / "classifier")
-    expected = ClassifierExtractor(classifier, name="digits_classifier")
+    torch.manual_seed(0)
+    classifier = ImageClassifier(4, (8, 16), feature_dim=6, image_size=4, dataset=dataset)
+    classifier.save_pretrained(tmp_path / "own")
+    extractor = build_extractor("classifier", weights=tmp_path / "own")
+    expected = ClassifierExtractor(classifier)
     assert torch.equal(extractor(images).pooled, expected(images).pooled)
     assert extractor.fingerprint == expected.fingerprint
-    assert extractor.score_name == "fd_digits_classifier"
+    assert (extractor.name, extractor.score_name) == (name, f"fd_{name}")
+
+
+def test_only_the_released_weights_are_called_digits_classifier(tmp_path: Path) -> None:
+    released = build_extractor("digits_classifier")
+    assert (released.name, released.score_name) == ("digits_classifier", "fd_digits_classifier")
+    classifier = ImageClassifier.from_pretrained("checkpoints/digits-classifier")
+    classifier.save_pretrained(tmp_path / "copy")
+    for name in ("digits_classifier", "classifier"):
+        copy = build_extractor(name, weights=tmp_path / "copy")
+        assert (copy.name, copy.fingerprint) == ("digits_classifier", released.fingerprint)
+    with torch.no_grad():
+        classifier.head.bias[0] += 1e-6
+    classifier.save_pretrained(tmp_path / "changed")
+    changed = build_extractor("classifier", weights=tmp_path / "changed")
+    assert changed.score_name == "fd_classifier"
+    with pytest.raises(
+        CheckpointError,
+        match=f"{released.fingerprint}, but .*changed holds others, {changed.fingerprint}",
+    ):
+        build_extractor("digits_classifier", weights=tmp_path / "changed")
+
+
+def test_a_classifier_of_ones_own_needs_its_folder() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"got no weights\. Train one with recipes/train_cl"
+    ):
+        build_extractor("classifier")
 
 
 def test_an_unknown_extractor_lists_the_known_ones() -> None:
-    message = "one of digits_classifier, inception, got 'vgg'"
+    message = "one of digits_classifier, classifier, inception, got 'vgg'"
     with pytest.raises(ConfigurationError, match=message):
         build_extractor("vgg")
 
@@ -124,8 +163,8 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_images_of_another_size_are_refused(classifier: ImageClassifier) -> None:
-    extractor = ClassifierExtractor(classifier, name="tiny")
-    message = "tiny looks at images of 4x4 px and does not resize, got 4x6"
+    extractor = ClassifierExtractor(classifier)
+    message = "tiny_classifier looks at images of 4x4 px and does not resize, got 4x6"
     with pytest.raises(DataError, match=message):
         extractor(torch.zeros(2, 3, 4, 6, dtype=torch.uint8))
 
@@ -133,6 +172,6 @@ def test_images_of_another_size_are_refused(classifier: ImageClassifier) -> None
 @pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("images", [torch.zeros(2, 3, 4, 4), torch.zeros(3, 4, 4).byte()])
 def test_what_is_no_batch_of_images_is_refused(classifier: ImageClassifier, images: Tensor) -> None:
-    extractor = ClassifierExtractor(classifier, name="tiny")
+    extractor = ClassifierExtractor(classifier)
     with pytest.raises(DataError, match=rf"got {images.dtype} \({images.shape[0]}, .*to_uint8"):
         extractor(images)
