@@ -1,20 +1,20 @@
-"""What an encoder is worth on labelled images: its linear probe and its code's information."""
+"""What is shown of an encoder while it trains: its linear probe and the health of its code."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nacgen.data.augment import ViewPolicy, random_view, to_float
-from nacgen.data.datasets import ImageDataset
+from nacgen.data.augment import ViewPolicy, random_view
+from nacgen.data.datasets import Dataset
 from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
-from nacgen.probes.information import CodeInformation, code_information
+from nacgen.probes.features import extract
+from nacgen.probes.health import CodeHealth, code_health
 from nacgen.probes.linear import linear_probe
 
 MAX_IMAGES = 10_000  # of each split
 MAX_CODES = 512  # images whose codes are told apart, two views each
-CHUNK = 500
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,17 @@ class ProbeReport:
     """The figures of one encoder.
 
     Args:
-        linear_probe: Test accuracy of a linear classifier on its features, None without labels.
-        information: The bound in nats and its ceilings.
+        linear_probe: Test accuracy of a linear classifier on its features, None without one class an image.
+        health: Of its code, the bound in nats among it.
     """
 
     linear_probe: float | None
-    information: CodeInformation
+    health: CodeHealth
 
     def __str__(self) -> str:
-        """One line for a terminal."""
-        code = self.information
+        """A few lines for a terminal."""
         probe = "no labels" if self.linear_probe is None else f"{self.linear_probe:.3f}"
-        return (
-            f"linear probe {probe}, NAC bound {code.nac_bound:.2f} nats (ceilings: "
-            f"{code.batch_ceiling:.2f} by the number of codes, {code.channel_ceiling:.2f} by the channel), "
-            f"{code.bit_agreement:.1%} of bits equal in two views"
-        )
+        return f"linear probe {probe}\n{self.health}"
 
 
 class EncoderProbe:
@@ -52,12 +47,12 @@ class EncoderProbe:
 
     def __init__(
         self,
-        train: ImageDataset,
-        test: ImageDataset,
+        train: Dataset,
+        test: Dataset,
         views: ViewPolicy,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.train, self.test = (_thin(split, MAX_IMAGES) for split in (train, test))
+        self.train, self.test = (thin(split, MAX_IMAGES) for split in (train, test))
         self.views, self.device = views, device
 
     def __call__(self, encoder: NACEncoder) -> ProbeReport:
@@ -72,38 +67,52 @@ class EncoderProbe:
         was_training = encoder.training
         encoder.eval()
         try:
-            with torch.no_grad():
-                return self._measure(encoder)
+            accuracy = None
+            labels = self.train.labels, self.test.labels
+            test_features = extract(encoder.features, self.test, self.device)
+            if labels[0] is not None and labels[1] is not None and labels[0].ndim == 1:
+                train_features = extract(encoder.features, self.train, self.device)
+                accuracy = linear_probe(train_features, labels[0], test_features, labels[1])
+            return ProbeReport(accuracy, self.health(encoder, test_features))
         finally:
             encoder.train(was_training)
 
-    def _measure(self, encoder: NACEncoder) -> ProbeReport:
-        accuracy = None
-        if self.train.labels is not None and self.test.labels is not None:
-            accuracy = linear_probe(
-                self._features(encoder, self.train),
-                self.train.labels.to(self.device),
-                self._features(encoder, self.test),
-                self.test.labels.to(self.device),
-            )
-        fitting, held_out = (self._logits(encoder, s) for s in (self.train, self.test))
-        return ProbeReport(accuracy, code_information(fitting, held_out, encoder.flip_probability))
+    @torch.no_grad()
+    def health(self, encoder: NACEncoder, features: Tensor | None = None) -> CodeHealth:
+        """Examine an encoder's code on two views of held-out images.
 
-    def _features(self, encoder: NACEncoder, dataset: ImageDataset) -> Tensor:
-        chunks = dataset.images.split(CHUNK)
-        return torch.cat([encoder.features(to_float(chunk.to(self.device))) for chunk in chunks])
+        Args:
+            encoder: On the probe's device, in evaluation mode.
+            features: Of held-out images, `(n, d)`, for their rank. Absent: they are computed.
 
-    def _logits(self, encoder: NACEncoder, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
-        """Code logits of two views, and posterior logits from the other view, (2n, k) each."""
-        images = _thin(dataset, MAX_CODES).images.to(self.device)
+        Returns:
+            The code's health.
+        """
+        if features is None:
+            features = extract(encoder.features, self.test, self.device)
+        few = thin(self.test, MAX_CODES)
+        images = few.read(torch.arange(len(few))).to(self.device)
         batch = Batch(images, None, 0, 0, len(images), 0)
         code_1, posterior_1 = encoder(random_view(batch, self.views, "probe_view_1"))
         code_2, posterior_2 = encoder(random_view(batch, self.views, "probe_view_2"))
-        return torch.cat([code_1, code_2]).cpu(), torch.cat([posterior_2, posterior_1]).cpu()
+        return code_health(
+            torch.cat([code_1, code_2]).float().cpu(),
+            torch.cat([posterior_2, posterior_1]).float().cpu(),
+            encoder.flip_probability,
+            features=features,
+        )
 
 
-def _thin(dataset: ImageDataset, limit: int) -> ImageDataset:
-    """At most `limit` images, evenly spread over the dataset's order."""
+def thin(dataset: Dataset, limit: int) -> Dataset:
+    """Fewer images, evenly spread over a dataset's order.
+
+    Args:
+        dataset: Images.
+        limit: At most so many.
+
+    Returns:
+        They, or the dataset itself where it has no more.
+    """
     if len(dataset) <= limit:
         return dataset
     return dataset.subset(torch.linspace(0, len(dataset) - 1, limit).long())

@@ -1,0 +1,244 @@
+"""Health of an activation code: are its bits used, independent, sure of themselves and stable?
+
+Cheap enough to be looked at during training, and plain about a collapse: every figure that means one becomes a
+warning.
+"""
+
+import math
+from bisect import bisect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nacgen.functional.codes import CALIBRATION_BINS, bit_correlation, calibration_error, rank_me
+from nacgen.functional.nac import channel_capacity, nac_bound
+from nacgen.probes.information import SCALES, CodeInformation
+from nacgen.probes.patterns import count_patterns
+
+NARROW_MARGIN = 0.1  # of a logit: tanh is linear there, and the code all but undecided
+NUM_WORST = 5
+COPIES = 0.99  # correlation, of either sign, from which two bits are one
+ALIKE = 0.9  # of another image's flips: views that flip as many say nothing
+
+
+@dataclass(frozen=True)
+class CodeHealth:
+    """The state of an encoder's code on two views of some images; nats where it is information.
+
+    Args:
+        imbalance: Mean over bits of `|share of +1 - 1/2|`, 0 to 0.5.
+        worst_bits: The most unbalanced bits, as (bit, share of +1).
+        constant_bits: Bits that never change.
+        mean_correlation: Mean `|correlation|` of two bits, None with fewer than two that change. Independent
+            bits show about `0.8 / sqrt(rows)`.
+        max_correlation: The largest of them.
+        copied_bits: Bits equal or opposite to an earlier one, up to 1 % of correlation.
+        bit_entropy: Sum of the bits' entropies, an upper bound on the code's.
+        code_entropy: Entropy of the codes seen, at most `log rows`.
+        distinct_codes: Different codes among the first views.
+        effective_codes: `1 / sum p^2` of their shares, at most the number of images.
+        mean_margin: Mean `|code logit|`.
+        narrow_share: Share of bits with a margin below 0.1.
+        view_flip_rate: Share of bits that differ in two views of an image.
+        image_flip_rate: Share that differ in two rows drawn at random, at most a half.
+        calibration_error: Of the posterior as it is, see `calibration_error`.
+        feature_rank: RankMe of the features, their effective number of dimensions; None without features.
+        information: The bound beside its ceilings; its factor is the geometric mean of the two halves'.
+        warnings: What is wrong, plainly; empty for a healthy code.
+        protocol: Everything that changes the figures.
+    """
+
+    imbalance: float
+    worst_bits: tuple[tuple[int, float], ...]
+    constant_bits: int
+    mean_correlation: float | None
+    max_correlation: float | None
+    copied_bits: int
+    bit_entropy: float
+    code_entropy: float
+    distinct_codes: int
+    effective_codes: float
+    mean_margin: float
+    narrow_share: float
+    view_flip_rate: float
+    image_flip_rate: float
+    calibration_error: float
+    feature_rank: float | None
+    information: CodeInformation
+    warnings: tuple[str, ...]
+    protocol: dict[str, Any]
+
+    def __str__(self) -> str:
+        """A few lines for a terminal."""
+        info, made_of = self.information, self.protocol
+        correlation = (
+            "none to measure"
+            if self.mean_correlation is None
+            else f"{self.mean_correlation:.3f} (largest {self.max_correlation:.2f})"
+        )
+        rank = "" if self.feature_rank is None else f"; feature rank {self.feature_rank:.1f}"
+        lines = [
+            f"codes: {self.distinct_codes} distinct of {made_of['num_images']}, effective number "
+            f"{self.effective_codes:.1f}, entropy {self.code_entropy:.2f} nats "
+            f"(sum over bits: {self.bit_entropy:.2f}){rank}",
+            f"bits: imbalance {self.imbalance:.3f}, {self.constant_bits} constant, correlation {correlation}, "
+            f"margin {self.mean_margin:.2f} ({self.narrow_share:.1%} below {NARROW_MARGIN})",
+            f"flipped bits: {self.view_flip_rate:.1%} by another view, {self.image_flip_rate:.1%} by another "
+            f"image, {made_of['flip_probability']:.1%} by the channel; calibration error "
+            f"{self.calibration_error:.3f}",
+            f"bound {info.nac_bound:.2f} nats (ceilings: {info.batch_ceiling:.2f} by the number of codes, "
+            f"{info.channel_ceiling:.2f} by the channel)",
+        ]
+        return "\n".join([*lines, *(f"WARNING: {warning}" for warning in self.warnings)])
+
+
+def code_health(
+    code_logits: Float[Tensor, "m k"],
+    posterior_logits: Float[Tensor, "m k"],
+    flip_probability: float,
+    *,
+    features: Float[Tensor, "n d"] | None = None,
+) -> CodeHealth:
+    """Examine a code.
+
+    The bound is that of hard codes, for which the posterior's confidence was not trained: the posterior logits of
+    each half of the images are first multiplied by a factor fitted on the other half.
+
+    Args:
+        code_logits: Of two views of the same images: all first views, then all second ones.
+        posterior_logits: Row `i` is predicted from the *other* view of code row `i`'s image, as `nac_bound` wants
+            it.
+        flip_probability: Of the channel, in (0, 1/2).
+        features: Of any images, for their rank.
+
+    Returns:
+        Figures and warnings.
+
+    Raises:
+        ValueError: Anything is not finite, the rows are no pairs of views of two images or more, shapes
+            differ, or the probability lies outside (0, 1/2).
+    """
+    for name, values in (
+        ("code_logits", code_logits),
+        ("posterior_logits", posterior_logits),
+        ("features", features),
+    ):
+        if values is not None and not values.isfinite().all():
+            raise ValueError(
+                f"{name} must be finite, but {int((~values.isfinite()).sum())} of {values.numel()} values are "
+                "not. Lower the learning rate, or look for the step at which they began."
+            )
+    if code_logits.shape != posterior_logits.shape:
+        raise ValueError(
+            f"code_logits and posterior_logits must have one shape, got {tuple(code_logits.shape)} and "
+            f"{tuple(posterior_logits.shape)}. Predict one posterior logit for each code bit."
+        )
+    num_rows, code_dim = code_logits.shape
+    if num_rows % 2 or num_rows < 4:
+        raise ValueError(
+            f"code_logits must hold two views of two images or more, got {num_rows} rows. Give all first "
+            "views, then all second ones."
+        )
+    codes = code_logits >= 0
+    scales = _fit_scales(posterior_logits, codes, flip_probability)
+    bound = nac_bound(code_logits, scales * posterior_logits, flip_probability).mean()
+    view_1, view_2 = codes.chunk(2)
+    flips = float((view_1 != view_2).double().mean())
+    share = codes.double().mean(0)
+    worst = (share - 0.5).abs().argsort(descending=True, stable=True)[:NUM_WORST]
+    correlation = bit_correlation(codes)  # upper triangle of the bits that change
+    pairs = max(1, correlation.shape[0] * (correlation.shape[0] - 1) // 2)
+    has_pairs = correlation.shape[0] > 1
+    images, rows = count_patterns(view_1), count_patterns(codes)
+    margin = code_logits.abs()
+    figures: dict[str, Any] = {
+        "imbalance": float((share - 0.5).abs().mean()),
+        "worst_bits": tuple((int(bit), float(share[bit])) for bit in worst),
+        "constant_bits": int(((share == 0) | (share == 1)).sum()),
+        "mean_correlation": float(correlation.sum()) / pairs if has_pairs else None,
+        "max_correlation": float(correlation.max()) if has_pairs else None,
+        "copied_bits": int((correlation >= COPIES).any(0).sum()),
+        "bit_entropy": float((torch.special.entr(share) + torch.special.entr(1 - share)).sum()),
+        "code_entropy": rows.entropy,
+        "distinct_codes": images.distinct,
+        "effective_codes": images.effective,
+        "mean_margin": float(margin.double().mean()),
+        "narrow_share": float((margin < NARROW_MARGIN).double().mean()),
+        "view_flip_rate": flips,
+        "image_flip_rate": float((2 * share * (1 - share)).mean()),
+        "calibration_error": calibration_error(posterior_logits, codes, flip_probability),
+        "feature_rank": None if features is None else rank_me(features),
+        "information": CodeInformation(
+            nac_bound=float(bound),
+            batch_ceiling=math.log(num_rows),
+            channel_ceiling=code_dim * channel_capacity(flip_probability),
+            posterior_scale=float(scales.log().mean().exp()),
+            bit_agreement=1 - flips,
+        ),
+        "protocol": {
+            "num_images": num_rows // 2,
+            "code_dim": code_dim,
+            "flip_probability": flip_probability,
+            "posterior_scale": "fitted on the other half of the images",
+            "narrow_margin": NARROW_MARGIN,
+            "calibration_bins": CALIBRATION_BINS,
+            "num_features": None if features is None else len(features),
+            "feature_dim": None if features is None else features.shape[1],
+        },
+    }
+    return CodeHealth(**figures, warnings=tuple(_warnings(figures)))
+
+
+def _fit_scales(posterior_logits: Tensor, codes: Tensor, flip_probability: float) -> Tensor:
+    """A factor on each row's logits, (m, 1), the likeliest for the other half of the images."""
+    received = torch.where(codes, 1 - flip_probability, flip_probability)
+    image = torch.arange(len(codes), device=codes.device) % (len(codes) // 2)
+    scales = torch.ones_like(posterior_logits[:, :1])
+    for half in (0, 1):
+        other = image % 2 != half
+        scales[image % 2 == half] = _likeliest_scale(posterior_logits[other], received[other])
+    return scales
+
+
+def _likeliest_scale(logits: Tensor, received: Tensor) -> float:
+    """The first of `SCALES` at which the log-likelihood, concave in the factor, falls again."""
+
+    def fall(scale: float) -> float:
+        return float(((torch.sigmoid(scale * logits) - received) * logits).sum())
+
+    return SCALES[min(bisect(SCALES, 0.0, key=fall), len(SCALES) - 1)]
+
+
+def _warnings(figures: dict[str, Any]) -> list[str]:
+    """What a reader must not miss."""
+    code_dim, num_images = (figures["protocol"][key] for key in ("code_dim", "num_images"))
+    information, rank = figures["information"], figures["feature_rank"]
+    found = []
+    if figures["effective_codes"] < 2:
+        found.append(
+            f"effective number of codes {figures['effective_codes']:.1f} of {num_images}: collapsed"
+        )
+    if figures["constant_bits"]:
+        found.append(f"{figures['constant_bits']} of {code_dim} bits are constant")
+    if figures["copied_bits"]:
+        found.append(f"{figures['copied_bits']} of {code_dim} bits repeat another one")
+    if figures["narrow_share"] > 0.5:
+        found.append(
+            f"{figures['narrow_share']:.0%} of code logits lie within {NARROW_MARGIN} of zero: the code is "
+            "undecided"
+        )
+    if figures["view_flip_rate"] > ALIKE * figures["image_flip_rate"]:
+        found.append(
+            f"two views of an image differ in {figures['view_flip_rate']:.1%} of bits, two images in "
+            f"{figures['image_flip_rate']:.1%}: the code does not know images again"
+        )
+    if information.nac_bound <= 0:
+        found.append(
+            f"the bound is {information.nac_bound:.2f} nats: it shows no information about the image"
+        )
+    if rank is not None and rank < 2:
+        found.append(f"feature rank {rank:.1f} of {figures['protocol']['feature_dim']}: collapsed")
+    return found

@@ -1,0 +1,183 @@
+"""Linear probe by the protocol of papers: a linear classifier trained by SGD on augmented images.
+
+Source:
+    Park et al. 2021, arXiv:2112.04014; after Chen et al. 2020, arXiv:2002.05709, appendix B.6.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nacgen.data.augment import random_boxes, resized_crop
+from nacgen.data.datasets import Dataset
+from nacgen.data.randomness import seeded
+from nacgen.data.stream import Batch, ImageStream
+from nacgen.probes.features import extract
+from nacgen.probes.labelled import check_features, check_labels, top_accuracies
+
+CROP_RATIO = 4 / 3
+
+
+@dataclass(frozen=True)
+class LinearSGDResult:
+    """What a linear classifier trained on augmented images does.
+
+    Args:
+        top_1: Share of test images classified correctly, 0 to 1.
+        top_5: Share whose class is among the five most likely; None with five classes or fewer.
+        train_loss: Mean cross-entropy over the last epoch, in nats, on augmented images.
+        protocol: All settings that change the figures.
+    """
+
+    top_1: float
+    top_5: float | None
+    train_loss: float
+    protocol: dict[str, Any]
+
+
+def linear_probe_sgd(
+    function: Callable[[Tensor], Tensor],
+    train: Dataset,
+    test: Dataset,
+    *,
+    epochs: int = 100,
+    batch_size: int = 1000,
+    learning_rate: float = 1.0,
+    momentum: float = 0.9,
+    smallest_crop: float = 0.08,
+    flip: bool = True,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> LinearSGDResult:
+    """Train a linear classifier on the features of random crops, and measure it on whole images.
+
+    SGD with Nesterov momentum, without weight decay; the learning rate falls along half a cosine from the
+    first step to the last, whatever the number of images. (The authors' schedule assumes 50,000.) The
+    features are computed anew for each crop, so this takes as long as `epochs` passes through the encoder.
+    With several processes each trains the same classifier.
+
+    Args:
+        function: From float images `(b, 3, h, w)` in [-1, 1] to features `(b, d)`, `encoder.features` say. No
+            gradient reaches it. A module must be in evaluation mode.
+        train: With one class an image.
+        test: With one class an image.
+        epochs: Passes over the training images.
+        batch_size: Images in a step, at most the training images.
+        learning_rate: At the start. Features are not standardised: large ones need a lower one.
+        momentum: Of SGD, in (0, 1).
+        smallest_crop: Smallest share of the area that a crop keeps; 1 for whole images.
+        flip: Mirror half of the images.
+        seed: Of the classifier's start, the order and the crops.
+        device: Where the function computes.
+
+    Returns:
+        The figures.
+
+    Raises:
+        DataError: Labels are missing or several an image, a test class has no training images, or there
+            are fewer training images than in a batch.
+        ValueError: A number is out of range, the function's module is in training mode, or its features
+            or the classifier are not finite.
+    """
+    if not (epochs >= 1 and learning_rate > 0 and 0 < momentum < 1 and 0 < smallest_crop <= 1):
+        raise ValueError(
+            "epochs must be one or more, learning_rate above 0, momentum in (0, 1) and smallest_crop in "
+            f"(0, 1], got {epochs}, {learning_rate}, {momentum} and {smallest_crop}. The paper's are 100, "
+            "1.0, 0.9 and 0.08."
+        )
+    owner = getattr(function, "__self__", function)
+    if isinstance(owner, nn.Module) and owner.training:
+        raise ValueError(
+            f"a frozen encoder must be in evaluation mode, but the {type(owner).__name__} is in training "
+            "mode, where features depend on the batch. Call its eval() first."
+        )
+    _, test_labels, num_classes = check_labels(train.labels, test.labels)
+    stream = ImageStream(train, batch_size, seed, device)
+    num_steps = math.ceil(epochs * len(train) / batch_size)
+    first = _features(function, stream.batch(0), smallest_crop, flip)
+    with seeded(seed, "linear_probe"):
+        classifier = nn.Linear(first.shape[1], num_classes).to(device)
+    optimizer = torch.optim.SGD(
+        classifier.parameters(), lr=learning_rate, momentum=momentum, nesterov=True
+    )
+    losses = []
+    for step in range(num_steps):
+        optimizer.param_groups[0]["lr"] = learning_rate * cosine(step, num_steps)
+        batch = stream.batch(step * batch_size)
+        features = _features(function, batch, smallest_crop, flip)
+        assert batch.labels is not None
+        with torch.enable_grad():
+            loss = F.cross_entropy(classifier(features), batch.labels)
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    last_epoch = losses[-math.ceil(len(train) / batch_size) :]
+    train_loss = float(torch.stack(last_epoch).mean())
+    if not math.isfinite(train_loss):
+        raise ValueError(
+            f"the classifier must stay finite, but its loss is {train_loss} at learning rate "
+            f"{learning_rate}. Lower it, or check that the features are finite."
+        )
+    top_1, top_5 = _measure(function, classifier, test, test_labels, device)
+    protocol = {
+        "classifier": "linear, SGD with Nesterov momentum, cosine, no weight decay",
+        "augmentation": "crop and flip" if flip else "crop",
+        "smallest_crop": smallest_crop,
+        "epochs": epochs,
+        "num_steps": num_steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "seed": seed,
+        "num_train": len(train),
+        "num_test": len(test),
+        "num_classes": num_classes,
+    }
+    return LinearSGDResult(top_1, top_5, train_loss, protocol)
+
+
+def cosine(step: int, num_steps: int) -> float:
+    """The learning rate's factor in a step: 1 in the first, half a cosine down to almost 0.
+
+    Args:
+        step: From 0.
+        num_steps: In all.
+
+    Returns:
+        Above 0, at most 1.
+    """
+    return 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def _features(
+    function: Callable[[Tensor], Tensor], batch: Batch, smallest_crop: float, flip: bool
+) -> Float[Tensor, "b d"]:
+    """Features of one random crop of each image."""
+    draw, n = batch.generator("linear_probe_view"), batch.global_size
+    height, width = batch.images.shape[-2:]
+    boxes = random_boxes(n, height, width, (smallest_crop, 1.0), CROP_RATIO, draw)
+    flips = torch.rand(n, generator=draw) < (0.5 if flip else 0.0)
+    crops = resized_crop(batch.images.float() / 255, batch.share(boxes), batch.share(flips))
+    with torch.no_grad():
+        return function(crops * 2 - 1).float()
+
+
+def _measure(
+    function: Callable[[Tensor], Tensor],
+    classifier: nn.Linear,
+    test: Dataset,
+    test_labels: Tensor,
+    device: torch.device | str,
+) -> tuple[float, float | None]:
+    """Accuracies on whole images."""
+    features = extract(function, test, device).float()
+    check_features("test features", features)
+    with torch.no_grad():
+        return top_accuracies(classifier(features.to(device)).cpu(), test_labels.cpu())
