@@ -1,6 +1,5 @@
 """Several runs side by side, each in a process of its own that does not outlive this one."""
 
-import ctypes
 import json
 import os
 import re
@@ -16,12 +15,11 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from nacgen.errors import ConfigurationError, NacgenError
+from nacgen.errors import EXIT_PREEMPTED, ConfigurationError, NacgenError
 from nacgen.training.config import read_yaml
+from nacgen.training.parent import StopSignals, stop_with_parent
 
-EXIT_STOPPED = 143
 SECONDS_TO_SAVE = 30.0
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # What accelerate, torchrun and MPI tell the processes of a group; a child is a group of its own.
 LAUNCHER_VARIABLES = re.compile(
     r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
@@ -135,21 +133,21 @@ def _start(child: Child, jobs: int) -> Process:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches it through us alone, once
-            preexec_fn=_stop_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=stop_with_parent,  # noqa: PLW1509
         )
-
-
-def _stop_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent dies, be it by SIGKILL."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager
 def _stopping(running: dict[Child, Process]) -> Iterator[None]:
     """Leave no child behind: on any way out they get SIGTERM, time to save, then SIGKILL."""
+    signals, is_stopping = StopSignals(), False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(EXIT_STOPPED)
+        nonlocal is_stopping
+        if not signals.is_repeated(number) and is_stopping:
+            return
+        is_stopping = True
+        raise SystemExit(EXIT_PREEMPTED)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

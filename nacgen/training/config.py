@@ -5,36 +5,83 @@ does not import torch, which keeps `--help` fast.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import tyro
 import yaml
 
-from nacgen.errors import ConfigurationError, NacgenError
+from nacgen.errors import (
+    EXIT_INTERRUPTED,
+    ConfigurationError,
+    NacgenError,
+    StorageError,
+    is_storage_failure,
+)
+from nacgen.training.parent import stop_with_launcher
 
 Config = TypeVar("Config")
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Raise unless the named fields of a configuration are above zero.
+    """Raise unless the named fields of a configuration are finite and above zero.
 
     Args:
         config: A dataclass instance.
-        names: Names of number fields.
+        names: Names of number fields, or of fields that hold several numbers.
 
     Raises:
-        ConfigurationError: One of them is zero or less.
+        ConfigurationError: One of them is not.
     """
     for name in names:
         value = getattr(config, name)
-        if not value > 0:
-            flag = name.replace("_", "-")
-            raise ConfigurationError(f"{name} must be above 0, got {value}. Change --…{flag}.")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers or not all(0 < number < math.inf for number in numbers):
+            raise ConfigurationError(
+                f"{name} must be above 0, got {value}. Change {flag_of(config, name)}."
+            )
+
+
+def require_between(config: object, low: float, high: float, *names: str) -> None:
+    """Raise unless the named fields of a configuration are finite and lie between two bounds.
+
+    Args:
+        config: A dataclass instance.
+        low: Least value allowed.
+        high: Greatest value allowed; infinity for none.
+        names: Names of number fields.
+
+    Raises:
+        ConfigurationError: One of them does not.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not (low <= value <= high and math.isfinite(value)):
+            bounds = f"{low} or more" if high == math.inf else f"between {low} and {high}"
+            raise ConfigurationError(
+                f"{name} must be {bounds}, got {value}. Change {flag_of(config, name)}."
+            )
+
+
+def flag_of(config: object, name: str) -> str:
+    """The flag of a field: `--seed` of what has a preset, `--optim.learning-rate` of an OptimConfig.
+
+    Args:
+        config: A dataclass instance; a nested one is called after the field that holds it.
+        name: Name of its field.
+
+    Returns:
+        The flag in full.
+    """
+    topic = type(config).__name__.removesuffix("Config").lower()
+    return f"--{'' if hasattr(config, 'preset') else f'{topic}.'}{name.replace('_', '-')}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +90,11 @@ class DataConfig:
 
     image_size: int | None = None
     """Height and width in pixels that images are brought to; None keeps them as they are."""
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if self.image_size is not None:
+            require_positive(self, "image_size")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,9 +120,10 @@ class TrainingConfig:
     preset: str = "digits"
     """Named settings to start from."""
     config: str | None = None
-    """YAML file whose values replace the preset's; a run's config.yaml is one."""
+    """YAML file whose values replace the preset's; a run's config.yaml is one, and names its folder:
+    give --run-dir for another run."""
     dataset: str = "digits"
-    """digits (embedded), cifar10 or folder."""
+    """digits (embedded), cifar10, cifar100, stl10, flickr25k, imagenet or folder."""
     data_dir: str | None = None
     """Where the dataset's files lie."""
     run_dir: str | None = None
@@ -115,7 +168,8 @@ def parse(
 
     Raises:
         ConfigurationError: An unknown preset, or a configuration that contradicts itself.
-        SystemExit: 2 for a wrong flag, key or type, after a message; 0 for `--help`.
+        SystemExit: 2 for a wrong flag, key or type, after a message that names the file where the flags
+            alone are right; 0 for `--help`.
     """
     flags = list(sys.argv[1:] if argv is None else argv)
     first_pass = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -124,14 +178,29 @@ def parse(
     chosen, _ = first_pass.parse_known_args(flags)
     file_values = {} if chosen.config is None else read_yaml(Path(chosen.config))
     preset = chosen.preset or file_values.get("preset") or next(iter(presets))
-    if preset not in presets:
-        raise ConfigurationError(f"preset must be one of {', '.join(presets)}, got {preset!r}.")
-    return tyro.cli(
-        config_class,
-        default=dataclasses.replace(presets[preset], preset=preset),  # type: ignore[type-var]
-        args=_as_flags(file_values) + flags,
-        description=description,
-    )
+    if not isinstance(preset, str) or preset not in presets:
+        source = "" if chosen.preset or not file_values else f" in {chosen.config}"
+        raise ConfigurationError(
+            f"preset must be one of {', '.join(presets)}, got {preset!r}{source}."
+        )
+
+    def read(args: list[str], is_quiet: bool = False) -> Config:
+        return tyro.cli(
+            config_class,
+            default=dataclasses.replace(presets[preset], preset=preset),  # type: ignore[type-var]
+            args=args,
+            description=description,
+            console_outputs=not is_quiet,
+        )
+
+    try:
+        return read(_as_flags(file_values) + flags)
+    except SystemExit as end:
+        if end.code and file_values:
+            with contextlib.suppress(SystemExit):
+                read(flags, is_quiet=True)
+                print(f"The fault lies in {chosen.config}.", file=sys.stderr)
+        raise
 
 
 def run_recipe(
@@ -146,15 +215,40 @@ def run_recipe(
 
     Raises:
         SystemExit: With the code of the error, 2 configuration, 3 non-finite loss, 4 data, 5 checkpoint,
-            6 storage, 7 locked; 143 when pre-empted and saved.
+            6 storage, 7 locked; 143 when pre-empted and saved; 130 when interrupted and not saved.
     """
+    stop_with_launcher()
+    threading.excepthook = _report_thread
     try:
         main(parse(config_class, presets, description=sys.modules["__main__"].__doc__))
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts again from the last save", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
     except NacgenError as error:
-        rank = os.environ.get("RANK", "0")
-        source = "error" if rank == "0" else f"error on process {rank}"
-        print(f"{source}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _exit(str(error), error.exit_code)
+    except Exception as error:
+        if not is_storage_failure(error):
+            raise
+        _exit(
+            f"the system refuses a file ({error}). Free space, choose another --run-dir, or mend the "
+            "permissions; the same command goes on from the last save.",
+            StorageError.exit_code,
+        )
+
+
+def _report_thread(args: threading.ExceptHookArgs) -> None:
+    """A full disk in a tracker's thread is one line; the main thread meets it with the next row."""
+    if args.exc_value is not None and is_storage_failure(args.exc_value):
+        print(f"a tracker could not write: {args.exc_value}", file=sys.stderr)
+    else:
+        threading.__excepthook__(args)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    rank = os.environ.get("RANK", "0")
+    source = "error" if rank == "0" else f"error on process {rank}"
+    print(f"{source}: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

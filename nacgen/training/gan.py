@@ -110,7 +110,7 @@ class GANUpdate:
             loss = loss + weight * (r1.mean() + r2.mean())
             logs |= {"r1_penalty": r1.detach().mean(), "r2_penalty": r2.detach().mean()}
         optimizer = self.optimizers["discriminator"]
-        norm = descend(self.accelerator, loss, optimizer, self.trainable, batch)
+        norm = descend(self.accelerator, loss, optimizer, self.trainable, batch, "discriminator")
         return logs | {"gradient_norm_discriminator": norm}
 
     def update_generator(self, batch: Batch, images_real: Tensor) -> dict[str, Tensor]:
@@ -123,7 +123,9 @@ class GANUpdate:
             logits_real, logits_fake = self.discriminator(images).float().chunk(2)
         loss = relativistic_generator_loss(logits_real, logits_fake).mean()
         optimizer = self.optimizers["generator"]
-        norm = descend(self.accelerator, loss, optimizer, self.generator.parameters(), batch)
+        norm = descend(
+            self.accelerator, loss, optimizer, self.generator.parameters(), batch, "generator"
+        )
         for parameter in self.trainable:
             parameter.requires_grad_(True)
         self.ema.update_parameters(self.generator)

@@ -1,8 +1,10 @@
 """Accelerate's part: devices, processes, precision, trackers."""
 
 import dataclasses
+import importlib.util
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,18 @@ def open_run(
         The run folder, and an Accelerator with the processes and the precision that the launcher chose.
 
     Raises:
-        ConfigurationError: The run folder holds another run, or the launcher chose fp16 where it is not
-            allowed.
+        ConfigurationError: The tracker is not installed, the run folder holds another run, or the launcher
+            chose fp16 where it is not allowed.
     """
     tracker = None if config.run.tracker == "none" else config.run.tracker
+    if (
+        tracker is not None and importlib.util.find_spec(tracker) is None
+    ):  # Accelerate would pass it over
+        raise ConfigurationError(
+            f"run.tracker {tracker} needs the package {tracker}, which is not installed. "
+            f"pip install {tracker}, or use --run.tracker none."
+        )
+    _silence_torch()
     run = RunFolder(name, config)
     accelerator = Accelerator(
         # Said outright: under torchrun on a machine without a device each process would work alone.
@@ -53,6 +63,14 @@ def open_run(
             "--mixed_precision bf16."
         )
     return run, accelerator
+
+
+def _silence_torch() -> None:
+    """Two warnings of DistributedDataParallel that speak of no fault of a run."""
+    # torch 2.15 renames it; the new name is unknown to torch 2.10, and to Accelerate.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    # The gradient of a head with one output comes as a transposed column, 64 numbers in all.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
 
 
 def finish(

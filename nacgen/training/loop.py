@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nacgen.data.stream import ImageStream
-from nacgen.errors import CheckpointError
+from nacgen.errors import EXIT_PREEMPTED, CheckpointError, ConfigurationError
 from nacgen.training.checkpoint import (
     load_checkpoint,
     load_optimizer_tensors,
@@ -23,11 +23,11 @@ from nacgen.training.checkpoint import (
     save_checkpoint,
 )
 from nacgen.training.config import flatten, to_dict
+from nacgen.training.parent import StopSignals
 from nacgen.training.run_folder import RunFolder
 from nacgen.training.update import Schedule, Update, constant
 
 Evaluation = Callable[[int], dict[str, Any]]
-EXIT_PREEMPTED = 143
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,16 @@ def train(
     Raises:
         NonFiniteError: From the update; the last checkpoint stands.
         CheckpointError: The run's checkpoints are damaged or do not fit.
+        ConfigurationError: A time between two rows, checkpoints or evaluations is below one image.
+        StorageError: The run folder cannot be written; earlier checkpoints stand.
         SystemExit: 143, after a checkpoint, when asked to stop by SIGTERM or SIGINT.
     """
     total, batch_size, times = run.config.total_images, run.config.batch_size, run.config.run
+    _check_times(
+        log_every=times.log_every,
+        checkpoint_every=times.checkpoint_every,
+        evaluate_every=total if evaluate_every is None else evaluate_every,
+    )
     run.create(
         {
             "device": str(accelerator.device),
@@ -86,7 +93,8 @@ def train(
     )
     accelerator.wait_for_everyone()
     options = flatten(to_dict(run.config))
-    accelerator.init_trackers("nacgen", {name: str(value) for name, value in options.items()})
+    with run.writing("tracker's files"):
+        accelerator.init_trackers("nacgen", {name: str(value) for name, value in options.items()})
     state = _resume(update, run)
     images_seen: int = state["images_seen"]
     run.cut_log(images_seen)
@@ -114,9 +122,10 @@ def train(
                 values = _average(logs, accelerator)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in values.items() if "loss" in k})
                 run.log({"images_seen": images_seen, **values})
-                accelerator.log(
-                    values | {"images_per_second": clock.rate(images_seen)}, images_seen
-                )
+                with run.writing("tracker's files"):
+                    accelerator.log(
+                        values | {"images_per_second": clock.rate(images_seen)}, images_seen
+                    )
             # Several processes agree on stopping when they meet for the log, not in every step.
             agree = accelerator.num_processes > 1
             stopping = (
@@ -132,9 +141,10 @@ def train(
                     _save(update, run, images_seen, clock)
                     accelerator.wait_for_everyone()
             if stopping and images_seen < total:
-                accelerator.end_training()
-                print(
-                    f"stopped at {images_seen} images and saved; the same command resumes",
+                with run.writing("tracker's files"):
+                    accelerator.end_training()
+                accelerator.print(
+                    f"\nstopped at {images_seen} images and saved; the same command resumes",
                     file=sys.stderr,
                 )
                 raise SystemExit(EXIT_PREEMPTED)
@@ -142,7 +152,8 @@ def train(
         evaluate is not None and not evaluation
     ):  # killed between the last checkpoint and the summary
         evaluation = evaluate(images_seen)
-    accelerator.end_training()
+    with run.writing("tracker's files"):
+        accelerator.end_training()
     return TrainingResult(images_seen, clock.seconds(), clock.rate(images_seen), evaluation)
 
 
@@ -167,6 +178,15 @@ class _Clock:
         start = time.monotonic()
         yield
         self._training_start += time.monotonic() - start
+
+
+def _check_times(**times: int) -> None:
+    for name, every in times.items():
+        if every < 1:
+            raise ConfigurationError(
+                f"{name} must be 1 or more images, got {every}. Give the length of training to have it at "
+                "the end only."
+            )
 
 
 def _groups(optimizer: torch.optim.Optimizer) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
@@ -201,14 +221,16 @@ def _progress(accelerator: Accelerator, total: int, images_seen: int) -> "tqdm[A
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGTERM or SIGINT into a request to save and stop; the second acts at once."""
-    requested = False
+    """Turn the first SIGTERM or SIGINT into a request to save and stop; a repeated one acts at once."""
+    requested, signals = False, StopSignals()
     previous: dict[int, Any] = {}
 
     def request(number: int, frame: FrameType | None) -> None:
         nonlocal requested
         requested = True
-        signal.signal(number, previous[number])
+        if signals.is_repeated(number):
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
 
     for stop in (signal.SIGTERM, signal.SIGINT):
         previous[stop] = signal.signal(stop, request)

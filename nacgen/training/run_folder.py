@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +17,14 @@ import torch
 import yaml
 
 import nacgen
-from nacgen.errors import ConfigurationError, LockedError, StorageError
+from nacgen.errors import (
+    CheckpointError,
+    ConfigurationError,
+    LockedError,
+    NacgenError,
+    StorageError,
+    is_storage_failure,
+)
 from nacgen.training.config import TrainingConfig, flatten, read_yaml, to_dict
 
 NOT_COMPARED = ("config", "run_dir")
@@ -37,6 +45,7 @@ class RunFolder:
     def __init__(self, name: str, config: TrainingConfig, is_main: bool = True) -> None:
         self.path = Path(config.run_dir or f"runs/{name}-seed{config.seed}")
         self.config = dataclasses.replace(config, run_dir=str(self.path), config=None)
+        self._config_file = config.config
         self.is_main = is_main
         self.checkpoints = self.path / "checkpoints"
         self._lock: IO[str] | None = None
@@ -69,9 +78,10 @@ class RunFolder:
             if key not in NOT_COMPARED and there.get(key, "absent") != here.get(key, "absent")
         ]
         if differences:
+            named = f"; {self._config_file} names this one" if self._config_file else ""
             raise ConfigurationError(
                 f"{self.path} holds a run of another configuration ({'; '.join(differences)}). Repeat its "
-                "configuration to resume it, or choose another --run-dir."
+                f"configuration to resume it, or choose another --run-dir{named}."
             )
 
     def create(self, environment: dict[str, Any]) -> None:
@@ -87,35 +97,41 @@ class RunFolder:
         if not self.is_main:
             return
         try:
-            (self.path / "samples").mkdir(parents=True, exist_ok=True)
-            self._acquire_lock()
-            config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
-            write_text(self.path / "config.yaml", config)
-            facts = describe_environment() | environment
-            write_text(self.path / "environment.json", json.dumps(facts, indent=2) + "\n")
-        except LockedError:
+            with self.writing("configuration"):
+                (self.path / "samples").mkdir(parents=True, exist_ok=True)
+                self._lock = lock_folder(self.path)
+                config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
+                write_text(self.path / "config.yaml", config)
+                facts = describe_environment() | environment
+                write_text(self.path / "environment.json", json.dumps(facts, indent=2) + "\n")
+        except StorageError:
+            self.release()
             raise
-        except OSError as error:
-            raise StorageError(
-                f"the run folder {self.path} cannot be written ({error}). Choose another --run-dir."
-            ) from error
 
-    def _acquire_lock(self) -> None:
-        file = (self.path / ".lock").open("a+", encoding="utf-8")
+    @contextlib.contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Report whatever keeps a block from writing into the run folder as a StorageError.
+
+        Args:
+            what: What is written, for the message.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read().strip()
-            file.close()
-            raise LockedError(
-                f"one run trains in one folder, but {self.path} is in use by {owner}. Wait for it, or "
-                "choose another --run-dir."
+            yield
+        except NacgenError:
+            raise
+        except Exception as error:
+            if not (isinstance(error, OSError) or is_storage_failure(error)):
+                raise
+            raise StorageError(
+                f"the {what} in {self.path} cannot be written ({error}). Free space, or choose another "
+                "--run-dir; earlier checkpoints are intact, and the same command resumes from them."
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        self._lock = file
 
     def release(self) -> None:
         """Give up the lock; the end of the process does so too."""
@@ -129,8 +145,9 @@ class RunFolder:
         Args:
             row: JSON values, with `images_seen`.
         """
+        path = self.path / "metrics.jsonl"
         if self.is_main:
-            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with self.writing("log"), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def cut_log(self, images_seen: int) -> None:
@@ -147,7 +164,8 @@ class RunFolder:
             with contextlib.suppress(ValueError):  # a line that was cut off by a kill
                 if json.loads(line)["images_seen"] <= images_seen:
                     kept.append(line + "\n")
-        write_text(path, "".join(kept))
+        with self.writing("log"):
+            write_text(path, "".join(kept))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, which marks the run complete.
@@ -156,12 +174,59 @@ class RunFolder:
             summary: JSON values.
         """
         if self.is_main:
-            write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+            with self.writing("summary"):
+                write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
-        """The summary of a complete run."""
-        summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text("utf-8"))
+        """The summary of a complete run.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        path = self.path / "summary.json"
+        try:
+            summary: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} should hold a JSON object, but does not ({error}). Remove it and repeat the "
+                "command, which writes it again from the last checkpoint."
+            ) from error
         return summary
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Lock a folder for this process, until the file is closed or the process ends.
+
+    Args:
+        folder: An existing folder.
+
+    Returns:
+        The open file that holds the lock.
+
+    Raises:
+        LockedError: Another process holds it; the message says which.
+        OSError: The folder cannot be written.
+    """
+    file = (folder / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        raise LockedError(
+            f"one run trains in one folder, but {folder} is in use by {owner}. Wait for it, or "
+            "choose another --run-dir."
+        ) from error
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # closing would write what is left
+            file.close()
+        raise
+    return file
 
 
 def write_text(path: Path, text: str) -> None:
@@ -170,10 +235,18 @@ def write_text(path: Path, text: str) -> None:
     Args:
         path: The file.
         text: Its new content.
+
+    Raises:
+        OSError: It cannot be written; the old text stands.
     """
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def describe_environment() -> dict[str, Any]:

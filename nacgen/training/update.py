@@ -64,6 +64,7 @@ def descend(
     optimizer: AcceleratedOptimizer,
     parameters: Iterable[nn.Parameter],
     batch: Batch,
+    network: str = "",
 ) -> Tensor:
     """Backward pass and optimizer step, unless the gradient is not finite.
 
@@ -75,21 +76,22 @@ def descend(
         optimizer: Steps, and forgets the gradients.
         parameters: Of the optimizer.
         batch: Names the position in the error.
+        network: Names in the error what is trained, where there are several.
 
     Returns:
         The norm of the gradient.
 
     Raises:
-        NonFiniteError: Loss or gradient is NaN or infinite; no parameter has changed.
+        NonFiniteError: Loss or gradient is NaN or infinite; these parameters keep their values.
     """
     optimizer.zero_grad()
     accelerator.backward(loss)
     norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
     if not torch.isfinite(norm):
         raise NonFiniteError(
-            f"the loss must stay finite, but at {batch.images_seen} images seen it is {loss.item()} with a "
-            f"gradient of norm {norm.item()}. Nothing was updated; lower the learning rate and resume from "
-            "the last checkpoint."
+            f"the {network and f'{network} '}loss must stay finite, but at {batch.images_seen} images seen "
+            f"it is {loss.item()} with a gradient of norm {norm.item()}. Nothing of this step was saved, and "
+            "resuming repeats it: start anew with a lower learning rate and another --run-dir."
         )
     optimizer.step()
     return norm

@@ -163,3 +163,17 @@ def test_no_child_outlives_its_parent(tmp_path: Path, number: int, exit_code: in
     for each in children:
         wait_for(int((each.folder / "pid").read_text()))
         assert (each.folder / "saved").exists()
+
+
+def test_the_echo_of_a_signal_leaves_children_time_to_save(tmp_path: Path) -> None:
+    slow = CHILD.replace('    (folder / "saved")', '    time.sleep(1)\n    (folder / "saved")')
+    folder = tmp_path / "a"
+    arguments = [(str(folder), [sys.executable, "-c", slow, str(folder), "60", "0"])]
+    command = [sys.executable, "-c", PARENT, json.dumps(arguments)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as parent:
+        wait_for(folder / "metrics.jsonl")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):  # as a dying launcher does
+            parent.send_signal(number)
+            time.sleep(0.1)
+        assert parent.wait(10) == 143
+    assert (folder / "saved").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nacgen.functional.contrastive import nt_xent
 from nacgen.functional.nac import nac_loss
 from nacgen.training.distributed import gather_rows
 from tests.training.small_gan import build
@@ -37,6 +38,18 @@ def gradients() -> dict[str, list[float]]:
     loss.backward()
     assert own.grad is not None
     found["nac"] = gather_rows(own.grad).flatten() / accelerator.num_processes
+
+    views = logits.reshape(2, 4, 6)  # of four images
+    share = 4 // accelerator.num_processes
+    part = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    own = views[:, part].reshape(-1, 6).clone().requires_grad_()
+    start = accelerator.process_index * len(own)
+    loss = nt_xent(own, 0.5, gather_rows(own), start).mean()
+    loss.backward()
+    assert own.grad is not None
+    # (processes, v, b, k) -> one process's order
+    grad = gather_rows(own.grad).reshape(-1, 2, share, 6).transpose(0, 1)
+    found["simclr"] = grad.flatten() / accelerator.num_processes
     found["order"] = gather_rows(batch.images.double().flatten(1)).flatten()
     return {name: value.tolist() for name, value in found.items()}
 
@@ -50,8 +63,8 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
         "found = gradients()\n"
         "if os.environ['RANK'] == '0': json.dump(found, open(sys.argv[1], 'w'))\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", "29517", str(program), str(tmp_path / "found.json")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(program), str(tmp_path / "found.json")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False

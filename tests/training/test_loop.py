@@ -1,13 +1,19 @@
+import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
-from nacgen.errors import ConfigurationError, LockedError, NonFiniteError
+from nacgen.data.datasets import load_dataset
+from nacgen.data.stream import Batch, ImageStream
+from nacgen.errors import CheckpointError, ConfigurationError, LockedError, NonFiniteError
 from nacgen.training.config import RunConfig, TrainingConfig
-from nacgen.training.loop import EXIT_PREEMPTED, train
+from nacgen.training.loop import EXIT_PREEMPTED, TrainingResult, train
 from nacgen.training.run_folder import RunFolder
 from tests.training.small_gan import build
 
@@ -75,6 +81,8 @@ def test_work_since_the_last_checkpoint_is_repeated_exactly(tmp_path: Path) -> N
     update, stream, accelerator = build()
     train(update, stream, RunFolder("x", config(tmp_path / "parts")), accelerator)
     assert all(torch.equal(state_of(update)[key], value) for key, value in expected.items())
+    logs = [(tmp_path / part / "metrics.jsonl").read_text() for part in ("whole", "parts")]
+    assert logs[0] == logs[1]  # the rows that were repeated stand there once
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
@@ -115,3 +123,149 @@ def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
 def test_nothing_is_written_before_create(tmp_path: Path) -> None:
     RunFolder("x", config(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+class LineUpdate:
+    """The smallest update: fits two numbers and notes what it was given."""
+
+    def __init__(self, rates: tuple[float, ...] = (0.1, 0.2), width: int = 2) -> None:
+        self.accelerator = Accelerator(cpu=True)
+        self.line = torch.nn.ParameterList(torch.ones(width) for _ in rates)
+        groups = [{"params": [p], "lr": rate} for p, rate in zip(self.line, rates, strict=True)]
+        self.modules: dict[str, torch.nn.Module] = {"line": self.line}
+        self.optimizers = {"line": self.accelerator.prepare(torch.optim.SGD(groups))}
+        self.seen: list[tuple[int, list[float]]] = []
+
+    def update(self, batch: Batch) -> dict[str, torch.Tensor]:
+        groups = self.optimizers["line"].param_groups
+        self.seen.append((batch.images_seen, [group["lr"] for group in groups]))
+        return {"loss": torch.tensor(float(batch.images_seen))}
+
+
+def train_line(
+    folder: Path,
+    update: LineUpdate | None = None,
+    run: dict[str, int] | None = None,
+    **options: Any,
+) -> tuple[LineUpdate, TrainingResult]:
+    update = update or LineUpdate()
+    times = RunConfig(**({"log_every": 8, "checkpoint_every": 16} | (run or {})), tracker="none")  # type: ignore[arg-type]
+    run_folder = RunFolder(
+        "x", TrainingConfig(run_dir=str(folder), total_images=48, batch_size=8, run=times)
+    )
+    stream = ImageStream(load_dataset("digits"), 8, 0)
+    try:
+        return update, train(update, stream, run_folder, update.accelerator, **options)
+    finally:
+        run_folder.release()
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def schedule(images_seen: int) -> float:
+    return 1 - images_seen / 64
+
+
+def test_learning_rates_are_the_schedules_at_the_images_seen_before_the_step(
+    tmp_path: Path,
+) -> None:
+    update, _ = train_line(tmp_path / "whole", schedule=schedule)
+    assert [seen for seen, _ in update.seen] == list(range(0, 48, 8))
+    for seen, rates in update.seen:
+        assert rates == pytest.approx([0.1 * (1 - seen / 64), 0.2 * (1 - seen / 64)])
+    first, second = LineUpdate(), LineUpdate()
+    step = first.update
+
+    def die_later(batch: Batch) -> dict[str, torch.Tensor]:
+        if batch.images_seen == 24:
+            raise KeyboardInterrupt
+        return step(batch)
+
+    first.update = die_later  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        train_line(tmp_path / "parts", first, schedule=schedule)
+    train_line(tmp_path / "parts", second, schedule=schedule)
+    assert second.seen == update.seen[2:]  # from the checkpoint at 16, rates and all
+
+
+def test_rows_are_due_when_a_multiple_is_passed_and_at_the_end(tmp_path: Path) -> None:
+    train_line(tmp_path / "a", run={"log_every": 12})
+    assert [row["images_seen"] for row in rows_of(tmp_path / "a")] == [16, 24, 40, 48]
+    assert [row["loss"] for row in rows_of(tmp_path / "a")] == [8, 16, 32, 40]
+    train_line(tmp_path / "b", run={"log_every": 1000, "checkpoint_every": 1000})
+    assert [row["images_seen"] for row in rows_of(tmp_path / "b")] == [48]
+    (checkpoint,) = (tmp_path / "b" / "checkpoints").iterdir()
+    assert checkpoint.name == "step_000000000048"
+
+
+@pytest.mark.parametrize(("every", "times"), [(16, [16, 32, 48]), (20, [24, 40, 48]), (None, [48])])
+def test_evaluations_are_due_and_logged_likewise(
+    every: int | None, times: list[int], tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    def evaluate(images_seen: int) -> dict[str, Any]:
+        asked.append(images_seen)
+        return {"score": images_seen / 2}
+
+    _, result = train_line(tmp_path, evaluate=evaluate, evaluate_every=every)
+    assert asked == times
+    scores = [(row["images_seen"], row["score"]) for row in rows_of(tmp_path) if "score" in row]
+    assert scores == [(seen, seen / 2) for seen in times]
+    assert (result.images_seen, result.evaluation) == (48, {"score": 24})
+    # killed between the last checkpoint and the summary: trained no more, but evaluated
+    update, result = train_line(tmp_path, evaluate=evaluate, evaluate_every=every)
+    assert update.seen == []
+    assert result.evaluation == {"score": 24}
+    assert asked == [*times, 48]
+
+
+def test_seconds_run_over_all_sessions_and_speed_leaves_evaluation_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("nacgen.training.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def timed(last: int) -> LineUpdate:
+        update = LineUpdate()
+        step = update.update
+
+        def slow(batch: Batch) -> dict[str, torch.Tensor]:
+            if batch.images_seen == last:
+                raise KeyboardInterrupt
+            now[0] += 2  # a step takes two seconds
+            return step(batch)
+
+        update.update = slow  # type: ignore[method-assign]
+        return update
+
+    def evaluate(images_seen: int) -> dict[str, Any]:
+        now[0] += 10
+        return {"score": 0.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        train_line(tmp_path, timed(last=32), evaluate=evaluate, evaluate_every=24)
+    now[0] += 1000  # between the sessions; what came after the checkpoint at 32 is lost anyway
+    _, result = train_line(tmp_path, timed(last=-1), evaluate=evaluate, evaluate_every=24)
+    assert result.seconds == pytest.approx(6 * 2 + 2 * 10)
+    assert result.images_per_second == pytest.approx(48 / (6 * 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("shape", "checkpoint's line does not fit the model, 2 differences: 0, 1. Resume"),
+        ("module", r"should hold \['line', 'more', 'optimizer_line'\], but holds \['line', 'opt"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named(change: str, message: str, tmp_path: Path) -> None:
+    train_line(tmp_path)
+    update = LineUpdate(width=3 if change == "shape" else 2)
+    if change == "module":
+        update.modules["more"] = torch.nn.Linear(1, 1)
+    before = [p.clone() for p in update.line]
+    with pytest.raises(CheckpointError, match=message):
+        train_line(tmp_path, update)
+    assert all(torch.equal(a, b) for a, b in zip(before, update.line, strict=True))

@@ -1,0 +1,229 @@
+"""Optimizers by name: LARS for large batches, AdamW, SGD; what is left out of weight decay.
+
+Source:
+    You, Gitman & Ginsburg 2017, arXiv:1708.03888; in the form of Chen et al. 2020, arXiv:2002.05709.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, get_args, overload
+
+import torch
+from torch import Tensor, nn
+
+from nacgen.errors import ConfigurationError
+
+OptimizerName = Literal["lars", "adamw", "sgd"]
+ParamGroups = list[dict[str, Any]]
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+class LARS(torch.optim.Optimizer):
+    """Stochastic gradient descent whose steps are as long as each parameter's own size allows.
+
+    With gradient `g`, weight decay `d`, learning rate `r` and momentum `m`, for each parameter `w`:
+
+        u = g + d w
+        v <- m v + r t u,    t = trust_coefficient * |w| / |u|;    t = 1 where |w| or |u| is 0
+        w <- w - v
+
+    Momentum is taken of steps that the learning rate has scaled already, as in SimCLR and optax: a change
+    of the learning rate does not reach steps made before. (torch's SGD scales the sum of them instead.)
+    Differs from the paper, as SimCLR does: |u| stands for |g| + d |w|.
+
+    The parameters of a group with `exclude=True` get neither decay nor trust ratio: `v <- m v + r g`.
+    A step is a fixed number of `foreach` calls a group and never waits for the device.
+
+    Args:
+        params: Parameters, or groups such as `exclude_from_decay` gives.
+        lr: Learning rate, zero or more; large, since a step is a thousandth of it times |w|.
+        momentum: In [0, 1).
+        weight_decay: Zero or more.
+        trust_coefficient: Above zero.
+        exclude: Of groups that do not say it themselves.
+        reference: Do as the code of the NAC paper's authors did, for comparison: the trust ratio has no
+            guard, so that a parameter which is zero never moves and becomes NaN where its gradient is
+            zero too; and without weight decay there is no trust ratio either.
+
+    Raises:
+        ConfigurationError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 1e-3,
+        exclude: bool = False,
+        reference: bool = False,
+    ) -> None:
+        if not (lr >= 0 and 0 <= momentum < 1 and weight_decay >= 0 and trust_coefficient > 0):
+            raise ConfigurationError(
+                "LARS needs lr >= 0, 0 <= momentum < 1, weight_decay >= 0 and trust_coefficient > 0, got "
+                f"{lr}, {momentum}, {weight_decay} and {trust_coefficient}. SimCLR uses 0.3 for 256 images, "
+                "0.9, 1e-6 and 0.001."
+            )
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "exclude": exclude,
+            "reference": reference,
+        }
+        super().__init__(params, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move every parameter that has a gradient.
+
+        Args:
+            closure: Computes the loss and the gradients again.
+
+        Returns:
+            What the closure gave.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._step_group(group, parameters)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        velocities = [self.state[p]["momentum_buffer"] for p in parameters]
+        lr, decay, reference = group["lr"], group["weight_decay"], group["reference"]
+        torch._foreach_mul_(velocities, group["momentum"])
+        if group["exclude"] or (reference and decay == 0):
+            torch._foreach_add_(velocities, gradients, alpha=lr)
+        else:
+            updates = torch._foreach_add(gradients, parameters, alpha=decay)
+            ratios = _trust_ratios(parameters, updates, group["trust_coefficient"], reference)
+            torch._foreach_addcmul_(velocities, updates, (lr * ratios).unbind())
+        torch._foreach_sub_(parameters, velocities)
+
+
+def _trust_ratios(
+    parameters: Sequence[Tensor],
+    updates: Sequence[Tensor],
+    trust_coefficient: float,
+    reference: bool,
+) -> Tensor:
+    """`trust_coefficient * |w| / |u|` of each parameter, `(number of parameters,)`."""
+    sizes = torch.stack(torch._foreach_norm(list(parameters)))
+    update_sizes = torch.stack(torch._foreach_norm(list(updates)))
+    ratios = trust_coefficient * sizes / update_sizes
+    if reference:
+        return ratios  # their guards ask for norms >= 0, which all norms are
+    return torch.where((sizes > 0) & (update_sizes > 0), ratios, 1.0)
+
+
+def exclude_from_decay(module: nn.Module, by_name: bool = False) -> ParamGroups:
+    """Split a module's parameters into those that decay and those that do not.
+
+    Excluded are the parameters of normalisation layers, and all of fewer than two axes: biases and
+    scales. What is frozen (`requires_grad=False`) is in no group.
+
+    Args:
+        module: Any module.
+        by_name: The rule of the NAC paper's authors, for comparison: excluded is what is called `bias`, or
+            `bn` inside a residual stage; the stem's BatchNorm and the shortcuts' are missed.
+
+    Returns:
+        Up to two groups for LARS or for any optimizer of torch: `{"params": [...], "exclude": False}` and
+        `{"params": [...], "exclude": True, "weight_decay": 0.0}`.
+
+    Raises:
+        ConfigurationError: The module has nothing to train.
+    """
+    decayed: dict[nn.Parameter, None] = {}  # ordered, and each once even where modules share it
+    excluded: dict[nn.Parameter, None] = {}
+    for path, owner in module.named_modules():
+        for name, parameter in owner.named_parameters(path, recurse=False):
+            if not parameter.requires_grad or parameter in decayed or parameter in excluded:
+                continue
+            if by_name:
+                is_excluded = "bias" in name or ("bn" in name and "layer" in name)
+            else:
+                is_excluded = parameter.ndim < 2 or isinstance(owner, NORMS)
+            (excluded if is_excluded else decayed)[parameter] = None
+    groups = [
+        {"params": list(decayed), "exclude": False},
+        {"params": list(excluded), "exclude": True, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ConfigurationError(
+            f"a module with parameters to train was expected, but {type(module).__name__} has none that "
+            "requires a gradient. Unfreeze some."
+        )
+    return groups
+
+
+def build_optimizer(
+    name: OptimizerName,
+    module: nn.Module,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    reference: bool = False,
+) -> torch.optim.Optimizer:
+    """An optimizer over a module's parameters; biases and norms are spared weight decay.
+
+    Args:
+        name: `"lars"`, `"adamw"` or `"sgd"` (Nesterov where there is momentum).
+        module: To be trained.
+        learning_rate: Peak; the loop multiplies it by its schedule.
+        weight_decay: Decoupled for AdamW, added to the gradient for the others.
+        momentum: Of LARS and SGD; AdamW keeps torch's betas.
+        reference: LARS as in the commands that the NAC paper's authors publish: see `LARS`, and nothing
+            is excluded.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigurationError: The name is unknown, a number is out of range, there is nothing to train, or
+            `reference` is asked of another optimizer than LARS.
+    """
+    if name not in get_args(OptimizerName):
+        raise ConfigurationError(
+            f"optimizer must be one of {', '.join(get_args(OptimizerName))}, got {name!r}."
+        )
+    if reference and name != "lars":
+        raise ConfigurationError(
+            f"only lars has a reference form, got reference=True for {name}. Leave it out."
+        )
+    groups = exclude_from_decay(module)
+    try:
+        if name == "lars":
+            trained = [p for p in module.parameters() if p.requires_grad]
+            params: Iterable[Any] = trained if reference else groups
+            return LARS(params, learning_rate, momentum, weight_decay, reference=reference)
+        if name == "adamw":
+            return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay)
+        return torch.optim.SGD(
+            groups,
+            lr=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            nesterov=momentum > 0,
+        )
+    except ConfigurationError:
+        raise
+    except ValueError as error:  # of torch's optimizers, one line that names the value
+        raise ConfigurationError(f"{name} cannot be built: {error}. Change --optim.") from error

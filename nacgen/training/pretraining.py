@@ -1,0 +1,168 @@
+"""The options of pretraining, without torch, so that `--help` stays fast."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nacgen.errors import ConfigurationError
+from nacgen.training.config import TrainingConfig, require_positive
+
+Objective = Literal["nac", "simclr", "distillhash", "supervised"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The encoder, see nacgen.NACEncoder."""
+
+    backbone: str = "tiny"
+    """tiny, resnet18, resnet34, resnet50, vgg16_bn, or timm:<name>."""
+    stem: Literal["small", "standard"] = "small"
+    """Of ResNets. small: 3x3 convolution; standard: ImageNet's 7x7 with max-pooling."""
+    code_dim: int = 128
+    """Bits in a code."""
+    flip_probability: float = 0.3
+    """Probability that the channel flips a bit, between 0 and 1/2."""
+    capacity: float | None = None
+    """Nats that the channel lets through with a whole code; sets the flip probability."""
+    posterior: Literal["shared", "scaled", "separate"] = "shared"
+    """shared: what the channel makes of the code logits; scaled: that, times a learned confidence;
+    separate: an own head, the authors'."""
+    code_normalization: Literal["batch", "sqrt_dim"] = "batch"
+    """batch: standardised, with a learned scale; sqrt_dim: over sqrt(code_dim), the authors'."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """How the two views of an image are drawn."""
+
+    size: int | None = None
+    """Height and width of a view in pixels; None: the images'."""
+    smallest_crop: float = 0.5
+    """Smallest share of the area that a crop keeps."""
+    flip: bool = False
+    """Mirror half of the images."""
+    jitter: float = 0.4
+    """Strength of brightness, contrast and saturation changes."""
+    hue: float = 0.0
+    """Strength of hue changes, up to 0.5."""
+    greyscale_probability: float = 0.0
+    """Share of images that lose their colour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer, with linear warm-up and cosine."""
+
+    name: Literal["adamw", "lars", "sgd"] = "adamw"
+    """AdamW, LARS or SGD with Nesterov momentum."""
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    weight_decay: float = 1e-4
+    """Of weights; biases and normalisation are not decayed."""
+    warmup_images: int = 2_560
+    """Length of the linear warm-up."""
+    reference: bool = False
+    """LARS as in the authors' code: nothing is left out of decay, and zero parameters never move."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        require_positive(self, "learning_rate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NACConfig:
+    """Neural Activation Coding."""
+
+    relaxation: Literal["marginal", "tanh", "straight_through"] = "marginal"
+    """Of the codes while training; tanh is the authors'."""
+    num_draws: int = 1
+    """Channel draws for each code in a step; more make the gradient less noisy."""
+    code_penalty: float = 0.0
+    """Weight of the relaxed codes' summed squares, with a queue; the authors use 0.1."""
+    divide: bool = False
+    """Divide inner products by kappa, as the authors' queue does, in place of multiplying."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueConfig:
+    """A momentum encoder's queue of keys, for nac and simclr."""
+
+    size: int = 0
+    """Keys, any number that takes both views of a batch; 0: keys come from the batch."""
+    momentum: float = 0.99
+    """Of the momentum encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillHashConfig:
+    """DistillHash, which learns from pretrained features; give them with --encoder."""
+
+    num_images: int = 5_000
+    """Training images whose pairs are labelled, spread over the dataset."""
+    num_neighbours: int = 20
+    """Nearest neighbours that bound the noise rates."""
+    noisy_share: float = 0.5
+    """Share of the training before the distillation."""
+    quantization_weight: float = 0.1
+    """Of the distance between relaxed and hard codes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainingConfig):
+    """Options of pretraining."""
+
+    objective: Objective = "nac"
+    """What is trained for; all share encoder, views and evaluation."""
+    encoder: str | None = None
+    """Encoder folder or Hub id to start from; it overrules the options of the model."""
+    protocol: str | None = None
+    """Train on the training images of this retrieval protocol."""
+    total_images: int = 38_400
+    """Length of training, in images seen by all processes together; each gives two views."""
+    batch_size: int = 128
+    """Images in one step over all processes together."""
+    probe_every: int = 9_600
+    """Images between two looks at the encoder: linear probe and code health."""
+    temperature: float = 0.5
+    """Of simclr's similarities."""
+    model: ModelConfig = ModelConfig()
+    views: ViewConfig = ViewConfig()
+    optim: OptimConfig = OptimConfig()
+    nac: NACConfig = NACConfig()
+    queue: QueueConfig = QueueConfig()
+    distillhash: DistillHashConfig = DistillHashConfig()
+
+    def __post_init__(self) -> None:
+        """Check what needs neither data nor weights."""
+        super().__post_init__()
+        require_positive(self, "probe_every", "temperature")
+        require_positive(self.nac, "num_draws")
+        if self.batch_size < 2:
+            raise ConfigurationError(
+                f"batch_size must be 2 or more, got {self.batch_size}: codes are told from one another, and "
+                "BatchNorm needs several images."
+            )
+        if 0 < self.queue.size < 2 * self.batch_size:
+            raise ConfigurationError(
+                f"queue.size must be 0 or take both views of a batch, {2 * self.batch_size} or more, got "
+                f"{self.queue.size}. Raise --queue.size or lower --batch-size."
+            )
+        if self.queue.size and self.objective not in ("nac", "simclr"):
+            raise ConfigurationError(
+                f"only nac and simclr use a queue, got queue.size {self.queue.size} with objective "
+                f"{self.objective}. Leave --queue.size at 0."
+            )
+        if not self.queue.size and (self.nac.divide or self.nac.code_penalty):
+            raise ConfigurationError(
+                f"nac.divide and nac.code_penalty belong to the queue, got {self.nac.divide} and "
+                f"{self.nac.code_penalty} with queue.size 0. Give --queue.size."
+            )
+        if self.nac.divide and self.nac.relaxation == "marginal":
+            raise ConfigurationError(
+                "nac.divide needs nac.relaxation tanh or straight_through, got marginal. "
+                "Add --nac.relaxation tanh."
+            )
+        if self.objective == "distillhash" and self.encoder is None:
+            raise ConfigurationError(
+                "distillhash learns from pretrained features, but encoder is not given. "
+                "Add --encoder PATH."
+            )

@@ -1,0 +1,71 @@
+"""Pretraining small enough for tests; without BatchNorm, so that processes can be compared."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from nacgen.data.augment import ViewPolicy
+from nacgen.data.datasets import load_dataset
+from nacgen.data.randomness import seeded
+from nacgen.data.stream import ImageStream
+from nacgen.models.encoder import NACEncoder
+from nacgen.models.transplant import fold_batch_norm
+from nacgen.training.momentum import MomentumEncoder
+from nacgen.training.nac import NACQueueUpdate, NACUpdate
+from nacgen.training.simclr import SimCLRUpdate
+from nacgen.training.supervised import CodeClassifier, SupervisedUpdate
+from nacgen.training.update import Update
+
+VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
+KINDS = ("nac", "nac_queue", "nac_queue_authors", "simclr", "simclr_queue", "supervised")
+
+
+def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, ImageStream]:
+    accelerator = Accelerator(cpu=True)
+    with seeded(0, "test"):
+        encoder = NACEncoder(
+            code_dim=8,
+            posterior="separate" if kind == "nac_queue_authors" else "shared",
+            code_normalization="sqrt_dim",
+        )
+    encoder.backbone = fold_batch_norm(encoder.backbone.eval())
+    encoder.code_head.scale.data.fill_(3.0)  # logits that are not all nearly zero
+    keys = MomentumEncoder(encoder, queue, 0.9, batch_size) if "queue" in kind else None
+    sgd = torch.optim.SGD(encoder.parameters(), lr=0.05)
+    options: dict[str, Any] = {}
+    update: Update
+    match kind:
+        case "nac":
+            update = NACUpdate(accelerator, encoder, sgd, VIEWS, "tanh")
+        case "nac_queue" | "nac_queue_authors":
+            if kind == "nac_queue_authors":
+                options = {"relaxation": "tanh", "code_penalty": 0.1, "divide": True}
+            assert keys is not None
+            update = NACQueueUpdate(accelerator, encoder, sgd, VIEWS, keys=keys, **options)
+        case "simclr" | "simclr_queue":
+            update = SimCLRUpdate(accelerator, encoder, sgd, VIEWS, keys=keys)
+        case "supervised":
+            with seeded(1, "test"):
+                classifier = CodeClassifier(encoder, 10)
+            sgd = torch.optim.SGD(classifier.parameters(), lr=0.05)
+            update = SupervisedUpdate(accelerator, classifier, sgd, VIEWS)
+    shares = accelerator.process_index, accelerator.num_processes
+    return update, ImageStream(load_dataset("digits"), batch_size, 0, "cpu", *shares)
+
+
+def trained(kind: str, steps: int = 4) -> dict[str, dict[str, list[float]]]:
+    """The first step's gradients, and all that is saved after some steps."""
+    update, stream = build(kind)
+    gradients: dict[str, list[float]] = {}
+    for step in range(steps):
+        update.update(stream.batch(8 * step))
+        if step == 0:
+            parameters = update.modules["encoder"].named_parameters()
+            gradients = {n: p.grad.flatten().tolist() for n, p in parameters if p.grad is not None}
+            assert gradients
+    states = {
+        name: torch.cat([v.double().flatten() for v in module.state_dict().values()]).tolist()
+        for name, module in update.modules.items()
+    }
+    return {"gradients": gradients, "states": states}

@@ -1,0 +1,327 @@
+"""What a run does when disk, launcher, user or numbers fail it."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from nacgen.data.pictures import write_grid
+from nacgen.errors import (
+    CheckpointError,
+    ConfigurationError,
+    NonFiniteError,
+    StorageError,
+    is_storage_failure,
+)
+from nacgen.training import parent
+from nacgen.training.config import (
+    RunConfig,
+    TrainingConfig,
+    parse,
+    require_between,
+    require_positive,
+    run_recipe,
+)
+from nacgen.training.launch import open_run
+from nacgen.training.loop import train
+from nacgen.training.run_folder import RunFolder
+from tests.training.small_gan import build
+
+ROOT = Path(__file__).parents[2]
+ACCELERATE = ("accelerate.commands.launch", "--cpu")
+TORCHRUN = ("torch.distributed.run", "--master-port", "29519")
+PRESETS = {"digits": TrainingConfig()}
+
+
+def config(folder: Path, **options: object) -> TrainingConfig:
+    run = RunConfig(log_every=8, checkpoint_every=16, tracker="none")
+    return TrainingConfig(run_dir=str(folder), total_images=32, batch_size=8, run=run, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """A disk on which no file grows beyond a size: writing more fails with EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def recipe(main: object, monkeypatch: pytest.MonkeyPatch, *flags: str) -> object:
+    """The exit code of a recipe."""
+    monkeypatch.setattr(sys, "argv", ["recipe", *flags])
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # the recipe sets its own
+    with pytest.raises(SystemExit) as end:
+        run_recipe(main, TrainingConfig, PRESETS)  # type: ignore[arg-type]
+    return end.value.code
+
+
+def test_a_full_disk_is_a_storage_error_wherever_it_strikes(tmp_path: Path) -> None:
+    images = torch.randint(0, 255, (100, 3, 16, 16), dtype=torch.uint8)
+    run = RunFolder("x", config(tmp_path))
+    with files_end_at(50), pytest.raises(StorageError, match=f"configuration in {tmp_path} cannot"):
+        run.create({})
+    assert not (tmp_path / "config.yaml").exists()
+    run.create({})
+    (tmp_path / "summary.json").write_text("{}")
+    with files_end_at(50):
+        with pytest.raises(StorageError, match=r"the log in .*File too large.*checkpoints are int"):
+            run.log({"images_seen": 8, "loss": [0.1] * 20})
+        with pytest.raises(StorageError, match="the summary in"):
+            run.write_summary({"loss": [0.1] * 20})
+        with pytest.raises(StorageError, match="the sample grid in"), run.writing("sample grid"):
+            write_grid(images, tmp_path / "grid.png", 10)
+        with pytest.raises(StorageError, match="the generator in"), run.writing("generator"):
+            save_file({"x": torch.zeros(1000)}, tmp_path / "model.safetensors")
+    assert (tmp_path / "summary.json").read_text() == "{}"  # replaced as a whole or not at all
+    assert not list(tmp_path.glob(".*.new"))
+
+
+def test_other_errors_pass_through_writing(tmp_path: Path) -> None:
+    run = RunFolder("x", config(tmp_path))
+    with pytest.raises(KeyError), run.writing("log"):
+        raise KeyError("x")
+    with pytest.raises(CheckpointError), run.writing("log"):
+        raise CheckpointError("x")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_failure"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (PermissionError(13, "Permission denied"), True),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), True),
+        (FileNotFoundError(2, "No such file"), False),
+        (OSError("Writer is closed"), False),
+        (ValueError("28"), False),
+    ],
+)
+def test_storage_failures_are_told_from_other_errors(error: Exception, is_failure: bool) -> None:
+    assert is_storage_failure(error) == is_failure
+
+
+def test_a_recipe_ends_with_6_for_a_full_disk_and_shows_other_bugs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(config: TrainingConfig) -> None:
+        raise OSError(28, "No space left on device", "runs/x/y")
+
+    def bug(config: TrainingConfig) -> None:
+        raise FileNotFoundError(2, "No such file")
+
+    assert recipe(full, monkeypatch) == 6
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "[Errno 28] No space left on device: 'runs/x/y'" in line
+    with pytest.raises(FileNotFoundError):
+        run_recipe(bug, TrainingConfig, PRESETS)
+
+
+def test_control_c_outside_of_the_loop_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(config: TrainingConfig) -> None:
+        raise KeyboardInterrupt
+
+    assert recipe(main, monkeypatch) == 130
+    assert capsys.readouterr().err.startswith("interrupted; the same command")
+
+
+@pytest.mark.parametrize("every", [0, -8])
+def test_a_time_below_one_image_is_refused_before_anything_is_written(
+    tmp_path: Path, every: int
+) -> None:
+    update, stream, accelerator = build()
+    run = RunFolder("x", config(tmp_path / "new"))
+    with pytest.raises(ConfigurationError, match=f"evaluate_every must be 1 or more.* got {every}"):
+        train(update, stream, run, accelerator, evaluate=lambda _: {}, evaluate_every=every)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_loss_that_is_not_finite_names_its_network_and_what_can_be_done() -> None:
+    update, stream, _ = build()
+    with torch.no_grad():
+        update.discriminator.requires_grad_(True)
+        next(iter(update.trainable)).fill_(float("nan"))
+    with pytest.raises(NonFiniteError) as caught:
+        update.update(stream.batch(8))
+    message = str(caught.value)
+    assert message.startswith(
+        "the discriminator loss must stay finite, but at 8 images seen it is nan"
+    )
+    assert "a lower learning rate and another --run-dir" in message
+    update, stream, _ = build()
+    with torch.no_grad():
+        for group in update.optimizers["discriminator"].param_groups:
+            group["lr"] = 1e30  # the discriminator's step is finite, and ruins it
+    with pytest.raises(NonFiniteError, match="the generator loss must stay finite"):
+        update.update(stream.batch(0))
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "tensorboard"])
+def test_a_tracker_that_is_not_installed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracker: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    options = TrainingConfig(run_dir=str(tmp_path / "new"), run=RunConfig(tracker=tracker))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=f"installed. pip install {tracker}, or"):
+        open_run("x", options)
+    assert not (tmp_path / "new").exists()
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    rate: float = 1.0
+    most_channels: tuple[int, ...] = (8, 8)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_numbers_out_of_range_name_their_flag_in_full(value: float) -> None:
+    with pytest.raises(ConfigurationError, match=f"got {value}. Change --optim.rate.$"):
+        require_positive(OptimConfig(rate=value), "rate")
+    with pytest.raises(ConfigurationError, match=f"0.5 and 2, got {value}. Change --optim.rate.$"):
+        require_between(OptimConfig(rate=value), 0.5, 2, "rate")
+
+
+def test_several_numbers_are_checked_one_by_one() -> None:
+    for channels in ((8, 0), ()):
+        with pytest.raises(ConfigurationError, match=r"Change --optim\.most-channels"):
+            require_positive(OptimConfig(most_channels=channels), "most_channels")
+    with pytest.raises(ConfigurationError, match=r"batch_size .* got 0. Change --batch-size\."):
+        TrainingConfig(batch_size=0)
+    require_positive(OptimConfig(), "rate", "most_channels")
+
+
+def test_an_error_in_a_file_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: [digits]\n")
+    with pytest.raises(ConfigurationError, match=rf"got \['digits'\] in {file}"):
+        parse(TrainingConfig, PRESETS, ["--config", str(file)])
+    file.write_text("seed: x\n")
+    with pytest.raises(SystemExit):
+        parse(TrainingConfig, PRESETS, ["--config", str(file)])
+    assert f"The fault lies in {file}." in capsys.readouterr().err
+    file.write_text("seed: 1\n")
+    with pytest.raises(SystemExit):
+        parse(TrainingConfig, PRESETS, ["--config", str(file), "--batch-size", "x"])
+    assert str(file) not in capsys.readouterr().err
+
+
+def test_a_file_that_names_another_runs_folder_is_said_to(tmp_path: Path) -> None:
+    run = RunFolder("x", config(tmp_path))
+    run.create({})
+    run.release()
+    file = str(tmp_path / "config.yaml")
+    here = parse(TrainingConfig, PRESETS, ["--config", file, "--seed", "3"])
+    with pytest.raises(ConfigurationError, match=f"--run-dir; {file} names this one"):
+        RunFolder("x", here)
+
+
+def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
+    run = RunFolder("x", config(tmp_path))
+    run.create({})
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(CheckpointError, match=rf"{tmp_path}/summary\.json should hold a JSON"):
+        run.read_summary()
+
+
+def test_the_echo_of_a_signal_is_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(parent.time, "monotonic", lambda: now)
+    signals = parent.StopSignals()
+    assert not signals.is_repeated(signal.SIGINT)
+    now += 0.2
+    assert not signals.is_repeated(signal.SIGINT)
+    now += 10
+    assert not signals.is_repeated(signal.SIGTERM)  # another kind: the launcher gave up
+    assert signals.is_repeated(signal.SIGINT)
+
+
+def test_without_a_launcher_nothing_is_tied_to_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(parent, "stop_with_parent", lambda: calls.append(None))
+    for mark in parent.LAUNCHER_MARKS:
+        monkeypatch.delenv(mark, raising=False)
+    parent.stop_with_launcher()
+    assert not calls
+    for mark in parent.LAUNCHER_MARKS:
+        monkeypatch.setenv(mark, "x")
+        parent.stop_with_launcher()
+        monkeypatch.delenv(mark)
+    assert len(calls) == 2
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent's death is told by Linux only")
+@pytest.mark.parametrize(
+    ("launcher", "number", "whole_group"),
+    [
+        (ACCELERATE, signal.SIGTERM, False),
+        pytest.param(ACCELERATE, signal.SIGTERM, True, marks=pytest.mark.slow),
+        pytest.param(ACCELERATE, signal.SIGINT, True, marks=pytest.mark.slow),
+        pytest.param(TORCHRUN, signal.SIGKILL, False, marks=pytest.mark.slow),
+        pytest.param(TORCHRUN, signal.SIGTERM, False, marks=pytest.mark.slow),
+        pytest.param(TORCHRUN, signal.SIGINT, True, marks=pytest.mark.slow),
+    ],
+)
+def test_no_recipe_trains_on_without_its_launcher(
+    tmp_path: Path, launcher: tuple[str, ...], number: int, whole_group: bool
+) -> None:
+    folder = tmp_path / "run"
+    flags = ("--preset", "smoke", "--run-dir", str(folder), "--total-images", "320000")
+    command = [sys.executable, "-m", *launcher, "recipes/train_gan.py", *flags]
+    command += ["--score.every", "320000", "--run.checkpoint-every", "320000"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_until((folder / "metrics.jsonl").exists, 120)
+        recipe_id = int((folder / ".lock").read_text().split()[1])
+        assert recipe_id != process.pid
+        if whole_group:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        wait_until(lambda: not is_alive(recipe_id), 30)
+        process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    seen = json.loads((checkpoint / "state.json").read_text())["images_seen"]
+    assert (
+        seen == json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["images_seen"]
+    )
+    assert f"stopped at {seen} images and saved" in (tmp_path / "log").read_text()
+
+
+def wait_until(condition, seconds: float) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
