@@ -1,5 +1,8 @@
 """Reports of one training run and of a comparison: Markdown, self-contained HTML, terminal."""
 
+import re
+import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from nacgen.reporting.blocks import (
     to_markdown,
 )
 from nacgen.reporting.charts import comparison_chart, run_curve, score
-from nacgen.reporting.comparison import DEFAULT_METRIC, Comparison
+from nacgen.reporting.comparison import Comparison
 from nacgen.reporting.runs import Evaluation, Run, better, load_run
 from nacgen.reporting.tables import (
     arms_of,
@@ -31,11 +34,12 @@ from nacgen.training.config import flatten
 Reports = tuple[Path, Path]
 
 
-def write_run_report(run_dir: str | Path) -> Reports:
+def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> Reports:
     """Write `report.md`, `report.html` and `curve.png` of one training run into its folder.
 
     Args:
         run_dir: The run folder.
+        preset: As in `compare_command`.
 
     Returns:
         Paths of the Markdown and the HTML file.
@@ -61,21 +65,26 @@ def write_run_report(run_dir: str | Path) -> Reports:
     else:
         blocks += [Paragraph("This run has no scores.", lead=True)]
     if "init" in run.config:
-        blocks += [Heading("Compare initialisations"), Code(compare_command(run))]
+        blocks += [Heading("Compare initialisations"), Code(compare_command(run, preset))]
     if run.summary is not None:
-        measured = {k: v for k, v in run.summary.items() if not isinstance(v, Mapping | list)}
+        measured = {
+            k: float(f"{v:.6g}") if isinstance(v, float) else v
+            for k, v in run.summary.items()
+            if not isinstance(v, Mapping | list)
+        }
         blocks += [Heading("Summary"), _mapping_table("Quantity", measured)]
     blocks += [Heading("Configuration"), _mapping_table("Field", run.config)]
     if run.environment:
         blocks += [Heading("Environment"), _mapping_table("Field", run.environment)]
-    return _write(blocks, title, run.path)
+    return write_blocks(blocks, title, run.path)
 
 
-def report_run(run_dir: str | Path) -> str:
+def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> str:
     """Write the reports of one training run and say, for a terminal, what it came to.
 
     Args:
         run_dir: The run folder.
+        preset: As in `compare_command`.
 
     Returns:
         The last scores with their protocol, where pictures and report lie, and the command that
@@ -85,21 +94,22 @@ def report_run(run_dir: str | Path) -> str:
         CheckpointError: The folder cannot be read.
         StorageError: The folder cannot be written.
     """
-    html = write_run_report(run_dir)[1]
+    html = write_run_report(run_dir, preset)[1]
     run = load_run(run_dir)
     lines = {"report": str(html)}
     if run.evaluations:
         last = run.evaluations[-1]
-        protocol = ", ".join(f"{key} {value}" for key, value in last.protocol.items())
+        protocol = ", ".join(f"{key} {_short(value)}" for key, value in last.protocol.items())
+        grid = run.sample_grid(last.images_seen)
         lines = {
-            "scores": _headline(run, last).replace("`", ""),
-            "protocol": protocol,
-            "samples": str(run.sample_grid(last.images_seen)),
+            "scores": _wrapped(_headline(run, last).replace("`", "")),
+            "protocol": _wrapped(protocol),
+            "samples": "none" if grid is None else str(grid),
             "curve": str(run.path / "curve.png"),
             **lines,
         }
     if "init" in run.config:
-        lines["compare"] = compare_command(run)
+        lines["compare"] = compare_command(run, preset)
     return "\n".join(f"{name:9} {line}" for name, line in lines.items())
 
 
@@ -140,22 +150,31 @@ def write_comparison_report(comparisons: Sequence[Comparison], run_dir: str | Pa
     blocks += [Paragraph(_bias_note([run for runs in arms.values() for run in runs], first.metric))]
     blocks += map(Paragraph, warnings_of(arms.values()))
     blocks += [Heading("What the arms differ in"), *map(_configuration_differences, comparisons)]
-    return _write(blocks, title, base)
+    return write_blocks(blocks, title, base)
 
 
-def compare_command(run: Run) -> str:
-    """The command that compares a run's initialisation with random weights, at the same budget."""
-    config = run.config
-    options = {
-        "--preset": config.get("preset"),
-        "--arms": f"random {run.arm if run.arm != 'random' else 'nac'}",
-        "--seeds": "0 1 2",
-        "--metric": None if DEFAULT_METRIC in run.metrics else next(iter(run.metrics), None),
-        "--total-images": config.get("total_images"),
-        "--encoder": config.get("encoder"),
-    }
-    given = " ".join(f"{flag} {value}" for flag, value in options.items() if value is not None)
-    return f"accelerate launch recipes/compare.py {given}"
+def compare_command(run: Run, preset: Mapping[str, Any] | None = None) -> str:
+    """The command that compares a run's initialisation with random weights, all else as in this run.
+
+    Args:
+        run: The run.
+        preset: Configuration of its preset. Where the run departs from it, or it is not known, the
+            command names the run's own config.yaml.
+
+    Returns:
+        The command, for a shell.
+    """
+    here = {k: v for k, v in flatten(run.config).items() if k not in _NOT_THE_SAME}
+    there = {k: v for k, v in flatten(preset or {}).items() if k not in _NOT_THE_SAME}
+    source = ["--run-config", str(run.path / "config.yaml")]
+    if here == there:
+        source = ["--preset", run.config["preset"]]
+    arms = ["random", run.arm if run.arm != "random" else "nac"]
+    options = [*source, "--arms", *arms, "--seeds", "0", "1", "2"]
+    return f"accelerate launch recipes/compare.py {shlex.join(options)}"
+
+
+_NOT_THE_SAME = ("preset", "init", "seed", "run_dir", "config")  # in the runs of a comparison
 
 
 _METHOD = (
@@ -186,6 +205,16 @@ def _chart_caption(comparisons: Sequence[Comparison]) -> str:
 
 def _paired_seeds(pairs: int) -> str:
     return f"{pairs} paired seed{'s' if pairs > 1 else ''}"
+
+
+def _short(value: Any) -> str:
+    """A value for a terminal; of a hash its first 12 characters."""
+    return re.sub(r"(?<=sha256:)([0-9a-f]{12})[0-9a-f]+", r"\1", str(value))
+
+
+def _wrapped(text: str) -> str:
+    """A text in lines of 100 columns, to stand behind a name."""
+    return textwrap.fill(text, 100, initial_indent=" " * 10, subsequent_indent=" " * 10).lstrip()
 
 
 def _headline(run: Run, last: Evaluation) -> str:
@@ -263,7 +292,20 @@ def _mapping_table(name: str, content: Mapping[str, Any]) -> Table:
     return Table([name, "Value"], rows)
 
 
-def _write(blocks: Sequence[Block], title: str, folder: Path) -> Reports:
+def write_blocks(blocks: Sequence[Block], title: str, folder: Path) -> Reports:
+    """Write `report.md` and `report.html`, each replaced as a whole.
+
+    Args:
+        blocks: The report.
+        title: Of the HTML page.
+        folder: Existing folder to write into.
+
+    Returns:
+        Paths of the Markdown and the HTML file.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
     reports = folder / "report.md", folder / "report.html"
     contents = to_markdown(blocks, folder), to_html(blocks, title)
     for path, content in zip(reports, contents, strict=True):

@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 from html.parser import HTMLParser
@@ -7,7 +8,12 @@ import pytest
 
 from nacgen.errors import StorageError
 from nacgen.reporting import compare, load_run
-from nacgen.reporting.document import compare_command, write_comparison_report, write_run_report
+from nacgen.reporting.document import (
+    compare_command,
+    report_run,
+    write_comparison_report,
+    write_run_report,
+)
 from nacgen.reporting.tables import comparison_text
 from tests.reporting.folders import PROTOCOL, MakeRun
 
@@ -189,21 +195,50 @@ def test_run_report_of_another_kind_of_run(make_run: MakeRun) -> None:
     assert "Compare initialisations" not in text
 
 
-@pytest.mark.parametrize(("init", "arms"), [("nac", "nac"), ("random", "nac"), ("shuffled",) * 2])
-def test_compare_command_repeats_the_budget_and_the_encoder(
-    make_run: MakeRun, init: str, arms: str
+@pytest.mark.parametrize(("init", "arm"), [("nac", "nac"), ("random", "nac"), ("shuffled",) * 2])
+def test_compare_command_is_short_for_a_run_as_its_preset(
+    make_run: MakeRun, init: str, arm: str
 ) -> None:
-    command = compare_command(load_run(make_run({640: 9.0}, init=init)))
-    assert shlex.split(command) == [
-        *("accelerate", "launch", "recipes/compare.py", "--preset", "digits"),
-        *("--arms", "random", arms, "--seeds", "0", "1", "2"),
-        *("--total-images", "640", "--encoder", "checkpoints/digits-nac"),
+    run = load_run(make_run({640: 9.0}, init=init, seed=7, config={"preset": "smoke"}))
+    preset = {**run.config, "init": "nac", "seed": 0, "run_dir": None, "preset": "digits"}
+    assert shlex.split(compare_command(run, preset)) == [
+        *("accelerate", "launch", "recipes/compare.py", "--preset", "smoke"),
+        *("--arms", "random", arm, "--seeds", "0", "1", "2"),
     ]
 
 
-def test_compare_command_names_a_metric_that_is_not_the_default(make_run: MakeRun) -> None:
-    command = compare_command(load_run(make_run({640: 9.0}, metric="fid")))
-    assert "--seeds 0 1 2 --metric fid --total-images" in command
+@pytest.mark.parametrize("departure", [{"dataset": "folder"}, {"optim": {"rate": 1.0}}, None])
+def test_compare_command_of_any_other_run_names_its_own_configuration(
+    make_run: MakeRun, departure: dict[str, object] | None
+) -> None:
+    run = load_run(make_run({640: 9.0}))
+    preset = None if departure is None else {**run.config, **departure}
+    words = shlex.split(compare_command(run, preset))
+    assert words[3:5] == ["--run-config", str(run.path / "config.yaml")]
+    assert not {"--preset", "--encoder"} & set(words)
+
+
+def test_the_terminal_summary_fits_a_terminal(make_run: MakeRun) -> None:
+    fingerprint = {"extractor_fingerprint": "sha256:" + "c9" * 32, "quantisation": "uint8, half up"}
+    folder = make_run({640: 9.0}, protocol=fingerprint)
+    for grid in (folder / "samples").iterdir():
+        grid.unlink()
+    text = report_run(folder)
+    assert "extractor_fingerprint sha256:c9c9c9c9c9c9," in text
+    assert "c9" * 7 not in text
+    assert "samples   none" in text
+    assert "None" not in text
+    named = ("curve", "report", "compare")  # paths are for copying
+    lines = [line for line in text.splitlines() if not line.startswith(named)]
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith("protocol") for line in lines) == 1
+
+
+def test_measured_times_are_rounded(make_run: MakeRun) -> None:
+    folder = make_run({640: 9.0})
+    summary = {"seconds": 1.5089408600006209, "images_seen": 640}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert "| `seconds` | 1.50894 |" in write_run_report(folder)[0].read_text()
 
 
 def test_a_report_that_cannot_be_written_is_named(make_run: MakeRun) -> None:
