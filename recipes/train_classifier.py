@@ -6,10 +6,17 @@ With no flags it trains on the embedded digits and leaves the classifier in
 runs/train_classifier-digits-seed0/classifier; `checkpoints/digits-classifier` was made so.
 """
 
+import math
 import sys
 from dataclasses import dataclass
 
-from nacgen.training.config import RunConfig, TrainingConfig, require_positive, run_recipe
+from nacgen.training.config import (
+    RunConfig,
+    TrainingConfig,
+    require_between,
+    require_positive,
+    run_recipe,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +41,9 @@ class ClassifierConfig(TrainingConfig):
     def __post_init__(self) -> None:
         """Check the numbers."""
         super().__post_init__()
-        require_positive(self, "learning_rate")
+        require_positive(self, "learning_rate", "channels", "smallest_crop")
+        require_between(self, 0, 1, "smallest_crop")
+        require_between(self, 0, math.inf, "weight_decay")
 
 
 PRESETS = {
@@ -87,6 +96,7 @@ def main(config: ClassifierConfig) -> None:
             num_classes=len(train_set.class_names),
             channels=config.channels,
             image_size=train_set.image_size,
+            dataset=train_set.name,
         ).to(accelerator.device)
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -95,13 +105,14 @@ def main(config: ClassifierConfig) -> None:
         crop_scale=(config.smallest_crop, 1.0), flip=config.flip, greyscale_probability=0.0
     )
     update = ClassifierUpdate(accelerator, classifier, optimizer, views)
-    images, labels = test_set.images.to(accelerator.device), test_set.labels.to(accelerator.device)
+    labels, parts = test_set.labels, torch.arange(len(test_set)).split(500)
 
     def evaluate(images_seen: int) -> dict[str, float]:
         classifier.eval()
         with torch.no_grad():
-            parts = [classifier(to_float(chunk)).argmax(1) for chunk in images.split(500)]
-        return {"test_accuracy": float((torch.cat(parts) == labels).float().mean())}
+            logits = [classifier(to_float(test_set.read(p).to(accelerator.device))) for p in parts]
+        predicted = torch.cat(logits).argmax(1).cpu()
+        return {"test_accuracy": float((predicted == labels).float().mean())}
 
     result = train(
         update,
@@ -110,7 +121,7 @@ def main(config: ClassifierConfig) -> None:
         accelerator,
         schedule=warmup_cosine(config.total_images, config.total_images // 20),
         evaluate=evaluate,
-        evaluate_every=config.total_images // 4,
+        evaluate_every=max(1, config.total_images // 4),
     )
     if accelerator.is_main_process:
         accuracy = result.evaluation["test_accuracy"]
@@ -118,7 +129,8 @@ def main(config: ClassifierConfig) -> None:
             f"Trained on {train_set.name}/{train_set.split}, {result.images_seen:,} images seen, "
             f"seed {config.seed}. Accuracy on {test_set.name}/{test_set.split}: {accuracy:.4f}."
         )
-        classifier.save_pretrained(run.path / "classifier")
+        with run.writing("classifier"):
+            classifier.save_pretrained(run.path / "classifier")
         print(f"test accuracy {accuracy:.4f}; {run.path / 'classifier'}", file=sys.stderr)
     finish(run, result, classifier=str(run.path / "classifier"))
 

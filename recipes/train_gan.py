@@ -4,14 +4,32 @@
     accelerate launch recipes/train_gan.py --init random      # the control arm
 
 With no flags it trains on the embedded digits for two minutes on a laptop CPU and leaves samples,
-scores and the generator in runs/train_gan-digits-nac-seed0.
+scores and the generator in runs/train_gan-digits-nac-seed0. Your own images, labelled by subfolders:
+
+    data="--dataset folder --data-dir PATH --data.image-size 32"
+    score="--score.extractor classifier --score.weights runs/own-classifier/classifier"
+    accelerate launch recipes/pretrain_nac.py $data --run-dir runs/own-nac
+    accelerate launch recipes/train_classifier.py $data --run-dir runs/own-classifier
+    accelerate launch recipes/train_gan.py $data $score --encoder runs/own-nac/encoder --run-dir runs/own-gan
 """
 
+import math
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-from nacgen.training.config import RunConfig, TrainingConfig, require_positive, run_recipe
+from nacgen.errors import ConfigurationError
+from nacgen.training.config import (
+    RunConfig,
+    TrainingConfig,
+    require_between,
+    require_positive,
+    run_recipe,
+    to_dict,
+)
+
+DIGITS_ENCODER, DIGITS_EXTRACTOR = "checkpoints/digits-nac", "digits_classifier"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +41,10 @@ class DiscriminatorConfig:
     trunk_lr_multiplier: float = 0.3
     """Learning rate of the encoder's part relative to the heads."""
 
+    def __post_init__(self) -> None:
+        """Check the number."""
+        require_between(self, 0, math.inf, "trunk_lr_multiplier")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
@@ -30,8 +52,12 @@ class GeneratorConfig:
 
     latent_dim: int = 64
     """Length of the latent vector."""
-    channels: tuple[int, ...] = (96, 64, 32)
-    """At 4x4, then after each doubling; three entries make 16x16 images."""
+    channels: tuple[int, ...] | None = None
+    """At 4x4, then after each doubling; None: by the images' size, 96 64 32 for 16x16."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        require_positive(self, "latent_dim", *(["channels"] if self.channels is not None else []))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,28 +80,37 @@ class OptimConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         require_positive(self, "learning_rate", "penalty_every", "ema_half_life")
+        require_between(self, 0, math.inf, "penalty_weight")
+        require_between(self, 0, 1, "translation", "cutout")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
     """How the averaged generator is scored."""
 
-    extractor: Literal["digits_classifier", "inception"] = "digits_classifier"
-    """Features that images are compared by; inception gives FID."""
+    extractor: Literal["digits_classifier", "classifier", "inception"] | None = None
+    """Features that images are compared by: the released classifier's (None, for digits), those of a
+    classifier of your own, or Inception's, which give FID."""
     weights: str | None = None
-    """File of the FID Inception's weights, or a classifier's folder."""
+    """A classifier's folder, or the file of the FID Inception's weights."""
     num_samples: int = 2_000
     """Images to generate for a score."""
     every: int = 2_560
     """Images seen between two scores."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        require_between(self, 2, math.inf, "num_samples")
+        require_positive(self, "every")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GANConfig(TrainingConfig):
     """Options of GAN training."""
 
-    encoder: str = "checkpoints/digits-nac"
-    """Folder or Hub id of a NAC encoder; the control arms take their architecture from it."""
+    encoder: str | None = None
+    """Folder or Hub id of a NAC encoder; the control arms take their architecture from it.
+    None: checkpoints/digits-nac, for digits."""
     init: Literal["nac", "random", "shuffled"] = "nac"
     """What the discriminator starts from: the encoder's weights, random or permuted ones."""
     generator: GeneratorConfig = GeneratorConfig()
@@ -91,7 +126,6 @@ PRESETS = {
     "smoke": GANConfig(
         total_images=192,
         batch_size=32,
-        generator=GeneratorConfig(channels=(16, 16, 8)),
         score=ScoreConfig(num_samples=100, every=96),
         run=RunConfig(log_every=32, checkpoint_every=96, tracker="none"),
     ),
@@ -109,7 +143,7 @@ def main(config: GANConfig) -> None:
     from nacgen.data.randomness import normal_rows, seeded
     from nacgen.data.stream import ImageStream
     from nacgen.models.encoder import NACEncoder
-    from nacgen.models.gan import Generator
+    from nacgen.models.gan import Generator, channels_for
     from nacgen.reporting.document import report_run
     from nacgen.training.gan import GANUpdate
     from nacgen.training.launch import finish, open_run
@@ -118,28 +152,29 @@ def main(config: GANConfig) -> None:
     run, accelerator = open_run(
         f"train_gan-{config.preset}-{config.init}", config, allow_fp16=False
     )
+    report = partial(report_run, preset=to_dict(PRESETS[config.preset]))
     if run.is_complete:
-        finish(run, report=report_run)
+        finish(run, report=report)
         return
     device, share = accelerator.device, (accelerator.process_index, accelerator.num_processes)
 
     dataset = load_dataset(config.dataset, "train", config.data_dir, config.data.image_size)
+    check_networks(config)
     stream = ImageStream(dataset, config.batch_size, config.seed, device, *share)
     extractor = metrics.build_extractor(
-        config.score.extractor, weights=config.score.weights, device=device
+        config.score.extractor or DIGITS_EXTRACTOR, weights=config.score.weights, device=device
     )
 
+    channels = config.generator.channels or channels_for(dataset.image_size)
     with seeded(config.seed, "generator"):
-        generator = Generator(
-            dataset.image_size, config.generator.latent_dim, config.generator.channels
-        )
+        generator = Generator(dataset.image_size, config.generator.latent_dim, channels)
     part = transplant(
-        NACEncoder.from_pretrained(config.encoder),
+        NACEncoder.from_pretrained(config.encoder or DIGITS_ENCODER),
         into="discriminator",
         mode=config.discriminator.mode,
         image_size=dataset.image_size,
         source="encoder" if config.init == "nac" else config.init,
-        calibration_images=to_float(stream.images[stream.indices(0)]).cpu(),
+        calibration_images=to_float(dataset.read(stream.indices(0))),
         trunk_lr_multiplier=config.discriminator.trunk_lr_multiplier,
         seed=config.seed,
     )
@@ -179,15 +214,32 @@ def main(config: GANConfig) -> None:
         if accelerator.is_main_process:
             with torch.no_grad():
                 images = generate(torch.arange(100))
-            write_grid(images, run.path / "samples" / f"images_{images_seen:08d}.png", 10, zoom=2)
+            path = run.path / "samples" / f"images_{images_seen:08d}.png"
+            with run.writing("sample grid"):
+                write_grid(images, path, 10, zoom=2)
         return {"evaluation": result.to_dict()}
 
     result = train(
         update, stream, run, accelerator, evaluate=evaluate, evaluate_every=config.score.every
     )
     if accelerator.is_main_process:
-        update.averaged_generator.save_pretrained(run.path / "generator")
-    finish(run, result, report_run)
+        with run.writing("generator"):
+            update.averaged_generator.save_pretrained(run.path / "generator")
+    finish(run, result, report)
+
+
+def check_networks(config: GANConfig) -> None:
+    """Images other than the digits need networks that were trained on them; say how to get these."""
+    if config.dataset == "digits" or (config.encoder and config.score.extractor):
+        return
+    raise ConfigurationError(
+        "--encoder and --score.extractor must be given for images other than the digits, got "
+        f"{config.encoder} and {config.score.extractor} for {config.dataset}. With the same --dataset, "
+        "--data-dir and --data.image-size, in this order: 1. recipes/pretrain_nac.py --run-dir A, then give "
+        "--encoder A/encoder. 2. For the score recipes/train_classifier.py --run-dir B, which needs labels, then "
+        "give --score.extractor classifier --score.weights B/classifier; or give --score.extractor inception, and "
+        "--score.weights FILE where its weights cannot be downloaded."
+    )
 
 
 if __name__ == "__main__":

@@ -8,17 +8,22 @@ from typing import Any
 import pytest
 import yaml
 
-from nacgen.errors import ConfigurationError, NacgenError
+from nacgen.errors import ConfigurationError, LockedError, NacgenError, StorageError
 from nacgen.training.config import parse
+from nacgen.training.run_folder import lock_folder
 from recipes import compare
 
 # Stands for train_gan.py: leaves a run folder with invented scores at once.
 STUB = """
 import argparse, json, os, pathlib, yaml
 parser = argparse.ArgumentParser()
-for flag in ("preset", "init", "seed", "run-dir", "total-images", "encoder", "data-dir"):
+for flag in ("preset", "config", "init", "seed", "run-dir", "total-images", "encoder", "data-dir"):
     parser.add_argument(f"--{flag}")
+file = parser.parse_known_args()[0].config
+if file:
+    parser.set_defaults(**yaml.safe_load(pathlib.Path(file).read_text()))
 flags = parser.parse_args()
+flags.config = None
 folder, seed = pathlib.Path(flags.run_dir), int(flags.seed)
 total = int(flags.total_images or 25600)
 flags.encoder = flags.encoder or "checkpoints/digits-nac"
@@ -94,13 +99,12 @@ def test_a_second_call_trains_nothing_and_more_seeds_only_what_is_missing(
 
 
 def test_flags_reach_every_run_unchanged(tmp_path: Path) -> None:
-    flags = ("--total-images", "640", "--encoder", "some/encoder", "--data-dir", "my data")
+    flags = ("--total-images", "640", "--encoder", "some encoder")
     run_dir = run(tmp_path, "--seeds", "3", "--preset", "smoke", *flags)
     for init in ("random", "nac"):
         config = yaml.safe_load((run_dir / f"{init}-seed3" / "config.yaml").read_text())
         assert (config["preset"], config["init"], config["seed"]) == ("smoke", init, 3)
-        assert (config["total_images"], config["encoder"]) == (640, "some/encoder")
-        assert config["data_dir"] == "my data"
+        assert (config["total_images"], config["encoder"]) == (640, "some encoder")
 
 
 def test_its_configuration_is_a_valid_config_file(
@@ -204,3 +208,86 @@ def test_help_needs_neither_torch_nor_matplotlib() -> None:
     subprocess.run(
         [sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL
     )
+
+
+def template(folder: Path, **options: Any) -> str:
+    """Write the config.yaml of a finished train_gan.py run with its scores."""
+    values = {"preset": "digits", "init": "shuffled", "seed": 9, "run_dir": "elsewhere"}
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(values | options))
+    row = {"images_seen": 1, "evaluation": {"scores": {"fid": {"value": 1.0}}, "protocol": {}}}
+    (folder / "metrics.jsonl").write_text(json.dumps(row))
+    return str(folder / "config.yaml")
+
+
+def test_a_run_config_gives_every_run_what_it_holds(tmp_path: Path) -> None:
+    file = template(tmp_path / "mine", total_images=640, data_dir="my data", encoder="its own")
+    run_dir = run(tmp_path, "--seeds", "3", "--run-config", file)
+    for init in ("random", "nac"):
+        config = yaml.safe_load((run_dir / f"{init}-seed3" / "config.yaml").read_text())
+        assert (config["init"], config["seed"]) == (init, 3)
+        assert config["run_dir"] == str(run_dir / f"{init}-seed3")
+        assert (config["total_images"], config["data_dir"]) == (640, "my data")
+        assert config["encoder"] == "its own"
+    run(tmp_path, "--seeds", "3", "4")  # added runs are like those that are there
+    added = yaml.safe_load((run_dir / "nac-seed4" / "config.yaml").read_text())
+    assert (added["total_images"], added["data_dir"]) == (640, "my data")
+    other = template(tmp_path / "other", data_dir="other data")
+    with pytest.raises(ConfigurationError, match="data_dir: my data there, other data here"):
+        run(tmp_path, "--seeds", "3", "--run-config", other)
+
+
+def test_the_folder_is_called_after_the_run_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = template(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    argv = ["--seeds", "0", "--run-config", file]
+    compare.main(parse(compare.CompareConfig, compare.PRESETS, argv))
+    assert (tmp_path / "runs" / "compare-mine" / "report.html").is_file()
+
+
+def test_a_metric_that_the_example_lacks_is_refused_at_once(tmp_path: Path) -> None:
+    flags = ("--metric", "fd_digits_classifier", "--run-config", template(tmp_path / "mine"))
+    with pytest.raises(ConfigurationError, match=r"fd_digits_classifier in .*mine, which has fid"):
+        run(tmp_path, *flags)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_comparison_is_no_run_config(tmp_path: Path) -> None:
+    run_dir = run(tmp_path, "--seeds", "0")
+    with pytest.raises(ConfigurationError, match=r"runs/config\.yaml is a comparison's"):
+        run(tmp_path, "--run-config", str(run_dir / "config.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"config.yaml": "seed: 0\n", "report.md": "mine"}, "holds another kind of run"),
+        ({"thesis.tex": "mine"}, "has no config.yaml"),
+    ],
+)
+def test_a_foreign_folder_is_left_alone(
+    tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    with pytest.raises(ConfigurationError, match=f"hold a comparison, but {folder} {message}"):
+        run(tmp_path)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == files
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("mine")
+    with pytest.raises(StorageError, match=f"{tmp_path / 'runs'} is a file"):
+        run(tmp_path)
+
+
+def test_a_comparison_in_progress_keeps_others_out(tmp_path: Path) -> None:
+    (folder := tmp_path / "runs").mkdir()
+    with lock_folder(folder), pytest.raises(LockedError, match=f"in use by process {os.getpid()}"):
+        run(tmp_path)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    run(tmp_path, "--seeds", "0")

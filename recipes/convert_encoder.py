@@ -1,0 +1,107 @@
+"""Turn another project's ResNet or VGG-16 into an encoder folder of ours.
+
+    python recipes/convert_encoder.py --input resnet50.pth --output encoders/resnet50
+
+Reads .safetensors, and .pt, .pth or .ckpt files that hold tensors only: torchvision, the NAC paper's
+authors (their heads become code and posterior heads), lightly, solo-learn, MoCo. Every tensor is accounted
+for in a report on stderr. The input's normalisation is not in the file: --preset imagenet, cifar10 or
+none names it, --mean and --std give any other.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nacgen.errors import ConfigurationError, StorageError
+from nacgen.training.config import run_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Options of the conversion."""
+
+    preset: str = "imagenet"
+    """Normalisation of the images that the encoder was trained on: imagenet, cifar10 or none."""
+    config: str | None = None
+    """YAML file whose values replace the preset's."""
+    input: str | None = None
+    """File of weights: .safetensors, .pt, .pth or .ckpt."""
+    output: str | None = None
+    """Folder of the encoder; must not exist."""
+    prefix: str | None = None
+    """What stands before the trunk's names, where the file holds several trunks."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per channel, in [0, 1]."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Per channel, above 0."""
+    code_dim: int = 128
+    """Bits in a code, where the file has no heads of the NAC authors."""
+    flip_probability: float = 0.1
+    """Probability that the channel flips a bit: of the authors' run, or of the training to come."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is read."""
+        if not all(value > 0 for value in self.std):
+            raise ConfigurationError(
+                f"std must be above 0, got {self.std}. It divides what mean leaves."
+            )
+
+
+PRESETS = {
+    # torchvision, lightly, MoCo.
+    "imagenet": ConvertConfig(),
+    # The NAC paper's authors.
+    "cifar10": ConvertConfig(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
+    # Pixels in [0, 1] as they are.
+    "none": ConvertConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+}
+
+
+def main(config: ConvertConfig) -> None:
+    """Read, convert, report, save."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if config.input is None or config.output is None:
+        raise ConfigurationError(
+            f"input and output must name a file and a new folder, got {config.input} and {config.output}. "
+            "Use --input FILE --output FOLDER."
+        )
+    output = Path(config.output)
+    if output.exists():
+        raise ConfigurationError(
+            f"output must be a folder that does not exist yet, but {output} does. Nothing is "
+            "overwritten; choose another --output."
+        )
+    from nacgen.models.convert import convert_state_dict
+    from nacgen.models.foreign import read_foreign
+
+    tensors = read_foreign(config.input)
+    digest = hashlib.sha256(Path(config.input).read_bytes()).hexdigest()
+    encoder, report = convert_state_dict(
+        tensors,
+        mean=config.mean,
+        std=config.std,
+        source=f"{Path(config.input).name} (SHA-256 {digest[:16]})",
+        prefix=config.prefix,
+        code_dim=config.code_dim,
+        flip_probability=config.flip_probability,
+    )
+    print(report, file=sys.stderr)
+    try:
+        encoder.save_pretrained(output)
+    except OSError as error:
+        raise StorageError(
+            f"the encoder cannot be written to {output} ({error}). Choose another --output."
+        ) from error
+    result = {"encoder": str(output), **dataclasses.asdict(report)}
+    for field in ("moved", "left", "filled"):
+        result[field] = len(result[field])
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    run_recipe(main, ConvertConfig, PRESETS)

@@ -1,0 +1,99 @@
+"""Numbers that make no sense, and full disks, as a user meets them."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nacgen.errors import ConfigurationError
+from recipes import train_classifier, train_gan
+from tests.recipes.test_recipes import ROOT, run, start
+
+INFINITY, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("topic", "name", "values"),
+    [
+        ("Optim", "learning_rate", [0.0, -1.0, NAN, INFINITY]),
+        ("Optim", "penalty_weight", [-0.1, NAN]),
+        ("Optim", "penalty_every", [0]),
+        ("Optim", "ema_half_life", [0.0]),
+        ("Optim", "translation", [-0.1, 1.1]),
+        ("Optim", "cutout", [-0.1, 1.1, NAN]),
+        ("Score", "num_samples", [1, 0]),
+        ("Score", "every", [0, -1]),
+        ("Discriminator", "trunk_lr_multiplier", [-1.0, INFINITY]),
+        ("Generator", "latent_dim", [0]),
+        ("Generator", "channels", [(16, 0, 8)]),
+    ],
+)
+def test_a_gan_refuses_numbers_without_a_meaning(
+    topic: str, name: str, values: list[object]
+) -> None:
+    config_class = getattr(train_gan, f"{topic}Config")
+    flag = f"--{topic.lower()}.{name.replace('_', '-')}"
+    for value in values:
+        with pytest.raises(ConfigurationError) as caught:
+            config_class(**{name: value})
+        assert f"got {value}. Change {flag}." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("weight_decay", -1.0),
+        ("learning_rate", 0.0),
+        ("smallest_crop", 0.0),
+        ("smallest_crop", 1.1),
+        ("channels", ()),
+    ],
+)
+def test_a_classifier_refuses_numbers_without_a_meaning(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        train_classifier.ClassifierConfig(**{name: value})  # type: ignore[arg-type]
+    assert f"got {value}. Change --{name.replace('_', '-')}." in str(caught.value)
+
+
+def test_the_shortest_run_of_a_classifier_is_scored(tmp_path: Path) -> None:
+    flags = ("--total-images", "2", "--batch-size", "2")
+    assert run("train_classifier", tmp_path / "run", *flags, launch=())["images_seen"] == 2
+
+
+@pytest.mark.parametrize(
+    "size", [6_000, *(pytest.param(size, marks=pytest.mark.slow) for size in (1_024, 60_000))]
+)
+def test_a_full_disk_is_one_message_and_exit_code_6(tmp_path: Path, size: int) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-B", "recipes/train_gan.py", "--preset", "smoke"]
+    done = subprocess.run(
+        [*command, "--run-dir", str(folder), "--run.tracker", "tensorboard"],
+        cwd=ROOT,
+        # -B, and caches in a place of their own: nobody else is to read files that were cut off.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLCONFIGDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )
+    assert done.returncode == 6, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    assert "error: the " in done.stderr
+    assert str(folder) in done.stderr
+
+
+def test_a_comparison_leaves_a_finished_run_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = yaml.safe_dump({"seed": 0, "init": "nac", "run_dir": str(folder)})
+    (folder / "config.yaml").write_text(config)
+    done = start("recipes/compare.py", "--preset", "smoke", "--run-dir", str(folder))
+    assert done.returncode == 2
+    assert f"but {folder} holds another kind of run" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+    assert (folder / "config.yaml").read_text() == config

@@ -1,0 +1,143 @@
+"""Every preset and every objective takes its first steps, on images of the size it is meant for."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nacgen.data.datasets import ImageDataset
+from nacgen.errors import ConfigurationError, DataError
+from nacgen.models.encoder import NACEncoder
+from nacgen.training import objectives
+from nacgen.training.config import RunConfig
+from nacgen.training.pretraining import DistillHashConfig, PretrainConfig, QueueConfig
+from recipes.pretrain_nac import PRESETS, main
+
+RUN = RunConfig(log_every=4, checkpoint_every=100, tracker="none")
+
+
+def random_images(size: int, num_images: int = 24) -> ImageDataset:
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (num_images, 3, size, size), generator=draw, dtype=torch.uint8)
+    labels = torch.arange(num_images) % 2
+    return ImageDataset("random", "train", pixels, labels, ("even", "odd"))
+
+
+def run(
+    config: PretrainConfig, folder: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, object]:
+    images = random_images(size)
+    monkeypatch.setattr(objectives, "load_training_images", lambda config: (images, images))
+    main(replace(config, run_dir=str(folder), run=RUN))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(torch.tensor(row["loss"]).isfinite() for row in rows if "loss" in row)
+    summary: dict[str, object] = json.loads((folder / "summary.json").read_text())
+    return summary
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "smoke"])
+def test_every_preset_takes_its_first_steps(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = PRESETS[name]
+    small = replace(
+        preset,
+        total_images=8,
+        batch_size=4,
+        probe_every=100,
+        queue=replace(preset.queue, size=11 if preset.queue.size else 0),
+    )
+    size = preset.views.size or {"digits": 16}.get(preset.dataset, 32)
+    assert run(small, tmp_path / "run", min(size, 64), monkeypatch)["images_seen"] == 8
+    encoder = NACEncoder.from_pretrained(tmp_path / "run" / "encoder")
+    assert encoder.options["backbone"] == preset.model.backbone
+
+
+@pytest.mark.parametrize("objective", ["nac", "simclr", "supervised", "distillhash"])
+@pytest.mark.parametrize("queue", [0, 19])
+def test_every_objective_resumes_to_the_same_weights(
+    objective: str, queue: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if queue and objective not in ("nac", "simclr"):
+        return  # they have no queue; refused, see below
+    config = replace(
+        PRESETS["smoke"],
+        objective=objective,  # type: ignore[arg-type]
+        encoder="checkpoints/digits-nac" if objective == "distillhash" else None,
+        total_images=24,
+        batch_size=8,
+        queue=QueueConfig(size=queue),
+        distillhash=DistillHashConfig(num_neighbours=3),
+    )
+    straight = tmp_path / "straight"
+    run(config, straight, 16, monkeypatch)
+
+    class StoppedError(Exception):
+        pass
+
+    stopped = tmp_path / "stopped"
+    often = replace(RUN, checkpoint_every=8)
+    images = random_images(16)
+    monkeypatch.setattr(objectives, "load_training_images", lambda config: (images, images))
+    build = objectives.build_update
+
+    def stops_at_the_last_step(*args, **kwargs):  # type: ignore[no-untyped-def]
+        update = build(*args, **kwargs)
+        steps = update.update
+
+        def step(batch):  # type: ignore[no-untyped-def]
+            if batch.images_seen == 16:
+                raise StoppedError
+            return steps(batch)
+
+        update.update = step
+        return update
+
+    monkeypatch.setattr(objectives, "build_update", stops_at_the_last_step)
+    with pytest.raises(StoppedError):
+        main(replace(config, run_dir=str(stopped), run=often))
+    monkeypatch.setattr(objectives, "build_update", build)
+    main(replace(config, run_dir=str(stopped), run=often))
+    first, second = (
+        NACEncoder.from_pretrained(folder / "encoder").state_dict()
+        for folder in (straight, stopped)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_labels_are_asked_for_where_they_are_needed(tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    from PIL import Image
+
+    for i in range(20):
+        Image.new("RGB", (16, 16), (i, i, i)).save(tmp_path / "flat" / f"{i}.png")
+    config = PretrainConfig(
+        objective="supervised", dataset="folder", data_dir=str(tmp_path / "flat")
+    )
+    with pytest.raises(DataError, match="needs labels, but folder has none"):
+        objectives.load_training_images(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 1, "total_images": 8}, "got 1"),
+        ({"queue": QueueConfig(size=100)}, "256 or more, got 100"),
+        ({"queue": QueueConfig(size=512), "objective": "supervised"}, "objective supervised"),
+        ({"objective": "distillhash"}, "encoder is not given"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+    ],
+)
+def test_contradictions_are_refused_before_data_are_touched(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        PretrainConfig(**options)  # type: ignore[arg-type]
+
+
+def test_impossible_capacity_names_its_flag() -> None:
+    config = replace(PRESETS["smoke"], model=replace(PRESETS["smoke"].model, capacity=100.0))
+    with pytest.raises(ConfigurationError, match=r"model.capacity: .*got 100.0"):
+        objectives.build_encoder(config)
