@@ -90,7 +90,8 @@ class SegmentPath(Tensor):
             result = paths[0]
         else:
             result = _affine(func, paths, args, kwargs)
-        if not name.endswith("_") and not kwargs.get("inplace"):
+        is_in_place = name.endswith("_") and not name.endswith("__")  # add_, not __rsub__
+        if not is_in_place and not kwargs.get("inplace"):
             return result
         args[0].times, args[0].activations = result.times, result.activations
         return args[0]
