@@ -47,7 +47,9 @@ def test_version_is_the_same_everywhere() -> None:
 
 
 def test_every_imported_package_is_a_declared_dependency() -> None:
-    declared = {distribution_name(requirement) for requirement in PROJECT["dependencies"]}
+    optional = PROJECT["optional-dependencies"]["timm"]
+    required = [*PROJECT["dependencies"], *optional]
+    declared = {distribution_name(requirement) for requirement in required}
     distributions = packages_distributions()
     for module in third_party_modules("nacgen") | third_party_modules("recipes"):
         names = {distribution_name(name) for name in distributions.get(module, [module])}
