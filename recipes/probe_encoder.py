@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nacgen.models.encoder import NACEncoder
+    from nacgen.probes.suite import EncoderSuite
+    from nacgen.reporting.encoders import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,7 @@ def main(config: ProbeConfig) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         results = [dataclasses.asdict(measurement) for measurement in measurements]
-        pictures = suite.draw(dict(reversed(first.items())), folder)
+        pictures = draw(suite, measurements, dict(reversed(first.items())), folder)
         reports = write_encoder_report(measurements, folder, f"Encoders on {train.name}", pictures)
         (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     except OSError as error:
@@ -133,6 +135,30 @@ def main(config: ProbeConfig) -> None:
         ) from error
     print(f"\n{encoder_text(measurements)}\n\nreport: {reports[1]}", file=sys.stderr)
     print(json.dumps({"run_dir": str(folder), "reports": [str(path) for path in reports]}))
+
+
+def draw(
+    suite: "EncoderSuite",
+    measurements: list["Measurement"],
+    encoders: dict[str, "NACEncoder"],
+    folder: Path,
+) -> dict[str, Path]:
+    """The pictures by caption: what codes retrieve, linear regions, nearest neighbours."""
+    from nacgen.reporting.encoders import retrieval_chart
+    from nacgen.reporting.slices import slice_picture
+
+    pictures = {}
+    if "retrieval" in suite.evaluators:
+        caption = "Precision and recall"
+        pictures[caption] = retrieval_chart(measurements, folder / "precision_recall.png")
+    if "regions" in suite.evaluators:
+        pictures["Regions on the plane through three held-out images"] = slice_picture(
+            {name: suite.slices(encoder) for name, encoder in encoders.items()},
+            suite.slice_images,
+            folder / "regions.png",
+            title="Around the images: activation codes. Enlarged: regions of the whole network.",
+        )
+    return pictures | suite.draw(encoders, folder)
 
 
 def load_encoders(

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
-from nacgen.data.augment import ViewPolicy
+from nacgen.data.augment import ViewPolicy, to_float
 from nacgen.data.datasets import Dataset
 from nacgen.data.randomness import seeded
 from nacgen.functional.hashing import is_relevant
@@ -24,12 +25,15 @@ from nacgen.probes.report import EncoderProbe, thin
 from nacgen.probes.retrieval import evaluate_retrieval, nearest_neighbours
 from nacgen.probes.retrieval_protocols import open_protocol
 from nacgen.probes.retrieval_sheet import write_retrieval_sheet
+from nacgen.probes.slices import RegionSlice, slice_regions
 
 Evaluator = Literal["linear", "linear_sgd", "knn", "retrieval", "health", "regions"]
 LABEL_FRACTIONS = (1.0, 0.1, 0.01)
 NEIGHBORS = (20, 200)
 REGION_IMAGES = 1_000
 SHEET_QUERIES, SHEET_NEIGHBOURS, SHEET_ZOOM = 10, 10, 2
+SLICE_RESOLUTION = 112  # pixels of a side; the network is run for each, twice
+SLICE_ZOOM = 250.0  # around whole images a whole network has more regions than can be seen
 
 
 class EncoderSuite:
@@ -154,6 +158,26 @@ class EncoderSuite:
             )
             pictures[f"Nearest neighbours by code: {name}"] = path
         return pictures
+
+    @property
+    def slice_images(self) -> UInt8[Tensor, "3 3 h w"]:
+        """The held-out images whose plane is sliced: evenly spread over the dataset's order."""
+        return self.test.read(torch.linspace(0, len(self.test) - 1, 3).long())
+
+    def slices(self, encoder: NACEncoder) -> list[RegionSlice]:
+        """Slice an encoder's regions by the plane through three images.
+
+        Args:
+            encoder: In evaluation mode, on the suite's device.
+
+        Returns:
+            The activation codes around the images, and the linear regions of a small window.
+        """
+        images = to_float(self.slice_images).to(self.device)
+        return [
+            slice_regions(encoder.code_logits, images, SLICE_RESOLUTION, "code"),
+            slice_regions(encoder.code_logits, images, SLICE_RESOLUTION, "network", SLICE_ZOOM),
+        ]
 
     def _fractions(self) -> list[float]:
         """The label fractions that leave ten training images or more, and one of each class."""

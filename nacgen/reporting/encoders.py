@@ -8,6 +8,7 @@ from typing import Any
 
 from nacgen.reporting.blocks import Block, Heading, Images, Paragraph, Table, to_text
 from nacgen.reporting.document import Reports, write_blocks
+from nacgen.reporting.retrieval import precision_recall_chart
 
 CODE_NAMES = {"code": "learned code", "lsh": "LSH", "pca": "PCA-sign", "itq": "ITQ"}
 
@@ -68,6 +69,31 @@ def write_encoder_report(
     blocks += [Heading("Encoders"), Table(["Name", "Source"], rows)]
     blocks += [Heading("Protocols"), Table(["Evaluator", "Protocol"], _protocols(measurements[0]))]
     return write_blocks(blocks, title, run_dir)
+
+
+def retrieval_chart(measurements: Sequence[Measurement], path: Path) -> Path:
+    """Draw what the learned codes retrieve.
+
+    Args:
+        measurements: Of all encoders, with retrieval.
+        path: The PNG to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    arms = {
+        name: [results["retrieval"]["code"] for results in seeds]
+        for name, seeds in _arms(measurements).items()
+    }
+    curves = {
+        name: [(code["curve"]["recall"], code["curve"]["precision"]) for code in codes]
+        for name, codes in arms.items()
+    }
+    chance = next(iter(arms.values()))[0]["chance"]
+    return precision_recall_chart(curves, chance, path, title="Retrieval by the learned code")
 
 
 def encoder_text(measurements: Sequence[Measurement]) -> str:
