@@ -165,5 +165,5 @@ def test_images_smaller_than_the_stride_are_refused(name: str, stem: str, smalle
 
 
 def test_a_trunk_without_stages_cannot_be_made() -> None:
-    with pytest.raises(TypeError, match="abstract method '?stages'?"):
+    with pytest.raises(TypeError, match=r"abstract method '?stages'?"):
         Backbone({"stem": 3}, 1)  # type: ignore[abstract]
