@@ -161,6 +161,31 @@ def test_clear_codes_through_a_quiet_channel_reach_log_m() -> None:
     assert nac_bound(a, posterior, 0.01).mean() == pytest.approx(math.log(8), abs=1e-3)
 
 
+def test_all_words_together_show_what_the_channel_lets_through() -> None:
+    """Uniform codes reach capacity; with every word equally often the mixture is uniform too."""
+    bits, p = 8, 0.2
+    words = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * bits)
+    codes = words.repeat(6, 1)  # more channel draws
+    bound = float(nac_bound(codes, 2 * log_likelihood_ratio(p) * codes, p).mean())
+    spread = log_likelihood_ratio(p) * 2 * math.sqrt(bits * p * (1 - p) / len(codes))
+    assert abs(bound - bits * channel_capacity(p)) < 4 * spread
+
+
+@pytest.mark.parametrize("p", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize(("rows", "bits"), [(128, 256), (1024, 12)])
+@pytest.mark.parametrize("confidence", [0.2, 1.0, 5.0])
+def test_the_bound_stays_below_both_ceilings(
+    rows: int, bits: int, p: float, confidence: float
+) -> None:
+    codes, kappa = hard_codes(logits(rows, bits)), log_likelihood_ratio(p)
+    bound = float(nac_bound(codes, confidence * 2 * kappa * codes, p).mean())
+    ceilings = math.log(rows), bits * channel_capacity(p)
+    spread = 2 * kappa * math.sqrt(bits * p * (1 - p) / rows)
+    assert bound < min(ceilings) + 4 * spread
+    if confidence == 1:  # the exact posterior
+        assert bound > 0.9 * min(ceilings) - 1
+
+
 def test_tanh_loss_is_zero_on_its_saddle() -> None:
     zero = torch.zeros(4, 8, dtype=torch.float64)
     assert nac_loss(zero, zero, torch.rand(4, 8).double(), 0.1, "tanh").abs().max() < 1e-12
