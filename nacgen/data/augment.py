@@ -41,7 +41,7 @@ class ViewPolicy:
         size: Height and width of a view in pixels; None keeps those of the images.
 
     Raises:
-        ConfigurationError: `hue` or `size` cannot be.
+        ConfigurationError: A number is out of range.
     """
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
@@ -56,6 +56,22 @@ class ViewPolicy:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        smallest, largest = self.crop_scale
+        if not (0 < smallest <= largest <= 1 and self.crop_ratio >= 1):
+            raise ConfigurationError(
+                "crops must keep a share above 0, at most 1, of an image, at an aspect ratio of 1 or more, got "
+                f"shares {self.crop_scale} and ratio {self.crop_ratio}. SimCLR's are 0.08 to 1 and 4/3."
+            )
+        if not (0 <= self.jitter <= 1 and 0 <= self.saturation <= 1):
+            raise ConfigurationError(
+                f"jitter and saturation must lie between 0 and 1, got {self.jitter} and {self.saturation}. The "
+                "paper's are 0.4."
+            )
+        if not (0 <= self.jitter_probability <= 1 and 0 <= self.greyscale_probability <= 1):
+            raise ConfigurationError(
+                "jitter_probability and greyscale_probability must lie between 0 and 1, got "
+                f"{self.jitter_probability} and {self.greyscale_probability}. The paper's are 0.8 and 0.2."
+            )
         if not 0 <= self.hue <= 0.5:
             raise ConfigurationError(
                 f"hue must lie between 0 and 0.5 turns, got {self.hue}. The paper's is 0.1."

@@ -8,6 +8,7 @@ Source:
     torchvision); Simonyan & Zisserman 2015, arXiv:1409.1556.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -50,7 +51,7 @@ VGG_CHANNELS = (64, 128, 256, 512, 512)
 BACKBONES = (*RESNETS, "vgg16_bn")
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A trunk without classifier: what encoders and transplants ask of it.
 
     Args:
@@ -79,9 +80,9 @@ class Backbone(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
 
+    @abstractmethod
     def stages(self) -> dict[str, list[nn.Module]]:
         """The modules of each stage, stem first."""
-        raise NotImplementedError
 
     def convolution_norm_pairs(self) -> Iterator[tuple[nn.Module, str, str]]:
         """Each convolution with the BatchNorm behind it, as (owner, convolution's name, norm's name)."""
@@ -94,6 +95,11 @@ class Backbone(nn.Module):
     def pool(self, last_map: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
         """Features from the last stage's map: its mean over pixels."""
         return reduce(last_map, "b d h w -> b d", "mean")
+
+    def synchronized(self) -> "Backbone":
+        """The trunk with BatchNorm over the images of all processes."""
+        trunk: Backbone = nn.SyncBatchNorm.convert_sync_batchnorm(self)
+        return trunk
 
     def check_size(self, images: Tensor) -> None:
         """Raise unless images are large enough.

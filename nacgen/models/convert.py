@@ -17,11 +17,6 @@ from nacgen.models.backbones import BACKBONES, RESNETS, Stem, build_backbone
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.foreign import find_prefix, translated_trunk
 
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-)  # keys under which training scripts put weights
 AUTHORS_HEADS = {
     "head.0": "code_head.mlp.0",
     "linear.0": "code_head.mlp.2",

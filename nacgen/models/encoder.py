@@ -75,8 +75,9 @@ class NACEncoder(nn.Module, PretrainedModel):
     """An image encoder with a binary activation code.
 
     Args:
-        backbone: `"tiny"` (0.3M parameters, for images of 16 to 32 px) or `"resnet18"`.
-        stem: `"small"`: 3x3, no max-pooling; `"standard"`: ImageNet's.
+        backbone: As `nacgen.models.backbones.build_backbone` takes it: `"tiny"` (0.3M parameters, for images of
+            16 to 32 px), `"resnet18"`, `"vgg16_bn"`, `"timm:<name>"`, ...
+        stem: Of ResNets. `"small"`: 3x3, no max-pooling; `"standard"`: ImageNet's.
         code_dim: Bits in a code, one or more.
         flip_probability: Of the channel the encoder is trained for, in (0, 1/2).
         posterior: `"shared"`: what the channel makes of the code logits, see
@@ -176,7 +177,7 @@ class NACEncoder(nn.Module, PretrainedModel):
             images: In [-1, 1].
 
         Returns:
-            Zero or more, being outputs of a ReLU.
+            Zero or more, being outputs of a ReLU; of a model of timm any real numbers.
         """
         last = list(self.feature_maps(images).values())[-1]
         return self.backbone.pool(last)
@@ -201,8 +202,17 @@ class NACEncoder(nn.Module, PretrainedModel):
 
         Returns:
             Bits; call `eval()` first, in training mode they depend on the batch.
+
+        Raises:
+            ValueError: A logit is NaN, which has no sign.
         """
-        return self.code_logits(images) >= 0
+        logits = self.code_logits(images)
+        if logits.isnan().any():
+            raise ValueError(
+                f"code logits must be numbers, but {int(logits.isnan().sum())} of {logits.numel()} are NaN. Was "
+                "the encoder trained to the end? Are the images finite?"
+            )
+        return logits >= 0
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"], detach: bool = False

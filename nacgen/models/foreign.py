@@ -29,9 +29,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a `.safetensors` file, or of a `.pt`, `.pth` or `.ckpt` file of torch.
 
-    This is the one place where nacgen reads a pickle, and it does so with `weights_only=True`: torch's own
-    reader, which makes tensors and plain containers and refuses every other object, so that nothing in the
-    file is run.
+    The latter are pickles and read with `weights_only=True`: torch's own reader, which makes tensors and plain
+    containers and refuses every other object, so that nothing in the file is run.
 
     Args:
         path: The file.

@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from nacgen.models.backbones import Backbone
 
 class TimmBackbone(Backbone):
     """A model of timm that gives feature maps, under timm's own parameter names.
+
+    Transformers of a fixed size take images of no other.
 
     Args:
         name: As `timm.create_model` takes it; freshly initialised, nothing is downloaded.
@@ -37,6 +40,9 @@ class TimmBackbone(Backbone):
             dict(zip(names, channels, strict=True)), max(model.feature_info.reduction())
         )
         self.model = model
+        self.is_channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        settings = model.pretrained_cfg
+        self.fixed_size = settings["input_size"][-1] if settings.get("fixed_input_size") else None
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """Refused: which modules make up a stage differs from model to model."""
@@ -64,10 +70,38 @@ class TimmBackbone(Backbone):
             `{"stem": (b, c, h, w), "layer1": ..., ...}`, timm's maps in their order.
 
         Raises:
-            ConfigurationError: The images are smaller than the total stride.
+            ConfigurationError: The images are smaller than the total stride, or not of the fixed size.
         """
         self.check_size(images)
-        return dict(zip(self.stage_channels, self.model(images), strict=True))
+        maps = self.model(images)
+        if self.is_channels_last:
+            maps = [rearrange(x, "b h w c -> b c h w") for x in maps]
+        return dict(zip(self.stage_channels, maps, strict=True))
+
+    def check_size(self, images: Tensor) -> None:
+        """Raise unless images have a size that the model takes.
+
+        Args:
+            images: `(b, 3, h, w)`.
+
+        Raises:
+            ConfigurationError: They are smaller than the total stride, or not of the fixed size.
+        """
+        super().check_size(images)
+        size = self.fixed_size
+        if size is not None and tuple(images.shape[-2:]) != (size, size):
+            raise ConfigurationError(
+                f"this model of timm takes images of {size}x{size} px only, got "
+                f"{images.shape[-2]}x{images.shape[-1]}. Bring them to this size with --data.image-size and "
+                "--views.size, or use a convolutional model."
+            )
+
+    def synchronized(self) -> "TimmBackbone":
+        """With BatchNorm over all processes; timm's own norms hold an activation, which torch would drop."""
+        from timm.layers import convert_sync_batchnorm
+
+        self.model = convert_sync_batchnorm(self.model)
+        return self
 
 
 def _import_timm() -> ModuleType:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from nacgen.data.augment import to_float
 from nacgen.data.datasets import Dataset
@@ -23,7 +23,7 @@ def extract(
 
     Args:
         function: From float images `(b, 3, h, w)` in [-1, 1] to one row an image: `encoder.features`,
-            `encoder.codes`, or a function of any other network. A module is to be in evaluation mode.
+            `encoder.codes`, any other module or its method, in evaluation mode, or a function of one.
         dataset: Images.
         device: Where the function computes.
         batch_size: Images in one call.
@@ -32,9 +32,10 @@ def extract(
         The rows in the order of the images, on the CPU.
 
     Raises:
-        ValueError: The function does not give one row an image.
+        ValueError: The function does not give one row an image, or its module is in training mode.
     """
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    require_eval(function)
+    several = _are_several()
     world, rank = (dist.get_world_size(), dist.get_rank()) if several else (1, 0)
     share = -(-len(dataset) // world)
     # The last processes repeat the last image, so that all give equally many rows.
@@ -55,3 +56,38 @@ def extract(
             dist.all_gather(parts, rows.contiguous())
             rows = torch.cat(parts)[: len(dataset)]
     return rows.cpu()
+
+
+def require_eval(function: Callable[..., object]) -> None:
+    """Raise if a module, or the one that a method belongs to, is in training mode.
+
+    Args:
+        function: A module, a method of one (`encoder.code_logits`) or any function.
+
+    Raises:
+        ValueError: It is in training mode, where what it says of an image depends on the others.
+    """
+    module = getattr(function, "__self__", function)
+    if isinstance(module, nn.Module) and module.training:
+        raise ValueError(
+            f"the network must be in evaluation mode, but {type(module).__name__}.training is True. Call "
+            "eval() first."
+        )
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give every process the buffers of the first one.
+
+    On CPUs each process keeps BatchNorm's statistics of its own share of the batches, so that without this the
+    processes would measure different networks.
+
+    Args:
+        module: The same on every process but for its buffers.
+    """
+    if _are_several():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def _are_several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

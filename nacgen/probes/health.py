@@ -15,13 +15,32 @@ from torch import Tensor
 
 from nacgen.functional.codes import CALIBRATION_BINS, bit_correlation, calibration_error, rank_me
 from nacgen.functional.nac import channel_capacity, nac_bound
-from nacgen.probes.information import SCALES, CodeInformation
 from nacgen.probes.patterns import count_patterns
 
+SCALES = tuple(2 ** (i / 4) for i in range(-16, 17))  # of the posterior logits, 1/16 to 16
 NARROW_MARGIN = 0.1  # of a logit: tanh is linear there, and the code all but undecided
 NUM_WORST = 5
 COPIES = 0.99  # correlation, of either sign, from which two bits are one
 ALIKE = 0.9  # of another image's flips: views that flip as many say nothing
+
+
+@dataclass(frozen=True)
+class CodeInformation:
+    """The bound beside its two ceilings, in nats.
+
+    Args:
+        nac_bound: Lower bound on I(X; received code), hard codes.
+        batch_ceiling: `log m`, the most that `m` codes can show.
+        channel_ceiling: `k * capacity`, the most that the channel lets through.
+        posterior_scale: Factor on the posterior logits, the geometric mean of the two halves' of the images.
+        bit_agreement: Share of bits that are equal in two views of an image.
+    """
+
+    nac_bound: float
+    batch_ceiling: float
+    channel_ceiling: float
+    posterior_scale: float
+    bit_agreement: float
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,7 @@ class CodeHealth:
         image_flip_rate: Share that differ in two rows drawn at random, at most a half.
         calibration_error: Of the posterior as it is, see `calibration_error`.
         feature_rank: RankMe of the features, their effective number of dimensions; None without features.
-        information: The bound beside its ceilings; its factor is the geometric mean of the two halves'.
+        information: The bound beside its ceilings.
         warnings: What is wrong, plainly; empty for a healthy code.
         protocol: Everything that changes the figures.
     """

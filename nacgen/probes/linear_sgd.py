@@ -18,7 +18,7 @@ from nacgen.data.augment import random_boxes, resized_crop
 from nacgen.data.datasets import Dataset
 from nacgen.data.randomness import seeded
 from nacgen.data.stream import Batch, ImageStream
-from nacgen.probes.features import extract
+from nacgen.probes.features import extract, require_eval
 from nacgen.probes.labelled import check_features, check_labels, top_accuracies
 
 CROP_RATIO = 4 / 3
@@ -91,12 +91,7 @@ def linear_probe_sgd(
             f"(0, 1], got {epochs}, {learning_rate}, {momentum} and {smallest_crop}. The paper's are 100, "
             "1.0, 0.9 and 0.08."
         )
-    owner = getattr(function, "__self__", function)
-    if isinstance(owner, nn.Module) and owner.training:
-        raise ValueError(
-            f"a frozen encoder must be in evaluation mode, but the {type(owner).__name__} is in training "
-            "mode, where features depend on the batch. Call its eval() first."
-        )
+    require_eval(function)
     _, test_labels, num_classes = check_labels(train.labels, test.labels)
     stream = ImageStream(train, batch_size, seed, device)
     num_steps = math.ceil(epochs * len(train) / batch_size)

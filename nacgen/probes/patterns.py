@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from nacgen.probes.features import require_eval
 
 Network = Callable[[Tensor], Any]
 RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
@@ -48,23 +50,6 @@ class _ReLUListener(TorchDispatchMode):
             self.num_relus += 1
             self.visit(args[0])
         return func(*args, **(kwargs or {}))
-
-
-def require_eval(network: Network) -> None:
-    """Raise if a network, or the module that a method belongs to, is in training mode.
-
-    Args:
-        network: A module, a method of one (`encoder.code_logits`) or any function.
-
-    Raises:
-        ValueError: It is in training mode, where regions would depend on the batch.
-    """
-    module = getattr(network, "__self__", network)
-    if isinstance(module, nn.Module) and module.training:
-        raise ValueError(
-            f"the network must be in evaluation mode, but {type(module).__name__}.training is True. Call "
-            "eval() first."
-        )
 
 
 def visit_relus(

@@ -22,12 +22,13 @@ from nacgen.data.augment import ViewPolicy, random_view, to_float
 from nacgen.data.randomness import generator
 from nacgen.data.stream import Batch
 from nacgen.probes.crossings import sampled_crossings, segment_crossings
+from nacgen.probes.features import require_eval
+from nacgen.probes.labelled import check_features
 from nacgen.probes.patterns import (
     Network,
     PatternCount,
     count_patterns,
     naswot,
-    require_eval,
     visit_relus,
 )
 
@@ -123,7 +124,7 @@ def measure_regions(
 
     Raises:
         ValueError: As `segment_crossings`; or there are fewer than two images or segments; or the method is
-            unknown.
+            unknown; or the network's output is not finite.
     """
     require_eval(network)
     if method not in ("exact", "sampled"):
@@ -183,6 +184,7 @@ def _patterns(
             seen[:] = [(pre_activation > 0).flatten(1).cpu()]
 
         output = visit_relus(network, to_float(chunk.to(device)), keep)
+        check_features("the network's outputs", output)
         outputs.append((output >= 0).flatten(1).cpu())
         last_relu += seen
     return torch.cat(outputs), torch.cat(last_relu)

@@ -9,7 +9,7 @@ from nacgen.data.augment import ViewPolicy, random_view
 from nacgen.data.datasets import Dataset
 from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
-from nacgen.probes.features import extract
+from nacgen.probes.features import extract, share_buffers
 from nacgen.probes.health import CodeHealth, code_health
 from nacgen.probes.linear import linear_probe
 
@@ -58,6 +58,8 @@ class EncoderProbe:
     def __call__(self, encoder: NACEncoder) -> ProbeReport:
         """Measure an encoder; it is used in evaluation mode and left in the mode it came in.
 
+        Several processes measure the first one's, see `share_buffers`.
+
         Args:
             encoder: On the probe's device.
 
@@ -66,6 +68,7 @@ class EncoderProbe:
         """
         was_training = encoder.training
         encoder.eval()
+        share_buffers(encoder)
         try:
             accuracy = None
             labels = self.train.labels, self.test.labels

@@ -1,11 +1,8 @@
 """How well binary codes retrieve images of the same class: mean average precision and what belongs to it.
 
 ```python
-train, test = load_splits("digits")
-images, labels = pool(train, test), torch.cat([train.labels, test.labels])
-protocol = build_protocol("split", labels, num_train=len(train))
-
-codes = extract(encoder.codes, images)
+images, protocol = open_protocol("split", *load_splits("digits"))
+codes, labels = extract(encoder.codes, images), images.labels
 result = evaluate_retrieval(
     *(codes[protocol.query], labels[protocol.query]),
     *(codes[protocol.gallery], labels[protocol.gallery]),
@@ -87,13 +84,14 @@ class RetrievalResult:
 
     def __str__(self) -> str:
         """One line for a terminal."""
-        settings = self.protocol
+        settings, lost = self.protocol, self.protocol["num_queries_without_relevant"]
         ranked = "" if settings["top"] is None else f"@{settings['top']}"
+        counted = f"; {lost} queries without a relevant item count as 0" if lost else ""
         return (
             f"{settings['name']}, {settings['code_dim']} bits: mAP{ranked} "
             f"{self.mean_average_precision:.3f} (chance {self.chance:.3f}), precision within radius 2 "
             f"{self.precision_within_radius_2:.3f} ({self.num_empty_balls} of "
-            f"{settings['num_queries']} balls empty)"
+            f"{settings['num_queries']} balls empty){counted}"
         )
 
 

@@ -14,7 +14,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # others may hold it, too
         dist.all_reduce(gradient)  # every process's loss depends on every row
         return gradient.chunk(dist.get_world_size())[dist.get_rank()]
 

@@ -136,7 +136,7 @@ def build_update(
             f"{accelerator.num_processes} processes. Raise --batch-size."
         )
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        encoder.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(encoder.backbone)
+        encoder.backbone = encoder.backbone.synchronized()
         encoder.code_head = nn.SyncBatchNorm.convert_sync_batchnorm(encoder.code_head)
         if encoder.posterior_head is not None:
             encoder.posterior_head = nn.SyncBatchNorm.convert_sync_batchnorm(encoder.posterior_head)

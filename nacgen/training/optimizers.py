@@ -132,7 +132,7 @@ def _trust_ratios(
     return torch.where((sizes > 0) & (update_sizes > 0), ratios, 1.0)
 
 
-def exclude_from_decay(module: nn.Module, by_name: bool = False) -> ParamGroups:
+def exclude_from_decay(module: nn.Module) -> ParamGroups:
     """Split a module's parameters into those that decay and those that do not.
 
     Excluded are the parameters of normalisation layers, and all of fewer than two axes: biases and
@@ -140,8 +140,6 @@ def exclude_from_decay(module: nn.Module, by_name: bool = False) -> ParamGroups:
 
     Args:
         module: Any module.
-        by_name: The rule of the NAC paper's authors, for comparison: excluded is what is called `bias`, or
-            `bn` inside a residual stage; the stem's BatchNorm and the shortcuts' are missed.
 
     Returns:
         Up to two groups for LARS or for any optimizer of torch: `{"params": [...], "exclude": False}` and
@@ -152,14 +150,11 @@ def exclude_from_decay(module: nn.Module, by_name: bool = False) -> ParamGroups:
     """
     decayed: dict[nn.Parameter, None] = {}  # ordered, and each once even where modules share it
     excluded: dict[nn.Parameter, None] = {}
-    for path, owner in module.named_modules():
-        for name, parameter in owner.named_parameters(path, recurse=False):
+    for owner in module.modules():
+        for parameter in owner.parameters(recurse=False):
             if not parameter.requires_grad or parameter in decayed or parameter in excluded:
                 continue
-            if by_name:
-                is_excluded = "bias" in name or ("bn" in name and "layer" in name)
-            else:
-                is_excluded = parameter.ndim < 2 or isinstance(owner, NORMS)
+            is_excluded = parameter.ndim < 2 or isinstance(owner, NORMS)
             (excluded if is_excluded else decayed)[parameter] = None
     groups = [
         {"params": list(decayed), "exclude": False},

@@ -1,10 +1,11 @@
 """The options of pretraining, without torch, so that `--help` stays fast."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from nacgen.errors import ConfigurationError
-from nacgen.training.config import TrainingConfig, require_positive
+from nacgen.training.config import TrainingConfig, require_between, require_positive
 
 Objective = Literal["nac", "simclr", "distillhash", "supervised"]
 
@@ -66,6 +67,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         require_positive(self, "learning_rate")
+        require_between(self, 0, math.inf, "weight_decay", "warmup_images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,11 @@ class NACConfig:
     """Weight of the relaxed codes' summed squares, with a queue; the authors use 0.1."""
     divide: bool = False
     """Divide inner products by kappa, as the authors' queue does, in place of multiplying."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        require_positive(self, "num_draws")
+        require_between(self, 0, math.inf, "code_penalty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +111,12 @@ class DistillHashConfig:
     """Share of the training before the distillation."""
     quantization_weight: float = 0.1
     """Of the distance between relaxed and hard codes."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        require_positive(self, "num_images", "num_neighbours")
+        require_between(self, 0, 1, "noisy_share")
+        require_between(self, 0, math.inf, "quantization_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +148,6 @@ class PretrainConfig(TrainingConfig):
         """Check what needs neither data nor weights."""
         super().__post_init__()
         require_positive(self, "probe_every", "temperature")
-        require_positive(self.nac, "num_draws")
         if self.batch_size < 2:
             raise ConfigurationError(
                 f"batch_size must be 2 or more, got {self.batch_size}: codes are told from one another, and "

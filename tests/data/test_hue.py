@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -136,5 +137,19 @@ def test_strengths_that_cannot_be_are_refused() -> None:
         ViewPolicy(hue=0.6)
     with pytest.raises(ConfigurationError, match=r"got -0\.1"):
         ViewPolicy(hue=-0.1)
+    for probability in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ConfigurationError, match=f"got {probability} and 0.2"):
+            ViewPolicy(jitter_probability=probability)
+        with pytest.raises(ConfigurationError, match=f"got 0.8 and {probability}"):
+            ViewPolicy(greyscale_probability=probability)
+        with pytest.raises(ConfigurationError, match=f"got {probability} and 0.4"):
+            ViewPolicy(jitter=probability)
+        with pytest.raises(ConfigurationError, match=f"got 0.4 and {probability}"):
+            ViewPolicy(saturation=probability)
+    for scale in ((0.0, 1.0), (0.5, 1.1), (0.9, 0.5), (float("nan"), 1.0)):
+        with pytest.raises(ConfigurationError, match=re.escape(f"got shares {scale} and ratio")):
+            ViewPolicy(crop_scale=scale)
+    with pytest.raises(ConfigurationError, match=r"and ratio 0\.75\. SimCLR"):
+        ViewPolicy(crop_ratio=0.75)
     with pytest.raises(ConfigurationError, match="size must be 1 pixel or more, got 0"):
         ViewPolicy(size=0)

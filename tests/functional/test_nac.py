@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nacgen.functional.nac import (
+    _marginal_mixture_log_likelihood,
     channel_capacity,
     flip_probability_of_capacity,
     hard_codes,
@@ -96,25 +97,53 @@ def test_marginal_loss_is_the_negative_bound_of_the_bits_it_sampled() -> None:
     assert (-loss).tolist() == pytest.approx(expected, abs=1e-10)
 
 
-def test_bound_never_exceeds_the_exact_mutual_information() -> None:
-    """Expectation over every received word, with the best posterior there is for the image."""
-    p, bits = 0.2, 4
-    codes = [[1.0, 1, -1, 1], [1, -1, -1, 1], [-1, -1, 1, 1], [1.0, 1, -1, -1]]
-    words = [list(word) for word in itertools.product((-1.0, 1.0), repeat=bits)]
-    kappa = log_likelihood_ratio(p)
-    information = expected = without_own = 0.0
-    for own, code in enumerate(codes):
-        for word in words:
-            weight = math.exp(reference.log_channel(word, code, p)) / len(codes)
-            mean = sum(math.exp(reference.log_channel(word, c, p)) for c in codes) / len(codes)
-            information += weight * (reference.log_channel(word, code, p) - math.log(mean))
-            exact = [2 * kappa * bit for bit in code]
-            expected += weight * reference.bound([word], codes, [exact], p)[0]
-            others = codes[:own] + codes[own + 1 :]
-            without_own += weight * reference.bound([word], others, [exact], p)[0]
-    assert expected == pytest.approx(information, abs=1e-12)  # tight with the exact posterior
-    assert information < min(math.log(len(codes)), bits * channel_capacity(p))
-    assert without_own > information  # no lower bound any more
+WORDS = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)), dtype=torch.float64)
+
+
+def likelihoods(code_logits: torch.Tensor, p: float) -> torch.Tensor:
+    """Of every word under every image whose bits are +1 with probability (1 + tanh a) / 2, (words, images)."""
+    mean = (1 - 2 * p) * torch.tanh(code_logits)
+    return ((1 + WORDS[:, None] * mean) / 2).prod(2)
+
+
+def all_batches(num_images: int, size: int) -> list[tuple[int, ...]]:
+    """Every batch with its row's own image first, all equally likely."""
+    return list(itertools.product(range(num_images), repeat=size))
+
+
+@pytest.mark.parametrize("p", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize("size", [1e3, 1.0], ids=["hard", "random"])
+def test_bound_never_exceeds_the_exact_mutual_information(p: float, size: float) -> None:
+    """Its expectation over every received word and every batch, for codes that saturate and that do not."""
+    code_logits = size * logits(5, 4)
+    likely = likelihoods(code_logits, p)
+    ratio = likely.log() - likely.mean(1, keepdim=True).log()
+    information = float((likely / 5 * ratio).sum())
+    assert 0.01 < information < min(math.log(5), 4 * channel_capacity(p))
+    exact = marginal_posterior_logits(code_logits, p)
+
+    def expected(posterior: torch.Tensor, batch: tuple[int, ...], own: bool = True) -> torch.Tensor:
+        """Over the words that the batch's first image sends, by the parts that loss and bound are made of."""
+        first, keys = batch[0], code_logits[list(batch) if own else list(batch)[1:]]
+        positive = posterior_log_likelihood(WORDS, posterior[first].expand_as(WORDS))
+        if size > 10:
+            mixture = mixture_log_likelihood(WORDS, hard_codes(keys), p)
+        else:
+            mixture = _marginal_mixture_log_likelihood(WORDS, keys, p)
+        return (likely[:, first] * (positive - mixture)).sum()
+
+    def over_images(posterior: torch.Tensor, own: bool = True) -> float:
+        """With all images in the mixture."""
+        batches = [(i, *(j for j in range(5) if j != i)) for i in range(5)]
+        return float(torch.stack([expected(posterior, batch, own) for batch in batches]).mean())
+
+    assert over_images(exact) == pytest.approx(information, abs=1e-12)  # tight
+    assert over_images(exact, own=False) > information + 0.01  # no lower bound any more
+    for seed in range(3):  # no posterior gives more
+        assert over_images(exact + 0.3 * logits(5, 4, seed)) < information - 1e-5
+    for num in (2, 3):  # nor does any number of codes
+        batches = [expected(exact, batch) for batch in all_batches(5, num)]
+        assert torch.stack(batches).mean() < min(information, math.log(num)) - 1e-3
 
 
 def test_useless_channel_and_equal_codes_carry_nothing() -> None:
@@ -130,6 +159,31 @@ def test_clear_codes_through_a_quiet_channel_reach_log_m() -> None:
     a = 50 * hard_codes(logits(8, 64))
     posterior = marginal_posterior_logits(a, 0.01)
     assert nac_bound(a, posterior, 0.01).mean() == pytest.approx(math.log(8), abs=1e-3)
+
+
+def test_all_words_together_show_what_the_channel_lets_through() -> None:
+    """Uniform codes reach capacity; with every word equally often the mixture is uniform too."""
+    bits, p = 8, 0.2
+    words = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * bits)
+    codes = words.repeat(6, 1)  # more channel draws
+    bound = float(nac_bound(codes, 2 * log_likelihood_ratio(p) * codes, p).mean())
+    spread = log_likelihood_ratio(p) * 2 * math.sqrt(bits * p * (1 - p) / len(codes))
+    assert abs(bound - bits * channel_capacity(p)) < 4 * spread
+
+
+@pytest.mark.parametrize("p", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize(("rows", "bits"), [(128, 256), (1024, 12)])
+@pytest.mark.parametrize("confidence", [0.2, 1.0, 5.0])
+def test_the_bound_stays_below_both_ceilings(
+    rows: int, bits: int, p: float, confidence: float
+) -> None:
+    codes, kappa = hard_codes(logits(rows, bits)), log_likelihood_ratio(p)
+    bound = float(nac_bound(codes, confidence * 2 * kappa * codes, p).mean())
+    ceilings = math.log(rows), bits * channel_capacity(p)
+    spread = 2 * kappa * math.sqrt(bits * p * (1 - p) / rows)
+    assert bound < min(ceilings) + 4 * spread
+    if confidence == 1:  # the exact posterior
+        assert bound > 0.9 * min(ceilings) - 1
 
 
 def test_tanh_loss_is_zero_on_its_saddle() -> None:

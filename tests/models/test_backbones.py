@@ -162,3 +162,8 @@ def test_images_smaller_than_the_stride_are_refused(name: str, stem: str, smalle
         ConfigurationError, match=f"at least {smallest} px .* got {size}x{size}. Use larger"
     ):
         trunk(random_images(1, size))
+
+
+def test_a_trunk_without_stages_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match=r"abstract method '?stages'?"):
+        Backbone({"stem": 3}, 1)  # type: ignore[abstract]

@@ -50,6 +50,13 @@ def test_features_codes_and_logits_agree() -> None:
     assert torch.equal(encoder(images)[0], logits)
 
 
+def test_a_logit_that_is_no_number_is_no_bit() -> None:
+    encoder, pixels = build(), random_images()
+    pixels[1, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="but 10 of 40 are NaN"):
+        encoder.codes(pixels)
+
+
 def test_images_are_normalised_inside() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
     encoder, images = build(mean=mean, std=std), random_images()

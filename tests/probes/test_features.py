@@ -28,6 +28,15 @@ def test_a_function_that_mixes_images_is_refused() -> None:
         extract(lambda x: x.mean((0, 2, 3)), load_dataset("digits", "test"))
 
 
+def test_a_module_in_training_mode_is_refused() -> None:
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    dataset = load_dataset("digits", "test")
+    for function in (network, network.forward):
+        with pytest.raises(ValueError, match=r"evaluation mode, but Sequential\.training is True"):
+            extract(function, dataset)
+    assert extract(network.eval(), dataset).shape == (355, 3)
+
+
 @pytest.mark.distributed
 def test_every_process_gets_all_rows_in_order(tmp_path: Path) -> None:
     """355 images do not divide by 2."""

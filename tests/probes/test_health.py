@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from nacgen.functional.nac import channel_capacity, hard_codes, marginal_posterior_logits, nac_bound
-from nacgen.probes.health import CodeHealth, code_health
-from nacgen.probes.information import SCALES
+from nacgen.probes.health import SCALES, CodeHealth, code_health
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -99,3 +99,11 @@ def test_unusable_settings_are_named() -> None:
         measure_regions(network(), images(), ViewPolicy(), num_segments=1)
     with pytest.raises(ValueError, match=r"Sequential\.training is True"):
         measure_regions(network().train(), images(), ViewPolicy())
+
+
+def test_a_network_that_gives_no_numbers_is_refused() -> None:
+    broken = network()
+    with torch.no_grad():
+        next(broken.parameters()).fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"the network's outputs must be finite, but .* are not"):
+        measure_regions(broken, images(), ViewPolicy(), num_segments=2)

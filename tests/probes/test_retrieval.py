@@ -1,3 +1,4 @@
+import ast
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -8,10 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nacgen.data.augment import to_float
+from nacgen.data.datasets import load_splits
 from nacgen.errors import DataError
+from nacgen.probes import retrieval
+from nacgen.probes.features import extract
 from nacgen.probes.retrieval import RetrievalResult, evaluate_retrieval, nearest_neighbours
 from nacgen.probes.retrieval_index import RetrievalProtocol
-from nacgen.probes.retrieval_protocols import build_protocol
+from nacgen.probes.retrieval_protocols import build_protocol, open_protocol
 from nacgen.probes.retrieval_sheet import RIGHT_FRAME, WRONG_FRAME, write_retrieval_sheet
 from tests.reference import retrieval as reference
 
@@ -106,6 +111,25 @@ def test_the_top_that_is_given_overrules_the_protocol() -> None:
     assert cut.mean_average_precision != evaluate(case).mean_average_precision
 
 
+def test_three_lines_of_python_evaluate_any_network() -> None:
+    """The example of the module's docstring, run on a network that is no encoder of ours."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.LazyLinear(12), torch.nn.BatchNorm1d(12, affine=False)
+    )
+    images, _ = open_protocol("split", *load_splits("digits"))
+    network(to_float(images.read(torch.arange(len(images)))))  # BatchNorm's statistics
+    network.eval().codes = lambda x: network(x) >= 0
+    source = retrieval.__doc__.split("```python")[1].split("```")[0]
+    names = {"encoder": network, "load_splits": load_splits, "open_protocol": open_protocol}
+    names |= {"extract": extract, "evaluate_retrieval": evaluate_retrieval}
+    exec(source, names)
+    assert len(ast.parse(source).body) == 3
+    result = names["result"]
+    assert result.protocol["num_gallery"] == 1_442
+    assert result.mean_average_precision > 1.5 * result.chance
+
+
 def test_multi_hot_labels_are_relevant_where_they_share_one() -> None:
     queries, query_labels, gallery, gallery_labels = random_case()
     hot = (queries, torch.eye(3)[query_labels] > 0, gallery, torch.eye(3)[gallery_labels] > 0)
@@ -132,10 +156,12 @@ def test_queries_without_relevant_items_raise_or_count_as_zero() -> None:
         evaluate(case)
     result = evaluate(case, allow_queries_without_relevant=True)
     assert result.protocol["num_queries_without_relevant"] == 2
+    assert str(result).endswith("; 2 queries without a relevant item count as 0")
     found = query_labels != 7
     rest = evaluate((queries[found], query_labels[found], gallery, gallery_labels))
     assert result.mean_average_precision == pytest.approx(0.9 * rest.mean_average_precision)
     assert rest.protocol["num_queries_without_relevant"] == 0
+    assert "count as 0" not in str(rest)
     none = (queries, torch.full_like(query_labels, 7), gallery, gallery_labels)
     with pytest.raises(DataError, match="none of 20 has one"):
         evaluate(none, allow_queries_without_relevant=True)

@@ -12,7 +12,13 @@ from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
 from nacgen.training import objectives
 from nacgen.training.config import RunConfig
-from nacgen.training.pretraining import DistillHashConfig, PretrainConfig, QueueConfig
+from nacgen.training.pretraining import (
+    DistillHashConfig,
+    NACConfig,
+    OptimConfig,
+    PretrainConfig,
+    QueueConfig,
+)
 from recipes.pretrain_nac import PRESETS, main
 
 RUN = RunConfig(log_every=4, checkpoint_every=100, tracker="none")
@@ -135,6 +141,28 @@ def test_contradictions_are_refused_before_data_are_touched(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         PretrainConfig(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value"),
+    [
+        (DistillHashConfig, "noisy_share", -0.1),
+        (DistillHashConfig, "noisy_share", 1.1),
+        (DistillHashConfig, "num_images", 0),
+        (DistillHashConfig, "num_neighbours", 0),
+        (DistillHashConfig, "quantization_weight", -1.0),
+        (NACConfig, "num_draws", 0),
+        (NACConfig, "code_penalty", -0.1),
+        (OptimConfig, "weight_decay", -1e-4),
+        (OptimConfig, "warmup_images", -5),
+    ],
+)
+def test_numbers_without_a_meaning_name_their_flag(make: type, name: str, value: float) -> None:
+    topic = make.__name__.removesuffix("Config").lower()
+    with pytest.raises(
+        ConfigurationError, match=f"got {value}. Change --{topic}.{name.replace('_', '-')}"
+    ):
+        make(**{name: value})
 
 
 def test_impossible_capacity_names_its_flag() -> None:

@@ -11,6 +11,7 @@ from nacgen.data.randomness import seeded
 from nacgen.data.stream import ImageStream
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.transplant import fold_batch_norm
+from nacgen.training.distillhash import DistillHashUpdate
 from nacgen.training.momentum import MomentumEncoder
 from nacgen.training.nac import NACQueueUpdate, NACUpdate
 from nacgen.training.simclr import SimCLRUpdate
@@ -18,7 +19,10 @@ from nacgen.training.supervised import CodeClassifier, SupervisedUpdate
 from nacgen.training.update import Update
 
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
-KINDS = ("nac", "nac_queue", "nac_queue_authors", "simclr", "simclr_queue", "supervised")
+KINDS = (
+    *("nac", "nac_queue", "nac_queue_authors", "simclr", "simclr_queue", "supervised"),
+    "distillhash",
+)
 
 
 def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, ImageStream]:
@@ -29,10 +33,17 @@ def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, Imag
             posterior="separate" if kind == "nac_queue_authors" else "shared",
             code_normalization="sqrt_dim",
         )
+    images = load_dataset("digits")
+    if kind == "distillhash":  # features that label pairs
+        images = images.subset(torch.arange(0, len(images), 16))
+        encoder = NACEncoder.from_pretrained("checkpoints/digits-nac")
+        encoder.code_head.norm = None
     encoder.backbone = fold_batch_norm(encoder.backbone.eval())
     encoder.code_head.scale.data.fill_(3.0)  # logits that are not all nearly zero
     keys = MomentumEncoder(encoder, queue, 0.9, batch_size) if "queue" in kind else None
     sgd = torch.optim.SGD(encoder.parameters(), lr=0.05)
+    shares = accelerator.process_index, accelerator.num_processes
+    stream = ImageStream(images, batch_size, 0, "cpu", *shares)
     options: dict[str, Any] = {}
     update: Update
     match kind:
@@ -50,8 +61,10 @@ def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, Imag
                 classifier = CodeClassifier(encoder, 10)
             sgd = torch.optim.SGD(classifier.parameters(), lr=0.05)
             update = SupervisedUpdate(accelerator, classifier, sgd, VIEWS)
-    shares = accelerator.process_index, accelerator.num_processes
-    return update, ImageStream(load_dataset("digits"), batch_size, 0, "cpu", *shares)
+        case "distillhash":
+            options = {"distill_at": 16, "num_neighbours": 5, "quantization_weight": 0.1}
+            update = DistillHashUpdate(accelerator, encoder, sgd, VIEWS, stream, images, **options)
+    return update, stream
 
 
 def trained(kind: str, steps: int = 4) -> dict[str, dict[str, list[float]]]:

@@ -15,8 +15,12 @@ from tests.training.small_gan import build
 ROOT = Path(__file__).parents[2]
 
 
+def mean_over_processes(loss: torch.Tensor) -> torch.Tensor:
+    return gather_rows(loss.detach().reshape(1, 1)).mean(0)
+
+
 def gradients() -> dict[str, list[float]]:
-    """Gradients of a penalised discriminator step, a generator step and the NAC loss."""
+    """Gradients of a penalised discriminator step and a generator step; loss and gradient of NAC and SimCLR."""
     update, stream, accelerator = build()
     batch = stream.batch(0)
     images = batch.images.float() / 127.5 - 1
@@ -37,6 +41,7 @@ def gradients() -> dict[str, list[float]]:
     loss = nac_loss(own, 2 * own, uniform[mine], 0.2, "tanh", gather_rows(own)).mean()
     loss.backward()
     assert own.grad is not None
+    found["nac_loss"] = mean_over_processes(loss)
     found["nac"] = gather_rows(own.grad).flatten() / accelerator.num_processes
 
     views = logits.reshape(2, 4, 6)  # of four images
@@ -47,9 +52,19 @@ def gradients() -> dict[str, list[float]]:
     loss = nt_xent(own, 0.5, gather_rows(own), start).mean()
     loss.backward()
     assert own.grad is not None
+    found["simclr_loss"] = mean_over_processes(loss)
     # (processes, v, b, k) -> one process's order
     grad = gather_rows(own.grad).reshape(-1, 2, share, 6).transpose(0, 1)
     found["simclr"] = grad.flatten() / accelerator.num_processes
+    # a gradient that gathered rows share with others must reach those unchanged
+    own = logits[mine].clone().requires_grad_()
+    offset = torch.zeros(8, 6, dtype=torch.float64, requires_grad=True)
+    beside = 2 * offset  # made before, so that its gradient is used after that of the gathered rows
+    (gather_rows(own) + beside).square().sum().backward()
+    assert own.grad is not None
+    assert offset.grad is not None
+    found["gathered"] = gather_rows(own.grad).flatten() / accelerator.num_processes
+    found["beside"] = offset.grad.flatten()
     found["order"] = gather_rows(batch.images.double().flatten(1)).flatten()
     return {name: value.tolist() for name, value in found.items()}
 

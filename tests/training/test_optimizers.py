@@ -157,15 +157,6 @@ def test_every_trained_parameter_of_an_encoder_is_in_one_group() -> None:
     assert set(grouped) == {p for p in encoder.parameters() if p.requires_grad}
 
 
-def test_exclusion_by_name_misses_the_stem_and_the_shortcuts() -> None:
-    encoder = NACEncoder("tiny", code_dim=8)
-    names = {p: name for name, p in encoder.named_parameters()}
-    decayed = {names[p] for p in exclude_from_decay(encoder, by_name=True)[0]["params"]}
-    assert {"backbone.bn1.weight", "backbone.layer2.0.downsample.1.weight"} <= decayed
-    assert "backbone.layer2.0.bn1.weight" not in decayed
-    assert not [name for name in decayed if name.endswith("bias")]
-
-
 def test_a_module_with_nothing_to_train_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="Linear has none that requires a gradient"):
         exclude_from_decay(nn.Linear(2, 2).requires_grad_(False))

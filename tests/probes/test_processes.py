@@ -1,0 +1,93 @@
+"""Every evaluator on a plain module of torch: two processes give what one gives."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nacgen.data.augment import ViewPolicy, random_view
+from nacgen.data.datasets import load_splits
+from nacgen.data.stream import Batch
+from nacgen.functional.nac import marginal_posterior_logits
+from nacgen.probes.features import extract
+from nacgen.probes.health import code_health
+from nacgen.probes.knn import knn_probe
+from nacgen.probes.linear import fit_linear
+from nacgen.probes.linear_sgd import linear_probe_sgd
+from nacgen.probes.regions import measure_regions
+from nacgen.probes.retrieval import evaluate_retrieval
+from nacgen.probes.retrieval_protocols import open_protocol
+
+ROOT = Path(__file__).parents[2]
+VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
+
+
+def measured() -> dict[str, Any]:
+    """All results, as JSON has them."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 16)
+    ).eval()
+    train, test = load_splits("digits")
+    train, test = (part.subset(torch.arange(0, len(part), 3)) for part in (train, test))
+    labelled = extract(network, train), train.labels, extract(network, test), test.labels
+    images, protocol = open_protocol("split", train, test)
+    codes, labels = extract(lambda x: network(x) >= 0, images), images.labels
+    batch = Batch(test.read(torch.arange(60)), None, 0, 0, 60, 0)
+    with torch.no_grad():
+        view_1, view_2 = (network(random_view(batch, VIEWS, name)) for name in ("1", "2"))
+    posterior = marginal_posterior_logits(torch.cat([view_2, view_1]), 0.1)
+    results = {
+        "linear": fit_linear(*labelled),
+        "linear_sgd": linear_probe_sgd(network, train, test, epochs=2, batch_size=100),
+        "knn": knn_probe(*labelled, (20,))[0],
+        "retrieval": evaluate_retrieval(
+            *(codes[protocol.query], labels[protocol.query]),
+            *(codes[protocol.gallery], labels[protocol.gallery]),
+            protocol=protocol,
+        ),
+        "health": code_health(torch.cat([view_1, view_2]), posterior, 0.1, features=labelled[2]),
+        "regions": measure_regions(network, batch.images, VIEWS, num_segments=2),
+    }
+    found: dict[str, Any] = json.loads(json.dumps({k: asdict(v) for k, v in results.items()}))
+    return found
+
+
+@pytest.mark.distributed
+def test_two_processes_measure_what_one_measures(tmp_path: Path) -> None:
+    program = tmp_path / "two.py"
+    program.write_text(
+        "import json, os, sys, torch.distributed as dist\n"
+        "from tests.probes.test_processes import measured\n"
+        "dist.init_process_group('gloo')\n"
+        "json.dump(measured(), open(sys.argv[1] + os.environ['RANK'], 'w'))\n"
+        "dist.destroy_process_group()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(program), str(tmp_path / "found")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (json.loads((tmp_path / f"found{rank}").read_text()) for rank in (0, 1))
+    assert first == second
+    one = measured()
+    for name, result in one.items():
+        assert result["protocol"] == first[name]["protocol"], name
+    assert first["linear"]["top_1"] == pytest.approx(one["linear"]["top_1"], abs=1e-2)
+    assert first["linear_sgd"]["train_loss"] == pytest.approx(one["linear_sgd"]["train_loss"])
+    assert first["knn"]["top_1"] == pytest.approx(one["knn"]["top_1"], abs=1e-2)
+    for figure in ("mean_average_precision", "chance"):
+        assert first["retrieval"][figure] == pytest.approx(one["retrieval"][figure], abs=1e-3)
+    assert first["health"]["information"] == pytest.approx(one["health"]["information"])
+    assert first["regions"]["between"] == pytest.approx(one["regions"]["between"])
+    assert one["linear"]["top_1"] > 0.6
+    assert one["retrieval"]["mean_average_precision"] > 1.5 * one["retrieval"]["chance"]
