@@ -1,8 +1,9 @@
 """The encoder that Neural Activation Coding trains: a trunk, a code head and a posterior head."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from nacgen.models.backbones import Stem, build_backbone
 from nacgen.models.folder import PretrainedModel
 
 Posterior = Literal["shared", "scaled", "separate"]
+CodeNormalization = Literal["batch", "sphere", "sqrt_dim"]
 
 CARD = """---
 library_name: nacgen
@@ -46,28 +48,31 @@ class CodeHead(nn.Module):
         feature_dim: Width of the features.
         code_dim: Bits in a code.
         normalization: `"batch"`: each logit is standardised over the batch and multiplied by one learned
-            scale that starts at 1; `"sqrt_dim"`: logits are divided by the root of `code_dim`, the
-            authors' form.
+            scale that starts at 1; `"sphere"`: the standardised logits of each image are also brought to one
+            length, and the scale starts at 1/2; `"sqrt_dim"`: logits are divided by the root of `code_dim`,
+            the authors' form.
     """
 
-    def __init__(
-        self, feature_dim: int, code_dim: int, normalization: Literal["batch", "sqrt_dim"]
-    ) -> None:
+    def __init__(self, feature_dim: int, code_dim: int, normalization: CodeNormalization) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
             nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, code_dim)
         )
         # Differs from the paper: without it the objective has a saddle at "all codes zero", which a
         # short run does not leave. Standardised logits start away from it.
-        self.norm = nn.BatchNorm1d(code_dim, affine=False) if normalization == "batch" else None
-        scale = 1.0 if normalization == "batch" else code_dim**-0.5
-        self.scale = nn.Parameter(torch.tensor(scale), requires_grad=normalization == "batch")
+        is_learned = normalization != "sqrt_dim"
+        self.norm = nn.BatchNorm1d(code_dim, affine=False) if is_learned else None
+        self.on_sphere = normalization == "sphere"
+        scale = {"batch": 1.0, "sphere": 0.5, "sqrt_dim": code_dim**-0.5}[normalization]
+        self.scale = nn.Parameter(torch.tensor(scale), requires_grad=is_learned)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         """Logits of the code's bits."""
         logits: Tensor = self.mlp(features)
         if self.norm is not None:
             logits = self.norm(logits)
+        if self.on_sphere:  # an image's bits, the signs, stay what they are
+            logits = F.normalize(logits, dim=1) * logits.shape[1] ** 0.5
         return self.scale * logits
 
 
@@ -102,7 +107,7 @@ class NACEncoder(nn.Module, PretrainedModel):
         code_dim: int = 128,
         flip_probability: float = 0.3,
         posterior: Posterior = "shared",
-        code_normalization: Literal["batch", "sqrt_dim"] = "batch",
+        code_normalization: CodeNormalization = "batch",
         mean: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] | list[float] = (0.25, 0.25, 0.25),
     ) -> None:
@@ -117,9 +122,10 @@ class NACEncoder(nn.Module, PretrainedModel):
             raise ConfigurationError(
                 f"posterior must be shared, scaled or separate, got {posterior!r}."
             )
-        if code_normalization not in ("batch", "sqrt_dim"):
+        if code_normalization not in get_args(CodeNormalization):
             raise ConfigurationError(
-                f"code_normalization must be batch or sqrt_dim, got {code_normalization!r}."
+                f"code_normalization must be one of {', '.join(get_args(CodeNormalization))}, got "
+                f"{code_normalization!r}."
             )
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ConfigurationError(

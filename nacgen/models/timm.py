@@ -1,6 +1,7 @@
 """Any model of timm as a trunk; `pip install "nacgen[timm]"`."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -98,9 +99,8 @@ class TimmBackbone(Backbone):
 
     def synchronized(self) -> "TimmBackbone":
         """With BatchNorm over all processes; timm's own norms hold an activation, which torch would drop."""
-        from timm.layers import convert_sync_batchnorm
-
-        self.model = convert_sync_batchnorm(self.model)
+        layers: Any = import_module("timm.layers")
+        self.model = layers.convert_sync_batchnorm(self.model)
         return self
 
 

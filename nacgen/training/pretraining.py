@@ -27,8 +27,9 @@ class ModelConfig:
     posterior: Literal["shared", "scaled", "separate"] = "shared"
     """shared: what the channel makes of the code logits; scaled: that, times a learned confidence;
     separate: an own head, the authors'."""
-    code_normalization: Literal["batch", "sqrt_dim"] = "batch"
-    """batch: standardised, with a learned scale; sqrt_dim: over sqrt(code_dim), the authors'."""
+    code_normalization: Literal["batch", "sphere", "sqrt_dim"] = "batch"
+    """Of code logits. batch: standardised, with a learned scale; sphere: those, of one length for every
+    image; sqrt_dim: over sqrt(code_dim), the authors'."""
 
 
 @dataclass(frozen=True, kw_only=True)

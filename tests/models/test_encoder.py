@@ -69,7 +69,7 @@ def test_images_are_normalised_inside() -> None:
 
 
 @pytest.mark.parametrize("posterior", ["shared", "separate"])
-@pytest.mark.parametrize("code_normalization", ["batch", "sqrt_dim"])
+@pytest.mark.parametrize("code_normalization", ["batch", "sphere", "sqrt_dim"])
 def test_every_parameter_gets_a_gradient(posterior: str, code_normalization: str) -> None:
     encoder = build(posterior=posterior, code_normalization=code_normalization).train()
     code_logits, posterior_logits = encoder(random_images(16))
@@ -81,7 +81,19 @@ def test_every_parameter_gets_a_gradient(posterior: str, code_normalization: str
             assert parameter.grad.abs().sum() > 0, name
     trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
     # the authors' scale is a constant
-    assert ("code_head.scale" in trained) == (code_normalization == "batch")
+    assert ("code_head.scale" in trained) == (code_normalization != "sqrt_dim")
+
+
+def test_on_the_sphere_images_have_equally_long_logits_and_the_signs_they_had() -> None:
+    plain, sphere = (build(code_normalization=name).eval() for name in ("batch", "sphere"))
+    sphere.load_state_dict(plain.state_dict())
+    images = random_images()
+    with torch.no_grad():
+        sphere.code_head.scale.fill_(0.25)
+        logits = sphere.code_logits(images)
+    lengths = logits.norm(dim=1)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 0.25 * logits.shape[1] ** 0.5))
+    assert torch.equal(sphere.codes(images), plain.codes(images))
 
 
 def test_a_shared_posterior_is_what_the_channel_makes_of_the_code() -> None:
@@ -221,7 +233,7 @@ def test_the_card_says_what_the_encoder_is() -> None:
         ({"posterior": "none"}, "posterior must be shared.* separate, got 'none'"),
         (
             {"code_normalization": "layer"},
-            "code_normalization must be batch.* sqrt_dim, got 'layer'",
+            "code_normalization must be .*sqrt_dim, got 'layer'",
         ),
         ({"mean": (0.5,)}, r"three channels and std be positive, got \(0\.5,\) and"),
         ({"std": (0.5, 0.0, 0.5)}, r"be positive, got .* and \(0\.5, 0\.0, 0\.5\)"),
