@@ -137,8 +137,10 @@ PRESETS = {
 
 def main(config: PretrainConfig) -> None:
     """Build data, encoder and update; train; save the encoder."""
+    from nacgen.data.augment import to_float
     from nacgen.data.stream import ImageStream
     from nacgen.probes.report import EncoderProbe
+    from nacgen.probes.suite import untrained_like
     from nacgen.training.launch import finish, open_run
     from nacgen.training.loop import train
     from nacgen.training.objectives import (
@@ -165,7 +167,11 @@ def main(config: PretrainConfig) -> None:
     )
     encoder.to(accelerator.device)
     probe = EncoderProbe(train_set, test_set, views, accelerator.device)
-    reports = {0: probe(encoder)}
+    first = encoder
+    if config.encoder is None:  # its BatchNorm as in training, not means of 0 and variances of 1
+        first_images = to_float(train_set.read(stream.indices(0))).to(accelerator.device)
+        first = untrained_like(encoder, first_images, config.seed)
+    reports = {0: probe(first)}
     update = build_update(config, accelerator, encoder, views, stream, train_set)
 
     def evaluate(images_seen: int) -> dict[str, object]:

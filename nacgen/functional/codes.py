@@ -26,6 +26,24 @@ def bit_correlation(codes: Bool[Tensor, "m k"]) -> Float[Tensor, "c c"]:
     return correlation.abs().clamp_max(1).triu(1)
 
 
+def effective_codes(codes: Bool[Tensor, "m k"]) -> Float[Tensor, ""]:
+    """Effective number of different codes, `1 / sum p^2` of their shares, without waiting for the device.
+
+    The exponential of the Rényi-2 entropy: 1 where all codes are one, `m` where no two are equal.
+
+    Args:
+        codes: One code a row.
+
+    Returns:
+        Between 1 and `m`.
+    """
+    signs = torch.where(codes, 1.0, -1.0)
+    is_equal = (
+        signs @ signs.T > codes.shape[1] - 1
+    )  # (m, m); codes that differ fall short by 2 or more
+    return len(codes) ** 2 / is_equal.sum()
+
+
 def calibration_error(
     posterior_logits: Float[Tensor, "m k"], codes: Bool[Tensor, "m k"], flip_probability: float
 ) -> float:

@@ -29,7 +29,7 @@ from nacgen.probes.slices import RegionSlice, slice_regions
 
 Evaluator = Literal["linear", "linear_sgd", "knn", "retrieval", "health", "regions"]
 LABEL_FRACTIONS = (1.0, 0.1, 0.01)
-NEIGHBORS = (20, 200)
+NEIGHBOURS = (20, 200)
 REGION_IMAGES = 1_000
 SHEET_QUERIES, SHEET_NEIGHBOURS, SHEET_ZOOM = 10, 10, 2
 SLICE_RESOLUTION = 112  # pixels of a side; the network is run for each, twice
@@ -104,9 +104,9 @@ class EncoderSuite:
             )
             measured["linear_sgd"] = asdict(result)
         if "knn" in self.evaluators:
-            neighbors = [k for k in NEIGHBORS if k <= len(self.train)]
+            neighbours = [k for k in NEIGHBOURS if k <= len(self.train)]
             measured["knn"] = {
-                str(r.num_neighbors): asdict(r) for r in knn_probe(*labelled, neighbors)
+                str(r.num_neighbours): asdict(r) for r in knn_probe(*labelled, neighbours)
             }
         if "retrieval" in self.evaluators:
             measured["retrieval"] = self._retrieval(encoder)
@@ -147,7 +147,7 @@ class EncoderSuite:
             found = nearest_neighbours(
                 extract(encoder.codes, self.pool.subset(shown), self.device),
                 extract(encoder.codes, self.pool.subset(gallery), self.device),
-                SHEET_NEIGHBOURS,
+                min(SHEET_NEIGHBOURS, len(gallery)),
             )
             items = gallery[found.indices]
             is_hit = is_relevant(labels[shown], labels[gallery]).gather(1, found.indices)
@@ -210,6 +210,7 @@ class EncoderSuite:
                     code[gallery],
                     labels[gallery],
                     protocol=self.protocol,
+                    allow_queries_without_relevant=True,  # the protocol's record says how many
                 )
             )
             for name, code in codes.items()

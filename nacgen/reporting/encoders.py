@@ -149,6 +149,9 @@ def _sections(
             f"over ties, protocol {code['protocol']['name']}; chance is {code['chance']:.3f}. LSH, PCA-sign and "
             "ITQ code the same encoder's features."
         )
+        num_lost = code["protocol"]["num_queries_without_relevant"]
+        if num_lost:
+            note += f" {num_lost} queries have no relevant item in the gallery and count as 0."
         sections.append(("Retrieval", columns, note))
     if "health" in first:
         columns = [

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nacgen.data.augment import ViewPolicy, random_view
 from nacgen.data.stream import Batch
+from nacgen.functional.codes import effective_codes
 from nacgen.functional.nac import (
     Relaxation,
     nac_bound,
@@ -55,7 +56,7 @@ class NACUpdate:
             batch: Images.
 
         Returns:
-            Loss and bound in nats, gradient norm.
+            Loss and bound in nats, effective number of codes in this process's share, gradient norm.
         """
         self.prepared.train()
         views = two_views(batch, self.views)
@@ -76,14 +77,19 @@ class NACUpdate:
     def step(
         self, batch: Batch, loss: Tensor, code_logits: Tensor, posterior_logits: Tensor
     ) -> dict[str, Tensor]:
-        """Descend, and measure the bound."""
+        """Descend, and measure the bound and how many codes there are: a collapse shows at once."""
         norm = descend(
             self.accelerator, loss, self.optimizers["encoder"], self.encoder.parameters(), batch
         )
         p, draw = self.encoder.flip_probability, batch.generator("channel_report")
         with torch.no_grad():
             bound = nac_bound(code_logits, posterior_logits, p, draw).mean()
-        return {"loss": loss.detach(), "nac_bound": bound, "gradient_norm": norm}
+        return {
+            "loss": loss.detach(),
+            "nac_bound": bound,
+            "effective_codes": effective_codes(code_logits >= 0),
+            "gradient_norm": norm,
+        }
 
 
 class NACQueueUpdate(NACUpdate):
@@ -130,7 +136,7 @@ class NACQueueUpdate(NACUpdate):
             batch: Images.
 
         Returns:
-            Loss and bound in nats, gradient norm.
+            Loss and bound in nats, effective number of codes in this process's share, gradient norm.
         """
         self.prepared.train()
         p, views = self.encoder.flip_probability, two_views(batch, self.views)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.stream import Batch
+from nacgen.functional.codes import effective_codes
 from nacgen.functional.contrastive import info_nce, nt_xent
 from nacgen.models.encoder import NACEncoder
 from nacgen.training.distributed import gather_rows
@@ -58,7 +59,7 @@ class SimCLRUpdate:
             batch: Images.
 
         Returns:
-            Loss in nats, gradient norm.
+            Loss in nats, effective number of codes in this process's share, gradient norm.
         """
         self.prepared.train()
         views = two_views(batch, self.views)
@@ -77,4 +78,8 @@ class SimCLRUpdate:
         norm = descend(self.accelerator, mean, optimizer, self.encoder.parameters(), batch)
         if self.keys is not None:
             self.keys.follow(self.encoder)
-        return {"loss": mean.detach(), "gradient_norm": norm}
+        return {
+            "loss": mean.detach(),
+            "effective_codes": effective_codes(projections >= 0),
+            "gradient_norm": norm,
+        }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nacgen.functional.codes import bit_correlation, calibration_error, rank_me
+from nacgen.functional.codes import bit_correlation, calibration_error, effective_codes, rank_me
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -23,6 +23,16 @@ def test_equal_and_opposite_bits_are_wholly_correlated() -> None:
     bit = random(20, 1) > 0
     correlation = bit_correlation(torch.cat([bit, bit, ~bit], dim=1))
     assert correlation[[0, 0, 1], [1, 2, 2]].tolist() == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.parametrize("bits", [1, 3, 128])
+def test_effective_codes_are_those_counted_one_by_one(bits: int) -> None:
+    codes = random(60, bits) > 0
+    codes[:20] = codes[0]
+    counts = torch.unique(codes, dim=0, return_counts=True)[1].double()
+    expected = float(1 / (counts / 60).square().sum())
+    assert float(effective_codes(codes)) == pytest.approx(expected, rel=1e-6)
+    assert float(effective_codes(codes[:20])) == 1
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3])

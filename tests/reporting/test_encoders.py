@@ -21,7 +21,7 @@ def results(accuracy: float, precision: float = 0.5) -> dict[str, Any]:
         "precision_within_radius_2": 0.25,
         "chance": 0.1,
         "curve": {"recall": (0.1, 1.0), "precision": (precision, 0.1)},
-        "protocol": {"name": "split", "code_dim": 16},
+        "protocol": {"name": "split", "code_dim": 16, "num_queries_without_relevant": 3},
     }
     return {
         "linear": {
@@ -51,6 +51,7 @@ def test_seeds_of_one_name_are_one_row_with_their_spread(tmp_path: Path) -> None
     assert "| SimCLR | 1 | 0.700 | 0.350 |" in report
     assert "16-bit codes" in report
     assert "chance is 0.100" in report
+    assert "3 queries have no relevant item" in report
     assert "NAC: the bound is -1 nats" in report
     assert "`b/encoder`" in report
     assert "fraction 0.1" in report  # the protocol
