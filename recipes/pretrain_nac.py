@@ -148,6 +148,7 @@ def main(config: PretrainConfig) -> None:
         build_update,
         build_views,
         load_training_images,
+        pretraining_cost,
     )
     from nacgen.training.update import warmup_cosine
 
@@ -196,6 +197,7 @@ def main(config: PretrainConfig) -> None:
             f"{result.images_seen:,} images seen, seed {config.seed}.\n\n"
             f"Untrained:\n\n    {indented(untrained)}\n\nTrained:\n\n    {indented(trained)}"
         )
+        encoder.pretraining = pretraining_cost(config, encoder, result, run.hardware)
         encoder.save_pretrained(run.path / "encoder")
         print(f"\nuntrained: {untrained}\n\ntrained: {trained}", file=sys.stderr)
         print(f"\nencoder: {run.path / 'encoder'}", file=sys.stderr)

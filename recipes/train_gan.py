@@ -168,8 +168,9 @@ def main(config: GANConfig) -> None:
     channels = config.generator.channels or channels_for(dataset.image_size)
     with seeded(config.seed, "generator"):
         generator = Generator(dataset.image_size, config.generator.latent_dim, channels)
+    encoder = NACEncoder.from_pretrained(config.encoder or DIGITS_ENCODER)
     part = transplant(
-        NACEncoder.from_pretrained(config.encoder or DIGITS_ENCODER),
+        encoder,
         into="discriminator",
         mode=config.discriminator.mode,
         image_size=dataset.image_size,
@@ -225,7 +226,8 @@ def main(config: GANConfig) -> None:
     if accelerator.is_main_process:
         with run.writing("generator"):
             update.averaged_generator.save_pretrained(run.path / "generator")
-    finish(run, result, report)
+    pretraining = None if config.init == "random" else encoder.pretraining or "unknown"
+    finish(run, result, report, pretraining=pretraining)
 
 
 def check_networks(config: GANConfig) -> None:

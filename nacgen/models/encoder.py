@@ -1,5 +1,7 @@
 """The encoder that Neural Activation Coding trains: a trunk, a code head and a posterior head."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -37,7 +39,7 @@ encoder.codes(images)     # -> bool, {code_dim} bits each
 
 Tensors under `backbone.` carry torchvision's names. Input is normalised inside the model.
 
-{notes}
+{pretraining}{notes}
 """
 
 
@@ -92,9 +94,11 @@ class NACEncoder(nn.Module, PretrainedModel):
         code_normalization: Of code and posterior logits, see `CodeHead`.
         mean: Per channel in [0, 1], subtracted from the input.
         std: Per channel in [0, 1], divided by.
+        pretraining: What the weights cost, if known: `images` seen, `seconds`, the `hardware` in words, and any
+            other JSON values. It is saved with the encoder, and may be set once training has ended.
 
     Raises:
-        ConfigurationError: A name is unknown or a number out of range.
+        ConfigurationError: A name is unknown, a number out of range, or the cost incomplete.
     """
 
     mean: Tensor
@@ -110,6 +114,7 @@ class NACEncoder(nn.Module, PretrainedModel):
         code_normalization: CodeNormalization = "batch",
         mean: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] | list[float] = (0.25, 0.25, 0.25),
+        pretraining: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if code_dim < 1:
@@ -155,7 +160,23 @@ class NACEncoder(nn.Module, PretrainedModel):
         self.posterior_head: CodeHead | None = None
         if posterior == "separate":
             self.posterior_head = CodeHead(self.feature_dim, code_dim, code_normalization)
+        self.pretraining = pretraining
         self.card_notes = ""
+
+    @property
+    def pretraining(self) -> dict[str, Any] | None:
+        """What the weights cost: images seen, seconds, hardware; None where that is not known."""
+        return self._pretraining
+
+    @pretraining.setter
+    def pretraining(self, cost: Mapping[str, Any] | None) -> None:
+        self._pretraining = None if cost is None else check_cost(cost)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
+        """Write the encoder's folder, its cost included; see `PretrainedModel.save_pretrained`."""
+        known = {} if self.pretraining is None else {"pretraining": self.pretraining}
+        kwargs["config"] = kwargs.get("config") or self.options | known
+        return super().save_pretrained(save_directory, **kwargs)
 
     def normalize(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Images in [-1, 1] to what the backbone was trained on."""
@@ -244,13 +265,41 @@ class NACEncoder(nn.Module, PretrainedModel):
 
     def model_card(self) -> str:
         """Markdown that describes the encoder, with `card_notes` at its end."""
+        cost = ""
+        if self.pretraining is not None:
+            cost = "Pretraining: {images:,} images, {seconds:,.0f} s on {hardware}.\n\n".format(
+                **self.pretraining
+            )
         return CARD.format(
             backbone=self.backbone_name,
             code_dim=self.code_dim,
             flip_probability=self.flip_probability,
             feature_dim=self.feature_dim,
+            pretraining=cost,
             notes=self.card_notes,
         )
+
+
+def check_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pretraining cost, if it is said in full.
+
+    Args:
+        cost: `images` and `seconds`, numbers above zero, `hardware`, some words, and any other JSON values.
+
+    Returns:
+        A copy.
+
+    Raises:
+        ConfigurationError: One of the three is missing or no such value.
+    """
+    numbers = (cost.get("images"), cost.get("seconds"))
+    are_numbers = all(isinstance(number, int | float) and number > 0 for number in numbers)
+    if not (are_numbers and isinstance(cost.get("hardware"), str) and cost["hardware"]):
+        raise ConfigurationError(
+            "pretraining must hold images and seconds above 0 and the hardware in words, got "
+            f"{dict(cost)}. Give all three, or None where they are not known."
+        )
+    return dict(cost)
 
 
 def normalize_input(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

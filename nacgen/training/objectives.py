@@ -1,6 +1,7 @@
 """From the options of pretraining to its encoder, views, images and update."""
 
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +16,7 @@ from nacgen.functional.nac import flip_probability_of_capacity
 from nacgen.models.encoder import NACEncoder
 from nacgen.probes.retrieval_protocols import load_protocol
 from nacgen.training.distillhash import DistillHashUpdate
+from nacgen.training.loop import TrainingResult
 from nacgen.training.momentum import MomentumEncoder
 from nacgen.training.nac import NACQueueUpdate, NACUpdate
 from nacgen.training.optimizers import build_optimizer
@@ -56,6 +58,33 @@ def build_encoder(config: PretrainConfig) -> NACEncoder:
             if name.startswith("posterior"):  # else a process group would wait for its gradient
                 parameter.requires_grad_(False)
     return encoder.to(memory_format=torch.channels_last)  # half as fast again on CPUs
+
+
+def pretraining_cost(
+    config: PretrainConfig, encoder: NACEncoder, result: TrainingResult, hardware: str
+) -> dict[str, Any] | None:
+    """What an encoder's weights have cost by the end of a run, see `NACEncoder.pretraining`.
+
+    Args:
+        config: Options of the run.
+        encoder: The encoder, with the cost of what the run started from.
+        result: How the run ended.
+        hardware: What it computed on, in words.
+
+    Returns:
+        The cost; that of the encoder that the run started from is added, and where it is not known, None.
+    """
+    cost = {"images": result.images_seen, "seconds": round(result.seconds, 1)}
+    if config.encoder is None:
+        return cost | {"hardware": hardware}
+    before = encoder.pretraining
+    if before is None:
+        return None
+    return {
+        "images": before["images"] + cost["images"],
+        "seconds": before["seconds"] + cost["seconds"],
+        "hardware": ", then ".join(dict.fromkeys([before["hardware"], hardware])),
+    }
 
 
 def build_views(views: ViewConfig) -> ViewPolicy:

@@ -8,7 +8,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -55,6 +55,12 @@ class RunFolder:
     def is_complete(self) -> bool:
         """Whether the run has ended and left its summary."""
         return (self.path / "summary.json").is_file()
+
+    @property
+    def hardware(self) -> str:
+        """What the run computes on, in words, once it is created."""
+        environment = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        return describe_hardware(environment)
 
     def _check_existing(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -247,6 +253,24 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def describe_hardware(environment: Mapping[str, Any]) -> str:
+    """What a run computes on, in words.
+
+    Args:
+        environment: As in environment.json.
+
+    Returns:
+        `"2 CPU cores"`, `"4 x NVIDIA H100"` or `"unknown hardware"`.
+    """
+    processes, device = environment.get("num_processes", 1), environment.get("device", "cpu")
+    if not device.startswith("cpu"):
+        return f"{processes} x {environment.get('gpu') or device}"
+    if "threads" not in environment:
+        return "unknown hardware"
+    cores = processes * environment["threads"]
+    return f"{cores} CPU core{'s' if cores > 1 else ''}"
 
 
 def describe_environment() -> dict[str, Any]:

@@ -222,6 +222,36 @@ def test_the_card_says_what_the_encoder_is() -> None:
         assert fact in card
 
 
+def test_what_the_weights_cost_is_saved_and_shown(tmp_path: Path) -> None:
+    encoder = build()
+    assert "Pretraining:" not in encoder.model_card()
+    encoder.save_pretrained(tmp_path / "unknown")
+    assert "pretraining" not in json.loads((tmp_path / "unknown" / "config.json").read_text())
+    cost = {"images": 38_400, "seconds": 61.7, "hardware": "2 CPU cores", "places": ["a", "b"]}
+    encoder.pretraining = cost
+    encoder.save_pretrained(tmp_path / "known")
+    again = NACEncoder.from_pretrained(tmp_path / "known")
+    assert again.pretraining == cost
+    assert again.options == encoder.options
+    assert "Pretraining: 38,400 images, 62 s on 2 CPU cores.\n" in again.model_card()
+
+
+def test_the_released_encoder_says_what_it_cost() -> None:
+    cost = NACEncoder.from_pretrained("checkpoints/digits-nac").pretraining
+    assert cost is not None
+    assert cost["images"] == 38_400
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seconds": None}, {"images": 0}, {"hardware": ""}, {"images": "many"}]
+)
+def test_a_cost_that_is_not_whole_is_refused(wrong: dict[str, Any]) -> None:
+    cost = {"images": 1, "seconds": 2.0, "hardware": "one core"} | wrong
+    message = rf"images and seconds above 0 .* hardware in words, got .*{next(iter(wrong))}"
+    with pytest.raises(ConfigurationError, match=message):
+        NACEncoder(pretraining=cost)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -12,6 +12,7 @@ from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
 from nacgen.training import objectives
 from nacgen.training.config import RunConfig
+from nacgen.training.loop import TrainingResult
 from nacgen.training.pretraining import (
     DistillHashConfig,
     NACConfig,
@@ -170,3 +171,19 @@ def test_impossible_capacity_names_its_flag() -> None:
     config = replace(PRESETS["smoke"], model=replace(PRESETS["smoke"].model, capacity=100.0))
     with pytest.raises(ConfigurationError, match=r"model.capacity: .*got 100.0"):
         objectives.build_encoder(config)
+
+
+def test_the_cost_of_an_encoder_trained_further_is_that_of_both_runs() -> None:
+    result = TrainingResult(640, 12.04, 50.0, {})
+    first = {"images": 640, "seconds": 12.0, "hardware": "1 CPU core"}
+    encoder = NACEncoder()
+    cost = objectives.pretraining_cost(PRESETS["smoke"], encoder, result, "1 CPU core")
+    assert cost == first
+    further = replace(PRESETS["smoke"], encoder="the first")
+    assert objectives.pretraining_cost(further, encoder, result, "a GPU") is None  # of unknown cost
+    encoder.pretraining = first
+    assert objectives.pretraining_cost(further, encoder, result, "a GPU") == {
+        "images": 1280,
+        "seconds": 24.0,
+        "hardware": "1 CPU core, then a GPU",
+    }

@@ -46,8 +46,12 @@ def run(recipe: str, folder: Path, *flags: str, launch: tuple[str, ...] = LAUNCH
 def test_pretraining_leaves_an_encoder_that_trains_a_gan(tmp_path: Path) -> None:
     summary = run("pretrain_nac", tmp_path / "nac")
     assert summary["images_seen"] == 512
-    assert NACEncoder.from_pretrained(summary["encoder"]).code_dim == 128
+    encoder = NACEncoder.from_pretrained(summary["encoder"])
+    assert encoder.code_dim == 128
     gan = run("train_gan", tmp_path / "gan", "--encoder", summary["encoder"])
+    assert gan["pretraining"] == encoder.pretraining
+    assert gan["pretraining"]["images"] == 512
+    assert gan["pretraining"]["seconds"] == pytest.approx(summary["seconds"], abs=0.05)
     scores = gan["evaluation"]["scores"]
     assert scores["fd_digits_classifier"]["value"] > 0
     assert Generator.from_pretrained(tmp_path / "gan" / "generator").image_size == 16

@@ -12,7 +12,7 @@ import pytest
 
 from nacgen.errors import CheckpointError, ConfigurationError, LockedError, StorageError
 from nacgen.training.config import RunConfig, TrainingConfig, parse
-from nacgen.training.run_folder import RunFolder, write_text
+from nacgen.training.run_folder import RunFolder, describe_hardware, write_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +48,21 @@ def test_what_the_run_is_stands_in_its_folder(tmp_path: Path) -> None:
     again = parse(TrainingConfig, {"digits": TrainingConfig()}, ["--config", str(file)])
     assert dataclasses.replace(again, config=None) == run.config
     RunFolder("x", again)  # is the same run
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"threads": 2}, "2 CPU cores"),
+        ({"threads": 1, "num_processes": 1, "device": "cpu"}, "1 CPU core"),
+        ({"threads": 4, "num_processes": 2, "device": "cpu", "gpu": "NVIDIA H100"}, "8 CPU cores"),
+        ({"num_processes": 4, "device": "cuda:0", "gpu": "NVIDIA H100"}, "4 x NVIDIA H100"),
+        ({"num_processes": 1, "device": "mps", "gpu": None}, "1 x mps"),
+        ({}, "unknown hardware"),
+    ],
+)
+def test_hardware_is_said_in_words(environment: dict[str, Any], words: str) -> None:
+    assert describe_hardware(environment) == words
 
 
 def test_every_difference_is_listed_and_nothing_else(tmp_path: Path) -> None:
