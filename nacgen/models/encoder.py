@@ -34,7 +34,7 @@ import nacgen
 
 encoder = nacgen.NACEncoder.from_pretrained("path/to/this/folder")
 encoder.features(images)  # images: float (b, 3, h, w) in [-1, 1] -> ({feature_dim},) each
-encoder.codes(images)     # -> bool, {code_dim} bits each
+encoder.codes(images)  # -> bool, {code_dim} bits each
 ```
 
 Tensors under `backbone.` carry torchvision's names. Input is normalised inside the model.
