@@ -1,0 +1,84 @@
+"""How alike two images are pixel by pixel: PSNR and SSIM.
+
+Source:
+    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity".
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+WINDOW, SIGMA = 11, 1.5  # the paper's, in pixels
+LUMINANCE, CONTRAST = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # the paper's constants
+
+
+def psnr(
+    images_a: UInt8[Tensor, "b c h w"], images_b: UInt8[Tensor, "b c h w"]
+) -> Float[Tensor, " b"]:
+    """Peak signal-to-noise ratio, `10 log10(255^2 / mean squared error)`.
+
+    Args:
+        images_a: 0 to 255.
+        images_b: The images that they are compared with.
+
+    Returns:
+        Decibels; infinity for equal images.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    _check_shapes(images_a, images_b)
+    error = reduce((images_a.float() - images_b.float()).square(), "b c h w -> b", "mean")
+    ratio: Tensor = torch.log10(255**2 / error)
+    return 10 * ratio
+
+
+def ssim(
+    images_a: UInt8[Tensor, "b c h w"], images_b: UInt8[Tensor, "b c h w"]
+) -> Float[Tensor, " b"]:
+    """Structural similarity, averaged over channels and over all windows that lie inside of the image.
+
+    Args:
+        images_a: 0 to 255, at least 11 pixels high and wide.
+        images_b: The images that they are compared with.
+
+    Returns:
+        At most 1, which equal images have.
+
+    Raises:
+        ValueError: The shapes differ, or the images are smaller than the window of 11 pixels.
+    """
+    _check_shapes(images_a, images_b)
+    if min(images_a.shape[-2:]) < WINDOW:
+        raise ValueError(
+            f"structural similarity looks through a window of {WINDOW} px, got images of "
+            f"{images_a.shape[-2]}x{images_a.shape[-1]}. Use larger images."
+        )
+    a, b = images_a.double(), images_b.double()  # variances are differences of near numbers
+    mean_a, mean_b, square_a, square_b, product = _blur(torch.stack([a, b, a * a, b * b, a * b]))
+    variances = square_a - mean_a**2 + square_b - mean_b**2
+    covariance = product - mean_a * mean_b
+    index = (2 * mean_a * mean_b + LUMINANCE) * (2 * covariance + CONTRAST)
+    index = index / ((mean_a**2 + mean_b**2 + LUMINANCE) * (variances + CONTRAST))
+    similarity: Tensor = reduce(index, "b c h w -> b", "mean")
+    return similarity.float()
+
+
+def _blur(maps: Tensor) -> Tensor:
+    """Gaussian means over every window inside of the maps, `(v, b, c, h, w)` -> `(v, b, c, h - 10, w - 10)`."""
+    offsets = torch.arange(WINDOW, device=maps.device, dtype=maps.dtype) - WINDOW // 2
+    weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
+    weights = weights / weights.sum()
+    rows = rearrange(maps, "v b c h w -> (v b c) 1 h w")
+    rows = F.conv2d(F.conv2d(rows, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+    return rearrange(rows, "(v b c) 1 h w -> v b c h w", v=maps.shape[0], b=maps.shape[1])
+
+
+def _check_shapes(images_a: Tensor, images_b: Tensor) -> None:
+    if images_a.shape != images_b.shape:
+        raise ValueError(
+            f"images to compare must have one shape, got {tuple(images_a.shape)} and "
+            f"{tuple(images_b.shape)}. Resize one of them."
+        )
