@@ -1,0 +1,140 @@
+"""What a decoder's outputs say of an image's pixels: a likelihood, and the pixels to expect."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nacgen.errors import ConfigurationError
+from nacgen.functional.likelihoods import (
+    SMALLEST_VARIANCE,
+    expected_squared_error,
+    gaussian_log_likelihood,
+    logistic_mixture_channels,
+    logistic_mixture_log_likelihood,
+    logistic_mixture_mean,
+)
+
+
+class Likelihood(nn.Module, ABC):
+    """A distribution of images over 256 values a pixel, made of a network's outputs.
+
+    Args:
+        num_outputs: Numbers it takes for each pixel.
+    """
+
+    def __init__(self, num_outputs: int) -> None:
+        super().__init__()
+        self.num_outputs = num_outputs
+
+    @abstractmethod
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"], outputs: Float[Tensor, "b p h w"]
+    ) -> Float[Tensor, " b"]:
+        """Log-likelihood of images in nats.
+
+        Args:
+            images: In [-1, 1].
+            outputs: Of the decoder.
+
+        Returns:
+            Zero or less.
+
+        Raises:
+            ValueError: A pixel lies outside of [-1, 1].
+        """
+
+    @abstractmethod
+    def mean(self, outputs: Float[Tensor, "b p h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The pixels to expect, in [-1, 1]."""
+
+    def refit(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        outputs: Float[Tensor, "b p h w"],
+        average: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Fit what has a closed form and is not left to the optimizer.
+
+        Args:
+            images: In [-1, 1].
+            outputs: Of the decoder for them.
+            average: Takes the mean of a scalar over processes.
+        """
+
+
+class GaussianLikelihood(Likelihood):
+    """Independent Gaussian pixels around the outputs, of one variance that follows its optimum.
+
+    The variance is a buffer that `refit` takes one step of expectation-maximisation towards that of greatest
+    likelihood; there is no learning rate to choose, and no weight between reconstruction and divergence.
+
+    Source:
+        Rybkin, Daniilidis & Levine 2021, arXiv:2006.13202. Differs from the paper: pixels are rounded to 256
+        values, so the optimum is found by expectation-maximisation; in the limit of fine steps it is the paper's
+        mean squared error.
+    """
+
+    variance: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(num_outputs=3)
+        self.register_buffer("variance", torch.tensor(1.0))
+
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"], outputs: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, " b"]:
+        """Log-likelihood of images in nats."""
+        return gaussian_log_likelihood(images, outputs.float(), self.variance)
+
+    def mean(self, outputs: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The outputs, cut off at black and white."""
+        return outputs.float().clamp(-1, 1)
+
+    @torch.no_grad()
+    def refit(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        outputs: Float[Tensor, "b 3 h w"],
+        average: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Move the variance towards its optimum for these images."""
+        error = expected_squared_error(images, outputs.float(), self.variance).mean()
+        self.variance.copy_(average(error).clamp(min=SMALLEST_VARIANCE))
+
+
+class LogisticMixtureLikelihood(Likelihood):
+    """Pixels that are mixtures of logistics, blue depending on green and red, green on red.
+
+    Args:
+        num_mixtures: Components of a pixel.
+
+    Raises:
+        ConfigurationError: There are none.
+
+    Source:
+        Salimans et al. 2017, arXiv:1701.05517.
+    """
+
+    def __init__(self, num_mixtures: int = 10) -> None:
+        if num_mixtures < 1:
+            raise ConfigurationError(f"num_mixtures must be one or more, got {num_mixtures}.")
+        super().__init__(num_outputs=logistic_mixture_channels(num_mixtures))
+
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"], outputs: Float[Tensor, "b p h w"]
+    ) -> Float[Tensor, " b"]:
+        """Log-likelihood of images in nats."""
+        return logistic_mixture_log_likelihood(images, outputs.float())
+
+    def mean(self, outputs: Float[Tensor, "b p h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The mixture's mean, each component's kept between black and white."""
+        return logistic_mixture_mean(outputs.float())
+
+
+LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
+    "gaussian": GaussianLikelihood,
+    "logistic_mixture": LogisticMixtureLikelihood,
+}
