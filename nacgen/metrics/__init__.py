@@ -4,10 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nacgen.metrics.callables import CallableExtractor as CallableExtractor
+    from nacgen.metrics.dinov2 import DINOv2Extractor as DINOv2Extractor
     from nacgen.metrics.evaluation import ReferenceStatistics as ReferenceStatistics
     from nacgen.metrics.evaluation import evaluate as evaluate
     from nacgen.metrics.evaluation import to_uint8 as to_uint8
     from nacgen.metrics.extractors import ClassifierExtractor as ClassifierExtractor
+    from nacgen.metrics.extractors import EncoderExtractor as EncoderExtractor
     from nacgen.metrics.extractors import FeatureExtractor as FeatureExtractor
     from nacgen.metrics.extractors import Features as Features
     from nacgen.metrics.extractors import build_extractor as build_extractor
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
     from nacgen.metrics.statistics import StatsAccumulator as StatsAccumulator
 
 _HOMES = {
+    "CallableExtractor": "callables",
     "ClassifierExtractor": "extractors",
+    "DINOv2Extractor": "dinov2",
+    "EncoderExtractor": "extractors",
     "EvaluationProtocol": "result",
     "EvaluationResult": "result",
     "FeatureExtractor": "extractors",
@@ -35,7 +41,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "CallableExtractor",
     "ClassifierExtractor",
+    "DINOv2Extractor",
+    "EncoderExtractor",
     "EvaluationProtocol",
     "EvaluationResult",
     "FeatureExtractor",

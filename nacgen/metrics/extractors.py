@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nacgen.errors import CheckpointError, ConfigurationError, DataError
 from nacgen.models.classifier import ImageClassifier
+from nacgen.models.encoder import NACEncoder
 from nacgen.models.precision import plain_float32
 
 DIGITS_CLASSIFIER = "digits_classifier"
@@ -156,28 +157,66 @@ class ClassifierExtractor(NetworkExtractor):
         return Features(features, self.classifier.head(features))
 
 
+class EncoderExtractor(NetworkExtractor):
+    """Features of a NAC encoder, which cannot judge what Neural Activation Coding brings.
+
+    Args:
+        encoder: The encoder; it is frozen.
+        device: Where it runs.
+    """
+
+    resize = "none"
+    normalisation = "u / 127.5 - 1, then the encoder's own"
+    independent_of_nac = False
+
+    def __init__(self, encoder: NACEncoder, *, device: torch.device | str = "cpu") -> None:
+        name = "nac_encoder"
+        feature_dim = encoder.feature_dim
+        super().__init__(
+            encoder, name=name, score_name=f"fd_{name}", feature_dim=feature_dim, device=device
+        )
+        self.encoder = encoder
+
+    def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
+        """Features of pixels in 0 to 255, of any size that the backbone takes."""
+        return Features(self.encoder.features(pixels / 127.5 - 1), None)
+
+
 def build_extractor(
-    name: str, *, weights: str | Path | None = None, device: torch.device | str = "cpu"
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    resize: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> FeatureExtractor:
     """Build an extractor by name.
 
     Args:
-        name: `"digits_classifier"` (embedded), `"classifier"` (one of your own) or `"inception"` (the FID
-            Inception).
-        weights: A classifier's folder or Hub id, or a file of the FID Inception's weights. Absent: the
-            released folder, or torch's hub cache and then a download; `"classifier"` needs it.
+        name: `"digits_classifier"` (embedded), `"classifier"` (one of your own), `"inception"` (the FID
+            Inception), `"dinov2"` or `"nac_encoder"`.
+        weights: The folder or Hub id of a classifier or an encoder, or a file of the FID Inception's or DINOv2's
+            weights. Absent: the released folder, or torch's hub cache and then a download; `"classifier"`,
+            `"nac_encoder"` and `"dinov2"` need it.
+        resize: Of `"inception"`: `"pytorch_fid"` (when absent), `"tf1"` or `"clean"`.
         device: Where it runs.
 
     Returns:
         The extractor.
 
     Raises:
-        ConfigurationError: The name is unknown, or `"classifier"` comes without weights.
+        ConfigurationError: The name or the resize is unknown, a resize is given to another extractor than
+            Inception, or weights are missing that must be given.
         CheckpointNotFoundError: The weights are not there; the message says how to get them.
         CheckpointError: The weights do not fit, are damaged, or are not those of the name.
     """
     if name not in EXTRACTORS:
         raise ConfigurationError(f"extractor must be one of {', '.join(EXTRACTORS)}, got {name!r}.")
+    if resize is not None:
+        if name != "inception":
+            raise ConfigurationError(
+                f"resize can be chosen for inception only, got {resize!r} for {name}. Leave it out."
+            )
+        return _inception(weights, device, resize)
     return EXTRACTORS[name](weights, device)
 
 
@@ -237,14 +276,33 @@ def _classifier(weights: str | Path | None, device: torch.device | str) -> Class
     return ClassifierExtractor(ImageClassifier.from_pretrained(weights), device=device)
 
 
-def _inception(weights: str | Path | None, device: torch.device | str) -> FeatureExtractor:
+def _nac_encoder(weights: str | Path | None, device: torch.device | str) -> EncoderExtractor:
+    if weights is None:
+        raise ConfigurationError(
+            "the extractor nac_encoder needs the folder of an encoder, got no weights. Give one as weights, "
+            "checkpoints/digits-nac say."
+        )
+    return EncoderExtractor(NACEncoder.from_pretrained(weights), device=device)
+
+
+def _inception(
+    weights: str | Path | None, device: torch.device | str, resize: str = "pytorch_fid"
+) -> FeatureExtractor:
     from nacgen.metrics.inception import load_inception  # imports torchvision, which is slow
 
-    return load_inception(weights, device)
+    return load_inception(weights, device, resize)
+
+
+def _dinov2(weights: str | Path | None, device: torch.device | str) -> FeatureExtractor:
+    from nacgen.metrics.dinov2 import load_dinov2
+
+    return load_dinov2(weights, device)
 
 
 EXTRACTORS: dict[str, Callable[[str | Path | None, torch.device | str], FeatureExtractor]] = {
     DIGITS_CLASSIFIER: _digits_classifier,
     "classifier": _classifier,
     "inception": _inception,
+    "dinov2": _dinov2,
+    "nac_encoder": _nac_encoder,
 }

@@ -18,65 +18,94 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from nacgen.errors import CheckpointError, CheckpointNotFoundError, StorageError
+from nacgen.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConfigurationError,
+    StorageError,
+)
 from nacgen.metrics.extractors import Features, NetworkExtractor, digest_tensors
+from nacgen.metrics.resize import RESIZES
 from nacgen.models.folder import read_tensors
 
 NAME = "pt_inception-2015-12-05-6726825d"
 SHA256_PREFIX = "6726825d"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}.pth"
 CONNECTION_TIMEOUT_S = 10.0
+SIZE = 299  # pixels that the network looks at
 MAX_BATCH = 50  # at 299x299 px an image takes about 15 MB on its way
 
 
 class InceptionExtractor(NetworkExtractor):
-    """The pool3 features (2,048) and 1,008 logits of the FID Inception, as pytorch-fid has them.
+    """The pool3 features (2,048) and 1,008 logits of the FID Inception.
 
-    The logits lack the bias vector, because the Inception Score's do.
+    The logits lack the bias vector, because the Inception Score's do. The resize is part of a score's name:
+    `fid` is pytorch-fid's, `fid_tf1` that of the original code and of torch-fidelity, `fid_clean` clean-fid's.
 
     Args:
-        network: What `build_inception` gives, with weights.
+        network: What `build_inception` gives, with weights; it is taken over and changed.
         is_published: Whether these are the published weights; only their scores are called `fid`.
+        resize: How images reach 299x299 px, a name in `RESIZES`.
         device: Where it runs.
+
+    Raises:
+        ConfigurationError: The resize is unknown.
     """
 
-    resize = "pytorch_fid"  # bilinear to 299x299 px, half-pixel centres, no antialiasing
-    normalisation = "(u - 127.5) / 127.5"
-
     def __init__(
-        self, network: nn.Module, *, is_published: bool, device: torch.device | str = "cpu"
+        self,
+        network: nn.Module,
+        *,
+        is_published: bool,
+        resize: str = "pytorch_fid",
+        device: torch.device | str = "cpu",
     ) -> None:
+        if resize not in RESIZES:
+            raise ConfigurationError(f"resize must be one of {', '.join(RESIZES)}, got {resize!r}.")
+        self.resize, self.normalisation = resize, RESIZES[resize].normalisation
         score_name = "fid" if is_published else "fd_inception"
         super().__init__(
-            network, name="inception", score_name=score_name, feature_dim=2048, device=device
+            network,
+            name="inception",
+            score_name=score_name if resize == "pytorch_fid" else f"{score_name}_{resize}",
+            feature_dim=2048,
+            device=device,
         )
         assert isinstance(network.fc, nn.Linear)
         self.head, network.fc = network.fc, nn.Identity()  # the network now ends at its features
+        _fold_batch_norm(network)
+        network.to(memory_format=torch.channels_last)
 
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
         """Features of pixels in 0 to 255, of any size."""
+        apply, normalise, _ = RESIZES[self.resize]
         parts = []
         for part in pixels.split(MAX_BATCH):
-            resized = F.interpolate(part / 255, (299, 299), mode="bilinear", align_corners=False)
-            parts.append(self.network(2 * resized - 1))
+            images = normalise(apply(part, SIZE))
+            parts.append(self.network(images.contiguous(memory_format=torch.channels_last)))
         pooled = torch.cat(parts)
         return Features(pooled, F.linear(pooled, self.head.weight))
 
 
 def load_inception(
-    weights: str | Path | None = None, device: torch.device | str = "cpu"
+    weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    resize: str = "pytorch_fid",
 ) -> InceptionExtractor:
     """The FID Inception with its published weights: from a path, torch's hub cache, or a download.
 
     Args:
         weights: The published `.pth`, or the `.safetensors` that was made from it here.
         device: Where it runs.
+        resize: As in `InceptionExtractor`.
 
     Returns:
         The extractor, whose scores are called `fid`.
 
     Raises:
+        ConfigurationError: The resize is unknown.
         CheckpointNotFoundError: The weights are nowhere; the message names the remedies.
         CheckpointError: The file does not hold the published weights.
         StorageError: torch's hub cache cannot be written.
@@ -88,7 +117,7 @@ def load_inception(
     tensors = read_tensors(path, expected)
     _check_origin(path, tensors)
     network.load_state_dict(tensors, assign=True)
-    return InceptionExtractor(network, is_published=True, device=device)
+    return InceptionExtractor(network, is_published=True, resize=resize, device=device)
 
 
 def build_inception() -> nn.Module:
@@ -116,6 +145,15 @@ def build_inception() -> nn.Module:
     )
     network.Mixed_7c = fid.FIDInceptionE_2(2048)  # the last block pools by maximum
     return network
+
+
+def _fold_batch_norm(network: nn.Module) -> None:
+    """Put every BatchNorm into the convolution before it, in float64: the same function, one pass less."""
+    for block in network.modules():
+        convolution, norm = getattr(block, "conv", None), getattr(block, "bn", None)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            block.conv = fuse_conv_bn_eval(convolution.double(), norm.double()).float()
+            block.bn = nn.Identity()
 
 
 def _find_weights(path: Path | None) -> Path:

@@ -11,6 +11,7 @@ from nacgen.metrics.extractors import (
     build_extractor,
 )
 from nacgen.models.classifier import ImageClassifier
+from nacgen.models.encoder import NACEncoder
 from nacgen.models.precision import plain_float32
 from tests.metrics.means import ChannelMeans, generate
 
@@ -151,8 +152,33 @@ def test_a_classifier_of_ones_own_needs_its_folder() -> None:
         build_extractor("classifier")
 
 
+def test_a_nac_encoder_is_marked_as_dependent() -> None:
+    encoder = NACEncoder.from_pretrained("checkpoints/digits-nac")
+    pixels = torch.randint(256, (3, 3, 16, 16)).to(torch.uint8)
+    extractor = build_extractor("nac_encoder", weights="checkpoints/digits-nac")
+    assert not extractor.independent_of_nac
+    assert (extractor.score_name, extractor.feature_dim) == ("fd_nac_encoder", encoder.feature_dim)
+    features, logits = extractor(pixels)
+    with torch.no_grad():
+        expected = encoder.features((pixels.float() - 127.5) / 127.5)
+    torch.testing.assert_close(features, expected)
+    assert logits is None
+
+
+def test_a_nac_encoder_needs_its_folder() -> None:
+    with pytest.raises(
+        ConfigurationError, match="nac_encoder needs the folder of an encoder, got no"
+    ):
+        build_extractor("nac_encoder")
+
+
+def test_only_inception_has_a_choice_of_resizes() -> None:
+    with pytest.raises(ConfigurationError, match="inception only, got 'tf1' for digits_classifier"):
+        build_extractor("digits_classifier", resize="tf1")
+
+
 def test_an_unknown_extractor_lists_the_known_ones() -> None:
-    message = "one of digits_classifier, classifier, inception, got 'vgg'"
+    message = "one of digits_classifier, classifier, inception, dinov2, nac_encoder, got 'vgg'"
     with pytest.raises(ConfigurationError, match=message):
         build_extractor("vgg")
 

@@ -9,10 +9,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nacgen.errors import CheckpointError, CheckpointNotFoundError, DataError, StorageError
+from nacgen.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConfigurationError,
+    DataError,
+    StorageError,
+)
 from nacgen.metrics import inception
 from nacgen.metrics.extractors import build_extractor
 from nacgen.metrics.inception import NAME, InceptionExtractor, build_inception
+from nacgen.metrics.resize import RESIZES
 
 State = dict[str, Tensor]
 
@@ -65,21 +72,64 @@ def cache(
     return tmp_path / "hub" / "checkpoints"
 
 
+def with_weights(state: State, **options: Any) -> InceptionExtractor:
+    network = build_inception()
+    network.load_state_dict(state)
+    return InceptionExtractor(network, is_published=False, **options)
+
+
 def test_it_agrees_with_pytorch_fid(
     state: State, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = pytest.importorskip("pytorch_fid.inception")
     monkeypatch.setattr(original, "load_state_dict_from_url", lambda url, progress: state)
     theirs = original.InceptionV3().eval()
-    network = build_inception()
-    network.load_state_dict(state)
-    features = InceptionExtractor(network, is_published=False)(images)
+    features = with_weights(state)(images)
     with torch.no_grad():
         expected = theirs(images.float() / 255)[0].flatten(1)
     assert 0.05 < expected.std() < 50
     assert features.pooled.shape == (2, 2048)
     torch.testing.assert_close(features.pooled, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(features.logits, expected @ state["fc.weight"].T)
+
+
+@pytest.mark.parametrize("package", ["torch_fidelity", "torchmetrics"])
+def test_with_tf1s_resize_it_agrees_with(
+    package: str, state: State, images: Tensor, published: tuple[Path, str]
+) -> None:
+    options = ("inception", ["2048", "logits_unbiased"], str(published[0]))
+    if package == "torchmetrics":
+        module = pytest.importorskip("torchmetrics.image.fid")
+        theirs = module.NoTrainInceptionV3(*options, antialias=False)
+        expected, expected_logits = theirs._torch_fidelity_forward(images)
+    else:
+        module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+        expected, expected_logits = module.FeatureExtractorInceptionV3(*options)(images)
+    extractor = with_weights(state, resize="tf1")
+    features = extractor(images)
+    assert extractor.score_name == "fd_inception_tf1"
+    torch.testing.assert_close(features.pooled, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(features.logits, expected_logits)
+
+
+def test_the_resize_is_part_of_the_score_and_of_its_fingerprint() -> None:
+    with torch.device("meta"):
+        networks = [build_inception() for _ in RESIZES]
+    for network in networks:
+        network.load_state_dict(
+            {k: torch.ones(v.shape) for k, v in network.state_dict().items()}, assign=True
+        )
+    extractors = [
+        InceptionExtractor(network, is_published=True, resize=resize)
+        for network, resize in zip(networks, RESIZES, strict=True)
+    ]
+    assert [e.score_name for e in extractors] == ["fid", "fid_tf1", "fid_clean"]
+    assert len({e.fingerprint for e in extractors}) == 3
+
+
+def test_an_unknown_resize_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match="one of pytorch_fid, tf1, clean, got 'bicubic'"):
+        InceptionExtractor(nn.Module(), is_published=True, resize="bicubic")
 
 
 def test_only_the_published_weights_give_a_fid(state: State) -> None:
