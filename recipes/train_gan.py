@@ -176,19 +176,19 @@ def main(config: GANConfig) -> None:
         image_size=dataset.image_size,
         source="encoder" if config.init == "nac" else config.init,
         calibration_images=to_float(dataset.read(stream.indices(0))),
-        trunk_lr_multiplier=config.discriminator.trunk_lr_multiplier,
         seed=config.seed,
     )
     accelerator.print(part.report, file=sys.stderr)
     generator = generator.to(memory_format=torch.channels_last).to(device)
     discriminator = part.module.to(memory_format=torch.channels_last).to(device)
     rate, betas = config.optim.learning_rate, (0.0, 0.99)
+    groups = part.param_groups(rate, trunk_multiplier=config.discriminator.trunk_lr_multiplier)
     update = GANUpdate(
         accelerator,
         generator,
         discriminator,
         torch.optim.Adam(generator.parameters(), lr=rate, betas=betas),
-        torch.optim.Adam(part.param_groups(rate), lr=rate, betas=betas),
+        torch.optim.Adam(groups, lr=rate, betas=betas),
         batch_size=config.batch_size,
         penalty_weight=config.optim.penalty_weight,
         penalty_every=config.optim.penalty_every,

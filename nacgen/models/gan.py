@@ -1,7 +1,6 @@
-"""Generator and discriminator for small images. Nothing in them depends on the batch."""
+"""Generator for small images. Nothing in it depends on the batch."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import pairwise
 
 import torch
@@ -11,8 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
-from nacgen.models.backbones import Backbone
-from nacgen.models.encoder import normalize_input
 from nacgen.models.folder import PretrainedModel
 
 
@@ -111,110 +108,3 @@ def channels_for(image_size: int) -> tuple[int, ...]:
             f"Add --data.image-size {nearest}."
         )
     return tuple(32 * factor for factor in range(num_doublings + 1, 0, -1))
-
-
-class BasisHead(nn.Module):
-    """One logit from a feature map: a convolution, learned weights over pixels, a linear map.
-
-    Source:
-        The depthwise-then-linear output of Huang et al. 2024, arXiv:2501.05441.
-    """
-
-    def __init__(self, in_channels: int, map_size: int, channels: int = 64) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.basis = nn.Conv2d(channels, channels, map_size, groups=channels, bias=False)
-        self.linear = nn.Linear(channels, 1)
-
-    def forward(self, feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1"]:
-        """One logit an image."""
-        x = self.basis(F.leaky_relu(self.conv(feature_map), 0.2))
-        logits: Tensor = self.linear(rearrange(x, "b c 1 1 -> b c"))
-        return logits
-
-
-class RGBBranch(nn.Module):
-    """A small trainable network on the pixels, for colours that a frozen trunk does not see."""
-
-    def __init__(self, image_size: int, channels: int = 32) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1)
-        self.head = BasisHead(2 * channels, image_size // 2)
-
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1"]:
-        """One logit an image."""
-        x = F.leaky_relu(self.conv1(images), 0.2)
-        logits: Tensor = self.head(F.leaky_relu(self.conv2(x), 0.2))
-        return logits
-
-
-class Discriminator(nn.Module):
-    """A trunk without batch statistics, a head on each tapped stage, and perhaps an RGB branch.
-
-    Args:
-        trunk: A trunk whose BatchNorm is folded.
-        mean: `(3, 1, 1)`, the trunk's input normalisation.
-        std: `(3, 1, 1)`.
-        image_size: Height and width in pixels.
-        taps: Stages that get a head.
-        frozen_stages: Stages that never train.
-        rgb_branch: Whether to add one.
-
-    Raises:
-        ConfigurationError: The images are too small for the trunk, or a tap does not exist.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        trunk: Backbone,
-        mean: Tensor,
-        std: Tensor,
-        image_size: int,
-        taps: Sequence[str],
-        frozen_stages: Sequence[str] = (),
-        rgb_branch: bool = False,
-    ) -> None:
-        super().__init__()
-        self.trunk, self.frozen_stages = trunk, tuple(frozen_stages)
-        self.register_buffer("mean", mean.detach().clone())
-        self.register_buffer("std", std.detach().clone())
-        unknown = [tap for tap in (*taps, *frozen_stages) if tap not in trunk.stage_channels]
-        if unknown or not taps:
-            raise ConfigurationError(
-                f"taps and frozen stages must be among {', '.join(trunk.stage_channels)}, and one tap at "
-                f"least, got {', '.join(unknown) or 'no tap'}."
-            )
-        with torch.no_grad():
-            maps = trunk(torch.zeros(1, 3, image_size, image_size).to(mean))
-        self.heads = nn.ModuleDict(
-            {tap: BasisHead(maps[tap].shape[1], maps[tap].shape[-1]) for tap in taps}
-        )
-        self.rgb_branch = RGBBranch(image_size) if rgb_branch else None
-        for stage in self.frozen_stages:
-            for module in trunk.stages()[stage]:
-                module.requires_grad_(False)
-
-    def forward(
-        self, images: Float[Tensor, "b 3 h w"], full_precision: bool = False
-    ) -> Float[Tensor, "b *n"]:
-        """Logits, high for images taken to be real.
-
-        Args:
-            images: In [-1, 1].
-            full_precision: Leave autocast, as gradient penalties must.
-
-        Returns:
-            `(b,)` from one head, `(b, n)` from several.
-        """
-        device = images.device.type
-        with torch.autocast(device, enabled=False) if full_precision else nullcontext():
-            maps = self.trunk(normalize_input(images, self.mean, self.std))
-            logits = [head(maps[tap]) for tap, head in self.heads.items()]
-            if self.rgb_branch is not None:
-                logits.append(self.rgb_branch(images))
-            stacked = torch.cat(logits, dim=1)  # -> (b, n)
-        return stacked.squeeze(1) if stacked.shape[1] == 1 else stacked

@@ -1,205 +1,319 @@
-"""Putting a pretrained encoder into a generative model.
+"""Putting a pretrained encoder into a generative model, or into a module of your own.
 
-BatchNorm is folded into the convolutions, which makes the discriminator a function of each image alone:
+BatchNorm is folded into the convolutions, which makes a discriminator a function of each image alone:
 gradient penalties are exact and no buffers remain that several processes would have to share. Controls
 (`source="random"`, `"shuffled"`) take the same path, so arms differ in weights only.
 """
 
-import copy
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, get_args, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nacgen.data.randomness import generator, seeded
 from nacgen.errors import CheckpointError, ConfigurationError
-from nacgen.models.backbones import Backbone, calibrate_batch_norm
+from nacgen.models.backbones import Backbone
+from nacgen.models.controls import Source, source_of_weights
+from nacgen.models.discriminator import Discriminator
 from nacgen.models.encoder import NACEncoder
-from nacgen.models.gan import Discriminator
+from nacgen.models.heads import HeadName
+from nacgen.models.perceptual import PerceptualDistance
 from nacgen.models.precision import plain_float32
+from nacgen.models.spectral import cap_trunk, normalize_heads
+from nacgen.models.transplant_report import TransplantReport, flop_share
+from nacgen.models.trunk import BatchNormUse, Trunk, fold_batch_norm
+from nacgen.models.vae_encoder import VAEEncoder
 
+Target = Literal["discriminator", "vae_encoder", "perceptual"]
 Mode = Literal["init", "partial", "frozen"]
-Source = Literal["encoder", "random", "shuffled"]
+SpectralNorm = Literal["none", "heads", "cap"]
+M = TypeVar("M", bound=nn.Module)
 PROBE_TOLERANCE = 1e-4  # of the largest value, or of 1 where all are smaller
+SKIPPED = {
+    "code_head": "makes codes, not features",
+    "posterior_head": "only trains the code",
+    "posterior_scale": "only trains the code",
+}
+OPTIONS: dict[str, set[str]] = {  # besides those that every target has
+    "discriminator": {"taps", "head", "rgb_branch", "spectral_norm", "num_classes"},
+    "vae_encoder": {"taps", "rgb_branch", "latent_dim"},
+    "perceptual": {"taps"},
+}
 
 
 @dataclass(frozen=True)
-class TransplantReport:
-    """What went where.
-
-    Args:
-        target: What was built.
-        mode: How the trunk trains.
-        source: Where the trunk's weights come from.
-        loaded: Tensors of the encoder that the trunk holds, BatchNorm's folded into them; of the controls,
-            those that have their place in it.
-        skipped: Tensors of the encoder left behind, with the reason.
-        parameter_share: Share of the target's parameters that the trunk holds, 0 to 1.
-        trainable_share: Share of the target's parameters that will train, 0 to 1.
-        probe_difference: Largest difference between the trunk's last feature map and that of the encoder
-            in evaluation mode, on the probe images, over the latter's largest value (or 1, if that is less).
-    """
-
-    target: str
-    mode: str
-    source: str
-    loaded: tuple[str, ...]
-    skipped: dict[str, str]
-    parameter_share: float
-    trainable_share: float
-    probe_difference: float
-
-    def __str__(self) -> str:
-        tensors, share = len(self.loaded), f"{self.parameter_share:.0%} of the parameters"
-        origin = {
-            "encoder": f"{tensors} tensors of the encoder loaded, {len(self.skipped)} left behind, {share}",
-            "random": f"a control with the encoder's architecture and random weights in {share}",
-            "shuffled": f"a control with {tensors} tensors of the encoder, each shuffled, in {share}",
-        }[self.source]
-        return (
-            f"{self.target}, mode {self.mode}: {origin}, {self.trainable_share:.0%} trainable, "
-            f"probe difference {self.probe_difference:.1e}"
-        )
-
-
-@dataclass(frozen=True)
-class Transplant:
+class Transplant(Generic[M]):
     """The module, how its parameters train, and the report.
 
     Args:
         module: Ready to train.
-        trunk_lr_multiplier: Learning rate of transplanted parameters relative to that of new ones.
         report: What went where.
+        stages: Names of the transplanted parameters of each stage, stem first.
     """
 
-    module: Discriminator
-    trunk_lr_multiplier: float
+    module: M
     report: TransplantReport
+    stages: dict[str, tuple[str, ...]]
 
-    def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Parameter groups for a torch optimizer; frozen parameters are in none.
+    def param_groups(
+        self,
+        lr: float,
+        *,
+        trunk_multiplier: float = 0.3,
+        stage_decay: float = 1.0,
+        start_images: int = 0,
+        unfreeze_every: int = 0,
+        ramp_images: int = 0,
+    ) -> list[dict[str, Any]]:
+        """Parameter groups for a torch optimizer: one for each stage, the last first, then the new ones.
+
+        Each carries `start_images` and `ramp_images`, from which `nacgen.training.update.group_factor` makes a
+        factor on its learning rate. So the heads can warm up alone and stages join from the top.
 
         Args:
             lr: Learning rate of new parameters.
+            trunk_multiplier: Learning rate of the last stage relative to that.
+            stage_decay: Learning rate of each stage relative to the one above it.
+            start_images: Images seen before the last stage trains.
+            unfreeze_every: Images between a stage's start and that of the stage below.
+            ramp_images: Images over which a stage's learning rate rises from 0.
 
         Returns:
-            Groups with `params` and `lr`.
+            Groups with `params`, `lr`, `start_images` and `ramp_images`; what is frozen is in none.
+
+        Raises:
+            ConfigurationError: A number is out of range, or nothing trains.
         """
-        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-        for name, parameter in self.module.named_parameters():
-            if parameter.requires_grad:
-                groups[name.startswith("trunk.")].append(parameter)
-        rates = {True: lr * self.trunk_lr_multiplier, False: lr}
-        return [{"params": groups[k], "lr": rates[k]} for k in (True, False) if groups[k]]
+        rates = {"trunk_multiplier": trunk_multiplier, "stage_decay": stage_decay}
+        times = {
+            "start_images": start_images,
+            "unfreeze_every": unfreeze_every,
+            "ramp_images": ramp_images,
+        }
+        for name, value in (rates | times).items():
+            if not (0 <= value < math.inf) or (value == 0 and name in rates):
+                bound = "0 or more" if name in times else "above 0"
+                raise ConfigurationError(
+                    f"{name} must be a number {bound}, got {value}. Mode frozen does not train the trunk."
+                )
+        new = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        groups: list[dict[str, Any]] = []
+        for stage in reversed(self.stages):
+            params = [new.pop(name) for name in self.stages[stage] if name in new]
+            if params:
+                depth = len(groups)
+                rate = lr * trunk_multiplier * stage_decay**depth
+                start = start_images + depth * unfreeze_every
+                groups.append({"params": params, "lr": rate, "start_images": start})
+        for group in groups:
+            group["ramp_images"] = ramp_images
+        if new:
+            params = list(new.values())
+            groups.append({"params": params, "lr": lr, "start_images": 0, "ramp_images": 0})
+        if not groups:
+            raise ConfigurationError(
+                f"something must train, but all parameters of {type(self.module).__name__} are frozen. Choose "
+                "another mode, or add parameters of your own to it."
+            )
+        return groups
+
+
+class TransplantOptions(TypedDict, total=False):
+    """The keywords of `transplant`."""
+
+    image_size: int | None
+    source: Source
+    calibration_images: Tensor | None
+    batch_norm: BatchNormUse
+    frozen_stages: int | None
+    taps: Sequence[str] | None
+    rgb_branch: bool | None
+    head: HeadName | None
+    spectral_norm: SpectralNorm | None
+    num_classes: int | None
+    latent_dim: int | None
+    seed: int
+
+
+@overload
+def transplant(
+    encoder: NACEncoder,
+    into: Literal["discriminator"] = "discriminator",
+    mode: Mode | None = None,
+    **options: Unpack[TransplantOptions],
+) -> Transplant[Discriminator]: ...
+@overload
+def transplant(
+    encoder: NACEncoder,
+    into: Literal["vae_encoder"],
+    mode: Mode | None = None,
+    **options: Unpack[TransplantOptions],
+) -> Transplant[VAEEncoder]: ...
+@overload
+def transplant(
+    encoder: NACEncoder,
+    into: Literal["perceptual"],
+    mode: Mode | None = None,
+    **options: Unpack[TransplantOptions],
+) -> Transplant[PerceptualDistance]: ...
 
 
 def transplant(
     encoder: NACEncoder,
-    into: Literal["discriminator"] = "discriminator",
-    mode: Mode = "init",
+    into: Target = "discriminator",
+    mode: Mode | None = None,
     *,
-    image_size: int,
+    image_size: int | None = None,
     source: Source = "encoder",
     calibration_images: Float[Tensor, "b 3 h w"] | None = None,
-    trunk_lr_multiplier: float = 0.3,
+    batch_norm: BatchNormUse = "fold",
+    frozen_stages: int | None = None,
+    taps: Sequence[str] | None = None,
+    rgb_branch: bool | None = None,
+    head: HeadName | None = None,
+    spectral_norm: SpectralNorm | None = None,
+    num_classes: int | None = None,
+    latent_dim: int | None = None,
     seed: int = 0,
-) -> Transplant:
-    """Build a discriminator whose trunk is a pretrained encoder.
+) -> Transplant[Any]:
+    """Build a model, or fill one of yours, with a pretrained encoder's trunk.
 
     Args:
         encoder: The encoder; left as it is.
-        into: `"discriminator"`.
-        mode: `"init"`: everything trains, one head on the last stage. `"partial"`: the first half of the
-            stages, stem included, is frozen. `"frozen"`: the trunk is frozen, every stage gets a head, and
-            an RGB branch sees the colours.
-        image_size: Height and width in pixels of the images to be judged.
-        source: `"encoder"`: its weights. `"random"`: He initialisation. `"shuffled"`: its weights permuted
-            within each tensor, the same statistics without the knowledge. Both controls set their
-            BatchNorm statistics on `calibration_images` before folding, a data-dependent
-            initialisation; without it a folded random network has no scale and the comparison is rigged.
+        into: `"discriminator"`: `module(images)` gives logits. `"vae_encoder"`: `module(images)` gives mean and
+            log-variance. `"perceptual"`: `module(images, others)` gives a distance.
+        mode: `"init"`, the default: everything trains. `"partial"`: the first stages are frozen. `"frozen"`: the
+            trunk is frozen, all stages are tapped, and an RGB branch sees the colours; a perceptual distance
+            knows this mode only, and has no branch.
+        image_size: Height and width in pixels; a perceptual distance takes any size.
+        source: `"encoder"`, or a control: `"random"`, `"shuffled"`, see `nacgen.models.controls`.
         calibration_images: In [-1, 1]; needed by the controls, probe images for all.
-        trunk_lr_multiplier: Learning rate of the trunk relative to the heads.
-        seed: Of the controls' weights and of the heads.
+        batch_norm: `"fold"`, `"freeze"` (evaluation statistics) or `"train"`; the last makes a module depend on
+            the batch, and gradient penalties with it.
+        frozen_stages: Of mode partial, how many of the first stages are frozen; None for half of them, rounded
+            up, the stem being one.
+        taps: Stages that are read; None for the last, or for all where the trunk is frozen.
+        rgb_branch: A small trainable network on the pixels; None where the trunk is frozen.
+        head: Of a discriminator: `"basis"` (the default), `"linear"` or `"projected"`.
+        spectral_norm: Of a discriminator: `"none"` (the default), `"heads"`, or `"cap"`, which also keeps each
+            convolution of the trunk from growing beyond its first largest singular value.
+        num_classes: Of a discriminator: condition on labels by projection, `module(images, labels)`.
+        latent_dim: Of a VAE encoder: length of `z`.
+        seed: Of the controls' weights and of all that is new.
 
     Returns:
-        The discriminator, on the encoder's device, with parameter groups and a report.
+        The module on the encoder's device, with parameter groups and a report.
 
     Raises:
-        ConfigurationError: An unknown choice, images too small for the encoder, or a control without
-            calibration images.
-        CheckpointError: The folded trunk does not reproduce the encoder.
+        ConfigurationError: An unknown choice, an option that the target does not have, images too small for the
+            encoder, taps that do not exist, or a control without calibration images.
+        CheckpointError: The trunk does not reproduce the encoder.
     """
-    _check_choice("into", into, ("discriminator",))
-    _check_choice("mode", mode, ("init", "partial", "frozen"))
-    _check_choice("source", source, ("encoder", "random", "shuffled"))
-    if not trunk_lr_multiplier > 0:
+    given = {
+        "taps": taps,
+        "rgb_branch": rgb_branch,
+        "head": head,
+        "spectral_norm": spectral_norm,
+        "num_classes": num_classes,
+        "latent_dim": latent_dim,
+    }
+    _check_choice("into", into, get_args(Target))
+    mode = mode or ("frozen" if into == "perceptual" else "init")
+    _check_choice("mode", mode, get_args(Mode) if into != "perceptual" else ("frozen",))
+    _check_choice("source", source, get_args(Source))
+    _check_choice("head", head or "basis", get_args(HeadName))
+    _check_choice("batch_norm", batch_norm, get_args(BatchNormUse))
+    _check_options(into, {name for name, value in given.items() if value is not None})
+    if mode == "frozen" and batch_norm == "train":
         raise ConfigurationError(
-            f"trunk_lr_multiplier must be above 0, got {trunk_lr_multiplier}. Use mode frozen to not train "
-            "the trunk."
+            "a frozen trunk cannot train its BatchNorm, got batch_norm 'train' in mode frozen. Use fold or freeze."
         )
-    if source != "encoder" and calibration_images is None:
+    if frozen_stages is not None and mode != "partial":
         raise ConfigurationError(
-            f"source {source!r} sets its scale on calibration_images, but none were given. Pass a batch of "
-            "training images in [-1, 1]."
+            f"frozen_stages belongs to mode partial, got {frozen_stages} in mode {mode}."
         )
-    probe = calibration_images
-    if probe is None:
-        shape = (16, 3, image_size, image_size)
-        probe = torch.rand(shape, generator=generator(seed, "probe")) * 2 - 1
+    if spectral_norm not in (None, *get_args(SpectralNorm)):
+        raise ConfigurationError(
+            f"spectral_norm must be one of {', '.join(get_args(SpectralNorm))}, got {spectral_norm!r}. Plain "
+            "spectral norm would rescale every convolution of the trunk, folded BatchNorm included, and destroy "
+            "what it was pretrained for; cap bounds its growth in place of that."
+        )
+    if into == "vae_encoder" and latent_dim is None:
+        raise ConfigurationError(
+            "latent_dim must be given for a vae_encoder, got None. Pass the length of z."
+        )
+    if image_size is None and into != "perceptual":
+        raise ConfigurationError(
+            f"image_size must be given for a {into}, got None. Pass the images' height and width in pixels."
+        )
+    size = image_size or encoder.backbone.total_stride
 
     with plain_float32("cpu"):  # on every machine the same, wherever the encoder is
-        model = copy.deepcopy(encoder).cpu().requires_grad_(True).eval()
-        probe = probe.to(model.mean)
-        if source == "random":
-            model.backbone.reset_parameters(generator(seed, "random_trunk"))
-        elif source == "shuffled":
-            _shuffle_weights(model.backbone, generator(seed, "shuffled_trunk"))
-        if source != "encoder":
-            calibrate_batch_norm(model.backbone, lambda: model.feature_maps(probe))
-        trunk = fold_batch_norm(model.backbone)
-        difference = _probe_difference(model, trunk, probe)
+        model = source_of_weights(encoder, source, calibration_images, seed)
+        probe = _probe_images(calibration_images, size, seed).to(model.mean)
+        backbone = fold_batch_norm(model.backbone) if batch_norm == "fold" else model.backbone
+        difference = _probe_difference(model, backbone, probe)
 
-    stages = list(trunk.stage_channels)
-    num_frozen = {"init": 0, "partial": (len(stages) + 1) // 2, "frozen": len(stages)}[mode]
-    with seeded(seed, "heads"):
-        module = Discriminator(
-            trunk,
-            model.mean,
-            model.std,
-            image_size,
-            taps=stages if mode == "frozen" else stages[-1:],
-            frozen_stages=stages[:num_frozen],
-            rgb_branch=mode == "frozen",
+        stages = list(backbone.stage_channels)
+        half = (len(stages) + 1) // 2 if frozen_stages is None else frozen_stages
+        num_frozen = {"init": 0, "partial": half, "frozen": len(stages)}[mode]
+        trunk = Trunk(backbone, model.mean, model.std, num_frozen, batch_norm)
+        if mode == "frozen":
+            taps = stages if taps is None else taps
+            rgb_branch = True if rgb_branch is None else rgb_branch
+        module: Discriminator | VAEEncoder | PerceptualDistance
+        with seeded(seed, "heads"):
+            if into == "discriminator":
+                module = Discriminator(
+                    trunk, size, taps, head or "basis", bool(rgb_branch), num_classes
+                )
+                _bound_weights(module, spectral_norm or "none")
+            elif into == "vae_encoder":
+                module = VAEEncoder(trunk, size, latent_dim or 0, taps, bool(rgb_branch))
+            else:
+                module = PerceptualDistance(trunk, taps)
+        report = _report(
+            encoder,
+            module,
+            probe[:1],
+            target=into,
+            mode=mode,
+            source=source,
+            batch_norm=batch_norm,
+            probe_difference=difference,
         )
-    report = _report(encoder, module, mode, source, difference)
-    return Transplant(module.to(encoder.mean.device), trunk_lr_multiplier, report)
+    return Transplant(module.to(encoder.mean.device), report, _stages(module.trunk))
 
 
-def fold_batch_norm(trunk: Backbone) -> Backbone:
-    """A copy of a trunk with every BatchNorm's evaluation-mode map folded into its convolution.
-
-    Args:
-        trunk: With BatchNorm; left as it is.
-
-    Returns:
-        A trunk with biased convolutions and identities in place of BatchNorm; it has no buffers.
-    """
-    folded = copy.deepcopy(trunk).eval()
-    for owner, convolution, norm in list(folded.convolution_norm_pairs()):
-        fused = fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm))
-        setattr(owner, convolution, fused)
-        setattr(owner, norm, nn.Identity())
-    return folded.requires_grad_(True)  # fusing freezes the biases that it makes
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigurationError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
 
 
-def _probe_difference(model: NACEncoder, trunk: Backbone, probe: Tensor) -> float:
+def _check_options(into: str, given: set[str]) -> None:
+    foreign = sorted(given - OPTIONS[into])
+    if foreign:
+        raise ConfigurationError(
+            f"into={into!r} takes {', '.join(sorted(OPTIONS[into]))}, got {', '.join(foreign)} too. Leave out "
+            "what it does not take."
+        )
+
+
+def _probe_images(calibration_images: Tensor | None, size: int, seed: int) -> Tensor:
+    if calibration_images is not None:
+        return calibration_images
+    return torch.rand(16, 3, size, size, generator=generator(seed, "probe")) * 2 - 1
+
+
+def _probe_difference(model: NACEncoder, backbone: Backbone, probe: Tensor) -> float:
     """Largest relative difference between the last feature maps of an encoder and of its folded trunk."""
     with torch.no_grad():
         expected = list(model.feature_maps(probe).values())[-1]
-        actual = list(trunk(model.normalize(probe)).values())[-1]
+        actual = list(backbone(model.normalize(probe)).values())[-1]
     largest, difference = float(expected.abs().max()), float((actual - expected).abs().max())
     relative = difference / max(1.0, largest)
     if not relative < PROBE_TOLERANCE:  # NaN too
@@ -211,37 +325,60 @@ def _probe_difference(model: NACEncoder, trunk: Backbone, probe: Tensor) -> floa
     return relative
 
 
-def _shuffle_weights(trunk: Backbone, draw: torch.Generator) -> None:
-    with torch.no_grad():
-        for parameter in trunk.parameters():
-            order = torch.randperm(parameter.numel(), generator=draw).to(parameter.device)
-            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+def _bound_weights(module: Discriminator, spectral_norm: SpectralNorm) -> None:
+    if spectral_norm == "cap":
+        cap_trunk(module.trunk)
+    if spectral_norm != "none":
+        normalize_heads(module.heads)
+        if module.rgb_branch is not None:
+            normalize_heads(module.rgb_branch)
+
+
+def _stages(trunk: Trunk) -> dict[str, tuple[str, ...]]:
+    """Names of the parameters of each stage, as the whole module has them."""
+    names = {id(p): f"trunk.{name}" for name, p in trunk.named_parameters()}
+    return {
+        stage: tuple(names[id(p)] for module in modules for p in module.parameters())
+        for stage, modules in trunk.backbone.stages().items()
+    }
 
 
 def _report(
-    encoder: NACEncoder, module: Discriminator, mode: str, source: str, difference: float
+    encoder: NACEncoder,
+    module: Discriminator | VAEEncoder | PerceptualDistance,
+    probe: Tensor,
+    **choices: Any,
 ) -> TransplantReport:
-    reasons = {"code_head": "makes codes, not features", "posterior_head": "only trains the code"}
-    names = list(encoder.state_dict())
-    counters = "BatchNorm's counter has no use once folded"
-    skipped = {name: counters for name in names if name.endswith("num_batches_tracked")}
-    skipped |= {n: reasons[n.split(".")[0]] for n in names if n.split(".")[0] in reasons}
+    convolutions = {}
+    if choices["batch_norm"] == "fold":
+        names = {part: name for name, part in encoder.named_modules()}
+        for owner, convolution, norm in encoder.backbone.convolution_norm_pairs():
+            convolutions[names[getattr(owner, norm)]] = names[getattr(owner, convolution)]
+    loaded, skipped = {}, {}
+    for name in encoder.state_dict():
+        layer, _, tensor = name.rpartition(".")
+        if name in ("mean", "std"):
+            loaded[name] = f"trunk.{name}"
+        elif not name.startswith("backbone."):
+            skipped[name] = SKIPPED[name.partition(".")[0]]
+        elif layer not in convolutions:
+            loaded[name] = f"trunk.{name}"
+        elif tensor == "num_batches_tracked":
+            skipped[name] = "BatchNorm's counter has no use once folded"
+        else:
+            loaded[name] = f"trunk.{convolutions[layer]}"
     parameters = dict(module.named_parameters())
+    new = {name: p for name, p in parameters.items() if not name.startswith("trunk.")}
     total = sum(p.numel() for p in parameters.values())
-    trunk = sum(p.numel() for name, p in parameters.items() if name.startswith("trunk."))
-    trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
+    inputs = (probe, probe) if isinstance(module, PerceptualDistance) else (probe,)
+    if isinstance(module, Discriminator) and module.num_classes is not None:
+        inputs = (probe, torch.zeros(1, dtype=torch.long))
     return TransplantReport(
-        target="discriminator",
-        mode=mode,
-        source=source,
-        loaded=tuple(name for name in names if name not in skipped),
+        loaded=loaded,
         skipped=skipped,
-        parameter_share=trunk / total,
-        trainable_share=trainable / total,
-        probe_difference=difference,
+        untouched=tuple(new),
+        parameter_share=1 - sum(p.numel() for p in new.values()) / total,
+        flop_share=flop_share(module, inputs, ["trunk"]),
+        trainable_share=sum(p.numel() for p in parameters.values() if p.requires_grad) / total,
+        **choices,
     )
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigurationError(f"{name} must be one of {', '.join(known)}, got {value!r}.")

@@ -14,7 +14,8 @@ from nacgen.functional.gan import (
     relativistic_generator_loss,
     squared_gradient_norm,
 )
-from nacgen.models.gan import Discriminator, Generator
+from nacgen.models.discriminator import Discriminator
+from nacgen.models.gan import Generator
 from nacgen.training.update import descend
 
 

@@ -25,7 +25,7 @@ from nacgen.training.checkpoint import (
 from nacgen.training.config import flatten, to_dict
 from nacgen.training.parent import StopSignals
 from nacgen.training.run_folder import RunFolder
-from nacgen.training.update import Schedule, Update, constant
+from nacgen.training.update import Schedule, Update, constant, group_factor
 
 Evaluation = Callable[[int], dict[str, Any]]
 
@@ -110,7 +110,7 @@ def train(
             factor = schedule(images_seen)
             for optimizer in update.optimizers.values():
                 for group_id, group in _groups(optimizer):
-                    group["lr"] = base_rates[group_id] * factor
+                    group["lr"] = base_rates[group_id] * factor * group_factor(group, images_seen)
             logs = update.update(stream.batch(images_seen))
             images_seen += batch_size
             bar.update(batch_size)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -56,6 +56,23 @@ def warmup_cosine(total_images: int, warmup_images: int = 0) -> Schedule:
 def constant(images_seen: int) -> float:
     """A learning-rate factor of 1."""
     return 1.0
+
+
+def group_factor(group: Mapping[str, Any], images_seen: int) -> float:
+    """Factor on the learning rate of a parameter group that starts late, or rises slowly.
+
+    Args:
+        group: With `start_images`, before which the factor is 0, and `ramp_images`, over which it rises to 1;
+            each 0 where absent.
+        images_seen: Before the step.
+
+    Returns:
+        0 to 1.
+    """
+    since = images_seen - int(group.get("start_images", 0))
+    if since < 0:
+        return 0.0
+    return min(1.0, (since + 1) / max(1, int(group.get("ramp_images", 0))))
 
 
 def descend(

@@ -9,7 +9,8 @@ from torchvision import models
 from nacgen.errors import CheckpointError, ConfigurationError
 from nacgen.models.backbones import BACKBONES, Backbone, ResNet, build_backbone
 from nacgen.models.encoder import NACEncoder
-from nacgen.models.transplant import fold_batch_norm, transplant
+from nacgen.models.transplant import transplant
+from nacgen.models.trunk import fold_batch_norm
 
 MODES, SOURCES = ("init", "partial", "frozen"), ("encoder", "random", "shuffled")
 
@@ -66,7 +67,7 @@ def test_every_mode_and_source_judges_images(encoder: NACEncoder, mode: str, sou
     assert part.module(images()).shape == ((8, 5) if mode == "frozen" else (8,))
     assert part.report.probe_difference < 1e-4
     with torch.no_grad():
-        maps = part.module.trunk(encoder.normalize(images(64)))
+        maps = part.module.trunk(images(64))
     assert 0.1 < maps["layer3"].std() < 10  # folded random weights have a scale too
 
 
@@ -120,7 +121,7 @@ def test_arms_differ_in_trunk_weights_only(encoder: NACEncoder) -> None:
     ]
     for name in states[0]:
         equal = all(torch.equal(states[0][name], other[name]) for other in states[1:])
-        assert equal != name.startswith("trunk."), name
+        assert equal != name.startswith("trunk.backbone."), name
 
 
 def test_frozen_trunk_is_unchanged_by_training_and_lets_gradients_through(
@@ -141,7 +142,7 @@ def test_frozen_trunk_is_unchanged_by_training_and_lets_gradients_through(
 
 
 def test_partial_freezes_the_first_half(encoder: NACEncoder) -> None:
-    trunk = transplant(encoder, mode="partial", image_size=16).module.trunk
+    trunk = transplant(encoder, mode="partial", image_size=16).module.trunk.backbone
     trainable = {n.split(".")[0] for n, p in trunk.named_parameters() if p.requires_grad}
     assert trainable == {"layer2", "layer3"}
 
@@ -149,7 +150,7 @@ def test_partial_freezes_the_first_half(encoder: NACEncoder) -> None:
 def test_the_middle_of_an_odd_number_of_stages_is_frozen() -> None:
     part = transplant(NACEncoder("resnet18", code_dim=8), mode="partial", image_size=16)
     frozen = {
-        n.split(".")[0] for n, p in part.module.trunk.named_parameters() if not p.requires_grad
+        n.split(".")[1] for n, p in part.module.trunk.named_parameters() if not p.requires_grad
     }
     assert frozen == {"conv1", "layer1", "layer2"}  # of five stages
 
@@ -165,7 +166,7 @@ def test_controls_have_their_scale_from_the_calibration_images(encoder: NACEncod
     """With random weights a folded convolution gives what BatchNorm would: mean zero, variance one."""
     calibration = 0.3 * images(64) + 0.4
     part = transplant(encoder, source="random", image_size=16, calibration_images=calibration)
-    trunk, x = part.module.trunk, encoder.normalize(calibration)
+    trunk, x = part.module.trunk.backbone, encoder.normalize(calibration)
     with torch.no_grad():
         first = trunk.get_submodule("conv1")(x)
         second = trunk.get_submodule("layer1.0.conv1")(first.relu())
@@ -174,9 +175,42 @@ def test_controls_have_their_scale_from_the_calibration_images(encoder: NACEncod
         assert (maps.var((0, 2, 3)) - 1).abs().max() < 1e-2
 
 
-def test_learning_rates_of_trunk_and_heads(encoder: NACEncoder) -> None:
-    groups = transplant(encoder, image_size=16, trunk_lr_multiplier=0.25).param_groups(0.4)
-    assert [group["lr"] for group in groups] == [0.1, 0.4]
+def test_learning_rates_of_stages_and_heads(encoder: NACEncoder) -> None:
+    part = transplant(encoder, mode="partial", image_size=16)
+    groups = part.param_groups(
+        0.4,
+        trunk_multiplier=0.25,
+        stage_decay=0.5,
+        start_images=100,
+        unfreeze_every=50,
+        ramp_images=10,
+    )
+    times = [(g["lr"], g["start_images"], g["ramp_images"]) for g in groups]
+    assert times == [(0.1, 100, 10), (0.05, 150, 10), (0.4, 0, 0)]  # layer3, layer2, head
+    sizes = [sum(p.numel() for p in group["params"]) for group in groups]
+    backbone = part.module.trunk.backbone
+    stages = [backbone.get_submodule(name).parameters() for name in ("layer3", "layer2")]
+    parameters = [*stages, part.module.heads.parameters()]
+    assert sizes == [sum(p.numel() for p in group) for group in parameters]
+    assert torch.optim.Adam(groups).param_groups[1]["start_images"] == 150
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bound"),
+    [
+        ("trunk_multiplier", -1.0, "above 0"),
+        ("stage_decay", float("nan"), "above 0"),
+        ("start_images", -1, "0 or more"),
+        ("unfreeze_every", -1, "0 or more"),
+        ("ramp_images", -5, "0 or more"),
+    ],
+)
+def test_groups_refuse_numbers_without_a_meaning(
+    encoder: NACEncoder, name: str, value: float, bound: str
+) -> None:
+    part = transplant(encoder, image_size=16)
+    with pytest.raises(ConfigurationError, match=f"{name} must be a number {bound}, got {value}"):
+        part.param_groups(0.1, **{name: value})  # type: ignore[arg-type]
 
 
 def test_encoder_is_left_as_it_was(encoder: NACEncoder) -> None:
@@ -222,6 +256,61 @@ def test_a_trunk_that_is_not_the_encoder_is_refused(
         encoder.get_parameter("backbone.conv1.weight")[0] = float("nan")
     with pytest.raises(CheckpointError, match="differs by nan on the probe images"):
         transplant(encoder, image_size=16)
+
+
+@pytest.mark.parametrize("batch_norm", ["freeze", "train"])
+def test_batch_norm_may_stay(encoder: NACEncoder, batch_norm: str) -> None:
+    """Frozen stages and frozen statistics stay through `train()`; what trains follows the batch."""
+    part = transplant(encoder, mode="partial", image_size=16, batch_norm=batch_norm)  # type: ignore[arg-type]
+    before = copy.deepcopy(part.module.trunk.state_dict())
+    together = part.module.eval()(images())[:2]
+    assert torch.allclose(together, part.module(images()[:2]), atol=1e-5)
+    together = part.module.train()(images())[:2]
+    alone = torch.allclose(together, part.module(images()[:2]), atol=1e-5)
+    assert alone == (batch_norm == "freeze")
+    moved = {
+        name.split(".")[1]
+        for name, value in part.module.trunk.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert moved == (set() if batch_norm == "freeze" else {"layer2", "layer3"})
+    assert part.report.probe_difference == 0
+
+
+def test_spectral_norm_of_heads_leaves_the_trunk(encoder: NACEncoder) -> None:
+    part = transplant(encoder, mode="frozen", image_size=16, spectral_norm="heads", num_classes=3)
+    module = part.module.eval()
+    layers = [m for m in module.modules() if isinstance(m, torch.nn.Linear | torch.nn.Embedding)]
+    assert len(layers) == 10
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight, 2) < 1.1
+    capped = [name for name, _ in module.trunk.named_modules() if "parametrizations" in name]
+    assert not capped
+
+
+def test_the_cap_is_the_identity_at_first_and_a_bound_later(encoder: NACEncoder) -> None:
+    plain = transplant(encoder, image_size=16).module
+    part = transplant(encoder, image_size=16, spectral_norm="cap")
+    trunk = part.module.trunk
+    for module in (part.module.eval(), part.module.train()):
+        for stage, expected in plain.trunk(images()).items():
+            torch.testing.assert_close(module.trunk(images())[stage], expected)
+    conv = trunk.backbone.get_submodule("layer1.0.conv1")
+    first = torch.linalg.matrix_norm(conv.weight.flatten(1), 2)
+    names = [name for names in part.stages.values() for name in names]
+    assert "trunk.backbone.layer1.0.conv1.parametrizations.weight.original" in names
+    optimizer = torch.optim.Adam(part.param_groups(0.1))
+    for _ in range(10):
+        optimizer.zero_grad()
+        (-part.module(images()).square().mean()).backward()
+        optimizer.step()
+    part.module(images())
+    grown = conv.get_parameter("parametrizations.weight.original")
+    assert torch.linalg.matrix_norm(grown.flatten(1), 2) > 1.2 * first
+    assert torch.linalg.matrix_norm(conv.weight.flatten(1), 2) < 1.1 * first
+    with torch.no_grad():  # a weight that shrinks stays as it is
+        grown.mul_(0.01 * first / torch.linalg.matrix_norm(grown.flatten(1), 2))
+    assert torch.equal(conv.weight, grown)
 
 
 @pytest.mark.gpu
@@ -289,3 +378,21 @@ def test_bad_requests_are_named(encoder: NACEncoder, as_users_run_it: None) -> N
         transplant(encoder, source="random", image_size=16)
     with pytest.raises(ConfigurationError, match=r"at least 4 px .* got 2x2"):
         transplant(encoder, image_size=2)
+    for options, message in (
+        ({}, "image_size must be given for a discriminator, got None"),
+        ({"image_size": 16, "taps": ["layer7"]}, "among stem, .* got layer7"),
+        ({"image_size": 16, "head": "deep"}, "head must be one of linear, basis, .* got 'deep'"),
+        ({"image_size": 16, "frozen_stages": 2}, "belongs to mode partial, got 2 in mode init"),
+        ({"image_size": 16, "frozen_stages": 9, "mode": "partial"}, "0 to 4 of stem, .* got 9"),
+        ({"image_size": 16, "latent_dim": 4}, "'discriminator' takes head, .* got latent_dim"),
+        ({"image_size": 16, "spectral_norm": "trunk"}, "got 'trunk'. Plain .* cap bounds"),
+        ({"image_size": 16, "batch_norm": "drop"}, "one of fold, freeze, train, got 'drop'"),
+        ({"image_size": 16, "mode": "frozen", "batch_norm": "train"}, "got batch_norm 'train'"),
+        ({"into": "vae_encoder", "image_size": 16}, "latent_dim must be given .* got None"),
+        ({"into": "vae_encoder", "image_size": 16, "latent_dim": 0}, "one or more, got 0"),
+        ({"into": "perceptual", "mode": "init"}, "mode must be one of frozen, got 'init'"),
+        ({"into": "perceptual", "rgb_branch": True}, "'perceptual' takes taps, got rgb_branch"),
+        ({"into": "generator"}, "into must be one of discriminator, .* got 'generator'"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            transplant(encoder, **options)  # type: ignore[call-overload]

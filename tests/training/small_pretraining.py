@@ -10,7 +10,7 @@ from nacgen.data.datasets import load_dataset
 from nacgen.data.randomness import seeded
 from nacgen.data.stream import ImageStream
 from nacgen.models.encoder import NACEncoder
-from nacgen.models.transplant import fold_batch_norm
+from nacgen.models.trunk import fold_batch_norm
 from nacgen.training.distillhash import DistillHashUpdate
 from nacgen.training.momentum import MomentumEncoder
 from nacgen.training.nac import NACQueueUpdate, NACUpdate

@@ -190,6 +190,15 @@ def test_learning_rates_are_the_schedules_at_the_images_seen_before_the_step(
     assert second.seen == update.seen[2:]  # from the checkpoint at 16, rates and all
 
 
+def test_groups_that_start_late_rise_after_their_start(tmp_path: Path) -> None:
+    update = LineUpdate()
+    update.optimizers["line"].param_groups[0].update(start_images=16, ramp_images=16)
+    train_line(tmp_path / "run", update, schedule=schedule)
+    rises = [0, 0, 1 / 16, 9 / 16, 1, 1]  # at 0, 8, 16, ... images
+    for (seen, rates), rise in zip(update.seen, rises, strict=True):
+        assert rates == pytest.approx([0.1 * schedule(seen) * rise, 0.2 * schedule(seen)])
+
+
 def test_rows_are_due_when_a_multiple_is_passed_and_at_the_end(tmp_path: Path) -> None:
     train_line(tmp_path / "a", run={"log_every": 12})
     assert [row["images_seen"] for row in rows_of(tmp_path / "a")] == [16, 24, 40, 48]

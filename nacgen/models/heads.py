@@ -1,0 +1,187 @@
+"""What is put on feature maps to get logits: heads, a branch for colours, fixed random mixing of maps.
+
+Source:
+    `BasisHead`: the depthwise-then-linear output of Huang et al. 2024, arXiv:2501.05441. `RandomMixing` and
+    `DownsamplingHead`: Sauer et al. 2021, arXiv:2111.01007, section 3.2. Class conditioning by projection:
+    Miyato & Koyama 2018, arXiv:1802.05637.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch.nn.functional as F
+from einops import einsum, rearrange, reduce
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+HeadName = Literal["linear", "basis", "projected"]
+
+
+class Head(nn.Module, ABC):
+    """A logit an image: linear in a vector that is made of a feature map, plus the class's projection.
+
+    With vector `f` and label `y` the logit is `w f + b + v_y f`; without classes `v` is absent.
+
+    Args:
+        vector_dim: Width of the vector.
+        num_classes: Of the labels; None for a logit that knows no classes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding: nn.Embedding | None = None
+
+    def add_output(self, vector_dim: int, num_classes: int | None) -> None:
+        """Make the last layer; called when the layers before it are made."""
+        self.linear = nn.Linear(vector_dim, 1)
+        if num_classes is not None:
+            self.embedding = nn.Embedding(num_classes, vector_dim)
+            nn.init.normal_(self.embedding.weight, std=vector_dim**-0.5)
+
+    @abstractmethod
+    def vector(self, feature_map: Tensor) -> Tensor:
+        """The map as one vector an image, `(b, c, h, w) -> (b, d)`."""
+
+    def forward(
+        self,
+        feature_map: Float[Tensor, "b c h w"],
+        labels: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b 1"]:
+        """One logit an image.
+
+        Args:
+            feature_map: Of the stage that the head was made for.
+            labels: Classes, for a head that was made with classes.
+
+        Returns:
+            Logits.
+        """
+        vector = self.vector(feature_map)
+        logits: Tensor = self.linear(vector)
+        if self.embedding is None or labels is None:
+            return logits
+        projection: Tensor = einsum(self.embedding(labels), vector, "b d, b d -> b")
+        return logits + rearrange(projection, "b -> b 1")
+
+
+class LinearHead(Head):
+    """A linear map of the mean over pixels."""
+
+    def __init__(self, in_channels: int, map_size: int, num_classes: int | None = None) -> None:
+        super().__init__()
+        self.add_output(in_channels, num_classes)
+
+    def vector(self, feature_map: Tensor) -> Tensor:
+        """Mean over pixels."""
+        vector: Tensor = reduce(feature_map, "b c h w -> b c", "mean")
+        return vector
+
+
+class BasisHead(Head):
+    """A convolution, learned weights over all pixels of each channel (4x4 for a map of 4x4), a linear map."""
+
+    def __init__(
+        self, in_channels: int, map_size: int, num_classes: int | None = None, channels: int = 64
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.basis = nn.Conv2d(channels, channels, map_size, groups=channels, bias=False)
+        self.add_output(channels, num_classes)
+
+    def vector(self, feature_map: Tensor) -> Tensor:
+        """Weighted sums over pixels."""
+        x: Tensor = self.basis(F.leaky_relu(self.conv(feature_map), 0.2))
+        return rearrange(x, "b c 1 1 -> b c")
+
+
+class DownsamplingHead(Head):
+    """Halves the map by strided convolutions down to 4 px or less, then weighs all that is left.
+
+    Differs from the paper: one logit in place of a map of them, and no BatchNorm, so that a logit depends
+    on its own image alone; `spectral_norm="heads"` adds the paper's spectral norm.
+    """
+
+    def __init__(
+        self, in_channels: int, map_size: int, num_classes: int | None = None, channels: int = 64
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        while map_size > 4:
+            layers += [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+            in_channels, map_size = channels, map_size // 2
+        self.layers = nn.Sequential(*layers)
+        self.conv = nn.Conv2d(in_channels, channels, map_size)
+        self.add_output(channels, num_classes)
+
+    def vector(self, feature_map: Tensor) -> Tensor:
+        """What the convolutions leave of the map."""
+        x = F.leaky_relu(self.conv(self.layers(feature_map)), 0.2)
+        return rearrange(x, "b c 1 1 -> b c")
+
+
+HEADS: dict[HeadName, type[LinearHead] | type[BasisHead] | type[DownsamplingHead]] = {
+    "linear": LinearHead,
+    "basis": BasisHead,
+    "projected": DownsamplingHead,
+}
+
+
+class RGBBranch(nn.Module):
+    """A map of the pixels themselves, half their size, for colours that a frozen trunk does not see."""
+
+    def __init__(self, channels: int = 32) -> None:
+        super().__init__()
+        self.out_channels = 2 * channels
+        self.conv1 = nn.Conv2d(3, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, self.out_channels, 4, stride=2, padding=1)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c i j"]:
+        """The map."""
+        x = F.leaky_relu(self.conv1(images), 0.2)
+        return F.leaky_relu(self.conv2(x), 0.2)
+
+
+class RandomMixing(nn.Module):
+    """Mixes maps across channels and across scales by weights that are drawn once and never train.
+
+    From the smallest map to the largest: a random 1x1 convolution brings each to the same channels, the mixed
+    smaller map is enlarged and added, a random 3x3 convolution follows. Variances are kept on average. It
+    forces heads to use all of the features in place of the few that are easiest.
+
+    Args:
+        shapes: Channels and size of each map, largest map first.
+        channels: Of the mixed maps.
+    """
+
+    def __init__(self, shapes: dict[str, tuple[int, int]], channels: int = 64) -> None:
+        super().__init__()
+        self.out_channels = channels
+        self.across_channels = nn.ModuleDict(
+            {tap: nn.Conv2d(width, channels, 1, bias=False) for tap, (width, _) in shapes.items()}
+        )
+        self.across_scales = nn.ModuleDict(
+            {tap: nn.Conv2d(channels, channels, 3, padding=1, bias=False) for tap in shapes}
+        )
+        for convolution in self.modules():
+            if isinstance(convolution, nn.Conv2d):
+                nn.init.kaiming_normal_(convolution.weight, nonlinearity="linear")
+        self.requires_grad_(False)
+
+    def forward(self, maps: dict[str, Float[Tensor, "b ..."]]) -> dict[str, Float[Tensor, "b ..."]]:
+        """Mixed maps, each of its own size.
+
+        Args:
+            maps: Largest first.
+
+        Returns:
+            Under the same names.
+        """
+        mixed: dict[str, Tensor] = {}
+        above: Tensor | None = None
+        for tap in reversed(list(self.across_channels)):
+            x = self.across_channels[tap](maps[tap])
+            if above is not None:
+                x = (x + F.interpolate(above, x.shape[-2:], mode="bilinear")) / math.sqrt(2)
+            above = mixed[tap] = self.across_scales[tap](x)
+        return mixed
