@@ -132,25 +132,22 @@ def importance_bound(log_weights: Float[Tensor, "n b"], num_samples: int) -> Flo
     return reduce(bounds, "g b -> b", "mean")
 
 
-def active_units(means: Float[Tensor, "n z"], threshold: float = 0.01) -> Bool[Tensor, " z"]:
+def active_units(
+    mean_variances: Float[Tensor, " z"], threshold: float = 0.01
+) -> Bool[Tensor, " z"]:
     """Which latent axes tell images apart: those whose posterior mean varies over images.
 
     Args:
-        means: Posterior means of many images, two or more.
+        mean_variances: Variance of the posterior mean of each axis over images.
         threshold: Least variance of an active axis.
 
     Returns:
         True for active axes.
 
-    Raises:
-        ValueError: There are fewer than two images.
-
     Source:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, section 5.1.
     """
-    if len(means) < 2:
-        raise ValueError(f"a variance needs two images or more, got {len(means)}. Give more.")
-    return means.var(dim=0) > threshold
+    return mean_variances > threshold
 
 
 def bits_per_dim(nats: float, num_dims: int) -> float:
