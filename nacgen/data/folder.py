@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nacgen.errors import DataError, DataNotFoundError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)

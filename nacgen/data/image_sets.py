@@ -1,0 +1,230 @@
+"""Sets of images to be scored: folders of files and `.npz` archives, read as they are.
+
+Whatever would change pixels silently is refused, for it would change the score: files of several sizes, 16 bits a
+channel, transparency, animations. What changes a score by right, lossy files say, is noted.
+"""
+
+import os
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from nacgen.data.datasets import ImageDataset
+from nacgen.data.folder import decode, list_images
+from nacgen.errors import DataError, DataNotFoundError
+
+T = TypeVar("T")
+
+NUM_THREADS = min(16, os.cpu_count() or 1)
+LOSSY = ("JPEG", "MPO", "WEBP")
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """The images of a folder, decoded in parallel when they are read.
+
+    Args:
+        name: The folder.
+        paths: Of the files.
+        image_size: Height and width in pixels that images are brought to; None reads them as they are, all of one
+            size.
+        notes: What a reader of the score should know of the files.
+        split: Which images of the folder.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    image_size: int | None = None
+    notes: tuple[str, ...] = ()
+    split: str = "all"
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
+        """Decode some images.
+
+        Args:
+            indices: Which, one or more, in any order.
+
+        Returns:
+            Pixels, on the CPU.
+
+        Raises:
+            DataError: Files cannot be decoded; up to ten are named.
+        """
+        paths = [self.paths[i] for i in indices.tolist()]
+        arrays = _each(paths, lambda path: decode(path, self.image_size))
+        return torch.from_numpy(np.stack([rearrange(array, "h w c -> c h w") for array in arrays]))
+
+
+def open_folder(folder: Path, image_size: int | None = None) -> FolderImages:
+    """Find the images of a folder and of all below it, and look at the header of each file.
+
+    Args:
+        folder: The folder.
+        image_size: Height and width that images are brought to: the shorter side is resized (bicubic,
+            antialiased) and the centre cropped. Absent: as they are.
+
+    Returns:
+        The images in the order of their paths; but for alpha channels, no pixel is read yet.
+
+    Raises:
+        DataNotFoundError: The folder holds no image.
+        DataError: A file is no image, is transparent, has several frames or 16 bits a channel, or sizes differ.
+    """
+    paths = list_images(folder).paths
+    headers = _each(paths, _header)
+    if image_size is None:
+        _check_sizes(folder, paths, headers)
+    return FolderImages(str(folder), paths, image_size, tuple(_notes(folder, paths, headers)))
+
+
+def read_npz(path: Path) -> ImageDataset:
+    """Read the images of an `.npz` archive; nothing in it is unpickled.
+
+    Args:
+        path: The archive, with one array of four axes: uint8 `(n, h, w, 3)` or `(n, 3, h, w)`. Others, labels say,
+            are passed over.
+
+    Returns:
+        The images, in memory.
+
+    Raises:
+        DataNotFoundError: There is no such file.
+        DataError: It is damaged, or holds no such array, or several.
+    """
+    if not path.is_file():
+        raise DataNotFoundError(
+            f"an .npz archive was expected, but {path} is no file. Check the path."
+        )
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
+        raise DataError(
+            f"{path} must be a whole .npz archive of plain numbers, but is not ({error}). Write it with "
+            "numpy.savez."
+        ) from error
+    pictures = [array for array in arrays.values() if array.ndim == 4]
+    if len(pictures) == 1 and pictures[0].dtype == np.uint8 and len(pictures[0]) > 0:
+        (images,) = pictures
+        is_last, is_first = images.shape[3] == 3, images.shape[1] == 3
+        if is_last != is_first:
+            images = rearrange(images, "n h w c -> n c h w") if is_last else images
+            tensor = torch.from_numpy(np.ascontiguousarray(images))
+            return ImageDataset(str(path), "all", tensor, None)
+    found = ", ".join(f"{key}: {array.dtype} {array.shape}" for key, array in arrays.items())
+    raise DataError(
+        f"{path} must hold one array of images, uint8 (n, h, w, 3) or (n, 3, h, w), got {found or 'nothing'}. "
+        "Scale floats to 0 to 255, round them, and save them with numpy.savez."
+    )
+
+
+class _Header(NamedTuple):
+    size: tuple[int, int]
+    kind: str
+
+
+def _header(path: str) -> _Header:
+    """Size and format of a file that can be scored as it is."""
+    try:
+        with Image.open(path) as image:
+            header = _Header(image.size, str(image.format))
+            frames, depth = getattr(image, "n_frames", 1), _depth(image)
+            alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files make Pillow's readers raise almost anything
+        raise DataError(
+            f"{path} must be a readable image, but is not ({type(error).__name__}: {error}). Repair or remove it."
+        ) from error
+    if frames > 1:
+        raise DataError(
+            f"{path} must be one image, but has {frames} frames. Save the one that is meant."
+        )
+    if depth != "8 bits":
+        raise DataError(
+            f"{path} must have 8 bits a channel, but has {depth}. Convert it, so that you know how it was rounded."
+        )
+    if alpha is not None and np.asarray(alpha).min() < 255:
+        raise DataError(
+            f"{path} must be opaque, but is transparent in places. Put it onto a background."
+        )
+    return header
+
+
+def _depth(image: Image.Image) -> str:
+    """Pillow reads coloured 16-bit files as 8 bits, without a word; only the raw mode tells."""
+    raw_modes = [
+        arg
+        for tile in getattr(image, "tile", [])
+        for arg in np.atleast_1d(tile.args)
+        if ";16" in str(arg)
+    ]
+    if raw_modes or image.mode.startswith("I;16"):
+        return "16 bits"
+    return {"I": "32 bits or 16", "F": "floats"}.get(image.mode, "8 bits")
+
+
+def _check_sizes(folder: Path, paths: Sequence[str], headers: Sequence[_Header]) -> None:
+    counts = Counter(header.size for header in headers)
+    if len(counts) > 1:
+        first = {header.size: path for path, header in zip(paths[::-1], headers[::-1], strict=True)}
+        found = "; ".join(
+            f"{width}x{height} px: {count} ({first[width, height]}{', …' if count > 1 else ''})"
+            for (width, height), count in counts.most_common(5)
+        )
+        raise DataError(
+            f"images of one size are expected in {folder}, got {len(counts)} sizes: {found}. Bring them to one "
+            "size, or give an image size (--image-size) to resize and crop them here."
+        )
+
+
+def _notes(folder: Path, paths: Sequence[str], headers: Sequence[_Header]) -> Iterator[str]:
+    nested = [path for path in paths if Path(path).parent != folder]
+    if nested:
+        num_folders = len({Path(path).parent for path in nested})
+        yield f"nested: {len(nested)} of {len(paths)} images lie in {num_folders} folders below {folder}."
+    num_files = sum(len(files) for _, _, files in os.walk(folder, followlinks=True))
+    if num_files > len(paths):
+        yield f"passed_over: {num_files - len(paths)} files in {folder} are not named like images."
+    lossy = Counter(header.kind for header in headers if header.kind in LOSSY)
+    if lossy:
+        yield (
+            f"lossy: {lossy.total()} of {len(paths)} images in {folder} are {' and '.join(lossy)}, whose "
+            "compression changes scores. Save generated images as PNG."
+        )
+
+
+def _each(paths: Sequence[str], work: Callable[[str], T]) -> list[T]:
+    """What comes of each file, in several threads; every file that fails is counted, and up to ten are named."""
+
+    def attempt(path: str) -> T | DataError:
+        try:
+            return work(path)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        results = list(pool.map(attempt, paths))
+    errors = [result for result in results if isinstance(result, DataError)]
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        listed = " ".join(map(str, errors[:10]))
+        raise DataError(f"{len(errors)} of {len(paths)} images cannot be scored. {listed}")
+    return [result for result in results if not isinstance(result, DataError)]
