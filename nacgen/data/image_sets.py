@@ -1,4 +1,4 @@
-"""Sets of images to be scored: folders of files and `.npz` archives, read as they are.
+"""Sets of images to be scored: folders of files, `.npz` archives and datasets, read as they are.
 
 Whatever would change pixels silently is refused, for it would change the score: files of several sizes, 16 bits a
 channel, transparency, animations. What changes a score by right, lossy files say, is noted.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from nacgen.data.datasets import ImageDataset
+from nacgen.data.datasets import SPLITS, ImageDataset, load_dataset
 from nacgen.data.folder import decode, list_images
 from nacgen.errors import DataError, DataNotFoundError
 
@@ -29,6 +29,25 @@ T = TypeVar("T")
 
 NUM_THREADS = min(16, os.cpu_count() or 1)
 LOSSY = ("JPEG", "MPO", "WEBP")
+
+
+@runtime_checkable
+class ImageSet(Protocol):
+    """Images that are read by number; every dataset is one."""
+
+    @property
+    def name(self) -> str:
+        """Where they come from."""
+
+    @property
+    def split(self) -> str:
+        """Which of them."""
+
+    def __len__(self) -> int:
+        """How many they are."""
+
+    def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
+        """Those at some indices, all of one size."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,39 @@ class FolderImages:
         paths = [self.paths[i] for i in indices.tolist()]
         arrays = _each(paths, lambda path: decode(path, self.image_size))
         return torch.from_numpy(np.stack([rearrange(array, "h w c -> c h w") for array in arrays]))
+
+
+def open_images(
+    source: str, *, data_dir: str | Path | None = None, image_size: int | None = None
+) -> ImageSet:
+    """Find images by what names them.
+
+    Args:
+        source: A folder, an `.npz` archive, or a dataset's name and split, `"cifar10/test"` say.
+        data_dir: Where the dataset's files lie.
+        image_size: Height and width in pixels that files and datasets are brought to; archives are read as they
+            are. Absent: as they are.
+
+    Returns:
+        The images.
+
+    Raises:
+        ConfigurationError: The dataset or its split is unknown, or needs `data_dir`.
+        DataError: The images cannot be scored; the message says which and why.
+        DataNotFoundError: There is nothing of this name, or no image in it.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return open_folder(path, image_size)
+    if path.suffix == ".npz":
+        return read_npz(path)
+    name, _, split = source.partition("/")
+    if name in SPLITS and name != "folder":
+        return load_dataset(name, split or "train", data_dir, image_size)
+    raise DataNotFoundError(
+        f"images must be a folder, an .npz archive or a dataset ({', '.join(SPLITS)}) and its split, digits/test "
+        f"say, but {source} is {'a file of another kind' if path.is_file() else 'none of them'}."
+    )
 
 
 def open_folder(folder: Path, image_size: int | None = None) -> FolderImages:

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nacgen.data.image_sets import open_folder, read_npz
-from nacgen.errors import DataError, DataNotFoundError
+from nacgen.data.datasets import load_dataset
+from nacgen.data.image_sets import open_folder, open_images, read_npz
+from nacgen.errors import ConfigurationError, DataError, DataNotFoundError
 
 
 def noise(n: int = 3, height: int = 6, width: int = 5) -> Tensor:
@@ -191,3 +192,28 @@ def test_a_missing_or_cut_archive_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(DataError, match=f"{path} must be a whole .npz archive"):
         read_npz(path)
+
+
+def test_images_are_found_by_what_names_them(tmp_path: Path) -> None:
+    images = noise()
+    write(tmp_path, images)
+    np.savez(tmp_path / "a.npz", images.numpy())
+    for source in (tmp_path, tmp_path / "a.npz"):
+        opened = open_images(str(source))
+        assert (opened.name, opened.split) == (str(source), "all")
+        assert torch.equal(opened.read(torch.arange(3)), images)
+    for source, split in (("digits", "train"), ("digits/test", "test")):
+        digits = load_dataset("digits", split)
+        assert torch.equal(open_images(source).read(torch.arange(9)), digits.read(torch.arange(9)))
+
+
+def test_what_names_no_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"digits, cifar10, .*but mnist/test is none of th"):
+        open_images("mnist/test")
+    (tmp_path / "a.zip").write_bytes(b"")
+    with pytest.raises(DataNotFoundError, match=r"a\.zip is a file of another kind"):
+        open_images(str(tmp_path / "a.zip"))
+    with pytest.raises(ConfigurationError, match=r"split of digits must be .*, got 'val'"):
+        open_images("digits/val")
+    with pytest.raises(ConfigurationError, match=r"data_dir is not given"):
+        open_images("cifar10/test")
