@@ -196,7 +196,7 @@ def main(config: GANConfig) -> None:
         translation=config.optim.translation,
         cutout=config.optim.cutout,
     )
-    reference = metrics.ReferenceStatistics.compute(dataset, extractor, device=device)
+    reference = metrics.ReferenceStatistics.compute(dataset, extractor, accelerator=accelerator)
 
     def generate(indices: torch.Tensor) -> torch.Tensor:
         z = normal_rows(0, "sample", indices, config.generator.latent_dim).to(device)
@@ -208,9 +208,7 @@ def main(config: GANConfig) -> None:
             reference,
             extractor=extractor,
             num_samples=config.score.num_samples,
-            process_index=share[0],
-            num_processes=share[1],
-            device=device,
+            accelerator=accelerator,
         )
         if accelerator.is_main_process:
             with torch.no_grad():

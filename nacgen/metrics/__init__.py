@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nacgen.metrics.callables import CallableExtractor as CallableExtractor
     from nacgen.metrics.dinov2 import DINOv2Extractor as DINOv2Extractor
-    from nacgen.metrics.evaluation import ReferenceStatistics as ReferenceStatistics
     from nacgen.metrics.evaluation import evaluate as evaluate
-    from nacgen.metrics.evaluation import to_uint8 as to_uint8
     from nacgen.metrics.extractors import ClassifierExtractor as ClassifierExtractor
     from nacgen.metrics.extractors import EncoderExtractor as EncoderExtractor
     from nacgen.metrics.extractors import FeatureExtractor as FeatureExtractor
     from nacgen.metrics.extractors import Features as Features
     from nacgen.metrics.extractors import build_extractor as build_extractor
     from nacgen.metrics.inception import InceptionExtractor as InceptionExtractor
+    from nacgen.metrics.quantisation import to_uint8 as to_uint8
+    from nacgen.metrics.reference import ReferenceStatistics as ReferenceStatistics
     from nacgen.metrics.result import EvaluationProtocol as EvaluationProtocol
     from nacgen.metrics.result import EvaluationResult as EvaluationResult
+    from nacgen.metrics.result import MetricSettings as MetricSettings
     from nacgen.metrics.result import Score as Score
     from nacgen.metrics.statistics import GaussianStats as GaussianStats
     from nacgen.metrics.statistics import StatsAccumulator as StatsAccumulator
@@ -32,12 +33,13 @@ _HOMES = {
     "Features": "extractors",
     "GaussianStats": "statistics",
     "InceptionExtractor": "inception",
-    "ReferenceStatistics": "evaluation",
+    "MetricSettings": "result",
+    "ReferenceStatistics": "reference",
     "Score": "result",
     "StatsAccumulator": "statistics",
     "build_extractor": "extractors",
     "evaluate": "evaluation",
-    "to_uint8": "evaluation",
+    "to_uint8": "quantisation",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "Features",
     "GaussianStats",
     "InceptionExtractor",
+    "MetricSettings",
     "ReferenceStatistics",
     "Score",
     "StatsAccumulator",

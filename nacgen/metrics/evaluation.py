@@ -1,164 +1,121 @@
 """One call that scores a generator against a reference, and says under which protocol."""
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
 
 from nacgen.data.datasets import Dataset
-from nacgen.errors import ConfigurationError, DataError, NonFiniteError
-from nacgen.functional.distances import frechet_bias, frechet_distance
-from nacgen.metrics.extractors import FeatureExtractor, check_images
-from nacgen.metrics.result import EvaluationProtocol, EvaluationResult, Score
-from nacgen.metrics.statistics import GaussianStats, StatsAccumulator
-
-QUANTISATION = "uint8, round half up"
-
-ImageSource = Callable[[Int64[Tensor, " b"]], UInt8[Tensor, "b 3 h w"]]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ReferenceStatistics:
-    """Statistics of the images that others are compared with, and where they come from.
-
-    Args:
-        stats: Mean and covariance of their features.
-        name: Dataset and split.
-        fingerprint: Of the pixels.
-        extractor_fingerprint: Of what the features were computed by.
-    """
-
-    stats: GaussianStats
-    name: str
-    fingerprint: str
-    extractor_fingerprint: str
-
-    @classmethod
-    def compute(
-        cls,
-        dataset: Dataset,
-        extractor: FeatureExtractor,
-        *,
-        batch_size: int = 500,
-        process_index: int = 0,
-        num_processes: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> Self:
-        """Pass a dataset through an extractor once; hold the result to score many times.
-
-        Args:
-            dataset: Reference images.
-            extractor: Their features.
-            batch_size: Images that are held at a time.
-            process_index: Of this process.
-            num_processes: That share the work; each must call.
-            device: Where sums are kept and exchanged.
-
-        Returns:
-            The same on every process.
-
-        Raises:
-            ConfigurationError: The numbers contradict each other or the process group.
-            DataError: There are fewer than two images, or the extractor does not take them.
-            NonFiniteError: A feature is NaN or infinite.
-        """
-        stats = _statistics(
-            dataset.read,
-            torch.arange(len(dataset)),
-            extractor,
-            batch_size=batch_size,
-            process_index=process_index,
-            num_processes=num_processes,
-            device=device,
-        )
-        return cls(
-            stats=stats,
-            name=f"{dataset.name}/{dataset.split}",
-            fingerprint=fingerprint_images(dataset),
-            extractor_fingerprint=extractor.fingerprint,
-        )
+from nacgen.errors import ConfigurationError
+from nacgen.metrics.collection import Collected, ImageSource, collect
+from nacgen.metrics.extractors import FeatureExtractor
+from nacgen.metrics.processes import Launched, Share
+from nacgen.metrics.quantisation import QUANTISATION
+from nacgen.metrics.reference import ReferenceStatistics
+from nacgen.metrics.result import (
+    EvaluationProtocol,
+    EvaluationResult,
+    MetricName,
+    MetricSettings,
+)
+from nacgen.metrics.scores import METRICS, Pair
+from nacgen.metrics.statistics import GaussianStats
 
 
 def evaluate(
-    generate: ImageSource,
+    generate: ImageSource | ReferenceStatistics,
     reference: Dataset | ReferenceStatistics,
     *,
     extractor: FeatureExtractor,
-    num_samples: int,
+    num_samples: int | None = None,
+    metrics: Sequence[MetricName] = ("fid",),
+    settings: MetricSettings | None = None,
     seed: int = 0,
     batch_size: int = 500,
-    process_index: int = 0,
-    num_processes: int = 1,
-    device: torch.device | str = "cpu",
+    accelerator: Launched | None = None,
     model_label: str = "ema",
 ) -> EvaluationResult:
-    """Score generated images against reference images, by the Fréchet distance of their features.
+    """Score generated images against reference images, by all metrics in one pass.
 
     `generate(indices)` makes image `i` from seed `i`, whatever else is in the batch. Scores then
     depend neither on `batch_size` nor on the number of processes, up to the last bits of float32.
-    It runs without gradients; torch's random state is restored afterwards.
+    It runs without gradients; torch's random state is restored afterwards. Put the model into evaluation
+    mode, its modes and weights are not touched here.
+
+    `fid` is the Fréchet distance, `is` the Inception Score, `kid` the kernel distance over subsets and
+    `kid_exact` over all pairs, `prdc` precision, recall, density and coverage, `fid_infinity` the
+    extrapolated Fréchet distance. Scores are called so in the features of the FID Inception, and after the
+    extractor in others: `fd_digits_classifier`. `fid` and `is` take the same memory for any number of images;
+    the others hold all features on every process.
 
     Args:
-        generate: Int64 `(b,)` to uint8 images `(b, 3, h, w)`, see `to_uint8`.
-        reference: Reference images, or what `ReferenceStatistics.compute` made of them.
+        generate: Int64 `(b,)` to uint8 images `(b, 3, h, w)`, see `to_uint8`; or statistics of images that
+            were passed through the extractor before.
+        reference: Reference images, or what `ReferenceStatistics` made of them.
         extractor: What images are compared by.
-        num_samples: Images to generate, two or more.
+        num_samples: Images to generate, two or more; absent where `generate` is statistics.
+        metrics: Which scores, one or more.
+        settings: The metrics' own choices; absent, those of published figures.
         seed: Which images: 0 takes the first `num_samples` indices, 1 the next, and so on.
         batch_size: Images that are generated at a time, on each process.
-        process_index: Of this process.
-        num_processes: That share the work; each must call.
-        device: Where sums are kept and exchanged, and whose random state is restored.
+        accelerator: Whose processes share the work, and each must call; absent, this one works alone.
         model_label: Which weights generate, for the record.
 
     Returns:
         Scores with their protocol, the same on every process.
 
     Raises:
-        ConfigurationError: Numbers that contradict each other or the process group, or reference
-            statistics of another extractor.
+        ConfigurationError: Numbers that contradict each other, an unknown metric, reference statistics of
+            another extractor or without what a metric needs.
         DataError: There are fewer than two images, or they are not uint8 `(b, 3, h, w)`.
-        NonFiniteError: A feature is NaN or infinite; every process raises.
+        NonFiniteError: A feature is NaN or infinite. Every process raises what one of them did.
     """
-    if num_samples < 2 or seed < 0:
+    settings = settings or MetricSettings()
+    if unknown := [name for name in metrics if name not in METRICS]:
         raise ConfigurationError(
-            f"num_samples must be two or more and seed zero or more, got {num_samples} and {seed}."
+            f"metrics must be among {', '.join(METRICS)}, got {', '.join(map(repr, unknown))}."
         )
-    sharing = {
-        "batch_size": batch_size,
-        "process_index": process_index,
-        "num_processes": num_processes,
-    }
+    chosen = [METRICS[name] for name in metrics]
+    needs_features = any(metric.needs_features for metric in chosen)
+    needs_logits = any(metric.needs_logits for metric in chosen)
+    num_samples = _num_samples(generate, num_samples, seed, needs_logits)
+    _check_sizes(metrics, settings, extractor, reference, num_samples)
     if not isinstance(reference, ReferenceStatistics):
-        reference = ReferenceStatistics.compute(reference, extractor, device=device, **sharing)
-    if reference.extractor_fingerprint != extractor.fingerprint:
-        raise ConfigurationError(
-            f"reference statistics must come from the extractor that scores, {extractor.name} "
-            f"({extractor.fingerprint}), got statistics from {reference.extractor_fingerprint}. "
-            "Compute them again."
+        reference = ReferenceStatistics.compute(
+            reference,
+            extractor,
+            keep_features=needs_features,
+            batch_size=batch_size,
+            accelerator=accelerator,
         )
-    indices = torch.arange(num_samples) + seed * num_samples
-    stats = _statistics(generate, indices, extractor, device=device, **sharing)
-    real = reference.stats
-    distance = frechet_distance(real.mean, real.covariance, stats.mean, stats.covariance)
-    bias = frechet_bias(real.covariance, real.n, stats.n)
+    _check_held("reference", reference, extractor, needs_features)
+    if isinstance(generate, ReferenceStatistics):
+        _check_held("generated", generate, extractor, needs_features)
+        generated = Collected(stats=generate.stats, features=generate.features)
+    else:
+        generated = collect(
+            generate,
+            torch.arange(num_samples) + seed * num_samples,
+            extractor,
+            batch_size=batch_size,
+            share=Share.of(accelerator),
+            keep_features=needs_features,
+            num_splits=settings.splits if needs_logits else None,
+        )
+    pair = Pair(
+        reference=Collected(stats=reference.stats, features=reference.features),
+        generated=generated,
+        score_name=extractor.score_name,
+        settings=settings,
+    )
     return EvaluationResult(
-        scores={
-            extractor.score_name: Score(
-                value=float(distance.value), raw=float(distance.raw), bias=float(bias)
-            )
-        },
+        scores={name: score for metric in chosen for name, score in metric.scores(pair).items()},
         protocol=EvaluationProtocol(
             extractor=extractor.name,
             extractor_fingerprint=extractor.fingerprint,
             independent_of_nac=extractor.independent_of_nac,
             reference=reference.name,
             reference_fingerprint=reference.fingerprint,
-            num_reference=real.n,
+            num_reference=reference.stats.n,
             num_samples=num_samples,
             quantisation=QUANTISATION,
             resize=extractor.resize,
@@ -168,91 +125,70 @@ def evaluate(
             model=model_label,
             ddof=1,
         ),
-        warnings=tuple(_warnings(extractor, real, stats)),
+        warnings=tuple(_warnings(extractor, reference.stats, generated.stats)),
     )
 
 
-def to_uint8(images: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
-    """Quantise images in [-1, 1] to 0 to 255, rounding half up.
-
-    Args:
-        images: In [-1, 1].
-
-    Returns:
-        What would be saved as PNG.
-
-    Raises:
-        NonFiniteError: A pixel is NaN.
-        DataError: A pixel lies outside of [-1, 1].
-    """
-    outside = images[~(images.abs() <= 1)]  # NaN among them
-    if outside.isnan().any():
-        raise NonFiniteError(
-            f"images must be numbers, got NaN in {int(outside.isnan().sum())} of {images.numel()} "
-            "pixels. Look at the weights of the model that made them."
+def _num_samples(
+    generate: ImageSource | ReferenceStatistics,
+    num_samples: int | None,
+    seed: int,
+    needs_logits: bool,
+) -> int:
+    if isinstance(generate, ReferenceStatistics):
+        n = generate.stats.n
+        if num_samples not in (None, n) or seed != 0 or needs_logits:
+            raise ConfigurationError(
+                f"statistics of {n} images fix num_samples, have no seed and hold no class probabilities, got "
+                f"num_samples {num_samples}, seed {seed}{' and the metric is' * needs_logits}. Leave these out."
+            )
+        return n
+    if num_samples is None or num_samples < 2 or seed < 0:
+        raise ConfigurationError(
+            f"num_samples must be two or more and seed zero or more, got {num_samples} and {seed}."
         )
-    if len(outside) > 0:
-        raise DataError(
-            f"images must lie in [-1, 1], got values from {images.min():.4g} to "
-            f"{images.max():.4g}. Scale them, or clamp them where the model is meant to overshoot."
-        )
-    return (127.5 * images.float() + 128).to(torch.uint8)  # 127.5 (x + 1) + 1/2, cut off
+    return num_samples
 
 
-def fingerprint_images(dataset: Dataset) -> str:
-    """SHA-256 over shape and pixels.
-
-    Args:
-        dataset: Its images, 500 at a time, count in their order.
-
-    Returns:
-        `"sha256:…"`.
-    """
-    shape = (len(dataset), 3, dataset.image_size, dataset.image_size)
-    digest = hashlib.sha256(str(shape).encode())
-    for rows in torch.arange(len(dataset)).split(500):
-        digest.update(dataset.read(rows).cpu().contiguous().numpy().data)
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _statistics(
-    images_of: ImageSource,
-    indices: Int64[Tensor, " n"],
+def _check_sizes(
+    metrics: Sequence[MetricName],
+    settings: MetricSettings,
     extractor: FeatureExtractor,
-    *,
-    batch_size: int,
-    process_index: int,
-    num_processes: int,
-    device: torch.device | str,
-) -> GaussianStats:
-    """Statistics over all indices, of which this process takes every `num_processes`-th."""
-    if batch_size < 1 or not 0 <= process_index < num_processes:
+    reference: Dataset | ReferenceStatistics,
+    num_samples: int,
+) -> None:
+    """Before anything is generated."""
+    num_reference = (
+        reference.stats.n if isinstance(reference, ReferenceStatistics) else len(reference)
+    )
+    for name in metrics:
+        least = METRICS[name].least(settings, extractor.feature_dim)
+        if num_reference < least.reference or num_samples < least.generated:
+            raise ConfigurationError(
+                f"{name} needs {least.reference} reference images and {least.generated} generated ones or "
+                f"more, got {num_reference} and {num_samples} (for {settings} and {extractor.feature_dim} "
+                f"features). Take more images, or leave out {name}."
+            )
+
+
+def _check_held(
+    which: str,
+    statistics: ReferenceStatistics,
+    extractor: FeatureExtractor,
+    needs_features: bool,
+) -> None:
+    if statistics.extractor_fingerprint != extractor.fingerprint:
         raise ConfigurationError(
-            "batch_size must be one or more and process_index below num_processes, got "
-            f"{batch_size}, {process_index} and {num_processes}."
+            f"{which} statistics must come from the extractor that scores, {extractor.name} "
+            f"({extractor.fingerprint}), got statistics from {statistics.extractor_fingerprint}. "
+            "Compute them again."
         )
-    world_size = dist.get_world_size() if dist.is_initialized() else 1
-    if num_processes not in (1, world_size):
+    if needs_features and statistics.features is None:
+        with_features = [name for name, metric in METRICS.items() if metric.needs_features]
         raise ConfigurationError(
-            f"num_processes must be that of the process group, {world_size}, or 1 to work alone, "
-            f"got {num_processes}. Start the processes with torchrun."
+            f"{', '.join(with_features)} need the features of the images, but the {which} statistics of "
+            f"{statistics.name} hold none. Compute them with keep_features=True."
         )
-    accumulator = StatsAccumulator(extractor.feature_dim, device)
-    own = indices[process_index::num_processes]
-    devices = [device] if torch.device(device).type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        for batch in own.split(batch_size) if len(own) else ():
-            images = images_of(batch)
-            check_images(images)
-            if len(images) != len(batch):
-                raise DataError(
-                    f"generate must give one image for each of {len(batch)} indices, got "
-                    f"{len(images)}."
-                )
-            accumulator.update(extractor(images).pooled)
-    if num_processes > 1:
-        accumulator.reduce()
-    return accumulator.result()
 
 
 def _warnings(

@@ -1,10 +1,36 @@
 """Scores with the protocol they were measured under, to and from JSON without loss."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
 
-from nacgen.errors import DataError
+from nacgen.errors import ConfigurationError, DataError
+
+MetricName = Literal["fid", "is", "kid", "kid_exact", "prdc", "fid_infinity"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSettings:
+    """Choices that a metric leaves open; the defaults are those of published figures."""
+
+    splits: int = 10
+    """Of the Inception Score."""
+    subsets: int = 100
+    """That the kernel distance is averaged over."""
+    subset_size: int | None = None
+    """Their images; None: 1,000, or all where there are fewer."""
+    neighbours: int = 5
+    """That the neighbourhoods of precision, recall, density and coverage reach to."""
+    seed: int = 0
+    """Of the subsets that are drawn."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        lowest = {"splits": 1, "subsets": 1, "subset_size": 2, "neighbours": 1, "seed": 0}
+        for name, bound in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ConfigurationError(f"{name} must be {bound} or more, got {value}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,14 +40,19 @@ class Score:
     Args:
         value: The score.
         raw: Before rounding errors below zero became zero.
-        bias: Expected value if generated and reference images were drawn from one Gaussian.
-        spread: Standard deviation over splits or subsets, for metrics that have them.
+        bias: Expected value at this number of images if generated and reference images were drawn from one
+            Gaussian; zero for scores without bias, None where it is not known.
+        spread: How sure the value is, in its own unit, for metrics that say so.
+        spread_kind: What the spread is; only a standard error is the error of the value.
+        settings: Choices that belong to this score alone; scores compare where these are equal, too.
     """
 
     value: float
     raw: float
-    bias: float
+    bias: float | None
     spread: float | None = None
+    spread_kind: str | None = None
+    settings: Mapping[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
-"""Scores over two gloo processes, against the same on one."""
+"""Scores over one, two and three gloo processes, against the same without processes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,47 +9,83 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing import spawn
 
-from nacgen.errors import ConfigurationError, NonFiniteError
-from nacgen.metrics.evaluation import evaluate
+from nacgen.errors import NonFiniteError
+from nacgen.metrics import EvaluationResult, MetricSettings, ReferenceStatistics, evaluate
 from nacgen.metrics.statistics import StatsAccumulator
 from tests.metrics.means import ChannelMeans, dataset, generate
 
 pytestmark = pytest.mark.distributed
 
+WORLDS = (1, 2, 3)
+METRICS = ("fid", "is", "kid", "kid_exact", "prdc", "fid_infinity")
+SETTINGS = MetricSettings(splits=3, subset_size=20, neighbours=3)
+FEW = MetricSettings(splits=1)
+SHARES = {  # rows of each process; those beyond the number of processes stay with the last
+    "uneven": (13, 7, 20),
+    "no_first": (0, 25, 15),
+    "only_first": (40, 0, 0),
+}
 
-def reduced(rank: int, shares: list[Tensor]) -> StatsAccumulator:
+
+def score(num_samples: int = 31, metrics: tuple[str, ...] = METRICS, **options: object) -> dict:
+    options = {"extractor": ChannelMeans(), "batch_size": 4, "settings": SETTINGS} | options
+    source = options.pop("source", generate)
+    result = evaluate(source, dataset(), num_samples=num_samples, metrics=metrics, **options)
+    return result.to_dict()
+
+
+def reduced(rank: int, world: int, features: Tensor, sizes: tuple[int, ...]) -> StatsAccumulator:
+    sizes = (*sizes[: world - 1], sum(sizes[world - 1 :]))
     accumulator = StatsAccumulator(4)
-    accumulator.update(shares[rank])
+    accumulator.update(features.split(sizes)[rank])
     accumulator.reduce()
     return accumulator
 
 
-def work(rank: int, folder: str) -> None:
+def poisoned(indices: Tensor) -> Tensor:
+    """Images of which the second process cannot make its first."""
+    if 1 in indices:
+        raise NonFiniteError("images must be numbers, got NaN.")
+    return generate(indices)
+
+
+class NanForOne(ChannelMeans):
+    """NaN among the features of one image."""
+
+    def __call__(self, images: Tensor) -> object:
+        features = super().__call__(images)
+        wanted = generate(torch.tensor([1])).float().mean(dim=(2, 3))
+        features.pooled[(features.pooled == wanted).all(dim=1)] = float("nan")
+        return features
+
+
+def work(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
+    )
+    accelerator = SimpleNamespace(
+        process_index=rank, num_processes=world, device=torch.device("cpu")
     )
     features = torch.load(f"{folder}/features.pt", weights_only=True)
     outcome: dict[str, object] = {}
-    for name, sizes in {"uneven": (13, 27), "no_first": (0, 40), "no_second": (40, 0)}.items():
-        stats = reduced(rank, list(features.split(sizes))).result()
+    for name, sizes in SHARES.items():
+        stats = reduced(rank, world, features, sizes).result()
         outcome[name] = (stats.n, stats.mean, stats.covariance)
-
-    poisoned = features.clone()
-    poisoned[3, 1] = float("nan")  # on the first process only
-    try:
-        reduced(rank, list(poisoned.split(20))).result()
-    except NonFiniteError as error:
-        outcome["poisoned"] = str(error)
-
-    sharing = {"process_index": rank, "num_processes": 2, "extractor": ChannelMeans()}
-    for num_samples in (5, 31):
-        result = evaluate(generate, dataset(), num_samples=num_samples, batch_size=4, **sharing)
-        outcome[f"score_{num_samples}"] = result.scores["fd_channel_means"].value
-    try:
-        evaluate(generate, dataset(), num_samples=8, **(sharing | {"num_processes": 3}))
-    except ConfigurationError as error:
-        outcome["three"] = str(error)
+    outcome["scores"] = score(accelerator=accelerator)
+    outcome["few"] = score(
+        2, ("fid", "is"), settings=FEW, accelerator=accelerator
+    )  # fewer than processes
+    reference = ReferenceStatistics.cached(
+        dataset(), ChannelMeans(), f"{folder}/cache", accelerator=accelerator
+    )
+    outcome["cached"] = reference.stats.mean
+    failing = {"generate": {"source": poisoned}, "features": {"extractor": NanForOne()}}
+    for name, options in failing.items():
+        try:
+            score(accelerator=accelerator, **options)
+        except NonFiniteError as error:
+            outcome[name] = str(error)
     torch.save(outcome, f"{folder}/outcome_{rank}.pt")
     dist.destroy_process_group()
 
@@ -58,44 +95,67 @@ def features() -> Tensor:
     return torch.randn(40, 4, generator=torch.Generator().manual_seed(0)) + 1e4
 
 
-@pytest.fixture(scope="module")
-def outcomes(features: Tensor, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+@pytest.fixture(scope="module", params=WORLDS)
+def outcomes(
+    request: pytest.FixtureRequest, features: Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, object]]:
     folder: Path = tmp_path_factory.mktemp("processes")
     torch.save(features, folder / "features.pt")
-    spawn(work, args=(str(folder),), nprocs=2)
-    return [torch.load(folder / f"outcome_{rank}.pt", weights_only=True) for rank in (0, 1)]
+    if request.param == 1:
+        threads = torch.get_num_threads()
+        work(0, 1, str(folder))  # a group of one, here
+        torch.set_num_threads(threads)
+    else:
+        spawn(work, args=(request.param, str(folder)), nprocs=request.param)
+    files = sorted(folder.glob("outcome_*.pt"))
+    assert len(files) == request.param
+    return [torch.load(file, weights_only=True) for file in files]
 
 
-@pytest.mark.parametrize("share", ["uneven", "no_first", "no_second"])
+@pytest.mark.parametrize("share", SHARES)
 def test_reduced_statistics_are_those_of_one_process(
     share: str, features: Tensor, outcomes: list[dict[str, object]]
 ) -> None:
-    alone = StatsAccumulator(4)
-    alone.update(features)
-    stats = alone.result()
+    rows = features.double()
     for outcome in outcomes:
         n, mean, covariance = outcome[share]
         assert n == 40
-        torch.testing.assert_close(mean, stats.mean, rtol=1e-12, atol=0)
-        torch.testing.assert_close(covariance, stats.covariance, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(mean, rows.mean(0), rtol=1e-12, atol=0)
+        expected = torch.cov((rows - 1e4).mT)
+        torch.testing.assert_close(covariance, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("num_samples", [5, 31])
-def test_the_score_does_not_depend_on_the_number_of_processes(
-    num_samples: int, outcomes: list[dict[str, object]]
-) -> None:
-    result = evaluate(generate, dataset(), extractor=ChannelMeans(), num_samples=num_samples)
-    value = result.scores["fd_channel_means"].value
-    name = f"score_{num_samples}"
-    assert outcomes[0][name] == outcomes[1][name] == pytest.approx(value, rel=1e-9)
+def test_no_score_depends_on_the_number_of_processes(outcomes: list[dict[str, object]]) -> None:
+    assert all(outcome["scores"] == outcomes[0]["scores"] for outcome in outcomes)
+    expected, found = (
+        EvaluationResult.from_dict(each) for each in (score(), outcomes[0]["scores"])
+    )
+    assert found.protocol == expected.protocol
+    assert list(found.scores) == list(expected.scores)
+    assert len(found.scores) == 9
+    for name, own in expected.scores.items():
+        other = found.scores[name]
+        assert other.value == pytest.approx(own.value, rel=1e-9), name
+        assert (other.spread is None) == (own.spread is None)
+        assert (other.spread or 0) == pytest.approx(own.spread or 0, rel=1e-9), name
 
 
-def test_a_feature_that_is_not_finite_stops_every_process(
-    outcomes: list[dict[str, object]],
-) -> None:
+def test_there_may_be_fewer_images_than_processes(outcomes: list[dict[str, object]]) -> None:
+    expected = score(2, ("fid", "is"), settings=FEW)["scores"]
+    for name in expected:
+        value = outcomes[-1]["few"]["scores"][name]["value"]
+        assert value == pytest.approx(expected[name]["value"], rel=1e-7)  # singular
+
+
+def test_the_cache_is_written_once_and_read_by_all(outcomes: list[dict[str, object]]) -> None:
+    expected = ReferenceStatistics.compute(dataset(), ChannelMeans()).stats.mean
     for outcome in outcomes:
-        assert "NaN or infinity in 1 of 4 columns among 40 samples" in outcome["poisoned"]
+        torch.testing.assert_close(outcome["cached"], expected, rtol=1e-12, atol=0)
 
 
-def test_a_wrong_number_of_processes_is_refused(outcomes: list[dict[str, object]]) -> None:
-    assert "process group, 2, or 1 to work alone, got 3" in outcomes[1]["three"]
+def test_what_fails_on_one_process_stops_all(outcomes: list[dict[str, object]]) -> None:
+    for outcome in outcomes:
+        assert "images must be numbers, got NaN." in outcome["generate"]
+        assert "NaN or infinity in 3 of 3 columns among 31 samples" in outcome["features"]
+    if len(outcomes) > 1:
+        assert outcomes[0]["generate"].startswith("process 1 stopped with NonFiniteError: images")

@@ -13,7 +13,7 @@ from nacgen import metrics
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.pictures import FRAME, write_grid
 from nacgen.errors import ConfigurationError, DataError, NonFiniteError
-from nacgen.functional.distances import frechet_bias, frechet_distance
+from nacgen.functional.frechet import frechet_bias, frechet_distance
 from nacgen.metrics import (
     ClassifierExtractor,
     EvaluationResult,
@@ -171,9 +171,7 @@ def test_too_few_images_and_features_of_nac_are_warned_of() -> None:
     [
         ({"num_samples": 1}, "two or more and seed zero or more, got 1 and 0"),
         ({"seed": -1}, "two or more and seed zero or more, got 30 and -1"),
-        ({"batch_size": 0}, "batch_size must be one or more .* got 0, 0 and 1"),
-        ({"process_index": 1}, "process_index below num_processes, got 500, 1 and 1"),
-        ({"num_processes": 2}, "process group, 1, or 1 to work alone, got 2"),
+        ({"batch_size": 0}, "batch_size must be one or more, got 0"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, object], message: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nacgen.functional.distances import frechet_bias, frechet_distance
+from nacgen.functional.frechet import frechet_bias, frechet_distance
 
 
 def random_gaussian(dim: int, seed: int) -> tuple[Tensor, Tensor]:

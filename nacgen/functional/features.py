@@ -1,0 +1,76 @@
+"""What every comparison of two sets of features asks of them."""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+
+def feature_rows(name: str, features: Tensor, at_least: int = 2) -> Float64[Tensor, "n d"]:
+    """Check features and give them in float64, in which sums over samples are kept.
+
+    Args:
+        name: What an error calls them.
+        features: One row a sample, of any float type.
+        at_least: Rows that are needed.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: They are no float matrix, have too few rows, or hold NaN or infinity.
+    """
+    if features.ndim != 2 or not features.is_floating_point():
+        raise ValueError(
+            f"{name} must be float (n, d), one row a sample, got {features.dtype} "
+            f"{tuple(features.shape)}. Pool feature maps over their pixels, and reshape single values "
+            "to (n, 1)."
+        )
+    if len(features) < at_least:
+        raise ValueError(
+            f"{name} must have {at_least} rows or more, got {len(features)}. Take more samples."
+        )
+    if not features.isfinite().all():
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity in "
+            f"{int((~features.isfinite()).any(dim=1).sum())} of {len(features)} rows. Look at the images "
+            "that they come from."
+        )
+    return features.detach().double()
+
+
+def feature_pair(
+    name_1: str, features_1: Tensor, name_2: str, features_2: Tensor, at_least: int = 2
+) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]]:
+    """`feature_rows` of two sets that are to be compared.
+
+    Args:
+        name_1: What an error calls the first set.
+        features_1: Its rows.
+        name_2: What an error calls the second set.
+        features_2: Its rows, of the same length, on the same device.
+        at_least: Rows that each needs.
+
+    Returns:
+        Both in float64.
+
+    Raises:
+        ValueError: As `feature_rows`, or their lengths differ.
+    """
+    rows_1 = feature_rows(name_1, features_1, at_least)
+    rows_2 = feature_rows(name_2, features_2, at_least)
+    if rows_1.shape[1] != rows_2.shape[1]:
+        raise ValueError(
+            f"{name_1} and {name_2} must have rows of one length, got {tuple(rows_1.shape)} and "
+            f"{tuple(rows_2.shape)}. Compare features of one extractor."
+        )
+    return rows_1, rows_2
+
+
+def block_rows(num_columns: int, limit: int = 2**23) -> int:
+    """Rows of a float64 block of `num_columns` columns that fill about 64 MB."""
+    return max(1, limit // max(1, num_columns))
+
+
+def draw_rows(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Some of the rows, without replacement; the same on every device."""
+    return rows[torch.randperm(len(rows), generator=generator)[:size].to(rows.device)]

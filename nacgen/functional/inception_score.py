@@ -1,0 +1,92 @@
+"""The Inception Score: how sure a classifier is of each image, and how many classes it sees in all.
+
+Source:
+    Salimans et al. 2016, arXiv:1606.03498, section 4; Barratt & Sharma 2018, arXiv:1801.01973 (its faults).
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import reduce
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from nacgen.functional.features import feature_rows
+
+
+class InceptionScore(NamedTuple):
+    """Mean over splits, one to the number of classes, and the splits' standard deviation."""
+
+    value: Float64[Tensor, ""]
+    spread: Float64[Tensor, ""]
+
+
+def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> InceptionScore:
+    """`exp(E_x KL(p(y | x) || p(y)))`, for each split of the images on its own.
+
+    Split `i` holds the rows from `i n // num_splits` up to the next one's first. Its score falls with its
+    size, so scores compare only at one number of images and splits.
+
+    Args:
+        logits: One row an image, of any float type. Those of the published score lack the bias vector.
+        num_splits: Splits, at most as many as rows.
+
+    Returns:
+        The mean over splits, and their standard deviation (divided by `num_splits`) as `spread`: how much
+        a split varies, not an error of the mean.
+
+    Raises:
+        ValueError: The logits are no float matrix, have fewer rows than splits, or hold NaN or infinity; or
+            `num_splits` is below one.
+    """
+    if num_splits < 1:
+        raise ValueError(
+            f"num_splits must be 1 or more, got {num_splits}. Published scores use 10."
+        )
+    log_p = feature_rows("logits", logits, at_least=num_splits).log_softmax(dim=1)
+    split = split_of(torch.arange(len(log_p)), len(log_p), num_splits).to(log_p.device)
+    certainty, classes = certainty_and_classes(log_p, split, num_splits)
+    return score_of_splits(certainty, classes, torch.bincount(split, minlength=num_splits))
+
+
+def split_of(positions: Int64[Tensor, " b"], n: int, num_splits: int) -> Int64[Tensor, " b"]:
+    """Which split each of `n` images belongs to, by its position."""
+    ends = torch.arange(1, num_splits + 1, device=positions.device) * n // num_splits
+    return torch.bucketize(positions, ends, right=True)
+
+
+def certainty_and_classes(
+    log_p: Float64[Tensor, "b k"], split: Int64[Tensor, " b"], num_splits: int
+) -> tuple[Float64[Tensor, " s"], Float64[Tensor, "s k"]]:
+    """Sums over the images of each split, which add up over batches.
+
+    Args:
+        log_p: Logarithms of class probabilities.
+        split: The split of each row.
+        num_splits: Splits in all.
+
+    Returns:
+        The sum of `sum_y p(y | x) log p(y | x)`, and that of `p(y | x)`.
+    """
+    p = log_p.exp()
+    certainty = log_p.new_zeros(num_splits).index_add(0, split, (p * log_p).sum(dim=1))
+    return certainty, log_p.new_zeros(num_splits, log_p.shape[1]).index_add(0, split, p)
+
+
+def score_of_splits(
+    certainty: Float64[Tensor, " s"], classes: Float64[Tensor, "s k"], sizes: Int64[Tensor, " s"]
+) -> InceptionScore:
+    """The score from the sums of `certainty_and_classes` over all images.
+
+    Args:
+        certainty: Sums of negative entropies.
+        classes: Sums of class probabilities.
+        sizes: Images in each split, one or more.
+
+    Returns:
+        Mean and standard deviation over splits.
+    """
+    marginal = classes / sizes[:, None]
+    divergence = certainty / sizes - reduce(marginal.xlogy(marginal), "s k -> s", "sum")
+    scores = divergence.exp()
+    return InceptionScore(scores.mean(), scores.std(correction=0))

@@ -1,0 +1,162 @@
+"""Scores by nearest neighbours: fidelity and diversity apart, and copies of training images.
+
+Distances are Euclidean and float64. Two that differ by rounding count as equal, so that repeated images lie in
+each other's neighbourhoods, whose radius may be zero.
+
+Source:
+    Kynkäänniemi et al. 2019, arXiv:1904.06991 (precision, recall); Naeem et al. 2020, arXiv:2002.09797
+    (density, coverage); Meehan et al. 2020, arXiv:2004.05675 (copies).
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from nacgen.functional.features import block_rows, feature_pair
+
+ROUNDING = 1e-12  # of squared distances, relative to the largest squared length
+
+
+class PrecisionRecallDensityCoverage(NamedTuple):
+    """Four scores; 1 is perfect, density may exceed it."""
+
+    precision: Float64[Tensor, ""]
+    recall: Float64[Tensor, ""]
+    density: Float64[Tensor, ""]
+    coverage: Float64[Tensor, ""]
+
+
+class Memorisation(NamedTuple):
+    """Whether generated images lie closer to training images than test images do.
+
+    Args:
+        probability: That a generated image is closer than a test image, ties counted half: 0.5 for a perfect
+            generator, towards 1 for one that copies, towards 0 for one that lies far off.
+        z_score: The same as a Mann-Whitney statistic in standard deviations, positive for copies.
+        distances: From each generated image to its nearest training image.
+        nearest: Which training image that is.
+        test_distances: From each test image to its nearest training image.
+    """
+
+    probability: Float64[Tensor, ""]
+    z_score: Float64[Tensor, ""]
+    distances: Float64[Tensor, " n"]
+    nearest: Int64[Tensor, " n"]
+    test_distances: Float64[Tensor, " t"]
+
+
+def precision_recall_density_coverage(
+    real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"], *, k: int = 5
+) -> PrecisionRecallDensityCoverage:
+    """How many generated images look real, and how much of the real ones is generated.
+
+    A row's neighbourhood reaches to its `k`-th nearest neighbour in its own set, itself not counted, and
+    includes the rim. Precision is the share of generated rows in some real neighbourhood, recall that of real
+    rows in some generated one, density the number of real neighbourhoods that a generated row lies in over
+    `k`, coverage the share of real neighbourhoods that hold a generated row.
+
+    Args:
+        real: One row an image, of any float type; more than `k` rows.
+        generated: One row a generated image, more than `k`.
+        k: Neighbours; 5 as for density and coverage, where the paper of precision and recall takes 3.
+
+    Returns:
+        The four scores. The time is quadratic in the number of rows, the memory linear.
+
+    Raises:
+        ValueError: The features are no float matrices of one width, have `k` rows or fewer, or hold NaN or
+            infinity; or `k` is below one.
+    """
+    if k < 1:
+        raise ValueError(f"k must be 1 or more, got {k}. The papers use 3 and 5.")
+    real, generated = feature_pair("real", real, "generated", generated, at_least=k + 1)
+    real, generated, rounding = _centred(real, generated)
+    reach_real = _squared_radii(real, k) + rounding
+    reach_generated = _squared_radii(generated, k) + rounding
+    precise = dense = 0
+    is_recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    is_covered = torch.zeros_like(is_recalled)
+    for rows, squared in _squared_distances(generated, real):  # (b, n)
+        inside = squared <= reach_real
+        precise += int(inside.any(dim=1).sum())
+        dense += int(inside.sum())
+        is_covered |= inside.any(dim=0)
+        is_recalled |= (squared <= reach_generated[rows, None]).any(dim=0)
+    shares = (
+        precise / len(generated),
+        int(is_recalled.sum()) / len(real),
+        dense / (k * len(generated)),
+        int(is_covered.sum()) / len(real),
+    )
+    return PrecisionRecallDensityCoverage(*(torch.tensor(share).to(real) for share in shares))
+
+
+def nearest_neighbour_memorisation(
+    generated: Float[Tensor, "n d"], train: Float[Tensor, "m d"], test: Float[Tensor, "t d"]
+) -> Memorisation:
+    """Compare distances to the nearest training image: of generated images, and of unseen real ones.
+
+    Differs from the paper: the statistic is taken over the whole space instead of cell by cell, and its sign is
+    turned, so that more means more copies.
+
+    Args:
+        generated: One row a generated image, of any float type.
+        train: One row an image that the generator was trained on.
+        test: One row an image of the same kind that it was not trained on.
+
+    Returns:
+        How often generated images are the closer ones, and the distances.
+
+    Raises:
+        ValueError: The features are no float matrices of one width, have fewer than two rows, or hold NaN or
+            infinity.
+    """
+    generated, _ = feature_pair("generated", generated, "train", train)
+    test, train = feature_pair("test", test, "train", train)
+    (squared, nearest), (squared_test, _) = (
+        _nearest(*_centred(train, rows)) for rows in (generated, test)
+    )
+    n, t = len(squared), len(squared_test)
+    ordered = squared_test.sort().values
+    no_closer = torch.searchsorted(ordered, squared)  # test images that are closer than it
+    no_farther = torch.searchsorted(ordered, squared, right=True)
+    wins = (t - (no_closer + no_farther).double() / 2).sum()
+    z_score = (wins - n * t / 2) / (n * t * (n + t + 1) / 12) ** 0.5
+    return Memorisation(wins / (n * t), z_score, squared.sqrt(), nearest, squared_test.sqrt())
+
+
+def _centred(real: Tensor, others: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Both about the mean of the first, where squares are small, and what is rounding among squares."""
+    centre = real.mean(dim=0)
+    real, others = real - centre, others - centre
+    largest = max(float(rows.square().sum(dim=1).max()) for rows in (real, others))
+    return real, others, ROUNDING * largest
+
+
+def _squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Squared distances of some rows of `x` to all of `y`, block by block, with the rows' slice."""
+    lengths = y.square().sum(dim=1)
+    step = block_rows(len(y))
+    for start in range(0, len(x), step):
+        part = x[start : start + step]
+        squared = torch.addmm(lengths, part, y.mT, alpha=-2) + part.square().sum(dim=1)[:, None]
+        yield slice(start, start + len(part)), squared
+
+
+def _squared_radii(rows: Tensor, k: int) -> Tensor:
+    radii = []
+    for block, squared in _squared_distances(rows, rows):
+        squared[:, block].fill_diagonal_(float("inf"))
+        radii.append(squared.kthvalue(k, dim=1).values)
+    return torch.cat(radii)
+
+
+def _nearest(train: Tensor, rows: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+    """Squared distance to the nearest training row, zero for a copy, and which one it is."""
+    found = [squared.min(dim=1) for _, squared in _squared_distances(rows, train)]
+    squared = torch.cat([minimum.values for minimum in found])
+    squared = squared.where(squared > rounding, 0.0)
+    return squared, torch.cat([minimum.indices for minimum in found])

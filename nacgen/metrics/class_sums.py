@@ -1,0 +1,64 @@
+"""The Inception Score of images that arrive in batches, on one process or several."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nacgen.errors import NonFiniteError
+from nacgen.functional.inception_score import (
+    InceptionScore,
+    certainty_and_classes,
+    score_of_splits,
+    split_of,
+)
+from nacgen.metrics.processes import Share
+
+
+class ClassSums:
+    """What the Inception Score needs of class probabilities: a sum for each split, in float64.
+
+    Args:
+        n: Images in all, on all processes; as many as splits or more.
+        num_splits: Splits of the score.
+        share: Of this process.
+    """
+
+    def __init__(self, n: int, num_splits: int, share: Share) -> None:
+        self.n, self.num_splits, self.share = n, num_splits, share
+        self.certainty = torch.zeros(num_splits, dtype=torch.float64, device=share.device)
+        self.classes: Tensor | None = None
+
+    def update(self, logits: Float[Tensor, "b k"], positions: Int64[Tensor, " b"]) -> None:
+        """Add a batch.
+
+        Args:
+            logits: One row an image, of any float type.
+            positions: The place of each image among all, from zero.
+        """
+        log_p = logits.detach().to(self.share.device).double().log_softmax(dim=1)
+        split = split_of(positions, self.n, self.num_splits).to(self.share.device)
+        certainty, classes = certainty_and_classes(log_p, split, self.num_splits)
+        self.certainty += certainty
+        self.classes = classes if self.classes is None else self.classes + classes
+
+    def result(self) -> InceptionScore:
+        """The score over all processes, the same on each; every one must call.
+
+        Raises:
+            NonFiniteError: A logit was NaN or infinite; every process raises.
+        """
+        num_classes = 0 if self.classes is None else self.classes.shape[1]
+        widths = self.share.gather(
+            torch.tensor([num_classes], device=self.share.device), self.share.num_processes
+        )
+        if self.classes is None:  # fewer images than processes
+            self.classes = self.certainty.new_zeros(self.num_splits, int(widths.max()))
+        certainty, classes = self.share.sum(self.certainty), self.share.sum(self.classes)
+        if not certainty.isfinite().all():
+            raise NonFiniteError(
+                f"logits must be finite, got NaN or infinity in {int((~certainty.isfinite()).sum())} of "
+                f"{self.num_splits} splits of {self.n} images. Look at the images that were scored, and at "
+                "the extractor's weights."
+            )
+        sizes = split_of(torch.arange(self.n), self.n, self.num_splits).bincount()
+        return score_of_splits(certainty, classes, sizes.to(certainty.device))

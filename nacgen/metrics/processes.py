@@ -1,0 +1,117 @@
+"""Images shared among processes: who takes which, and how all learn what each found."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, Self, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from jaxtyping import Int64
+from torch import Tensor
+
+from nacgen import errors
+
+CPU = torch.device("cpu")
+MESSAGE_BYTES = 2048
+
+
+@runtime_checkable
+class Launched(Protocol):
+    """What is asked of an `Accelerator`; a `PartialState` has it, too."""
+
+    @property
+    def process_index(self) -> int:
+        """Of this process."""
+
+    @property
+    def num_processes(self) -> int:
+        """That work together."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process works."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The part of one process in work that all do.
+
+    Args:
+        process_index: Of this process.
+        num_processes: That share the work.
+        device: Where sums are kept and exchanged.
+    """
+
+    process_index: int = 0
+    num_processes: int = 1
+    device: torch.device = CPU
+
+    @classmethod
+    def of(cls, accelerator: Launched | None) -> Self:
+        """The share of this process, all the work where there is no accelerator."""
+        if accelerator is None:
+            return cls()
+        has_float64 = accelerator.device.type != "mps"
+        return cls(
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            device=accelerator.device if has_float64 else CPU,
+        )
+
+    def take(self, indices: Int64[Tensor, " n"]) -> Int64[Tensor, " m"]:
+        """Every `num_processes`-th of all indices."""
+        return indices[self.process_index :: self.num_processes]
+
+    def gather(self, rows: Tensor, n: int) -> Tensor:
+        """The rows of all processes, in the order of the `n` indices that `take` shared out."""
+        if self.num_processes == 1:
+            return rows
+        padded = rows.new_zeros(-(-n // self.num_processes), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in range(self.num_processes)]
+        dist.all_gather(parts, padded)
+        return rearrange(parts, "p m ... -> (m p) ...")[:n]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, added up in their order."""
+        if self.num_processes == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.num_processes)]
+        dist.all_gather(parts, tensor)
+        return torch.stack(parts).sum(dim=0)
+
+    def agree(self, is_true: bool) -> bool:
+        """Whether it is true on every process."""
+        return bool(self.sum(torch.tensor(int(is_true), device=self.device)) == self.num_processes)
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Run a block that exchanges nothing; if it fails anywhere, every process raises.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            Exception: The error of this process, or that of the first process that had one.
+        """
+        own = None
+        try:
+            yield
+        except Exception as error:
+            own = error
+        text = f"{type(own).__name__}\n{own}" if own else ""
+        message = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)
+        content = torch.tensor(list(text.encode()[:MESSAGE_BYTES]), dtype=torch.uint8)
+        message[: len(content)] = content
+        gathered = self.gather(message[None].to(self.device), self.num_processes)
+        if own is not None:
+            raise own
+        for rank, row in enumerate(gathered.cpu()):
+            if row.any():
+                name, _, said = (
+                    bytes(row[row != 0].tolist()).decode(errors="replace").partition("\n")
+                )
+                kind = getattr(errors, name, RuntimeError)
+                raise kind(f"process {rank} stopped with {name}: {said}")

@@ -1,0 +1,327 @@
+"""Statistics of reference images: computed once, kept in a file that pytorch-fid reads, too.
+
+A file is a plain `.npz`: `mu` and `sigma` as pytorch-fid has them, `features` where they were kept, and as text
+where all this comes from, with a digest. No pickle is read or written.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nacgen.data.datasets import Dataset
+from nacgen.errors import ConfigurationError, DataError, DataNotFoundError, StorageError
+from nacgen.metrics.collection import collect
+from nacgen.metrics.extractors import FeatureExtractor
+from nacgen.metrics.processes import Launched, Share
+from nacgen.metrics.statistics import GaussianStats
+
+FORMAT = "nacgen reference statistics 1"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ReferenceStatistics:
+    """Statistics of the images that others are compared with, and where they come from.
+
+    Args:
+        stats: Mean and covariance of their features.
+        name: Dataset and split.
+        fingerprint: Of the pixels.
+        extractor_fingerprint: Of what the features were computed by.
+        features: All features, for metrics that need them.
+    """
+
+    stats: GaussianStats
+    name: str
+    fingerprint: str
+    extractor_fingerprint: str
+    features: Float[Tensor, "n d"] | None = None
+
+    @classmethod
+    def compute(
+        cls,
+        dataset: Dataset,
+        extractor: FeatureExtractor,
+        *,
+        keep_features: bool = False,
+        batch_size: int = 500,
+        accelerator: Launched | None = None,
+    ) -> Self:
+        """Pass a dataset through an extractor once; hold the result to score many times.
+
+        Args:
+            dataset: Reference images.
+            extractor: Their features.
+            keep_features: Whether to hold the features as well, which all metrics but `fid` and `is` need.
+            batch_size: Images that are held at a time.
+            accelerator: Whose processes share the work, and each must call; absent, this one works alone.
+
+        Returns:
+            The same on every process.
+
+        Raises:
+            ConfigurationError: `batch_size` is below one.
+            DataError: There are fewer than two images, or the extractor does not take them.
+            NonFiniteError: A feature is NaN or infinite.
+        """
+        collected = collect(
+            dataset.read,
+            torch.arange(len(dataset)),
+            extractor,
+            batch_size=batch_size,
+            share=Share.of(accelerator),
+            keep_features=keep_features,
+        )
+        return cls(
+            stats=collected.stats,
+            name=f"{dataset.name}/{dataset.split}",
+            fingerprint=fingerprint_images(dataset),
+            extractor_fingerprint=extractor.fingerprint,
+            features=collected.features,
+        )
+
+    @classmethod
+    def cached(
+        cls,
+        dataset: Dataset,
+        extractor: FeatureExtractor,
+        folder: str | Path,
+        *,
+        keep_features: bool = False,
+        batch_size: int = 500,
+        accelerator: Launched | None = None,
+    ) -> Self:
+        """What `compute` gives, from a file of an earlier call where there is one.
+
+        The file's name follows from the pixels and the extractor's weights and preprocessing: another dataset
+        of the same name, or other weights, never meet it.
+
+        Args:
+            dataset: Reference images; they are read in any case, for their fingerprint.
+            extractor: Their features.
+            folder: Holds the files; made where it is missing.
+            keep_features: As for `compute`.
+            batch_size: As for `compute`.
+            accelerator: As for `compute`; the main process writes.
+
+        Returns:
+            The same on every process.
+
+        Raises:
+            DataError: The file is damaged; or as `compute`.
+            StorageError: It cannot be written.
+        """
+        share = Share.of(accelerator)
+        fingerprint = fingerprint_images(dataset)
+        content = f"{fingerprint} {extractor.fingerprint} {keep_features}"
+        key = hashlib.sha256(content.encode()).hexdigest()[:16]
+        label = re.sub(r"[^\w.]+", "-", f"{dataset.name}-{dataset.split}-{extractor.name}")
+        path = Path(folder) / f"{label}-{key}.npz"
+        if share.agree(path.is_file()):
+            with share.failing_together():
+                held = cls.load(path, extractor)
+                if held.fingerprint != fingerprint:
+                    raise _damaged(path, f"it holds {held.fingerprint}, not {fingerprint}")
+            return held
+        computed = cls.compute(
+            dataset,
+            extractor,
+            keep_features=keep_features,
+            batch_size=batch_size,
+            accelerator=accelerator,
+        )
+        with share.failing_together():
+            if share.process_index == 0:
+                computed.save(path)
+        return computed
+
+    def save(self, path: str | Path) -> None:
+        """Write a file that `load` and pytorch-fid read; another reader sees all of it or nothing.
+
+        Args:
+            path: Ends in `.npz`; its folder is made where it is missing.
+
+        Raises:
+            ConfigurationError: The name ends otherwise.
+            StorageError: It cannot be written.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise ConfigurationError(f"reference statistics must be kept as .npz, got {path}.")
+        arrays: dict[str, Any] = {
+            "mu": self.stats.mean.numpy(),
+            "sigma": self.stats.covariance.numpy(),
+        }
+        if self.features is not None:
+            arrays["features"] = self.features.cpu().numpy()
+        origin = json.dumps(
+            {
+                "format": FORMAT,
+                "n": self.stats.n,
+                "name": self.name,
+                "fingerprint": self.fingerprint,
+                "extractor_fingerprint": self.extractor_fingerprint,
+            }
+        )
+        digest = _digest(arrays, origin)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as room:
+                whole = Path(room) / path.name
+                with whole.open("wb") as file:
+                    np.savez(file, **arrays, origin=np.array(origin), digest=np.array(digest))
+                    file.flush()
+                    os.fsync(file.fileno())
+                whole.replace(path)
+        except OSError as error:
+            raise StorageError(
+                f"{path.parent} must be writable to keep reference statistics, got {error}. Make room "
+                "there, or choose another folder."
+            ) from error
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        extractor: FeatureExtractor,
+        *,
+        foreign_images: int | None = None,
+    ) -> Self:
+        """Read what `save` wrote, or `mu` and `sigma` that pytorch-fid wrote.
+
+        Args:
+            path: The `.npz` file.
+            extractor: What scores will be computed with.
+            foreign_images: Only for a file that does not say where it comes from: from how many images it was
+                computed. Giving it asserts that their features are this extractor's.
+
+        Returns:
+            The statistics, to the last bit those that were saved.
+
+        Raises:
+            DataNotFoundError: There is no such file.
+            DataError: It is damaged, was changed after it was written, holds no statistics, or does not say
+                where it comes from and nobody asserts it.
+            ConfigurationError: It holds the features of another extractor.
+        """
+        path = Path(path)
+        arrays = _read(path)
+        texts: dict[str, str] = {
+            name: str(arrays.pop(name)) for name in ("origin", "digest") if name in arrays
+        }
+        if texts:
+            origin = _checked_origin(path, arrays, texts)
+            if foreign_images is not None:
+                raise ConfigurationError(
+                    f"foreign_images must be left out for {path}, which says that it comes from "
+                    f"{origin['n']} images of {origin['name']}, got {foreign_images}."
+                )
+            if origin["extractor_fingerprint"] != extractor.fingerprint:
+                raise ConfigurationError(
+                    f"{path} must hold features of {extractor.name} ({extractor.fingerprint}), got those "
+                    f"of {origin['extractor_fingerprint']}. Compute it again with this extractor."
+                )
+        elif foreign_images is None:
+            raise DataError(
+                f"{path} must say which features it was computed from, as files written here do, but does "
+                f"not. If they are those of {extractor.name} with resize {extractor.resize}, say so by "
+                "giving the number of images as foreign_images; else compute it again."
+            )
+        elif foreign_images < 2:
+            raise ConfigurationError(f"foreign_images must be 2 or more, got {foreign_images}.")
+        else:
+            origin = {
+                "n": foreign_images,
+                "name": path.name,
+                "fingerprint": _digest(arrays, "foreign"),
+                "extractor_fingerprint": extractor.fingerprint,
+            }
+        return cls(
+            stats=_statistics(path, arrays, extractor.feature_dim, origin["n"]),
+            name=origin["name"],
+            fingerprint=origin["fingerprint"],
+            extractor_fingerprint=origin["extractor_fingerprint"],
+            features=torch.from_numpy(arrays["features"]) if "features" in arrays else None,
+        )
+
+
+def fingerprint_images(dataset: Dataset) -> str:
+    """SHA-256 over shape and pixels.
+
+    Args:
+        dataset: Its images, 500 at a time, count in their order.
+
+    Returns:
+        `"sha256:…"`.
+    """
+    shape = (len(dataset), 3, dataset.image_size, dataset.image_size)
+    digest = hashlib.sha256(str(shape).encode())
+    for rows in torch.arange(len(dataset)).split(500):
+        digest.update(dataset.read(rows).cpu().contiguous().numpy().data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _digest(arrays: Mapping[str, Any], origin: str) -> str:
+    digest = hashlib.sha256(origin.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataNotFoundError(
+            f"reference statistics must be an .npz file, but {path} does not exist. Check the path, or "
+            "compute them."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise _damaged(path, str(error)) from error
+    if missing := {"mu", "sigma"} - set(arrays):
+        raise _damaged(path, f"it has no {' and no '.join(sorted(missing))}")
+    return arrays
+
+
+def _checked_origin(
+    path: Path, arrays: Mapping[str, Any], texts: Mapping[str, str]
+) -> dict[str, Any]:
+    if texts.get("digest") != _digest(arrays, texts.get("origin", "")):
+        raise _damaged(path, "it was changed after it was written")
+    origin: dict[str, Any] = json.loads(texts["origin"])
+    if origin["format"] != FORMAT:
+        raise _damaged(path, f"its format is {origin['format']!r}, not {FORMAT!r}")
+    return origin
+
+
+def _statistics(path: Path, arrays: Mapping[str, Any], dim: int, n: int) -> GaussianStats:
+    mean, covariance = arrays["mu"], arrays["sigma"]
+    if mean.shape != (dim,) or covariance.shape != (dim, dim):
+        raise _damaged(
+            path, f"mu and sigma are {mean.shape} and {covariance.shape} for {dim} features"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise _damaged(path, "mu or sigma hold NaN or infinity")
+    return GaussianStats(
+        n, *(torch.from_numpy(part.astype(np.float64)) for part in (mean, covariance))
+    )
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"{path} must hold reference statistics, mu (d,) and sigma (d, d), but {reason}. Delete it and "
+        "compute it again."
+    )
