@@ -23,7 +23,7 @@ from nacgen.functional.vae import (
     importance_bound,
     log_importance_weights,
 )
-from nacgen.metrics.evaluation import ImageSource
+from nacgen.metrics.collection import ImageSource
 from nacgen.metrics.extractors import FeatureExtractor
 from nacgen.models.vae import VAE
 from nacgen.training.run_folder import RunFolder
@@ -76,12 +76,8 @@ class VAEEvaluation:
                 f"a VAE is measured on two held-out images or more, but {held_out.name}/{held_out.split} has "
                 f"{len(held_out)}. Give more images."
             )
-        self.share = {
-            "process_index": accelerator.process_index,
-            "num_processes": accelerator.num_processes,
-        }
         self.reference = metrics.ReferenceStatistics.compute(
-            train, extractor, device=self.device, **self.share
+            train, extractor, accelerator=accelerator
         )
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
@@ -215,9 +211,8 @@ class VAEEvaluation:
             self.reference,
             extractor=self.extractor,
             num_samples=self.config.num_samples,
-            device=self.device,
+            accelerator=self.accelerator,
             model_label=label,
-            **self.share,
         )
 
     def score_reconstructions(self) -> metrics.EvaluationResult:
@@ -227,9 +222,8 @@ class VAEEvaluation:
             self.held_out,
             extractor=self.extractor,
             num_samples=len(self.held_out),
-            device=self.device,
+            accelerator=self.accelerator,
             model_label="reconstructions",
-            **self.share,
         )
 
     def from_prior(self, indices: Tensor) -> Tensor:
