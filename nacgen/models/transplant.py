@@ -5,10 +5,8 @@ gradient penalties are exact and no buffers remain that several processes would 
 (`source="random"`, `"shuffled"`) take the same path, so arms differ in weights only.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, get_args, overload
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
 
 import torch
 from jaxtyping import Float
@@ -21,105 +19,27 @@ from nacgen.models.controls import Source, source_of_weights
 from nacgen.models.discriminator import Discriminator
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.heads import HeadName
+from nacgen.models.matching import Match
+from nacgen.models.own_module import fill_module
 from nacgen.models.perceptual import PerceptualDistance
 from nacgen.models.precision import plain_float32
 from nacgen.models.spectral import cap_trunk, normalize_heads
-from nacgen.models.transplant_report import TransplantReport, flop_share
-from nacgen.models.trunk import BatchNormUse, Trunk, fold_batch_norm
+from nacgen.models.transplant_report import SKIPPED, Transplant, TransplantReport, flop_share
+from nacgen.models.trunk import BatchNormUse, Trunk, fold_batch_norm, stage_parameters
 from nacgen.models.vae_encoder import VAEEncoder
 
 Target = Literal["discriminator", "vae_encoder", "perceptual"]
 Mode = Literal["init", "partial", "frozen"]
 SpectralNorm = Literal["none", "heads", "cap"]
 M = TypeVar("M", bound=nn.Module)
+BatchNorm = nn.modules.batchnorm._BatchNorm
 PROBE_TOLERANCE = 1e-4  # of the largest value, or of 1 where all are smaller
-SKIPPED = {
-    "code_head": "makes codes, not features",
-    "posterior_head": "only trains the code",
-    "posterior_scale": "only trains the code",
-}
 OPTIONS: dict[str, set[str]] = {  # besides those that every target has
     "discriminator": {"taps", "head", "rgb_branch", "spectral_norm", "num_classes"},
     "vae_encoder": {"taps", "rgb_branch", "latent_dim"},
     "perceptual": {"taps"},
+    "module": {"match", "dry_run"},
 }
-
-
-@dataclass(frozen=True)
-class Transplant(Generic[M]):
-    """The module, how its parameters train, and the report.
-
-    Args:
-        module: Ready to train.
-        report: What went where.
-        stages: Names of the transplanted parameters of each stage, stem first.
-    """
-
-    module: M
-    report: TransplantReport
-    stages: dict[str, tuple[str, ...]]
-
-    def param_groups(
-        self,
-        lr: float,
-        *,
-        trunk_multiplier: float = 0.3,
-        stage_decay: float = 1.0,
-        start_images: int = 0,
-        unfreeze_every: int = 0,
-        ramp_images: int = 0,
-    ) -> list[dict[str, Any]]:
-        """Parameter groups for a torch optimizer: one for each stage, the last first, then the new ones.
-
-        Each carries `start_images` and `ramp_images`, from which `nacgen.training.update.group_factor` makes a
-        factor on its learning rate. So the heads can warm up alone and stages join from the top.
-
-        Args:
-            lr: Learning rate of new parameters.
-            trunk_multiplier: Learning rate of the last stage relative to that.
-            stage_decay: Learning rate of each stage relative to the one above it.
-            start_images: Images seen before the last stage trains.
-            unfreeze_every: Images between a stage's start and that of the stage below.
-            ramp_images: Images over which a stage's learning rate rises from 0.
-
-        Returns:
-            Groups with `params`, `lr`, `start_images` and `ramp_images`; what is frozen is in none.
-
-        Raises:
-            ConfigurationError: A number is out of range, or nothing trains.
-        """
-        rates = {"trunk_multiplier": trunk_multiplier, "stage_decay": stage_decay}
-        times = {
-            "start_images": start_images,
-            "unfreeze_every": unfreeze_every,
-            "ramp_images": ramp_images,
-        }
-        for name, value in (rates | times).items():
-            if not (0 <= value < math.inf) or (value == 0 and name in rates):
-                bound = "0 or more" if name in times else "above 0"
-                raise ConfigurationError(
-                    f"{name} must be a number {bound}, got {value}. Mode frozen does not train the trunk."
-                )
-        new = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-        groups: list[dict[str, Any]] = []
-        for stage in reversed(self.stages):
-            params = [new.pop(name) for name in self.stages[stage] if name in new]
-            if params:
-                depth = len(groups)
-                rate = lr * trunk_multiplier * stage_decay**depth
-                start = start_images + depth * unfreeze_every
-                groups.append({"params": params, "lr": rate, "start_images": start})
-        for group in groups:
-            group["ramp_images"] = ramp_images
-        if new:
-            params = list(new.values())
-            groups.append({"params": params, "lr": lr, "start_images": 0, "ramp_images": 0})
-        if not groups:
-            raise ConfigurationError(
-                f"something must train, but all parameters of {type(self.module).__name__} are frozen. Choose "
-                "another mode, or add parameters of your own to it."
-            )
-        return groups
 
 
 class TransplantOptions(TypedDict, total=False):
@@ -128,7 +48,7 @@ class TransplantOptions(TypedDict, total=False):
     image_size: int | None
     source: Source
     calibration_images: Tensor | None
-    batch_norm: BatchNormUse
+    batch_norm: BatchNormUse | None
     frozen_stages: int | None
     taps: Sequence[str] | None
     rgb_branch: bool | None
@@ -136,6 +56,8 @@ class TransplantOptions(TypedDict, total=False):
     spectral_norm: SpectralNorm | None
     num_classes: int | None
     latent_dim: int | None
+    match: Match | None
+    dry_run: bool | None
     seed: int
 
 
@@ -160,17 +82,21 @@ def transplant(
     mode: Mode | None = None,
     **options: Unpack[TransplantOptions],
 ) -> Transplant[PerceptualDistance]: ...
+@overload
+def transplant(
+    encoder: NACEncoder, into: M, mode: Mode | None = None, **options: Unpack[TransplantOptions]
+) -> Transplant[M]: ...
 
 
 def transplant(
     encoder: NACEncoder,
-    into: Target = "discriminator",
+    into: Target | nn.Module = "discriminator",
     mode: Mode | None = None,
     *,
     image_size: int | None = None,
     source: Source = "encoder",
     calibration_images: Float[Tensor, "b 3 h w"] | None = None,
-    batch_norm: BatchNormUse = "fold",
+    batch_norm: BatchNormUse | None = None,
     frozen_stages: int | None = None,
     taps: Sequence[str] | None = None,
     rgb_branch: bool | None = None,
@@ -178,6 +104,8 @@ def transplant(
     spectral_norm: SpectralNorm | None = None,
     num_classes: int | None = None,
     latent_dim: int | None = None,
+    match: Match | None = None,
+    dry_run: bool | None = None,
     seed: int = 0,
 ) -> Transplant[Any]:
     """Build a model, or fill one of yours, with a pretrained encoder's trunk.
@@ -185,15 +113,18 @@ def transplant(
     Args:
         encoder: The encoder; left as it is.
         into: `"discriminator"`: `module(images)` gives logits. `"vae_encoder"`: `module(images)` gives mean and
-            log-variance. `"perceptual"`: `module(images, others)` gives a distance.
+            log-variance. `"perceptual"`: `module(images, others)` gives a distance. Or a module of your own, which
+            is filled in place and stays where it is; its input must be what `encoder.normalize` gives.
         mode: `"init"`, the default: everything trains. `"partial"`: the first stages are frozen. `"frozen"`: the
             trunk is frozen, all stages are tapped, and an RGB branch sees the colours; a perceptual distance
             knows this mode only, and has no branch.
-        image_size: Height and width in pixels; a perceptual distance takes any size.
+        image_size: Height and width in pixels; a perceptual distance takes any size, and a module of your own
+            is not called where it is None, so that nothing is measured.
         source: `"encoder"`, or a control: `"random"`, `"shuffled"`, see `nacgen.models.controls`.
         calibration_images: In [-1, 1]; needed by the controls, probe images for all.
         batch_norm: `"fold"`, `"freeze"` (evaluation statistics) or `"train"`; the last makes a module depend on
-            the batch, and gradient penalties with it.
+            the batch, and gradient penalties with it. None: fold; in a module of your own that has BatchNorm
+            itself, train, or freeze in mode frozen.
         frozen_stages: Of mode partial, how many of the first stages are frozen; None for half of them, rounded
             up, the stem being one.
         taps: Stages that are read; None for the last, or for all where the trunk is frozen.
@@ -203,6 +134,9 @@ def transplant(
             convolution of the trunk from growing beyond its first largest singular value.
         num_classes: Of a discriminator: condition on labels by projection, `module(images, labels)`.
         latent_dim: Of a VAE encoder: length of `z`.
+        match: Into a module of your own: `"name"` (the default), `"order"` or a mapping, see
+            `nacgen.models.matching.match_tensors`.
+        dry_run: Into a module of your own: only report what would be done.
         seed: Of the controls' weights and of all that is new.
 
     Returns:
@@ -210,7 +144,7 @@ def transplant(
 
     Raises:
         ConfigurationError: An unknown choice, an option that the target does not have, images too small for the
-            encoder, taps that do not exist, or a control without calibration images.
+            encoder, taps that do not exist, a control without calibration images, or nothing that matches.
         CheckpointError: The trunk does not reproduce the encoder.
     """
     given = {
@@ -220,14 +154,22 @@ def transplant(
         "spectral_norm": spectral_norm,
         "num_classes": num_classes,
         "latent_dim": latent_dim,
+        "match": match,
+        "dry_run": dry_run,
     }
-    _check_choice("into", into, get_args(Target))
-    mode = mode or ("frozen" if into == "perceptual" else "init")
-    _check_choice("mode", mode, get_args(Mode) if into != "perceptual" else ("frozen",))
+    if isinstance(into, str):
+        _check_choice("into", into, get_args(Target))
+    target = into if isinstance(into, str) else "module"
+    mode = mode or ("frozen" if target == "perceptual" else "init")
+    _check_choice("mode", mode, get_args(Mode) if target != "perceptual" else ("frozen",))
     _check_choice("source", source, get_args(Source))
+    _check_options(target, {name for name, value in given.items() if value is not None})
     _check_choice("head", head or "basis", get_args(HeadName))
+    if batch_norm is None:
+        batch_norm = "fold"
+        if not isinstance(into, str) and any(isinstance(m, BatchNorm) for m in into.modules()):
+            batch_norm = "freeze" if mode == "frozen" else "train"
     _check_choice("batch_norm", batch_norm, get_args(BatchNormUse))
-    _check_options(into, {name for name, value in given.items() if value is not None})
     if mode == "frozen" and batch_norm == "train":
         raise ConfigurationError(
             "a frozen trunk cannot train its BatchNorm, got batch_norm 'train' in mode frozen. Use fold or freeze."
@@ -242,25 +184,41 @@ def transplant(
             "spectral norm would rescale every convolution of the trunk, folded BatchNorm included, and destroy "
             "what it was pretrained for; cap bounds its growth in place of that."
         )
-    if into == "vae_encoder" and latent_dim is None:
+    if target == "vae_encoder" and latent_dim is None:
         raise ConfigurationError(
             "latent_dim must be given for a vae_encoder, got None. Pass the length of z."
         )
-    if image_size is None and into != "perceptual":
+    if target in ("discriminator", "vae_encoder") and image_size is None:
         raise ConfigurationError(
-            f"image_size must be given for a {into}, got None. Pass the images' height and width in pixels."
+            f"image_size must be given for a {target}, got None. Pass the images' height and width in pixels."
         )
     size = image_size or encoder.backbone.total_stride
+    stages = list(encoder.backbone.stage_channels)
+    half = (len(stages) + 1) // 2 if frozen_stages is None else frozen_stages
+    num_frozen = {"init": 0, "partial": half, "frozen": len(stages)}[mode]
+    if not 0 <= num_frozen <= len(stages):
+        raise ConfigurationError(
+            f"frozen_stages must be 0 to {len(stages)} of {', '.join(stages)}, got {num_frozen}."
+        )
 
     with plain_float32("cpu"):  # on every machine the same, wherever the encoder is
         model = source_of_weights(encoder, source, calibration_images, seed)
         probe = _probe_images(calibration_images, size, seed).to(model.mean)
         backbone = fold_batch_norm(model.backbone) if batch_norm == "fold" else model.backbone
         difference = _probe_difference(model, backbone, probe)
-
-        stages = list(backbone.stage_channels)
-        half = (len(stages) + 1) // 2 if frozen_stages is None else frozen_stages
-        num_frozen = {"init": 0, "partial": half, "frozen": len(stages)}[mode]
+        if not isinstance(into, str):
+            return fill_module(
+                into,
+                model,
+                backbone,
+                probe if image_size is not None else None,
+                match=match or "name",
+                num_frozen=num_frozen,
+                mode=mode,
+                source=source,
+                batch_norm=batch_norm,
+                dry_run=bool(dry_run),
+            )
         trunk = Trunk(backbone, model.mean, model.std, num_frozen, batch_norm)
         if mode == "frozen":
             taps = stages if taps is None else taps
@@ -280,13 +238,17 @@ def transplant(
             encoder,
             module,
             probe[:1],
-            target=into,
+            target=target,
             mode=mode,
             source=source,
             batch_norm=batch_norm,
             probe_difference=difference,
         )
-    return Transplant(module.to(encoder.mean.device), report, _stages(module.trunk))
+    names = {
+        stage: tuple(f"trunk.backbone.{name}" for name in parameters)
+        for stage, parameters in stage_parameters(backbone).items()
+    }
+    return Transplant(module.to(encoder.mean.device), report, names)
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -298,8 +260,8 @@ def _check_options(into: str, given: set[str]) -> None:
     foreign = sorted(given - OPTIONS[into])
     if foreign:
         raise ConfigurationError(
-            f"into={into!r} takes {', '.join(sorted(OPTIONS[into]))}, got {', '.join(foreign)} too. Leave out "
-            "what it does not take."
+            f"a transplant into {into} takes {', '.join(sorted(OPTIONS[into]))}, got {', '.join(foreign)} "
+            "too. Leave out what it does not take."
         )
 
 
@@ -332,15 +294,6 @@ def _bound_weights(module: Discriminator, spectral_norm: SpectralNorm) -> None:
         normalize_heads(module.heads)
         if module.rgb_branch is not None:
             normalize_heads(module.rgb_branch)
-
-
-def _stages(trunk: Trunk) -> dict[str, tuple[str, ...]]:
-    """Names of the parameters of each stage, as the whole module has them."""
-    names = {id(p): f"trunk.{name}" for name, p in trunk.named_parameters()}
-    return {
-        stage: tuple(names[id(p)] for module in modules for p in module.parameters())
-        for stage, modules in trunk.backbone.stages().items()
-    }
 
 
 def _report(

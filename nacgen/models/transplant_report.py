@@ -1,12 +1,25 @@
-"""What went where in a transplant, for people to read."""
+"""What a transplant gives: the module, how it trains, and what went where."""
 
+import math
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from nacgen.errors import ConfigurationError
+
+M = TypeVar("M", bound=nn.Module)
+SKIPPED = {  # parts of an encoder besides its backbone
+    "code_head": "makes codes, not features",
+    "posterior_head": "only trains the code",
+    "posterior_scale": "only trains the code",
+    "mean": "pass images through `encoder.normalize`",
+    "std": "pass images through `encoder.normalize`",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +98,83 @@ class TransplantReport:
             for fate, names, reason in fates
         ]
         return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Transplant(Generic[M]):
+    """The module, how its parameters train, and the report.
+
+    Args:
+        module: Ready to train.
+        report: What went where.
+        stages: Names of the transplanted parameters of each stage, stem first.
+    """
+
+    module: M
+    report: TransplantReport
+    stages: dict[str, tuple[str, ...]]
+
+    def param_groups(
+        self,
+        lr: float,
+        *,
+        trunk_multiplier: float = 0.3,
+        stage_decay: float = 1.0,
+        start_images: int = 0,
+        unfreeze_every: int = 0,
+        ramp_images: int = 0,
+    ) -> list[dict[str, Any]]:
+        """Parameter groups for a torch optimizer: one for each stage, the last first, then the new ones.
+
+        Each carries `start_images` and `ramp_images`, from which `nacgen.training.update.group_factor` makes a
+        factor on its learning rate. So the heads can warm up alone and stages join from the top.
+
+        Args:
+            lr: Learning rate of new parameters.
+            trunk_multiplier: Learning rate of the last stage relative to that.
+            stage_decay: Learning rate of each stage relative to the one above it.
+            start_images: Images seen before the last stage trains.
+            unfreeze_every: Images between a stage's start and that of the stage below.
+            ramp_images: Images over which a stage's learning rate rises from 0.
+
+        Returns:
+            Groups with `params`, `lr`, `start_images` and `ramp_images`; what is frozen is in none.
+
+        Raises:
+            ConfigurationError: A number is out of range, or nothing trains.
+        """
+        rates = {"trunk_multiplier": trunk_multiplier, "stage_decay": stage_decay}
+        times = {
+            "start_images": start_images,
+            "unfreeze_every": unfreeze_every,
+            "ramp_images": ramp_images,
+        }
+        for name, value in (rates | times).items():
+            if not (0 <= value < math.inf) or (value == 0 and name in rates):
+                bound = "0 or more" if name in times else "above 0"
+                raise ConfigurationError(
+                    f"{name} must be a number {bound}, got {value}. Mode frozen does not train the trunk."
+                )
+        new = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        groups: list[dict[str, Any]] = []
+        for stage in reversed(self.stages):
+            params = [new.pop(name) for name in self.stages[stage] if name in new]
+            if params:
+                depth = len(groups)
+                rate = lr * trunk_multiplier * stage_decay**depth
+                start = start_images + depth * unfreeze_every
+                groups.append({"params": params, "lr": rate, "start_images": start})
+        for group in groups:
+            group["ramp_images"] = ramp_images
+        if new:
+            params = list(new.values())
+            groups.append({"params": params, "lr": lr, "start_images": 0, "ramp_images": 0})
+        if not groups:
+            raise ConfigurationError(
+                f"something must train, but all parameters of {type(self.module).__name__} are frozen. Choose "
+                "another mode, or add parameters of your own to it."
+            )
+        return groups
 
 
 def flop_share(module: nn.Module, inputs: tuple[Tensor, ...], layers: Collection[str]) -> float:

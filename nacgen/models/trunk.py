@@ -29,9 +29,6 @@ class Trunk(nn.Module):
         num_frozen: How many of the first stages never train, the stem being one.
         batch_norm: What becomes of BatchNorm that is not folded: `"freeze"` keeps it in evaluation mode,
             `"train"` takes statistics of the batch.
-
-    Raises:
-        ConfigurationError: There are fewer stages than are to be frozen.
     """
 
     mean: Tensor
@@ -46,13 +43,8 @@ class Trunk(nn.Module):
         batch_norm: BatchNormUse = "fold",
     ) -> None:
         super().__init__()
-        stages = list(backbone.stage_channels)
-        if not 0 <= num_frozen <= len(stages):
-            raise ConfigurationError(
-                f"frozen_stages must be 0 to {len(stages)} of {', '.join(stages)}, got {num_frozen}."
-            )
         self.backbone, self.batch_norm = backbone, batch_norm
-        self.frozen_stages = tuple(stages[:num_frozen])
+        self.frozen_stages = tuple(list(backbone.stage_channels)[:num_frozen])
         self.register_buffer("mean", mean.detach().clone())
         self.register_buffer("std", std.detach().clone())
         for module in self._frozen_modules():
@@ -114,6 +106,22 @@ class Trunk(nn.Module):
         """
         maps: dict[str, Tensor] = self.backbone(normalize_input(images, self.mean, self.std))
         return maps
+
+
+def stage_parameters(backbone: Backbone) -> dict[str, tuple[str, ...]]:
+    """Names of the parameters of each stage, stem first.
+
+    Args:
+        backbone: Any.
+
+    Returns:
+        `{stage: names}`.
+    """
+    names = {id(parameter): name for name, parameter in backbone.named_parameters()}
+    return {
+        stage: tuple(names[id(p)] for module in modules for p in module.parameters())
+        for stage, modules in backbone.stages().items()
+    }
 
 
 def fold_batch_norm(backbone: Backbone) -> Backbone:

@@ -139,7 +139,6 @@ def test_penalties_are_those_of_each_image_alone() -> None:
     [
         ({"taps": ["layer9"]}, "among stem, layer1, layer2, layer3, and one at .* got layer9"),
         ({"taps": []}, "got no tap"),
-        ({"num_frozen": 5}, "0 to 4 of stem, layer1, layer2, layer3, got 5"),
         ({"image_size": 3}, "at least 4 px .* got 3x3"),
         ({"num_classes": 0}, "num_classes must be one or more, got 0"),
     ],

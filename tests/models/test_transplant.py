@@ -384,14 +384,14 @@ def test_bad_requests_are_named(encoder: NACEncoder, as_users_run_it: None) -> N
         ({"image_size": 16, "head": "deep"}, "head must be one of linear, basis, .* got 'deep'"),
         ({"image_size": 16, "frozen_stages": 2}, "belongs to mode partial, got 2 in mode init"),
         ({"image_size": 16, "frozen_stages": 9, "mode": "partial"}, "0 to 4 of stem, .* got 9"),
-        ({"image_size": 16, "latent_dim": 4}, "'discriminator' takes head, .* got latent_dim"),
+        ({"image_size": 16, "latent_dim": 4}, "into discriminator takes head, .* got latent_dim"),
         ({"image_size": 16, "spectral_norm": "trunk"}, "got 'trunk'. Plain .* cap bounds"),
         ({"image_size": 16, "batch_norm": "drop"}, "one of fold, freeze, train, got 'drop'"),
         ({"image_size": 16, "mode": "frozen", "batch_norm": "train"}, "got batch_norm 'train'"),
         ({"into": "vae_encoder", "image_size": 16}, "latent_dim must be given .* got None"),
         ({"into": "vae_encoder", "image_size": 16, "latent_dim": 0}, "one or more, got 0"),
         ({"into": "perceptual", "mode": "init"}, "mode must be one of frozen, got 'init'"),
-        ({"into": "perceptual", "rgb_branch": True}, "'perceptual' takes taps, got rgb_branch"),
+        ({"into": "perceptual", "rgb_branch": True}, "into perceptual takes taps, got rgb_branch"),
         ({"into": "generator"}, "into must be one of discriminator, .* got 'generator'"),
     ):
         with pytest.raises(ConfigurationError, match=message):
