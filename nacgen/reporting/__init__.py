@@ -1,15 +1,20 @@
-"""Many runs into one table, one chart, one verdict: `compare` and `load_run`."""
+"""Many runs into one table, one chart, one verdict: `compare`, `compare_arms` and `load_run`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nacgen.reporting.comparison import compare as compare
+    from nacgen.reporting.comparison import compare_arms as compare_arms
     from nacgen.reporting.runs import load_run as load_run
 
-_HOMES = {"compare": "nacgen.reporting.comparison", "load_run": "nacgen.reporting.runs"}
+_HOMES = {
+    "compare": "nacgen.reporting.comparison",
+    "compare_arms": "nacgen.reporting.comparison",
+    "load_run": "nacgen.reporting.runs",
+}
 
-__all__ = ["compare", "load_run"]
+__all__ = ["compare", "compare_arms", "load_run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -70,9 +70,9 @@ class Table:
     num_summary: int = 0
 
     def is_number(self, column: int) -> bool:
-        """Whether a column is set flush right: every cell that is not empty begins with a digit."""
+        """Whether a column is set flush right: every cell that is not empty is a figure, `> 640` too."""
         cells = [row[column] for row in self.rows if row[column]]
-        return all(re.match(r"[-+\N{MINUS SIGN}]?\d", cell) for cell in cells)
+        return all(re.match(r"(> |[-+\N{MINUS SIGN}])?\d", cell) for cell in cells)
 
 
 @dataclass(frozen=True)

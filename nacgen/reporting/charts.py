@@ -54,7 +54,7 @@ def comparison_chart(
     drawn = [curve for seeds in curves.values() for curve in seeds]
     _scale(axes, [value for curve in drawn for value in curve.values()])
     _label_ends(axes, ends)
-    return _save(figure, path)
+    return save_chart(figure, path)
 
 
 def run_curve(run: Run, metric: str, path: str | Path) -> Path:
@@ -78,7 +78,7 @@ def run_curve(run: Run, metric: str, path: str | Path) -> Path:
     axes.plot(list(curve), list(curve.values()), color=COLORS[1], **_BOLD)
     _scale(axes, list(curve.values()))
     _label_ends(axes, [(value, score(value), COLORS[1])])
-    return _save(figure, path)
+    return save_chart(figure, path)
 
 
 def score(value: float, scale: float | None = None) -> str:
@@ -148,7 +148,19 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
+def save_chart(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG.
+
+    Args:
+        figure: The figure.
+        path: The file.
+
+    Returns:
+        The path.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     try:
         figure.savefig(path, metadata={"Software": None})
     except OSError as error:

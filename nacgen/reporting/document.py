@@ -1,4 +1,4 @@
-"""Reports of one training run and of a comparison: Markdown, self-contained HTML, terminal."""
+"""Reports of one training run, as Markdown, self-contained HTML and for the terminal; and their parts."""
 
 import re
 import shlex
@@ -18,17 +18,9 @@ from nacgen.reporting.blocks import (
     to_html,
     to_markdown,
 )
-from nacgen.reporting.charts import comparison_chart, run_curve, score
-from nacgen.reporting.comparison import Comparison
+from nacgen.reporting.charts import run_curve, score
 from nacgen.reporting.runs import Evaluation, Run, better, load_run
-from nacgen.reporting.tables import (
-    arms_of,
-    difference_table,
-    seed_table,
-    time_table,
-    warnings_of,
-)
-from nacgen.reporting.verdict import limits
+from nacgen.reporting.tables import warnings_of
 from nacgen.training.config import flatten
 
 Reports = tuple[Path, Path]
@@ -60,8 +52,8 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
             chart = run_curve(run, metric, run.path / f"curve{f'_{index}' if index else ''}.png")
             blocks += [Images([chart], [f"`{metric}` against images seen"], "chart")]
         blocks += [Heading("Scores"), _score_history(run), *map(Paragraph, warnings_of([[run]]))]
-        blocks += _samples({run.arm: run}, [last.images_seen])
-        blocks += [Heading("Protocol of the scores"), _mapping_table("Field", last.protocol)]
+        blocks += samples({run.arm: run}, [last.images_seen])
+        blocks += [Heading("Protocol of the scores"), mapping_table("Field", last.protocol)]
     else:
         blocks += [Paragraph("This run has no scores.", lead=True)]
     if "init" in run.config:
@@ -70,12 +62,12 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
         measured = {
             k: float(f"{v:.6g}") if isinstance(v, float) else v
             for k, v in run.summary.items()
-            if not isinstance(v, Mapping | list)
+            if not (v is None or isinstance(v, Mapping | list))
         }
-        blocks += [Heading("Summary"), _mapping_table("Quantity", measured)]
-    blocks += [Heading("Configuration"), _mapping_table("Field", run.config)]
+        blocks += [Heading("Summary"), mapping_table("Quantity", measured)]
+    blocks += [Heading("Configuration"), mapping_table("Field", run.config)]
     if run.environment:
-        blocks += [Heading("Environment"), _mapping_table("Field", run.environment)]
+        blocks += [Heading("Environment"), mapping_table("Field", run.environment)]
     return write_blocks(blocks, title, run.path)
 
 
@@ -113,46 +105,6 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
     return "\n".join(f"{name:9} {line}" for name, line in lines.items())
 
 
-def write_comparison_report(comparisons: Sequence[Comparison], run_dir: str | Path) -> Reports:
-    """Write `report.md`, `report.html` and `curve.png` of a comparison.
-
-    Args:
-        comparisons: One for each arm compared with the common control; at least one.
-        run_dir: Existing folder to write into; run folders may lie below it.
-
-    Returns:
-        Paths of the Markdown and the HTML file.
-
-    Raises:
-        StorageError: The folder cannot be written.
-    """
-    base, first = Path(run_dir), comparisons[0]
-    arms = arms_of(comparisons)
-    others = " and ".join(comparison.arm_b for comparison in comparisons)
-    pairs = len(first.end.seeds)
-    title = f"{others} against {first.arm_a}: {first.metric}, {_paired_seeds(pairs)}"
-    chart = comparison_chart(arms, first.metric, base / "curve.png", title=_finding(comparisons))
-    moments = [point.images_seen for point in (first.early, first.end) if point is not None]
-    blocks: list[Block] = [Heading(title, 1)]
-    for comparison in comparisons:
-        blocks += [Paragraph(comparison.verdict, lead=True)]
-        if comparison.early is not None:
-            blocks += [Paragraph(comparison.verdict_at(comparison.early))]
-    blocks += [Images([chart], [_chart_caption(comparisons)], "chart")]
-    blocks += [Heading("Every seed"), *map(seed_table, comparisons)]
-    blocks += [Heading("Paired differences"), difference_table(comparisons)]
-    blocks += [Paragraph(_METHOD), Paragraph(limits(pairs))]
-    if len(comparisons) > 1:
-        blocks += [Paragraph("No correction is made for the number of comparisons.")]
-    blocks += _samples({arm: runs[0] for arm, runs in arms.items()}, moments)
-    blocks += [Heading("Time"), time_table(arms), Paragraph(_TIME)]
-    blocks += [Heading("Protocol of the scores"), _mapping_table("Field", first.end.protocol)]
-    blocks += [Paragraph(_bias_note([run for runs in arms.values() for run in runs], first.metric))]
-    blocks += map(Paragraph, warnings_of(arms.values()))
-    blocks += [Heading("What the arms differ in"), *map(_configuration_differences, comparisons)]
-    return write_blocks(blocks, title, base)
-
-
 def compare_command(run: Run, preset: Mapping[str, Any] | None = None) -> str:
     """The command that compares a run's initialisation with random weights, all else as in this run.
 
@@ -169,42 +121,14 @@ def compare_command(run: Run, preset: Mapping[str, Any] | None = None) -> str:
     source = ["--run-config", str(run.path / "config.yaml")]
     if here == there:
         source = ["--preset", run.config["preset"]]
+    if Path(run.environment.get("command", [""])[0]).stem == "train_vae":
+        source = ["--recipe", "train_vae", *source]
     arms = ["random", run.arm if run.arm != "random" else "nac"]
     options = [*source, "--arms", *arms, "--seeds", "0", "1", "2"]
     return f"accelerate launch recipes/compare.py {shlex.join(options)}"
 
 
 _NOT_THE_SAME = ("preset", "init", "seed", "run_dir", "config")  # in the runs of a comparison
-
-
-_METHOD = (
-    "A change is an arm's score relative to the control's with the same seed. Mean and interval "
-    "are those of the logarithm of that ratio (Student's t). The exact test flips the signs of the "
-    "logarithms in every way; smallest p is the least that this number of pairs can give."
-)
-
-_TIME = (
-    "Wall time of training and scoring, without pretraining. Runs that went side by side slowed "
-    "each other down."
-)
-
-
-def _finding(comparisons: Sequence[Comparison]) -> str:
-    """What the chart shows, in neutral words."""
-    counts = [f"{each.arm_b} in {each.end.num_lower}" for each in comparisons]
-    first = comparisons[0]
-    pairs = _paired_seeds(len(first.end.seeds))
-    return f"Lower than {first.arm_a} at the end: {', '.join(counts)} of {pairs}"
-
-
-def _chart_caption(comparisons: Sequence[Comparison]) -> str:
-    first = comparisons[0]
-    seeds = ", ".join(map(str, first.end.seeds))
-    return f"`{first.metric}` against images seen, seed{'s' * (len(first.end.seeds) > 1)} {seeds}"
-
-
-def _paired_seeds(pairs: int) -> str:
-    return f"{pairs} paired seed{'s' if pairs > 1 else ''}"
 
 
 def _short(value: Any) -> str:
@@ -223,12 +147,12 @@ def _headline(run: Run, last: Evaluation) -> str:
         for metric in run.metrics
         if metric in last.scores
     ]
-    biases = " ".join(_bias_note([run], metric) for metric in run.metrics)
+    biases = " ".join(bias_note([run], metric) for metric in run.metrics)
     return f"{', '.join(values)} after {last.images_seen:,} images. {biases}"
 
 
-def _bias_note(runs: Sequence[Run], metric: str) -> str:
-    """The bias of a score, in words; nothing where it is not known."""
+def bias_note(runs: Sequence[Run], metric: str) -> str:
+    """The bias of a score at its last evaluation, in words; nothing where it is not known."""
     biases = [
         bias
         for run in runs
@@ -255,7 +179,7 @@ def _score_history(run: Run) -> Table:
     return Table(["Images seen", *run.metrics], rows)
 
 
-def _samples(runs: Mapping[str, Run], moments: Sequence[int]) -> list[Block]:
+def samples(runs: Mapping[str, Run], moments: Sequence[int]) -> list[Block]:
     """Grids of one run of each arm side by side, one line for each moment."""
     blocks: list[Block] = []
     for seen in moments:
@@ -271,20 +195,8 @@ def _samples(runs: Mapping[str, Run], moments: Sequence[int]) -> list[Block]:
     return [Heading("Samples"), *blocks]
 
 
-def _configuration_differences(comparison: Comparison) -> Block:
-    if not comparison.differences:
-        return Paragraph(
-            f"{comparison.arm_a} and {comparison.arm_b} have one configuration: they differ in "
-            "nothing but seeds and folders."
-        )
-    rows = [
-        [f"`{field}`", *(", ".join(map(str, values)) for values in both)]
-        for field, both in comparison.differences.items()
-    ]
-    return Table(["Field", comparison.arm_a, comparison.arm_b], rows)
-
-
-def _mapping_table(name: str, content: Mapping[str, Any]) -> Table:
+def mapping_table(name: str, content: Mapping[str, Any]) -> Table:
+    """A nested mapping as a table, with dots between the keys."""
     rows = [
         [f"`{key}`", " ".join(map(str, value)) if isinstance(value, list) else str(value)]
         for key, value in flatten(content).items()

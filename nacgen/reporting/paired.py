@@ -1,6 +1,7 @@
 """Statistics of paired differences, for the handful of seeds that a comparison can afford.
 
-Student 1908 (the interval), Fisher 1935, The Design of Experiments, section 21 (the exact test).
+Student 1908 (the interval), Fisher 1935, The Design of Experiments, section 21 (the exact test), Holm
+1979 (several comparisons).
 """
 
 import math
@@ -115,3 +116,40 @@ def _signed_sums(values: Sequence[float]) -> np.ndarray:
 def smallest_p_value(num_pairs: int) -> float:
     """The smallest two-sided sign-flip p-value that this number of pairs can give, `2 / 2^K`."""
     return 2 * 0.5**num_pairs
+
+
+def sign_test_p_value(num_first: int, num_second: int) -> float:
+    """Exact two-sided p-value of the sign test, for pairs of which only the order is known.
+
+    Args:
+        num_first: Pairs that the first arm won.
+        num_second: Pairs that the second arm won; ties are left out of both.
+
+    Returns:
+        Probability of so uneven a split if each side were as likely to win; 1 where no pair is decided.
+
+    Source:
+        Dixon & Mood 1946, The statistical sign test.
+    """
+    decided, least = num_first + num_second, min(num_first, num_second)
+    tail = sum(math.comb(decided, wins) for wins in range(least + 1))
+    return min(1.0, tail * 0.5 ** (decided - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, so that all claims together are wrong at the stated rate.
+
+    Args:
+        p_values: One for each comparison.
+
+    Returns:
+        Adjusted p-values in the same order, never below the given ones.
+
+    Source:
+        Holm 1979, A simple sequentially rejective multiple test procedure.
+    """
+    adjusted, greatest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        greatest = max(greatest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = greatest
+    return adjusted

@@ -1,7 +1,7 @@
 """Read run folders: what was configured, every score on the way, and how the run ended."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import yaml
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
 
-_HIGHER_IS_BETTER = {"inception_score", "precision", "recall", "density", "coverage"}
+_HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "density", "coverage", "elbo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +143,37 @@ def load_run(run_dir: str | Path) -> Run:
 
 
 def better(metric: str) -> str:
-    """Which scores of a metric are better, `"lower"` (every distance) or `"higher"`."""
-    return "higher" if metric in _HIGHER_IS_BETTER else "lower"
+    """Which scores of a metric are better, `"lower"` (every distance) or `"higher"`.
+
+    Args:
+        metric: A metric's name; what follows an underscore may name the features, `"recall_inception"` say.
+
+    Returns:
+        The word.
+    """
+    is_higher = any(metric == name or metric.startswith(f"{name}_") for name in _HIGHER_IS_BETTER)
+    return "higher" if is_higher else "lower"
+
+
+def main_metric(runs: Sequence[Run]) -> str:
+    """The score that runs are compared by when nobody names one.
+
+    Args:
+        runs: Runs of one comparison.
+
+    Returns:
+        FID, a Fréchet distance, or the first metric, of those that the first run with scores has.
+
+    Raises:
+        ConfigurationError: No run has scores.
+    """
+    metrics = next((run.metrics for run in runs if run.metrics), [])
+    if not metrics:
+        raise ConfigurationError(
+            f"a comparison needs runs with scores, got {', '.join(str(run.path) for run in runs) or 'none'}."
+            " Train with a score."
+        )
+    return min(metrics, key=lambda name: (name != "fid", not name.startswith("fd_"), name))
 
 
 def _evaluations(path: Path) -> Iterator[Evaluation]:

@@ -1,11 +1,12 @@
 """The tables of a comparison, for reports and for the terminal."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
 from nacgen.reporting.blocks import Table, to_text
 from nacgen.reporting.charts import score
-from nacgen.reporting.comparison import Comparison, PairedScores
+from nacgen.reporting.comparison import Comparison
+from nacgen.reporting.compute import cost_table
 from nacgen.reporting.runs import Run, better
 from nacgen.reporting.verdict import change, limits
 
@@ -15,10 +16,11 @@ def comparison_text(comparisons: Sequence[Comparison]) -> str:
     first = comparisons[0]
     parts = [f"{first.metric} ({better(first.metric)} is better)"]
     parts += [to_text(seed_table(comparison)) for comparison in comparisons]
-    parts += [to_text(difference_table(comparisons)), to_text(time_table(arms_of(comparisons)))]
+    parts += [to_text(difference_table(comparisons)), to_text(time_to_score_table(comparisons))]
+    parts += [to_text(cost_table(arms_of(comparisons)))]
     parts += [comparison.verdict for comparison in comparisons]
-    parts += [limits(len(first.end.seeds)), *warnings_of(arms_of(comparisons).values())]
-    return "\n\n".join(parts)
+    parts += [limits(len(first.end.seeds), first.end.level, len(comparisons))]
+    return "\n\n".join([*parts, *warnings_of(arms_of(comparisons).values())])
 
 
 def seed_table(comparison: Comparison) -> Table:
@@ -26,11 +28,13 @@ def seed_table(comparison: Comparison) -> Table:
     several = len(comparison.end.seeds) > 1
     header = ["Seed"]
     columns = [[*map(str, comparison.end.seeds), *(["mean", "std"] if several else [])]]
-    for when, point in _points(comparison):
+    for point in (comparison.early, comparison.end):
+        if point is None:
+            continue
         scale = max(point.scores_a + point.scores_b)
         for arm, scores in (comparison.arm_a, point.scores_a), (comparison.arm_b, point.scores_b):
             summary = [fmean(scores), stdev(scores)] if several else []
-            header += [f"{arm} {when}"]
+            header += [f"{arm} {point.when}"]
             columns += [[score(each, scale) for each in [*scores, *summary]]]
         header += ["change"]
         columns += [[*map(change, point.log_ratios), *(["", ""] if several else [])]]
@@ -38,35 +42,53 @@ def seed_table(comparison: Comparison) -> Table:
 
 
 def difference_table(comparisons: Sequence[Comparison]) -> Table:
-    """Mean change, interval and exact test of every comparison at every moment."""
+    """Mean change, interval and exact test of every comparison, early, over all of training, at the end."""
+    first, several = comparisons[0], len(comparisons) > 1
     rows = []
     for comparison in comparisons:
-        for when, point in _points(comparison):
+        is_lower = better(comparison.metric) == "lower"
+        for point in comparison.points:
             interval = "one pair gives none"
             if point.interval is not None:
                 interval = f"{change(point.interval[0])} to {change(point.interval[1])}"
+            corrected = f"{comparison.adjusted_p_value:.2g}" if point is comparison.end else ""
             rows.append(
                 [
-                    f"{comparison.arm_b} against {comparison.arm_a} {when}",
-                    f"{point.images_seen:,}",
-                    f"{point.num_lower} of {len(point.seeds)}",
+                    f"{comparison.arm_b} {point.when}",
+                    f"{point.num_lower if is_lower else point.num_higher} of {len(point.seeds)}",
                     change(point.mean_log_ratio),
                     interval,
                     f"{point.p_value:.2g}",
                     f"{point.smallest_p_value:.2g}",
+                    *([corrected] if several else []),
                 ]
             )
-    header = ["Comparison", "images seen", "lower in", "mean change", "95 % interval", "exact p"]
-    return Table([*header, "smallest p"], rows)
+    header = [f"Against {first.arm_a}", "better in", "mean change"]
+    header += [f"{100 * (1 - first.end.level):.4g} % interval", "exact p", "smallest p"]
+    return Table([*header, *(["corrected p"] if several else [])], rows)
 
 
-def time_table(arms: Mapping[str, Sequence[Run]]) -> Table:
-    """Seconds that each arm took, training and scoring, without pretraining."""
-    rows = []
-    for arm, runs in arms.items():
-        seconds = [float(run.summary["seconds"]) for run in runs if run.summary is not None]
-        rows.append([arm, str(len(runs)), f"{fmean(seconds):,.1f}", f"{sum(seconds):,.1f}"])
-    return Table(["Arm", "runs", "seconds a run", "seconds in all"], rows)
+def time_to_score_table(comparisons: Sequence[Comparison]) -> Table:
+    """Images that every run took to the target; `>` where it was not reached within the budget."""
+    first = comparisons[0].images_to_score
+    arms = {comparisons[0].arm_a: first.images_a}
+    arms |= {comparison.arm_b: comparison.images_to_score.images_b for comparison in comparisons}
+    rows = [
+        [f"seed {seed}"]
+        + [
+            f"> {first.total_images:,}" if images[pair] is None else f"{images[pair]:,}"
+            for images in arms.values()
+        ]
+        for pair, seed in enumerate(first.seeds)
+    ]
+    reached = [len(images) - images.count(None) for images in arms.values()]
+    rows.append(["reached in", *(f"{count} of {len(first.seeds)}" for count in reached)])
+    rows.append(
+        ["sooner in", ""]
+        + [f"{c.images_to_score.num_sooner} of {len(first.seeds)}" for c in comparisons]
+    )
+    rows.append(["exact p", ""] + [f"{c.images_to_score.p_value:.2g}" for c in comparisons])
+    return Table([f"Images to {score(first.target)}", *arms], rows, num_summary=3)
 
 
 def arms_of(comparisons: Sequence[Comparison]) -> dict[str, Sequence[Run]]:
@@ -80,11 +102,3 @@ def warnings_of(arms: Iterable[Sequence[Run]]) -> list[str]:
     last = [run.evaluations[-1] for runs in arms for run in runs]
     texts = dict.fromkeys(text for evaluation in last for text in evaluation.warnings)
     return [f"Warning: {text}" for text in texts]
-
-
-def _points(comparison: Comparison) -> list[tuple[str, PairedScores]]:
-    """The moments at which scores were compared, with their names."""
-    points = [("at the end", comparison.end)]
-    if comparison.early is not None:
-        points.insert(0, (f"at {100 * comparison.early.fraction:.0f} %", comparison.early))
-    return points

@@ -15,7 +15,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from nacgen.errors import EXIT_PREEMPTED, ConfigurationError, NacgenError
+from nacgen.errors import EXIT_PREEMPTED, ConfigurationError, NacgenError, NonFiniteError
 from nacgen.training.config import read_yaml
 from nacgen.training.parent import StopSignals, stop_with_parent
 
@@ -64,23 +64,28 @@ class Child:
             return 0.0  # not begun, or read while it was being written
 
 
-def run_children(children: Sequence[Child], jobs: int) -> None:
+def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
     """Run the children that are not complete, in order, with one progress bar for all.
 
     Args:
         children: The runs; the folder that holds their folders exists.
         jobs: Processes side by side; each gets an equal share of the processor cores.
 
+    Returns:
+        Those that diverged: they stopped with the exit code of a non-finite loss.
+
     Raises:
-        NacgenError: A child failed: its name, its exit code, which is also the error's, and the
-            end of its log. The others are stopped first.
+        NacgenError: A child failed in another way: its name, its exit code, which is also the error's,
+            and the end of its log. The others are stopped first.
         SystemExit: 143, after stopping the children, when asked to stop by SIGTERM or SIGINT.
     """
     waiting = [child for child in children if not child.is_complete]
     running: dict[Child, Process] = {}
+    diverged: list[Child] = []
 
     def percentage() -> float:
-        return 100 * sum(child.progress() for child in children) / len(children)
+        done = (1.0 if child in diverged else child.progress() for child in children)
+        return 100 * sum(done) / len(children)
 
     with (
         _stopping(running),
@@ -101,12 +106,15 @@ def run_children(children: Sequence[Child], jobs: int) -> None:
             time.sleep(0.1)
             for child, process in list(running.items()):
                 if (code := process.poll()) is not None:
-                    if code != 0 or not child.is_complete:
+                    if code == NonFiniteError.exit_code:
+                        diverged.append(child)
+                    elif code != 0 or not child.is_complete:
                         raise _failure(child, code)
                     del running[child]
-            num_complete = sum(child.is_complete for child in children)
+            num_complete = sum(child.is_complete for child in children) + len(diverged)
             bar.set_description_str(f"{num_complete} of {len(children)} runs", refresh=False)
             bar.update(percentage() - bar.n)
+    return diverged
 
 
 def child_environment(jobs: int) -> dict[str, str]:

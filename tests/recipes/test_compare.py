@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from nacgen.errors import ConfigurationError, LockedError, NacgenError, StorageError
+from nacgen.errors import (
+    ConfigurationError,
+    LockedError,
+    NacgenError,
+    NonFiniteError,
+    StorageError,
+)
+from nacgen.training.comparing import CompareConfig
 from nacgen.training.config import parse
 from nacgen.training.run_folder import lock_folder
 from recipes import compare
@@ -17,8 +24,10 @@ from recipes import compare
 STUB = """
 import argparse, json, os, pathlib, yaml
 parser = argparse.ArgumentParser()
-for flag in ("preset", "config", "init", "seed", "run-dir", "total-images", "encoder", "data-dir"):
+for flag in ("preset", "config", "init", "seed", "run-dir", "total-images", "encoder", "data-dir",
+             "discriminator.mode"):
     parser.add_argument(f"--{flag}")
+parser.set_defaults(init="nac")
 file = parser.parse_known_args()[0].config
 if file:
     parser.set_defaults(**yaml.safe_load(pathlib.Path(file).read_text()))
@@ -29,6 +38,9 @@ total = int(flags.total_images or 25600)
 flags.encoder = flags.encoder or "checkpoints/digits-nac"
 if os.environ.get("FAIL") == folder.name:
     raise SystemExit("no such encoder")
+if folder.name in os.environ.get("DIVERGE", "").split():
+    print("the loss is not finite")
+    raise SystemExit(3)
 folder.mkdir(exist_ok=True)
 (folder / "starts").open("a").write("x")
 config = {**vars(flags), "seed": seed, "total_images": total, "dataset": "digits",
@@ -49,15 +61,15 @@ summary = {"images_seen": total, "seconds": 1.0, "evaluation": evaluations[1]}
 @pytest.fixture(autouse=True)
 def train_gan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the stub in the recipe's place."""
-    script = tmp_path / "stub.py"
-    script.write_text(STUB)
-    monkeypatch.setattr(compare, "TRAIN_GAN", script)
+    for recipe in ("train_gan", "train_vae"):
+        (tmp_path / f"{recipe}.py").write_text(STUB)
+    monkeypatch.setattr(compare, "RECIPES", tmp_path)
     monkeypatch.delenv("RANK", raising=False)
 
 
 def run(tmp_path: Path, *flags: str) -> Path:
     argv = ["--run-dir", str(tmp_path / "runs"), *flags]
-    compare.main(parse(compare.CompareConfig, compare.PRESETS, argv))
+    compare.main(parse(CompareConfig, compare.PRESETS, argv))
     return tmp_path / "runs"
 
 
@@ -80,6 +92,8 @@ def test_every_arm_and_seed_is_trained_and_reported(
     assert printed["reports"] == [str(run_dir / "report.md"), str(run_dir / "report.html")]
     assert all(Path(path).is_file() for path in printed["reports"])
     assert (run_dir / "curve.png").is_file()
+    assert (run_dir / "forest.png").is_file()
+    assert printed["diverged"] == {"random": [], "nac": []}
     for text in (captured.err, (run_dir / "report.md").read_text()):
         assert comparison["verdict"] in text
         assert "They cannot show significance" in text
@@ -113,8 +127,9 @@ def test_its_configuration_is_a_valid_config_file(
     run_dir = run(tmp_path, "--seeds", "0", "1", "--jobs", "1")
     first = result(capsys)
     argv = ["--config", str(run_dir / "config.yaml")]
-    again = parse(compare.CompareConfig, compare.PRESETS, argv)
+    again = parse(CompareConfig, compare.PRESETS, argv)
     assert (again.seeds, again.jobs, again.run_dir) == ((0, 1), 1, str(run_dir))
+    assert again.arms == ("random", "nac")
     compare.main(again)
     assert result(capsys) == first
 
@@ -125,6 +140,11 @@ def test_its_configuration_is_a_valid_config_file(
         (("--total-images", "640"), "total_images: 25600 there, 640 here"),
         (("--encoder", "other"), "encoder: checkpoints/digits-nac there, other here"),
         (("--preset", "smoke"), "preset: digits there, smoke here"),
+        (("--recipe", "train_vae"), "recipe: train_gan there, train_vae here"),
+        (
+            ("--arms", "random", "nac=--init shuffled"),
+            "arm nac: nac there, nac=--init shuffled here",
+        ),
     ],
 )
 def test_a_folder_of_other_runs_is_refused(
@@ -152,11 +172,23 @@ def test_what_is_added_is_trained_like_what_is_there(tmp_path: Path) -> None:
         ({"seeds": (1, 1)}, "one or more, all different, got 1 1"),
         ({"seeds": ()}, "one or more, all different, got none"),
         ({"jobs": 0}, "at least 1, got 0"),
+        ({"target": 0.0}, "target must be above 0, got 0"),
+        ({"level": 1.0}, "level must lie between 0 and 1, got 1"),
+        ({"arms": ("random", "a/b=--init nac")}, "stands in file names: .* got 'a/b'"),
+        ({"arms": ("random", "a=--seed 3 --run-dir x")}, "but arm a sets run_dir, seed"),
+        (
+            {"arms": ("random", "a=--init 'nac")},
+            r"words as in a shell, got .* \(No closing quotation\)",
+        ),
+        (
+            {"arms": ("random", "a=--config mine"), "run_config": "yours"},
+            "arm a brings --config and run_config is yours",
+        ),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        compare.CompareConfig(**options)
+        CompareConfig(**options)
 
 
 def test_nothing_is_written_for_wrong_options(tmp_path: Path) -> None:
@@ -167,13 +199,59 @@ def test_nothing_is_written_for_wrong_options(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_unknown_arm_lists_the_known_ones(
+def test_an_unknown_arm_lists_the_known_ones(tmp_path: Path) -> None:
+    known = r"nac, random, shuffled, simclr, supervised\) or NAME=FLAGS, got 'magic'"
+    with pytest.raises(ConfigurationError, match=known):
+        CompareConfig(arms=("random", "magic"))
+
+
+def test_an_arm_may_have_any_flags_of_the_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        run(tmp_path, "--arms", "random", "magic")
-    assert "magic" in (text := capsys.readouterr().err)
-    assert all(arm in text for arm in ("random", "nac", "shuffled"))
+    own = "own=--encoder 'my runs/nac-{seed}/encoder' --discriminator.mode=frozen"
+    flags = ("--seeds", "4", "7", "--encoder", "shared", "--arms", "random", own)
+    run_dir = run(tmp_path, *flags)
+    assert result(capsys)["comparisons"][0]["arm_b"] == "own"
+    for seed in (4, 7):
+        config = yaml.safe_load((run_dir / f"own-seed{seed}" / "config.yaml").read_text())
+        assert config["encoder"] == f"my runs/nac-{seed}/encoder"
+        assert (config["discriminator.mode"], config["init"]) == ("frozen", "nac")
+        control = yaml.safe_load((run_dir / f"random-seed{seed}" / "config.yaml").read_text())
+        assert (control["encoder"], control["init"]) == ("shared", "random")
+    run(tmp_path, *flags)  # its own encoder is no difference
+    starts = [path.read_text() for path in run_dir.glob("*/starts")]
+    assert starts == ["x"] * 4
+
+
+def test_target_level_and_recipe_reach_the_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--target", "23.5", "--level", "0.5", "--recipe", "train_vae")
+    (tmp_path / "train_gan.py").unlink()
+    run(tmp_path, *flags)
+    (comparison,) = result(capsys)["comparisons"]
+    time = comparison["images_to_score"]
+    assert (time["target"], time["images_b"]) == (23.5, [5120, 5120, 5120])
+    assert comparison["end"]["level"] == 0.5
+    assert comparison["is_claim"]
+
+
+def test_a_run_that_diverges_is_left_out_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DIVERGE", "nac-seed1")
+    run_dir = run(tmp_path)
+    captured = capsys.readouterr()
+    printed = json.loads(captured.out.splitlines()[-1])
+    assert printed["diverged"] == {"random": [], "nac": [1]}
+    assert printed["comparisons"][0]["end"]["seeds"] == [0, 2]
+    for text in (captured.err, (run_dir / "report.md").read_text()):
+        assert "nac diverged (a loss was not finite) with seed 1: left out of every arm" in text
+    monkeypatch.setenv("DIVERGE", " ".join(f"nac-seed{seed}" for seed in range(3)))
+    for seed in (0, 2):
+        (run_dir / f"nac-seed{seed}" / "summary.json").unlink()
+    with pytest.raises(NonFiniteError, match=r"none is left: runs diverged \(nac: 0, 1, 2\)"):
+        run(tmp_path)
 
 
 def test_a_failed_run_ends_the_comparison_and_a_repeat_completes_it(
@@ -232,6 +310,8 @@ def test_a_run_config_gives_every_run_what_it_holds(tmp_path: Path) -> None:
     run(tmp_path, "--seeds", "3", "4")  # added runs are like those that are there
     added = yaml.safe_load((run_dir / "nac-seed4" / "config.yaml").read_text())
     assert (added["total_images"], added["data_dir"]) == (640, "my data")
+    Path(file).unlink()  # the comparison has a copy
+    run(tmp_path, "--seeds", "3", "4", "5")
     other = template(tmp_path / "other", data_dir="other data")
     with pytest.raises(ConfigurationError, match="data_dir: my data there, other data here"):
         run(tmp_path, "--seeds", "3", "--run-config", other)
@@ -243,8 +323,9 @@ def test_the_folder_is_called_after_the_run_config(
     file = template(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     argv = ["--seeds", "0", "--run-config", file]
-    compare.main(parse(compare.CompareConfig, compare.PRESETS, argv))
-    assert (tmp_path / "runs" / "compare-mine" / "report.html").is_file()
+    compare.main(parse(CompareConfig, compare.PRESETS, argv))
+    assert (tmp_path / "runs" / "compare-train_gan-mine" / "report.html").is_file()
+    assert CompareConfig(recipe="train_vae").folder == Path("runs/compare-train_vae-digits")
 
 
 def test_a_metric_that_the_example_lacks_is_refused_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,42 @@ PROTOCOL = {
     "model": "ema",
 }
 
+SCORES = {
+    "random": {0: (27.5, 14.0), 1: (32.2, 13.6), 2: (26.6, 15.0)},
+    "nac": {0: (25.6, 11.6), 1: (24.4, 11.8), 2: (24.0, 11.8)},
+    "shuffled": {0: (28.6, 14.1), 1: (29.4, 13.5), 2: (27.0, 14.8)},
+}
+
 MakeRun = Callable[..., Path]
+
+
+class Reader(HTMLParser):
+    """Collects tables as rows of text, tags in order, and all attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.tables and self.open and {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def write_run(
@@ -34,6 +70,8 @@ def write_run(
     config: dict[str, Any] | None = None,
     is_finished: bool = True,
     warnings: tuple[str, ...] = (),
+    environment: dict[str, Any] | None = None,
+    pretraining: dict[str, Any] | str | None = None,
 ) -> Path:
     """Write a run folder with the given scores by images seen."""
     (path / "samples").mkdir(parents=True)
@@ -49,7 +87,9 @@ def write_run(
         **(config or {}),
     }
     (path / "config.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False))
-    (path / "environment.json").write_text(json.dumps({"torch": "2.10.0", "device": "cpu"}))
+    (path / "environment.json").write_text(
+        json.dumps({"torch": "2.10.0", "device": "cpu", **(environment or {})})
+    )
     rows: list[dict[str, Any]] = []
     for seen, value in scores.items():
         evaluation = {
@@ -69,6 +109,7 @@ def write_run(
             "seconds": 57.25 + seed,
             "images_per_second": 447.2,
             "evaluation": rows[-1]["evaluation"],
+            "pretraining": pretraining,
         }
         (path / "summary.json").write_text(json.dumps(summary))
     return path

@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 import nacgen
-from nacgen.errors import ConfigurationError
-from nacgen.reporting.comparison import Comparison, compare
+from nacgen.errors import ConfigurationError, NonFiniteError
+from nacgen.reporting.comparison import Comparison, compare, compare_arms
+from nacgen.reporting.runs import Evaluation, Run
 from tests.reporting.folders import MakeRun
 
 RANDOM = {0: (27.5, 14.0), 1: (32.2, 13.6), 2: (26.6, 15.0)}
@@ -60,13 +61,71 @@ def test_swapping_the_arms_turns_the_sign(arms: tuple[list[Path], list[Path]]) -
     assert (back.num_lower, back.num_higher) == (forth.num_higher, forth.num_lower)
 
 
-def test_both_verdicts_are_sentences_about_their_moment(
+def test_the_verdict_is_about_the_end(arms: tuple[list[Path], list[Path]]) -> None:
+    comparison = compare(*arms)
+    assert "lower (better) than random at the end (" in comparison.verdict
+    names = [point.when for point in comparison.points]
+    assert names == ["at 20 %", "over all of training", "at the end"]
+
+
+def test_the_area_is_that_of_the_common_evaluations(make_run: MakeRun) -> None:
+    random = make_run({1000: 16.0, 2000: 1.0, 3000: 4.0}, init="random")
+    nac = make_run({1000: 8.0, 3000: 2.0})
+    area = compare([random], [nac]).area
+    assert area is not None
+    assert area.scores_a == pytest.approx((8.0,))  # the geometric mean of 16 and 4
+    assert area.scores_b == pytest.approx((4.0,))
+    assert compare([make_run({5: 1.0}, init="a")], [make_run({5: 2.0}, init="b")]).area is None
+
+
+def test_time_to_a_score_is_that_of_the_common_evaluations(make_run: MakeRun) -> None:
+    random = make_run({1000: 9.0, 2000: 4.0, 3000: 3.0}, init="random")
+    nac = make_run({1000: 9.0, 3000: 2.0})
+    time = compare([random], [nac], target=4.0).images_to_score
+    assert (time.images_a, time.images_b) == ((3000,), (3000,))
+    assert (time.num_sooner, time.num_later, time.num_censored) == (0, 0, 0)
+    never = compare([random], [nac], target=2.5).images_to_score
+    assert (never.images_a, never.images_b) == ((None,), (3000,))
+    assert (never.num_sooner, never.num_censored, never.log_ratios) == (1, 1, None)
+
+
+def test_the_target_is_the_controls_mean_unless_given(
     arms: tuple[list[Path], list[Path]],
 ) -> None:
-    comparison = compare(*arms)
-    assert comparison.early is not None
-    assert "lower (better) than random at the end (" in comparison.verdict
-    assert "than random at 20 % of the budget (" in comparison.verdict_at(comparison.early)
+    expected = (14.0 * 13.6 * 15.0) ** (1 / 3)
+    assert compare(*arms).images_to_score.target == pytest.approx(expected)
+    time = compare(*arms, target=25.0).images_to_score
+    assert time.target == 25.0
+    assert time.images_a == (15360, 15360, 15360)
+    assert time.images_b == (15360, 5120, 5120)
+
+
+def test_higher_scores_may_be_better(make_run: MakeRun) -> None:
+    arms = [
+        [
+            make_run({10: 0.5, 50: 0.5 + gain}, seed=seed, init=init, metric="recall")
+            for seed in (0, 1)
+        ]
+        for init, gain in (("random", 0.0), ("nac", 0.2))
+    ]
+    comparison = compare(*arms, target=0.6)
+    assert "nac scored higher (better) than random" in comparison.verdict
+    assert comparison.images_to_score.images_b == (50, 50)
+    assert comparison.images_to_score.images_a == (None, None)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -0.05])
+def test_a_level_out_of_range_is_refused(arms: tuple[list[Path], list[Path]], level: float) -> None:
+    with pytest.raises(ConfigurationError, match=f"between 0 and 1, got {level}"):
+        compare(*arms, level=level)
+
+
+def test_the_level_sets_the_interval(arms: tuple[list[Path], list[Path]]) -> None:
+    comparison = compare(*arms, level=0.2)
+    ratios = comparison.end.log_ratios
+    expected = stats.t.interval(0.8, 2, np.mean(ratios), stats.sem(ratios))
+    assert comparison.end.interval == pytest.approx(expected)
+    assert "80 % interval" in comparison.verdict
 
 
 def test_the_package_offers_the_function(arms: tuple[list[Path], list[Path]]) -> None:
@@ -207,3 +266,109 @@ def test_json_holds_every_score_unchanged(arms: tuple[list[Path], list[Path]]) -
     assert content["end"]["scores_a"] == [14.0, 13.6, 15.0]
     assert content["early"]["scores_b"] == [25.6, 24.4, 24.0]
     assert content["verdict"].startswith("In all 3 paired seeds nac scored lower")
+
+
+def invented(arm: str, seed: int, score: float) -> Run:
+    """A finished run that nobody trained."""
+    evaluation = Evaluation(
+        images_seen=100, scores={"fid": {"value": score}}, protocol={"extractor": "inception"}
+    )
+    return Run(
+        path=Path(f"{arm}-seed{seed}"),
+        config={"seed": seed, "init": arm},
+        environment={},
+        evaluations=(evaluation,),
+        summary={"images_seen": 100},
+    )
+
+
+def drawn(
+    draw: np.random.Generator, effects: dict[str, float], num_pairs: int
+) -> dict[str, list[Run]]:
+    """Scores whose logarithms have a large part common to a seed, and a small one of their own."""
+    seeds = draw.normal(0, 1.0, num_pairs)
+    return {
+        arm: [
+            invented(arm, seed, math.exp(2 + effect + common + draw.normal(0, 0.1)))
+            for seed, common in enumerate(seeds)
+        ]
+        for arm, effect in effects.items()
+    }
+
+
+@pytest.mark.parametrize("num_pairs", [3, 8])
+def test_the_interval_misses_the_truth_as_often_on_either_side(num_pairs: int) -> None:
+    """Two-sided coverage: 2.5 % of intervals lie below the true effect, 2.5 % above it."""
+    draw, num_draws, below, above = np.random.default_rng(0), 2000, 0, 0
+    for _ in range(num_draws):
+        arms = drawn(draw, {"random": 0.0, "nac": -0.3}, num_pairs)
+        interval = compare(arms["random"], arms["nac"]).end.interval
+        assert interval is not None
+        below += interval[1] < -0.3
+        above += interval[0] > -0.3
+    error = 3.5 * math.sqrt(0.025 * 0.975 / num_draws)
+    assert below / num_draws == pytest.approx(0.025, abs=error)
+    assert above / num_draws == pytest.approx(0.025, abs=error)
+
+
+def test_equal_arms_are_seldom_told_apart() -> None:
+    """All claims of a report together are wrong in no more than 5 % of reports."""
+    draw, num_draws = np.random.default_rng(1), 600
+    effects = dict.fromkeys(("random", "a", "b", "c"), 0.0)
+    wrong = sum(
+        any(each.is_claim for each in compare_arms(drawn(draw, effects, 8)))
+        for _ in range(num_draws)
+    )
+    assert wrong / num_draws <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / num_draws)
+    clear = effects | {"a": -0.5}
+    found = sum(compare_arms(drawn(draw, clear, 8))[0].is_claim for _ in range(50))
+    assert found >= 48  # and what there is, is found
+
+
+def test_several_arms_are_corrected_after_holm() -> None:
+    def arm(name: str, *changes: float) -> list[Run]:
+        return [invented(name, seed, 10 * (1 + change)) for seed, change in enumerate(changes)]
+
+    arms = {
+        "random": arm("random", *[0.0] * 8),
+        "nac": arm("nac", *[-0.2 - 0.01 * i for i in range(8)]),
+        "shuffled": arm("shuffled", 0.1, 0.2, 0.11, 0.12, 0.13, 0.14, 0.15, -0.01),
+    }
+    nac, shuffled = compare_arms(arms)
+    assert (nac.end.p_value, shuffled.end.p_value) == (2 / 256, 4 / 256)
+    assert (nac.adjusted_p_value, shuffled.adjusted_p_value) == (4 / 256, 4 / 256)
+    assert "p-value, corrected for 2 comparisons, is 0.016 and the interval" in nac.verdict
+    assert nac.to_dict()["num_comparisons"] == 2
+    (alone,) = compare_arms({name: arms[name] for name in ("random", "nac")})
+    assert alone == compare(arms["random"], arms["nac"])
+
+
+def test_a_seed_that_diverged_leaves_every_arm(folders: dict[str, list[Path]]) -> None:
+    arms = {**folders, "nac": [folders["nac"][0], folders["nac"][2]]}
+    nac, shuffled = compare_arms(arms, diverged={"nac": [1]})
+    assert nac.end.seeds == shuffled.end.seeds == (0, 2)
+    assert (nac.diverged_a, nac.diverged_b, shuffled.diverged_b) == ((), (1,), ())
+    assert nac.verdict.endswith("; left out: nac diverged with seed 1.")
+    assert "diverged" not in shuffled.verdict
+
+
+def test_without_a_pair_left_nothing_is_compared(folders: dict[str, list[Path]]) -> None:
+    arms = {"random": folders["random"][:1], "nac": folders["nac"][1:]}
+    fell = {"random": [1, 2], "nac": [0]}
+    with pytest.raises(NonFiniteError, match=r"none is left: .* \(random: 1, 2; nac: 0\)"):
+        compare_arms(arms, diverged=fell)
+    with pytest.raises(NonFiniteError, match=r"\(nac: 0, 1, 2\)"):
+        compare_arms({**arms, "nac": []}, diverged={"nac": [0, 1, 2]})
+
+
+def test_an_arm_that_always_diverged_does_not_spoil_the_others(
+    folders: dict[str, list[Path]],
+) -> None:
+    arms = {**folders, "shuffled": []}
+    (nac,) = compare_arms(arms, diverged={"shuffled": [0, 1, 2]})
+    assert (nac.arm_b, nac.end.seeds, nac.num_comparisons) == ("nac", (0, 1, 2), 1)
+
+
+def test_one_arm_is_no_comparison(folders: dict[str, list[Path]]) -> None:
+    with pytest.raises(ConfigurationError, match="two arms or more are compared, got nac"):
+        compare_arms({"nac": folders["nac"]})

@@ -6,7 +6,9 @@ import pytest
 from scipy import stats
 
 from nacgen.reporting.paired import (
+    holm,
     sign_flip_p_value,
+    sign_test_p_value,
     smallest_p_value,
     student_t_critical,
     t_interval,
@@ -95,3 +97,31 @@ def test_pairs_that_agree_reach_the_smallest_p_value(num_pairs: int) -> None:
 def test_p_value_names_a_number_of_pairs_it_cannot_take(num_pairs: int) -> None:
     with pytest.raises(ValueError, match=f"1 to 40 pairs, got {num_pairs}"):
         sign_flip_p_value([0.1] * num_pairs)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (3, 0), (5, 2), (4, 4), (0, 9), (12, 7)])
+def test_sign_test_is_the_binomial_one(first: int, second: int) -> None:
+    decided = first + second
+    expected = stats.binomtest(first, decided).pvalue if decided else 1.0
+    assert sign_test_p_value(first, second) == pytest.approx(expected)
+
+
+def holm_step_by_step(p_values: list[float], level: float) -> list[bool]:
+    """As Holm writes it: reject the smallest while it is at most `level / (comparisons left)`."""
+    rejected = [False] * len(p_values)
+    for step, index in enumerate(np.argsort(p_values)):
+        if p_values[index] > level / (len(p_values) - step):
+            break
+        rejected[index] = True
+    return rejected
+
+
+def test_adjusted_p_values_reject_what_holm_rejects() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        p_values = draw.beta(0.3, 1, draw.integers(1, 6)).tolist()
+        adjusted = holm(p_values)
+        for level in (0.01, 0.05, 0.2):
+            assert [p <= level for p in adjusted] == holm_step_by_step(p_values, level)
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.7, 0.6]) == [1.0, 1.0]

@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
-from nacgen.reporting.verdict import change, limits, verdict
+from nacgen.reporting.verdict import Evidence, change, limits, verdict
 
 
-def say(*log_ratios: float, **options: Any) -> str:
-    return verdict("random", "nac", log_ratios, when="at the end", **options)
+def say(*log_ratios: float, better: str = "lower", **options: Any) -> str:
+    return verdict("random", "nac", Evidence(log_ratios=log_ratios, **options), better=better)
 
 
 def test_three_pairs_that_agree_are_a_direction_and_no_claim() -> None:
@@ -96,6 +96,47 @@ def test_no_small_number_of_pairs_is_ever_called_significant() -> None:
 )
 def test_limits_depend_on_the_number_of_pairs(num_pairs: int, words: str) -> None:
     assert words in limits(num_pairs)
+
+
+CLEAR = [-0.2 - 0.01 * i for i in range(8)]
+
+
+def test_a_correction_can_take_a_claim_away() -> None:
+    assert say(*CLEAR, num_comparisons=3, adjusted_p_value=0.0234).endswith(
+        "; the exact two-sided p-value, corrected for 3 comparisons, is 0.023 and the interval "
+        "excludes zero."
+    )
+    assert say(*CLEAR, num_comparisons=9, adjusted_p_value=0.07).endswith(
+        "; the smallest two-sided p-value 8 pairs can give, corrected for 9 comparisons, is 0.07, so "
+        "this is a consistent direction, not a significance claim."
+    )
+
+
+def test_the_arm_that_diverged_wins_nothing() -> None:
+    assert say(*CLEAR, diverged_b=(9,)).endswith(
+        "excludes zero, but the better arm did not survive every seed, so no difference is claimed; "
+        "left out: nac diverged with seed 9."
+    )
+    assert say(*CLEAR, diverged_a=(9, 8)).endswith(
+        "and the interval excludes zero; left out: random diverged with seeds 8, 9."
+    )
+    lost = Evidence(log_ratios=CLEAR, diverged_b=(9,))
+    assert not lost.is_claim("lower")
+    assert lost.is_claim("higher")  # there the control is better, and it survived
+    assert Evidence(log_ratios=CLEAR).is_claim("lower")
+
+
+def test_a_stricter_level_needs_more() -> None:
+    assert "not a significance claim" in say(*CLEAR, level=0.005)
+    assert "99.5 % interval" in say(*CLEAR, level=0.005)
+
+
+def test_limits_count_the_comparisons() -> None:
+    text = limits(6, num_comparisons=2)
+    assert "corrected for 2 comparisons, cannot go below 0.062" in text
+    assert "seven pairs are the fewest with which it can reach 0.05" in text
+    assert "can go down to 0.031." in limits(7, num_comparisons=2)
+    assert "11 pairs are the fewest with which it can reach 0.001" in limits(3, level=0.001)
 
 
 def test_change_is_a_signed_percentage() -> None:

@@ -106,6 +106,13 @@ def test_a_launcher_does_not_draw_children_into_its_group(monkeypatch: pytest.Mo
     assert environment.keys() >= set(kept)
 
 
+def test_a_child_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
+    children = [child(tmp_path / "a", code=3), child(tmp_path / "b")]
+    assert run_children(children, jobs=1) == children[:1]
+    assert children[1].is_complete
+    assert run_children(children, jobs=1) == children[:1]  # it is tried again, and tells again
+
+
 @pytest.mark.parametrize(("code", "exit_code"), [(5, 5), (-9, 137)])
 def test_a_failed_child_is_named_with_the_end_of_its_log(
     tmp_path: Path, code: int, exit_code: int
@@ -134,7 +141,7 @@ def test_a_child_that_ends_early_without_an_error_is_a_failure(tmp_path: Path) -
 def test_a_failure_stops_the_others_and_starts_no_more(tmp_path: Path) -> None:
     slow, later = child(tmp_path / "slow", seconds=60), child(tmp_path / "later")
     with pytest.raises(NacgenError, match="failing should"):
-        run_children([slow, child(tmp_path / "failing", seconds=0.5, code=3), later], jobs=2)
+        run_children([slow, child(tmp_path / "failing", seconds=0.5, code=5), later], jobs=2)
     assert not is_alive(int((tmp_path / "slow" / "pid").read_text()))
     assert (tmp_path / "slow" / "saved").exists()
     assert not later.folder.exists()
