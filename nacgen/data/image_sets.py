@@ -145,6 +145,14 @@ def open_folder(folder: Path, image_size: int | None = None) -> FolderImages:
     return FolderImages(str(folder), paths, image_size, tuple(_notes(folder, paths, headers)))
 
 
+def holds_statistics(path: Path) -> bool:
+    """Whether a file is an `.npz` archive of `mu` and `sigma` in place of images."""
+    if not (path.is_file() and zipfile.is_zipfile(path)):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+
+
 def read_npz(path: Path) -> ImageDataset:
     """Read the images of an `.npz` archive; nothing in it is unpickled.
 

@@ -98,7 +98,7 @@ class CallableExtractor:
             for module in training:
                 module.training = False
             with torch.no_grad(), plain_float32(self.device.type):
-                answer = function(images.to(self.device))
+                answer = function(images.to(self.device).contiguous())
         finally:
             for module in training:
                 module.training = True

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from nacgen.data.datasets import Dataset
+from nacgen.data.image_sets import ImageSet
 from nacgen.errors import ConfigurationError
 from nacgen.metrics.collection import Collected, ImageSource, collect
 from nacgen.metrics.extractors import FeatureExtractor
@@ -23,7 +23,7 @@ from nacgen.metrics.statistics import GaussianStats
 
 def evaluate(
     generate: ImageSource | ReferenceStatistics,
-    reference: Dataset | ReferenceStatistics,
+    reference: ImageSet | ReferenceStatistics,
     *,
     extractor: FeatureExtractor,
     num_samples: int | None = None,
@@ -154,7 +154,7 @@ def _check_sizes(
     metrics: Sequence[MetricName],
     settings: MetricSettings,
     extractor: FeatureExtractor,
-    reference: Dataset | ReferenceStatistics,
+    reference: ImageSet | ReferenceStatistics,
     num_samples: int,
 ) -> None:
     """Before anything is generated."""

@@ -106,7 +106,7 @@ class NetworkExtractor(ABC):
         """
         check_images(images)
         with torch.inference_mode(), plain_float32(self.device.type):
-            return self.extract(images.to(self.device).float())
+            return self.extract(images.to(self.device).float().contiguous())
 
     @abstractmethod
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nacgen.data.datasets import Dataset
+from nacgen.data.image_sets import ImageSet
 from nacgen.errors import ConfigurationError, DataError, DataNotFoundError, StorageError
 from nacgen.metrics.collection import collect
 from nacgen.metrics.extractors import FeatureExtractor
@@ -51,7 +51,7 @@ class ReferenceStatistics:
     @classmethod
     def compute(
         cls,
-        dataset: Dataset,
+        dataset: ImageSet,
         extractor: FeatureExtractor,
         *,
         keep_features: bool = False,
@@ -94,7 +94,7 @@ class ReferenceStatistics:
     @classmethod
     def cached(
         cls,
-        dataset: Dataset,
+        dataset: ImageSet,
         extractor: FeatureExtractor,
         folder: str | Path,
         *,
@@ -256,7 +256,7 @@ class ReferenceStatistics:
         )
 
 
-def fingerprint_images(dataset: Dataset) -> str:
+def fingerprint_images(dataset: ImageSet) -> str:
     """SHA-256 over shape and pixels.
 
     Args:
@@ -265,7 +265,7 @@ def fingerprint_images(dataset: Dataset) -> str:
     Returns:
         `"sha256:…"`.
     """
-    shape = (len(dataset), 3, dataset.image_size, dataset.image_size)
+    shape = (len(dataset), *dataset.read(torch.arange(1)).shape[1:])
     digest = hashlib.sha256(str(shape).encode())
     for rows in torch.arange(len(dataset)).split(500):
         digest.update(dataset.read(rows).cpu().contiguous().numpy().data)

@@ -1,0 +1,127 @@
+"""Scores checked against numbers that follow from a formula or from arithmetic by hand, in seconds.
+
+For a user who wants to trust an installation, with its versions and its hardware, before trusting a score.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from nacgen.data.datasets import ImageDataset, load_dataset
+from nacgen.data.image_sets import ImageSet, open_folder
+from nacgen.functional.frechet import frechet_distance
+from nacgen.functional.inception_score import inception_score
+from nacgen.functional.kernel_distance import kernel_distance_of_subsets
+from nacgen.functional.neighbours import precision_recall_density_coverage
+from nacgen.metrics.evaluation import evaluate
+from nacgen.metrics.extractors import build_extractor
+from nacgen.metrics.quantisation import to_uint8
+from nacgen.metrics.resize import resize_bilinear, resize_tf1
+
+
+class Check(NamedTuple):
+    """One claim, the number that it promises, the number that came, and how far apart they may be."""
+
+    claim: str
+    expected: float
+    found: float
+    tolerance: float = 1e-9
+
+    @property
+    def holds(self) -> bool:
+        """Whether the number came."""
+        return abs(self.found - self.expected) <= self.tolerance
+
+
+def selfcheck() -> Iterator[Check]:
+    """Compute every number that is known beforehand.
+
+    Yields:
+        The checks, one after the other.
+    """
+    yield from _frechet()
+    yield from _others()
+    yield from _pixels()
+    yield from _images()
+
+
+def _frechet() -> Iterator[Check]:
+    def distance(
+        mean_1: Tensor, covariance_1: Tensor, mean_2: Tensor, covariance_2: Tensor
+    ) -> float:
+        parts = (part.double() for part in (mean_1, covariance_1, mean_2, covariance_2))
+        return float(frechet_distance(*parts).value)
+
+    one, two, three = torch.zeros(1), torch.zeros(2), torch.zeros(3)
+    found = distance(one, torch.eye(1), one + 3, 4 * torch.eye(1))
+    yield Check("Fréchet distance of N(0, 1) and N(3, 4): 3^2 + (1 - 2)^2", 10, found)
+    found = distance(three, torch.diag(Tensor([1, 4, 9])), three + 1, torch.diag(Tensor([4, 4, 1])))
+    yield Check("… of diagonal Gaussians: 3 + 1^2 + 0^2 + 2^2", 8, found)
+    found = distance(two, Tensor([[2, 1], [1, 2]]), two, Tensor([[3, 0], [0, 1]]))
+    yield Check(
+        "… of covariances that do not commute: 8 - 2 sqrt(8 + 2 * 3)", 8 - 2 * math.sqrt(14), found
+    )
+    found = distance(three, torch.ones(3, 3), three, torch.ones(3, 3))
+    yield Check("… of a Gaussian on a line and itself", 0, found, 1e-6)
+
+
+def _others() -> Iterator[Check]:
+    x, y = Tensor([[0], [2]]), Tensor([[1], [1]])
+    found = kernel_distance_of_subsets(x, y, num_subsets=1, subset_size=2)
+    yield Check("kernel distance of {0, 2} and {1, 1}: 1 + 8 - 2 * 14", -19, float(found.value))
+    sure = 1000 * torch.eye(4).repeat(3, 1)
+    score = inception_score(sure, num_splits=1).value
+    yield Check("Inception Score of 4 classes, each certain", 4, float(score))
+    score = inception_score(torch.zeros(6, 4), num_splits=2).value
+    yield Check("Inception Score of a classifier that cannot tell", 1, float(score))
+    modes = Tensor([[0], [10]]).repeat_interleave(6, dim=0)
+    shares = precision_recall_density_coverage(modes, modes[:6], k=5)
+    yield Check(
+        "precision of a generator that repeats one of two modes", 1, float(shares.precision)
+    )
+    yield Check("… its recall", 0.5, float(shares.recall))
+    yield Check("… its coverage", 0.5, float(shares.coverage))
+
+
+def _pixels() -> Iterator[Check]:
+    row = Tensor([0, 100]).expand(1, 1, 2, 2)
+    for name, resize, second in (("pytorch_fid", resize_bilinear, 25), ("tf1", resize_tf1, 50)):
+        claim = f"second pixel of [0, 100] enlarged to four, resize {name}"
+        yield Check(claim, second, float(resize(row, 4)[0, 0, 0, 1]))
+    grey = to_uint8(torch.zeros(1, 3, 1, 1))
+    yield Check("grey, 127.5, is rounded half up", 128, float(grey[0, 0, 0, 0]))
+
+
+def _images() -> Iterator[Check]:
+    extractor = build_extractor("digits_classifier")
+    digits = load_dataset("digits", "test")
+    images = digits.read(torch.arange(100))
+    reference = ImageDataset("digits", "first 100", images, None)
+
+    def score(images: ImageSet, batch_size: int = 100) -> float:
+        result = evaluate(
+            images.read, reference, extractor=extractor, num_samples=100, batch_size=batch_size
+        )
+        return result.scores[extractor.score_name].value
+
+    yield Check("images scored against themselves", 0, score(reference), 1e-6)
+    other = ImageDataset("digits", "next 100", digits.read(torch.arange(100, 200)), None)
+    expected = score(other)
+    yield Check("a score in batches of 7 and of 100", expected, score(other, 7), 1e-4)
+    with tempfile.TemporaryDirectory() as room:
+        for i, image in enumerate(other.images):
+            picture = Image.fromarray(rearrange(image, "c h w -> h w c").numpy())
+            picture.save(Path(room) / f"{i:03}.png")
+        yield Check(
+            "a tensor's score and that of its PNG files",
+            expected,
+            score(open_folder(Path(room))),
+            0,
+        )
