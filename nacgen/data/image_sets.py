@@ -115,11 +115,12 @@ def open_images(
     if path.suffix == ".npz":
         return read_npz(path)
     name, _, split = source.partition("/")
-    if name in SPLITS and name != "folder":
+    datasets = [name for name in SPLITS if name != "folder"]
+    if name in datasets:
         return load_dataset(name, split or "train", data_dir, image_size)
     raise DataNotFoundError(
-        f"images must be a folder, an .npz archive or a dataset ({', '.join(SPLITS)}) and its split, digits/test "
-        f"say, but {source} is {'a file of another kind' if path.is_file() else 'none of them'}."
+        f"images must be a folder, an .npz archive or a dataset ({', '.join(datasets)}) and its split, "
+        f"digits/test say, but {source} is {'a file of another kind' if path.is_file() else 'none of them'}."
     )
 
 

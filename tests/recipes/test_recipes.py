@@ -13,6 +13,7 @@ import pytest
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
+from recipes.evaluate_images import EvaluateConfig, score
 from recipes.train_gan import GANConfig, ScoreConfig, check_networks
 from tests.data.files import write_photographs
 
@@ -43,7 +44,9 @@ def run(recipe: str, folder: Path, *flags: str, launch: tuple[str, ...] = LAUNCH
     return summary
 
 
-def test_pretraining_leaves_an_encoder_that_trains_a_gan(tmp_path: Path) -> None:
+def test_pretraining_leaves_an_encoder_that_trains_a_gan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     summary = run("pretrain_nac", tmp_path / "nac")
     assert summary["images_seen"] == 512
     encoder = NACEncoder.from_pretrained(summary["encoder"])
@@ -57,8 +60,13 @@ def test_pretraining_leaves_an_encoder_that_trains_a_gan(tmp_path: Path) -> None
     assert Generator.from_pretrained(tmp_path / "gan" / "generator").image_size == 16
     for name in ("config.yaml", "environment.json", "report.html", "curve.png"):
         assert (tmp_path / "gan" / name).is_file()
-    again = start("recipes/train_gan.py", "--config", str(tmp_path / "gan" / "config.yaml"))
-    assert json.loads(again.stdout.splitlines()[-1]) == gan  # its own configuration: complete
+    score(EvaluateConfig(reference="digits", generated=str(tmp_path / "gan"), json=True))
+    again = json.loads(capsys.readouterr().out)
+    assert again["protocol"] == gan["evaluation"]["protocol"]
+    value = again["scores"]["fd_digits_classifier"]["value"]
+    assert value == pytest.approx(scores["fd_digits_classifier"]["value"], rel=1e-4)
+    repeated = start("recipes/train_gan.py", "--config", str(tmp_path / "gan" / "config.yaml"))
+    assert json.loads(repeated.stdout.splitlines()[-1]) == gan  # its own configuration: complete
 
 
 def test_classifier_recipe(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""The command that scores images, as a user meets it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nacgen.data.datasets import load_dataset
+from nacgen.errors import CheckpointNotFoundError, ConfigurationError, DataError, NacgenError
+from recipes.evaluate_images import (
+    EvaluateConfig,
+    SelfcheckConfig,
+    StatsConfig,
+    score,
+    selfcheck,
+    stats,
+)
+from tests.recipes.test_recipes import start
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[str, str]:
+    """The same 60 digits as PNG files and as an archive."""
+    images = load_dataset("digits", "test").read(torch.arange(60)).permute(0, 2, 3, 1).numpy()
+    (tmp_path / "png").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "png" / f"{i:02}.png")
+    np.savez(tmp_path / "images.npz", images)
+    return str(tmp_path / "png"), str(tmp_path / "images.npz")
+
+
+def scored(
+    capsys: pytest.CaptureFixture[str], *sources: str, **options: object
+) -> dict[str, float]:
+    reference, generated = sources
+    options = {"extractor": "digits-classifier"} | options
+    score(EvaluateConfig(reference=reference, generated=generated, json=True, **options))  # type: ignore[arg-type]
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)  # and nothing else on stdout
+    assert "16x16 px" in captured.err
+    return {name: found["value"] for name, found in result["scores"].items()}
+
+
+def test_files_and_archives_score_alike(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, archive = folders
+    metrics = "fid,is,kid,prdc"
+    from_files = scored(capsys, "digits/train", files, metrics=metrics)
+    assert from_files == scored(capsys, "digits/train", archive, metrics=metrics)
+    assert list(from_files)[:3] == [
+        f"{name}_digits_classifier" for name in ("fd", "inception_score", "kd")
+    ]
+    same = scored(capsys, files, archive, metrics="fid,prdc", batch_size=7)
+    assert same["fd_digits_classifier"] == pytest.approx(0, abs=1e-6)
+    assert same["precision_digits_classifier"] == same["coverage_digits_classifier"] == 1
+
+
+def test_statistics_score_as_their_images_do(
+    folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "reference.npz")
+    stats(StatsConfig(reference="digits/train", output=path, keep_features=True))
+    assert capsys.readouterr().out == f"{path}: digits_classifier of 1442 images of digits/train\n"
+    expected = scored(capsys, "digits/train", folders[0], metrics="fid,kid")
+    assert scored(capsys, path, folders[0], metrics="fid,kid") == expected
+    with pytest.raises(ConfigurationError, match=r"reference.npz holds statistics already"):
+        stats(StatsConfig(reference=path, output=str(tmp_path / "again.npz")))
+    with pytest.raises(ConfigurationError, match=r"output must end in \.npz, got out\.csv"):
+        stats(StatsConfig(output="out.csv"))
+
+
+def test_what_pytorch_fid_wrote_needs_the_number_of_images(
+    folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "foreign.npz")
+    np.savez(path, mu=np.zeros(64), sigma=np.eye(64))
+    with pytest.raises(DataError, match=rf"{path} must say which features"):
+        scored(capsys, path, folders[0])
+    assert scored(capsys, path, folders[0], foreign_images=100)["fd_digits_classifier"] > 0
+
+
+def test_without_weights_the_remedies_are_named(
+    folders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*args: object, **options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    message = r"no route to host.*Pass the path.*Or choose other features.*--extractor digits-class"
+    with pytest.raises(CheckpointNotFoundError, match=message):
+        score(EvaluateConfig(reference=folders[0], generated=folders[1]))
+
+
+def test_selfcheck_says_what_it_verified(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nacgen.metrics import selfcheck as checks
+
+    made = [checks.Check("one", 1, 1), checks.Check("two", 2, 2.5)]
+    monkeypatch.setattr(checks, "selfcheck", lambda: iter(made))
+    with pytest.raises(NacgenError, match="1 checks failed"):
+        selfcheck(SelfcheckConfig())
+    assert capsys.readouterr().out == "ok   one = 1, got 1\nFAIL two = 2, got 2.5\n"
+
+
+def test_two_positional_arguments_and_exit_codes(tmp_path: Path) -> None:
+    done = start("recipes/evaluate_images.py", "digits/test", "digits/test", "--metrics", "fid")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("fd_digits_classifier  ")
+    assert done.stderr.count("digits/test: 355 images, 16x16 px") == 2
+    (tmp_path / "empty").mkdir()
+    done = start("recipes/evaluate_images.py", str(tmp_path / "empty"), "digits/test")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"error: {tmp_path}/empty must hold images" in done.stderr
