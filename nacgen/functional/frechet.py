@@ -61,8 +61,7 @@ def frechet_distance(
             f"{tuple(mean_1.shape)}, {tuple(covariance_1.shape)}, {tuple(mean_2.shape)} and "
             f"{tuple(covariance_2.shape)}. Compare features of one extractor."
         )
-    root = _root(covariance_1)
-    product = torch.linalg.eigvalsh(root.mT @ covariance_2 @ root)
+    product = torch.linalg.eigvalsh(_symmetric_product(covariance_1, covariance_2))
     trace_of_root = _clip_rounding(product, "covariance_1 @ covariance_2").sqrt().sum()
     traces = covariance_1.trace() + covariance_2.trace()
     return _distance(mean_1 - mean_2, traces, trace_of_root)
@@ -138,16 +137,15 @@ def frechet_bias(covariance: Float64[Tensor, "d d"], num_1: int, num_2: int) -> 
     return (1 / num_1 + 1 / num_2) * (trace + (pairs + trace / 2) / 2)
 
 
-def _root(covariance: Tensor) -> Tensor:
-    """`S` with `S S^T = C`."""
-    if len(covariance) >= CHOLESKY_FROM:
-        factor: Tensor
-        factor, failed = torch.linalg.cholesky_ex(covariance)
+def _symmetric_product(covariance_1: Tensor, covariance_2: Tensor) -> Tensor:
+    """`S^T C2 S` for `C1 = S S^T`."""
+    if len(covariance_1) >= CHOLESKY_FROM:
+        factor, failed = torch.linalg.cholesky_ex(covariance_1)
         if not failed:
-            return factor
-    eigenvalues, axes = torch.linalg.eigh(covariance)
-    root: Tensor = axes * _clip_rounding(eigenvalues, "covariance_1").sqrt() @ axes.mT
-    return root
+            return factor.mT @ covariance_2 @ factor  # type: ignore[no-any-return]
+    eigenvalues, axes = torch.linalg.eigh(covariance_1)
+    root = axes * _clip_rounding(eigenvalues, "covariance_1").sqrt() @ axes.mT
+    return root @ covariance_2 @ root  # type: ignore[no-any-return]
 
 
 def _distance(shift: Tensor, traces: Tensor, trace_of_root: Tensor) -> FrechetDistance:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from nacgen.functional.features import block_rows, draw_rows, feature_pair
 
@@ -48,22 +49,22 @@ def kernel_distance(
     rows_1, rows_2 = feature_pair(
         "features_1", features_1, "features_2", features_2, max(3, num_blocks)
     )
-    blocks_1, blocks_2 = rows_1.tensor_split(num_blocks), rows_2.tensor_split(num_blocks)
-    within_1, within_2 = _sums_within(blocks_1), _sums_within(blocks_2)
-    between = torch.stack([torch.stack([_sum(x, y) for y in blocks_2]) for x in blocks_1])
-    sizes_1 = torch.tensor([len(x) for x in blocks_1]).to(rows_1)
-    sizes_2 = torch.tensor([len(y) for y in blocks_2]).to(rows_1)
+    blocks_1, blocks_2 = _blocks(rows_1, num_blocks), _blocks(rows_2, num_blocks)
+    within_1, within_2 = _sums_within(rows_1, blocks_1), _sums_within(rows_2, blocks_2)
+    between = _sums(rows_1, rows_2, blocks_1, blocks_2)
 
-    def distance(kept: Tensor) -> Tensor:
-        """The estimate from the blocks that `kept` marks with ones, (blocks,)."""
-        n, m = kept @ sizes_1, kept @ sizes_2
-        within = kept @ within_1 @ kept / (n * (n - 1)) + kept @ within_2 @ kept / (m * (m - 1))
-        return within - 2 * (kept @ between @ kept) / (n * m)
+    def distances(kept: Tensor) -> Tensor:
+        """The estimate from the blocks that each row of `kept` marks with ones."""
+        n, m = kept @ blocks_1.sum(dim=0), kept @ blocks_2.sum(dim=0)
+        over_1, over_2, over_both = (
+            ((kept @ sums) * kept).sum(dim=1) for sums in (within_1, within_2, between)
+        )
+        return over_1 / (n * (n - 1)) + over_2 / (m * (m - 1)) - 2 * over_both / (n * m)
 
-    everything = torch.ones_like(sizes_1)
-    without_one = torch.stack([distance(kept) for kept in 1 - torch.eye(num_blocks).to(everything)])
+    everything = rows_1.new_ones(1, num_blocks)
+    without_one = distances(everything - torch.eye(num_blocks).to(rows_1))
     variance = (num_blocks - 1) * without_one.var(correction=0)
-    return KernelDistance(distance(everything), variance.sqrt())
+    return KernelDistance(distances(everything)[0], variance.sqrt())
 
 
 def kernel_distance_of_subsets(
@@ -110,24 +111,30 @@ def kernel_distance_of_subsets(
 
 
 def _distance(x: Tensor, y: Tensor) -> Tensor:
-    n, m = len(x), len(y)
-    within = _sums_within((x,)).sum() / (n * (n - 1)) + _sums_within((y,)).sum() / (m * (m - 1))
-    return within - 2 * _sum(x, y) / (n * m)
+    n, m, all_x, all_y = len(x), len(y), _blocks(x, 1), _blocks(y, 1)
+    within = _sums_within(x, all_x) / (n * (n - 1)) + _sums_within(y, all_y) / (m * (m - 1))
+    distance: Tensor = within - 2 * _sums(x, y, all_x, all_y) / (n * m)
+    return distance.squeeze()
 
 
-def _sums_within(blocks: tuple[Tensor, ...]) -> Tensor:
-    """Sums of the kernel over the pairs of unlike rows of each two blocks, (blocks, blocks)."""
-    sums = torch.zeros(len(blocks), len(blocks)).to(blocks[0])
-    for i, x in enumerate(blocks):
-        for j, y in enumerate(blocks[:i]):
-            sums[i, j] = sums[j, i] = _sum(x, y)
-        sums[i, i] = _sum(x, x) - _kernel(x.square().sum(dim=1), x.shape[1]).sum()
-    return sums
+def _blocks(rows: Tensor, num_blocks: int) -> Tensor:
+    """Which block each row is in, one-hot, (n, blocks)."""
+    block = torch.arange(len(rows), device=rows.device) * num_blocks // len(rows)
+    return one_hot(block, num_blocks).to(rows)
 
 
-def _sum(x: Tensor, y: Tensor) -> Tensor:
-    parts = [_kernel(part @ y.mT, x.shape[1]).sum() for part in x.split(block_rows(len(y)))]
-    return torch.stack(parts).sum()
+def _sums(x: Tensor, y: Tensor, blocks_x: Tensor, blocks_y: Tensor) -> Tensor:
+    """Sums of the kernel over the pairs of rows of each two blocks, (blocks, blocks)."""
+    step = block_rows(len(y))
+    parts = zip(x.split(step), blocks_x.split(step), strict=True)
+    sums = [blocks.mT @ _kernel(part @ y.mT, x.shape[1]) @ blocks_y for part, blocks in parts]
+    return torch.stack(sums).sum(dim=0)
+
+
+def _sums_within(x: Tensor, blocks: Tensor) -> Tensor:
+    """The same within one set, without the pairs of a row with itself."""
+    of_itself = _kernel(x.square().sum(dim=1), x.shape[1])
+    return _sums(x, x, blocks, blocks) - (of_itself @ blocks).diag()
 
 
 def _kernel(products: Tensor, dim: int) -> Tensor:

@@ -91,7 +91,7 @@ def precision_recall_density_coverage(
         dense / (k * len(generated)),
         int(is_covered.sum()) / len(real),
     )
-    return PrecisionRecallDensityCoverage(*(torch.tensor(share).to(real) for share in shares))
+    return PrecisionRecallDensityCoverage(*(real.new_tensor(share) for share in shares))
 
 
 def nearest_neighbour_memorisation(

@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from nacgen.functional.frechet import frechet_bias, frechet_distance
+from nacgen.functional import frechet
+from nacgen.functional.frechet import (
+    frechet_bias,
+    frechet_distance,
+    frechet_distance_from_features,
+)
 
 
 def random_gaussian(dim: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -46,27 +51,6 @@ def test_covariances_of_rank_one() -> None:
     distance = frechet_distance(mean, torch.outer(a, a), mean, torch.outer(b, b))
     expected = a.square().sum() + b.square().sum() - 2 * (a @ b).abs()
     assert distance.value.item() == pytest.approx(expected.item(), rel=1e-7)
-
-
-def test_it_agrees_with_the_general_matrix_root() -> None:
-    linalg = pytest.importorskip("scipy.linalg")
-    (mean_1, covariance_1), (mean_2, covariance_2) = random_gaussian(8, 0), random_gaussian(8, 1)
-    root = linalg.sqrtm((covariance_1 @ covariance_2).numpy())
-    expected = (mean_1 - mean_2).square().sum() + (covariance_1 + covariance_2).trace()
-    expected -= 2 * root.real.trace()
-    distance = frechet_distance(mean_1, covariance_1, mean_2, covariance_2)
-    assert distance.value.item() == pytest.approx(expected.item(), rel=1e-11)
-
-
-@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
-def test_it_agrees_with_pytorch_fid_on_the_same_statistics() -> None:
-    scipy = pytest.importorskip("scipy")
-    if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18):
-        pytest.skip("pytorch-fid 0.3.0 passes sqrtm an argument that SciPy 1.18 removed")
-    fid_score = pytest.importorskip("pytorch_fid.fid_score")
-    gaussians = [*random_gaussian(16, 2), *random_gaussian(16, 3)]
-    expected = fid_score.calculate_frechet_distance(*(part.numpy() for part in gaussians))
-    assert frechet_distance(*gaussians).value.item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_a_gaussian_has_no_distance_from_itself() -> None:
@@ -135,6 +119,51 @@ def test_directions_without_variance_add_no_bias() -> None:
     assert frechet_bias(flat, 5, 5).item() == pytest.approx(frechet_bias(flat[:1, :1], 5, 5).item())
 
 
+def random_features(n: int, dim: int, seed: int) -> Tensor:
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 30), (7, 30), (30, 7), (7, 5), (12, 12), (13, 12)])
+def test_every_route_from_features_is_that_of_their_moments(n: int, m: int) -> None:
+    features_1, features_2 = random_features(n, 12, 0) + 1, 2 * random_features(m, 12, 1)
+    by_moments = frechet_distance(*moments(features_1.double()), *moments(features_2.double()))
+    found = frechet_distance_from_features(features_1, features_2)
+    assert found.value.item() == pytest.approx(by_moments.value.item(), rel=1e-6)  # singular ones
+    if min(n, m) > 12:
+        assert found.value.item() == pytest.approx(by_moments.value.item(), rel=1e-12)
+    turned = frechet_distance_from_features(features_2, features_1)
+    assert turned.value.item() == pytest.approx(found.value.item(), rel=1e-9)
+
+
+def test_two_samples_of_two_rows_by_hand() -> None:
+    a, b = torch.tensor([[0.0, 0, 0], [2, 0, 0]]), torch.tensor([[0.0, 1, 0], [1, 2, 0]])
+    # means (1, 0, 0) and (0.5, 1.5, 0); covariances are of u = (sqrt 2, 0, 0) and v = (1, 1, 0) / sqrt 2
+    found = frechet_distance_from_features(a, b)
+    assert found.value.item() == pytest.approx(0.25 + 2.25 + 2 + 1 - 2 * 1, rel=1e-14)
+
+
+@pytest.mark.parametrize("n", [5, 12, 50])
+def test_features_have_no_distance_from_themselves_in_any_order(n: int) -> None:
+    features = random_features(n, 12, 0) + 1e3
+    found = frechet_distance_from_features(features, features.flip(0))
+    assert abs(found.raw) < 1e-6 * features.double().var(0).sum()
+
+
+def test_a_factor_by_cholesky_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    gaussians = [*random_gaussian(40, 0), *random_gaussian(40, 1)]
+    by_axes = frechet_distance(*gaussians).value.item()
+    monkeypatch.setattr(frechet, "CHOLESKY_FROM", 2)
+    monkeypatch.setattr(torch.linalg, "eigh", None)  # not needed any more
+    assert frechet_distance(*gaussians).value.item() == pytest.approx(by_axes, rel=1e-11)
+
+
+def test_without_such_a_factor_the_axes_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frechet, "CHOLESKY_FROM", 2)
+    test_covariances_of_rank_one()
+    with pytest.raises(ValueError, match=r"covariance_1 .* below zero, got -3 "):
+        frechet_distance(ZERO, float64([1, 0], [0, -3]), ZERO, EYE)
+
+
 NAN = float("nan")
 EYE = torch.eye(2, dtype=torch.float64)
 ZERO = torch.zeros(2, dtype=torch.float64)
@@ -167,3 +196,19 @@ def test_the_bias_needs_a_covariance_and_two_members() -> None:
         frechet_bias(EYE, 1, 7)
     with pytest.raises(ValueError, match=r"covariance must be \(d, d\), got \(2,\)"):
         frechet_bias(ZERO, 7, 7)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (torch.zeros(9), r"features_2 must be float \(n, d\), .* got torch.float32 \(9,\)"),
+        (torch.zeros(9, 3).byte(), r"got torch.uint8 \(9, 3\)"),
+        (torch.zeros(1, 3), "features_2 must have 2 rows or more, got 1"),
+        (torch.zeros(9, 4), r"rows of one length, got \(9, 3\) and \(9, 4\)"),
+        (torch.zeros(9, 3) / 0, "features_2 must be finite, got NaN or infinity in 9 of 9 rows"),
+    ],
+)
+def test_what_is_no_features_is_refused(features: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        frechet_distance_from_features(random_features(9, 3, 0), features)
