@@ -1,0 +1,49 @@
+"""The worked examples do what their first lines say."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import nacgen
+
+FOLDER = Path(__file__).parents[2] / "examples"
+
+
+def main_of(name: str) -> Callable[..., Any]:
+    torch.manual_seed(0)
+    main: Callable[..., Any] = runpy.run_path(str(FOLDER / f"{name}.py"))["main"]
+    return main
+
+
+def test_a_torchvision_classifier_learns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    nacgen.NACEncoder("resnet18", "standard").save_pretrained(tmp_path / "encoder")
+    losses, accuracy = main_of("torchvision_classifier")(tmp_path / "encoder", steps=8)
+    assert sum(losses[-2:]) < sum(losses[:2]) - 0.5
+    assert 0.1 < accuracy <= 1
+    dry, markdown = capsys.readouterr().out.split("#", 1)
+    assert "120 tensors of the encoder would be loaded" in dry
+    assert "| untouched | 2 | `fc` |" in markdown
+
+
+def test_an_own_discriminator_tells_images_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    last = main_of("own_discriminator")(steps=25)[-10:]
+    assert sum(real - fake for real, fake in last) / 10 > 0.5
+    assert "| loaded | 14 |" in capsys.readouterr().out
+
+
+def test_an_autoencoder_learns_in_pixels_and_in_features() -> None:
+    rows = main_of("perceptual_autoencoder")(steps=25)
+    for first, last in zip(rows[0], rows[-1], strict=True):
+        assert last < 0.7 * first
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_fits_on_a_page(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 60
