@@ -36,6 +36,21 @@ class NonFiniteError(NacgenError, RuntimeError):
     exit_code = 3
 
 
+class DivergenceError(NacgenError, RuntimeError):
+    """Training has left the range in which it can recover, though its numbers are finite.
+
+    Args:
+        message: What happened.
+        since: Images seen when it began; checkpoints from after it are worth nothing.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, since: int) -> None:
+        super().__init__(message)
+        self.since = since
+
+
 class DataError(NacgenError, ValueError):
     """A dataset exists but cannot be used."""
 

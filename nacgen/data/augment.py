@@ -243,8 +243,9 @@ def diff_augment(
     purpose: str,
     translation: float = 0.125,
     cutout: float = 0.5,
+    color: bool = False,
 ) -> Float[Tensor, "b c h w"]:
-    """Shift each image and blank a square of it, differentiably.
+    """Recolour each image, shift it and blank a square of it, differentiably.
 
     Args:
         images: Real or generated images in [-1, 1]; row `i` belongs to row `i` of the batch.
@@ -252,19 +253,30 @@ def diff_augment(
         purpose: Name of the draw, so that real and generated images differ.
         translation: Largest shift as a share of the size; 0 switches it off.
         cutout: Side of the square as a share of the size; 0 switches it off.
+        color: Change brightness by up to 0.5, saturation by a factor of 0 to 2, contrast of 0.5 to 1.5.
 
     Returns:
-        Augmented images; what moves in and what is cut out is 0.
+        Augmented images; what moves in and what is cut out is 0, colours may leave [-1, 1].
 
     Source:
         Zhao et al. 2020, arXiv:2006.10738.
     """
-    if translation == cutout == 0:
+    if translation == cutout == 0 and not color:
         return images
     draw, n = batch.generator(purpose), batch.global_size
     height, width = images.shape[-2:]
     shifts = (2 * torch.rand(n, 2, generator=draw) - 1) * translation
     centres = torch.rand(n, 2, generator=draw)
+    if color:  # drawn last, so that shifts and squares are the same without it
+        strength = batch.share(torch.rand(n, 3, generator=draw))
+        brightness, saturation, contrast = rearrange(strength, "b k -> k b 1 1 1")
+        images = images + brightness - 0.5
+        grey = reduce(images, "b c h w -> b 1 h w", "mean")
+        images = grey + (images - grey) * 2 * saturation
+        mean = reduce(images, "b c h w -> b 1 1 1", "mean")
+        images = mean + (images - mean) * (contrast + 0.5)
+    if translation == cutout == 0:
+        return images
     pixels = batch.share((shifts * torch.tensor([height, width])).round())
     y = torch.arange(height, device=images.device) - pixels[:, :1]  # (b, h): source row
     x = torch.arange(width, device=images.device) - pixels[:, 1:]

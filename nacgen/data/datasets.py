@@ -180,14 +180,38 @@ def load_splits(
             test split and no class has five images.
     """
     train = load_dataset(name, "train", data_dir, image_size, max_bytes)
-    has_test = "test" in SPLITS[name]
-    if name == "folder":
+    test = load_test_split(train, data_dir, image_size, max_bytes)
+    return _hold_out(train) if test is None else (train, test)
+
+
+def load_test_split(
+    train: Dataset,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Dataset | None:
+    """The test images beside training images, where the dataset has them.
+
+    Args:
+        train: The training images.
+        data_dir: As in `load_dataset`.
+        image_size: As in `load_dataset`.
+        max_bytes: As in `load_dataset`.
+
+    Returns:
+        The split `"test"`, labelled as the training images, or None where there is none.
+
+    Raises:
+        ConfigurationError: As `load_dataset`.
+        DataError: As `load_dataset`, or test images have a class that training images have not.
+    """
+    has_test = "test" in SPLITS[train.name]
+    if train.name == "folder":
         has_test = (Path(data_dir or "") / "test").is_dir()
-    if has_test:
-        return train, _labelled_as(
-            train, load_dataset(name, "test", data_dir, image_size, max_bytes)
-        )
-    return _hold_out(train)
+    if not has_test:
+        return None
+    test = load_dataset(train.name, "test", data_dir, image_size, max_bytes)
+    return _labelled_as(train, test)
 
 
 def _hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:

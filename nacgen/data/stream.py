@@ -1,6 +1,6 @@
 """A stream of batches that can start at any image, from memory or from files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,33 @@ class Batch:
         """This process's rows of what was drawn for the global batch, on the training device."""
         rows = drawn[self.start : self.start + len(self.images)]
         return rows.to(self.images.device, non_blocking=True)
+
+    def split(self, num_parts: int) -> "list[Batch]":
+        """Equal parts of this share, in its order; what is drawn for them is what is drawn for the whole.
+
+        Args:
+            num_parts: How many.
+
+        Returns:
+            The parts.
+
+        Raises:
+            ValueError: The images cannot be parted evenly.
+        """
+        size, rest = divmod(len(self.images), num_parts)
+        if rest:
+            raise ValueError(
+                f"num_parts must divide the {len(self.images)} images of a process, got {num_parts}."
+            )
+        return [
+            replace(
+                self,
+                images=self.images[i : i + size],
+                labels=None if self.labels is None else self.labels[i : i + size],
+                start=self.start + i,
+            )
+            for i in range(0, len(self.images), size)
+        ]
 
 
 class ImageStream:

@@ -1,9 +1,12 @@
 """Adversarial losses and gradient penalties, one value per image.
 
 Source:
+    Goodfellow et al. 2014, arXiv:1406.2661 (non-saturating), Lim & Ye 2017, arXiv:1705.02894 (hinge),
     Jolicoeur-Martineau 2018, arXiv:1807.00734 (relativistic pairing), Mescheder et al. 2018,
     arXiv:1801.04406 (R1), and Huang et al. 2024, arXiv:2501.05441 (RpGAN with R1 and R2).
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +59,83 @@ def relativistic_generator_loss(
     return relativistic_discriminator_loss(logits_fake, logits_real)
 
 
+def hinge_discriminator_loss(
+    logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
+) -> Float[Tensor, " b"]:
+    """Hinge loss of the discriminator, `max(0, 1 - D(real)) + max(0, 1 + D(fake))`.
+
+    Args:
+        logits_real: Logits of real images, one or several heads.
+        logits_fake: Logits of as many generated ones.
+
+    Returns:
+        Zero or more, averaged over heads; 2 where the discriminator cannot tell.
+
+    Source:
+        Lim & Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957, equation 16.
+    """
+    return reduce(F.relu(1 - logits_real) + F.relu(1 + logits_fake), "b ... -> b", "mean")
+
+
+def hinge_generator_loss(
+    logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
+) -> Float[Tensor, " b"]:
+    """Hinge loss of the generator, `-D(fake)`.
+
+    Args:
+        logits_real: Not used; all losses are called alike.
+        logits_fake: Logits of generated images, one or several heads.
+
+    Returns:
+        Any real number, averaged over heads.
+    """
+    return reduce(-logits_fake, "b ... -> b", "mean")
+
+
+def non_saturating_discriminator_loss(
+    logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
+) -> Float[Tensor, " b"]:
+    """Cross-entropy of the discriminator, `softplus(-D(real)) + softplus(D(fake))`.
+
+    Args:
+        logits_real: Logits of real images, one or several heads.
+        logits_fake: Logits of as many generated ones.
+
+    Returns:
+        Nats, zero or more, averaged over heads; `2 log 2` where the discriminator cannot tell.
+
+    Source:
+        Goodfellow et al. 2014, arXiv:1406.2661, equation 1.
+    """
+    return reduce(F.softplus(-logits_real) + F.softplus(logits_fake), "b ... -> b", "mean")
+
+
+def non_saturating_generator_loss(
+    logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
+) -> Float[Tensor, " b"]:
+    """Non-saturating loss of the generator, `softplus(-D(fake))`.
+
+    Args:
+        logits_real: Not used; all losses are called alike.
+        logits_fake: Logits of generated images, one or several heads.
+
+    Returns:
+        Nats, zero or more, averaged over heads.
+
+    Source:
+        Goodfellow et al. 2014, arXiv:1406.2661, section 3.
+    """
+    return reduce(F.softplus(-logits_fake), "b ... -> b", "mean")
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+ADVERSARIAL_LOSSES: dict[str, tuple[Loss, Loss]] = {  # of the discriminator, of the generator
+    "rpgan": (relativistic_discriminator_loss, relativistic_generator_loss),
+    "hinge": (hinge_discriminator_loss, hinge_generator_loss),
+    "non-saturating": (non_saturating_discriminator_loss, non_saturating_generator_loss),
+}
+
+
 def squared_gradient_norm(
     logits: Float[Tensor, "b *n"], images: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, " b"]:
@@ -76,3 +156,62 @@ def squared_gradient_norm(
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return reduce(gradient.square(), "b c h w -> b", "sum")
+
+
+def overfitting(
+    logits_train: Float[Tensor, " n"],
+    logits_held_out: Float[Tensor, " m"],
+    logits_fake: Float[Tensor, " k"],
+) -> Float[Tensor, ""]:
+    """Where the discriminator's mean logit for unseen real images lies between training images and fakes.
+
+    Args:
+        logits_train: Logits of images that it trains on.
+        logits_held_out: Logits of real images that it does not train on.
+        logits_fake: Logits of generated images.
+
+    Returns:
+        0 where held-out images look like training images, 1 where they look generated: it has learned
+        its training images by heart.
+
+    Source:
+        `r_v` of Karras et al. 2020, arXiv:2006.06676, equation 1.
+    """
+    train, held_out, fake = logits_train.mean(), logits_held_out.mean(), logits_fake.mean()
+    return (train - held_out) / (train - fake)
+
+
+def great_circle(
+    start: Float[Tensor, " z"], end: Float[Tensor, " z"], num_points: int
+) -> Float[Tensor, "n z"]:
+    """Latents from one to another at even angles, whose lengths stay those of a normal draw.
+
+    Args:
+        start: Latent at the first point.
+        end: Latent at the last point; not opposite to the first.
+        num_points: Two or more.
+
+    Returns:
+        The points, ends included; their directions follow the great circle, lengths change linearly.
+
+    Raises:
+        ValueError: There are fewer than two points.
+
+    Source:
+        Shoemake 1985, doi:10.1145/325165.325242.
+    """
+    if num_points < 2:
+        raise ValueError(
+            f"num_points must be two or more, got {num_points}. The ends are points themselves."
+        )
+    a, b = F.normalize(start, dim=0), F.normalize(end, dim=0)
+    angle = torch.arccos((a @ b).clamp(-1, 1))
+    share = torch.linspace(0, 1, num_points, dtype=start.dtype, device=start.device)[:, None]
+    length = (1 - share) * start.norm() + share * end.norm()
+    if angle < 1e-4:  # one direction
+        directions = a.expand(num_points, -1)
+    else:
+        mixed = torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b
+        directions = mixed / torch.sin(angle)
+    points: Tensor = directions * length
+    return points

@@ -1,16 +1,20 @@
-"""Generator for small images. Nothing in it depends on the batch."""
+"""Generator for small images. Nothing in it depends on the batch, but for SNGAN's blocks."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.folder import PretrainedModel
+from nacgen.models.sngan import SNGANGeneratorBlock, check_labels, check_num_classes
+
+Block = Literal["small", "sngan"]
 
 
 class GeneratorBlock(nn.Module):
@@ -39,9 +43,13 @@ class Generator(nn.Module, PretrainedModel):
         image_size: Height and width in pixels, 4 times a power of two, 8 or more.
         latent_dim: Length of `z`.
         channels: At 4x4, then after each doubling.
+        num_classes: With classes, a learned vector of the image's class stands beside its latent.
+        block: `"small"`: GroupNorm, convolutions before the resolution doubles; `"sngan"`: BatchNorm,
+            convolutions after it, four times the work.
 
     Raises:
-        ConfigurationError: Size and number of channels do not fit, or channels are no multiples of 8.
+        ConfigurationError: Size and number of channels do not fit, channels are no multiples of 8, or a
+            choice is unknown.
     """
 
     def __init__(
@@ -49,6 +57,8 @@ class Generator(nn.Module, PretrainedModel):
         image_size: int = 16,
         latent_dim: int = 64,
         channels: Sequence[int] = (128, 64, 32),
+        num_classes: int | None = None,
+        block: Block = "small",
     ) -> None:
         super().__init__()
         if len(channels) < 2 or image_size != 4 * 2 ** (len(channels) - 1):
@@ -61,30 +71,48 @@ class Generator(nn.Module, PretrainedModel):
             raise ConfigurationError(f"channels must be multiples of 8, got {tuple(channels)}.")
         if latent_dim < 1:
             raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim}.")
-        self.latent_dim, self.image_size = latent_dim, image_size
-        self.first = nn.Linear(latent_dim, channels[0] * 16)
-        self.blocks = nn.Sequential(*(GeneratorBlock(a, b) for a, b in pairwise(channels)))
-        self.norm = nn.GroupNorm(8, channels[-1])
+        if block not in get_args(Block):
+            raise ConfigurationError(f"block must be small or sngan, got {block!r}.")
+        check_num_classes(num_classes)
+        self.latent_dim, self.image_size, self.num_classes = latent_dim, image_size, num_classes
+        self.activation = F.silu if block == "small" else F.relu
+        make = GeneratorBlock if block == "small" else SNGANGeneratorBlock
+        self.first = nn.Linear(latent_dim * (2 if num_classes else 1), channels[0] * 16)
+        self.blocks = nn.Sequential(*(make(a, b) for a, b in pairwise(channels)))
+        self.norm = (
+            nn.GroupNorm(8, channels[-1]) if block == "small" else nn.BatchNorm2d(channels[-1])
+        )
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        self.embedding = nn.Embedding(num_classes, latent_dim) if num_classes else None
+        if block == "sngan":
+            for layer in (self.first, self.to_rgb):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]  # both have one
 
-    def forward(self, z: Float[Tensor, "b z"]) -> Float[Tensor, "b 3 h w"]:
+    def forward(
+        self, z: Float[Tensor, "b z"], labels: Int64[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """Images in [-1, 1] from standard normal latents.
 
         Args:
             z: Latents.
+            labels: Class of each image, where the generator has classes.
 
         Returns:
             Images.
 
         Raises:
-            ValueError: The latents have another width.
+            ValueError: The latents have another width, or labels are missing, or given without classes.
         """
+        check_labels(labels, self.num_classes)
         if z.shape[1] != self.latent_dim:
             raise ValueError(
                 f"z must have {self.latent_dim} columns for this generator, got {z.shape[1]}."
             )
+        if self.embedding is not None:
+            z = torch.cat([z, self.embedding(labels)], dim=1)
         x = rearrange(self.first(z), "b (c h w) -> b c h w", h=4, w=4)
-        x = F.silu(self.norm(self.blocks(x)))
+        x = self.activation(self.norm(self.blocks(x)))
         return torch.tanh(self.to_rgb(x))
 
 

@@ -111,6 +111,27 @@ def load_checkpoint(root: Path) -> tuple[dict[str, Tensors], dict[str, Any]] | N
     return None
 
 
+def discard_checkpoints_after(root: Path, images_seen: int) -> None:
+    """Remove checkpoints from behind a position.
+
+    Args:
+        root: Folder of the run's checkpoints.
+        images_seen: The position; a checkpoint of just there stays.
+
+    Raises:
+        StorageError: One cannot be removed.
+    """
+    try:
+        for folder in sorted(root.glob("step_*")):
+            if folder.name > f"step_{images_seen:012d}":
+                _discard(folder)
+    except OSError as error:
+        raise StorageError(
+            f"checkpoints in {root} from behind {images_seen} images seen must be removed, but cannot be "
+            f"({error}). Mend the permissions."
+        ) from error
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> Tensors:
     """An optimizer's slots under the names of its parameters.
 

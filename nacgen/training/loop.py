@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nacgen.data.stream import ImageStream
-from nacgen.errors import EXIT_PREEMPTED, CheckpointError, ConfigurationError
+from nacgen.errors import EXIT_PREEMPTED, CheckpointError, ConfigurationError, DivergenceError
 from nacgen.training.checkpoint import (
+    discard_checkpoints_after,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -73,6 +74,7 @@ def train(
 
     Raises:
         NonFiniteError: From the update; the last checkpoint stands.
+        DivergenceError: From the update; the last checkpoint from before stands, later ones are removed.
         CheckpointError: The run's checkpoints are damaged or do not fit.
         ConfigurationError: A time between two rows, checkpoints or evaluations is below one image.
         StorageError: The run folder cannot be written; earlier checkpoints stand.
@@ -111,7 +113,12 @@ def train(
             for optimizer in update.optimizers.values():
                 for group_id, group in _groups(optimizer):
                     group["lr"] = base_rates[group_id] * factor * group_factor(group, images_seen)
-            logs = update.update(stream.batch(images_seen))
+            try:
+                logs = update.update(stream.batch(images_seen))
+            except DivergenceError as error:
+                if accelerator.is_main_process:
+                    discard_checkpoints_after(run.checkpoints, error.since)
+                raise
             images_seen += batch_size
             bar.update(batch_size)
 

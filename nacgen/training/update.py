@@ -53,6 +53,33 @@ def warmup_cosine(total_images: int, warmup_images: int = 0) -> Schedule:
     return factor
 
 
+def linear_decay(total_images: int) -> Schedule:
+    """A learning-rate factor that falls from 1 to 0 in a line.
+
+    Args:
+        total_images: Length of training.
+
+    Returns:
+        The factor as a function of the images seen before a step.
+    """
+    return lambda images_seen: 1 - images_seen / total_images
+
+
+def cosine_between(first: float, last: float, total_images: int) -> Schedule:
+    """A value that goes from one number to another along half a cosine.
+
+    Args:
+        first: At the start.
+        last: At the end.
+        total_images: Length of training.
+
+    Returns:
+        The value as a function of the images seen before a step.
+    """
+    falling = warmup_cosine(total_images)
+    return lambda images_seen: last + (first - last) * falling(images_seen)
+
+
 def constant(images_seen: int) -> float:
     """A learning-rate factor of 1."""
     return 1.0
@@ -103,6 +130,31 @@ def descend(
     """
     optimizer.zero_grad()
     accelerator.backward(loss)
+    return take_step(loss.detach(), optimizer, parameters, batch, network)
+
+
+def take_step(
+    loss: Tensor,
+    optimizer: AcceleratedOptimizer,
+    parameters: Iterable[nn.Parameter],
+    batch: Batch,
+    network: str = "",
+) -> Tensor:
+    """Step along gradients that are there already, unless they are not finite.
+
+    Args:
+        loss: What they are the gradients of, for the error.
+        optimizer: Steps.
+        parameters: Of the optimizer.
+        batch: Names the position in the error.
+        network: Names in the error what is trained, where there are several.
+
+    Returns:
+        The norm of the gradient.
+
+    Raises:
+        NonFiniteError: The gradient is NaN or infinite; these parameters keep their values.
+    """
     norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
     if not torch.isfinite(norm):
         raise NonFiniteError(

@@ -264,6 +264,25 @@ def test_cutout_blanks_one_square() -> None:
     assert len(places) == 64  # the middle can be at any pixel
 
 
+def test_colours_change_as_written_out_and_leave_the_rest_of_the_draw() -> None:
+    images = random_images(5) * 2 - 1
+    batch = batch_of(images)
+    draw = batch.generator("x")
+    torch.rand(5, 2, generator=draw), torch.rand(5, 2, generator=draw)  # shifts and squares
+    strength = torch.rand(5, 3, generator=draw)
+    result = diff_augment(images, batch, "x", translation=0, cutout=0, color=True)
+    for image, (brightness, saturation, contrast), found in zip(
+        images, strength.tolist(), result, strict=True
+    ):
+        expected = image + brightness - 0.5
+        grey = expected.mean(0, keepdim=True)
+        expected = grey + (expected - grey) * 2 * saturation
+        expected = expected.mean() + (expected - expected.mean()) * (contrast + 0.5)
+        torch.testing.assert_close(found, expected)
+    moved = diff_augment(images, batch, "x", 0.25, 0.5, color=True)
+    assert torch.equal(moved == 0, diff_augment(images, batch, "x", 0.25, 0.5) == 0)
+
+
 def test_diff_augment_is_differentiable() -> None:
     images = random_images(3, 6, 6).double().requires_grad_()
     batch = batch_of(random_images(3, 6, 6))

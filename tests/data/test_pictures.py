@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nacgen.data.pictures import FRAME, write_grid
+from nacgen.data.pictures import FRAME, write_gif, write_grid
 
 
 def random_bytes(n: int, height: int = 4, width: int = 5) -> Tensor:
@@ -38,3 +38,32 @@ def test_rows_that_are_not_full_are_refused(count: int, columns: int, tmp_path: 
     with pytest.raises(ValueError, match=f"fill rows of {columns}, got {count}. Give a multiple"):
         write_grid(random_bytes(count), tmp_path / "grid.png", columns)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gif_shows_the_pictures_in_order_and_holds_the_last(tmp_path: Path) -> None:
+    files = []
+    for i, shade in enumerate((0, 80, 160, 240)):
+        images = torch.full((1, 3, 4, 4), shade, dtype=torch.uint8)
+        write_grid(images, tmp_path / f"{i}.png", 1, zoom=2)
+        files.append(tmp_path / f"{i}.png")
+    for count, shades in ((4, [0, 80, 160, 240]), (3, [0, 160, 240]), (1, [0])):
+        write_gif(files, tmp_path / "film.gif", shrink=2, max_frames=count)
+        with Image.open(tmp_path / "film.gif") as film:
+            assert (film.format, film.size, film.info.get("loop", 0)) == ("GIF", (6, 6), 0)
+            seen, durations = [], []
+            for frame in range(getattr(film, "n_frames", 1)):
+                film.seek(frame)
+                seen.append(film.convert("RGB").getpixel((3, 3))[0])
+                durations.append(film.info["duration"])
+        assert seen == pytest.approx(shades, abs=4)  # a palette
+        assert durations == [200] * (count - 1) + [2000]
+
+
+def test_frames_that_make_no_gif_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one picture file or more, got none"):
+        write_gif([], tmp_path / "film.gif")
+    files = [tmp_path / "1.png", tmp_path / "2.png"]
+    for columns, file in enumerate(files, start=1):
+        write_grid(random_bytes(2), file, columns)
+    with pytest.raises(ValueError, match=r"one size, got \[\(7, 12\), \(14, 6\)\]"):
+        write_gif(files, tmp_path / "film.gif")

@@ -68,6 +68,18 @@ def test_labels_come_with_their_images_one_or_several_each() -> None:
     assert ImageStream(replace(DIGITS, labels=None), 64, seed=1).batch(0).labels is None
 
 
+def test_parts_of_a_batch_draw_what_the_whole_draws() -> None:
+    whole = ImageStream(DIGITS, 12, 0, "cpu", 1, 2).batch(36)  # the second of two processes
+    parts = whole.split(3)
+    assert [part.start for part in parts] == [6, 8, 10]
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)  # type: ignore[arg-type, misc]
+    drawn = [part.share(torch.rand(12, generator=part.generator("x"))) for part in parts]
+    assert torch.equal(torch.cat(drawn), torch.rand(12, generator=whole.generator("x"))[6:])
+    with pytest.raises(ValueError, match="divide the 6 images of a process, got 4"):
+        whole.split(4)
+
+
 def test_batches_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="got 9 for 2"):
         ImageStream(DIGITS, 9, 0, "cpu", 0, 2)

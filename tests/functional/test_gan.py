@@ -5,6 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from nacgen.functional.gan import (
+    ADVERSARIAL_LOSSES,
+    great_circle,
+    overfitting,
     relativistic_discriminator_loss,
     relativistic_generator_loss,
     squared_gradient_norm,
@@ -32,6 +35,74 @@ def test_losses_equal_the_paper_written_as_loops(heads: int) -> None:
     if heads == 1:  # a discriminator with one head gives (b,)
         flat = relativistic_discriminator_loss(real[:, 0], fake[:, 0])
         assert flat.tolist() == pytest.approx(discriminator)
+
+
+@pytest.mark.parametrize("name", ["hinge", "non-saturating"])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_classic_losses_equal_the_papers_written_as_loops(name: str, heads: int) -> None:
+    real, fake = 3 * draws(6, heads), 3 * draws(6, heads, seed=1)
+    discriminator, generator = ADVERSARIAL_LOSSES[name]
+    expected = reference.classic_losses(name, real.tolist(), fake.tolist())
+    assert discriminator(real, fake).tolist() == pytest.approx(expected[0])
+    assert generator(real, fake).tolist() == pytest.approx(expected[1])
+    if heads == 1:
+        assert discriminator(real[:, 0], fake[:, 0]).tolist() == pytest.approx(expected[0])
+        assert generator(real[:, 0], fake[:, 0]).tolist() == pytest.approx(expected[1])
+
+
+@pytest.mark.parametrize("name", ["hinge", "non-saturating"])
+def test_classic_losses_are_finite_and_correct_to_first_order(name: str) -> None:
+    for loss in ADVERSARIAL_LOSSES[name]:
+        pair = draws(4, 2).requires_grad_(), draws(4, 2, seed=1).requires_grad_()
+        assert torch.autograd.gradcheck(loss, pair)
+        for size in (1e4, 1e30):
+            real = torch.tensor([size, -size]).requires_grad_()
+            fake = torch.tensor([size, -size]).requires_grad_()
+            value = loss(real, fake)
+            value.sum().backward()
+            assert value.isfinite().all()
+            assert fake.grad is not None
+            assert fake.grad.isfinite().all()
+
+
+def test_a_hinge_is_satisfied_beyond_its_margin() -> None:
+    discriminator, _ = ADVERSARIAL_LOSSES["hinge"]
+    real, fake = torch.tensor([1.5, 0.0]).requires_grad_(), torch.tensor([-1.5, 0.0])
+    loss = discriminator(real, fake)
+    assert loss.tolist() == [0, 2]
+    loss.sum().backward()
+    assert real.grad is not None
+    assert real.grad.tolist() == [0, -1]
+
+
+def test_overfitting_runs_from_none_to_all() -> None:
+    train, fake = torch.tensor([1.0, 3.0]), torch.tensor([-4.0, -4.0, -4.0])
+    for held_out, expected in ((2.0, 0.0), (-1.0, 0.5), (-4.0, 1.0)):
+        logits = torch.tensor([held_out - 1, held_out + 1])
+        assert overfitting(train, logits, fake).item() == pytest.approx(expected)
+        # RpGAN leaves the logits' mean open
+        shifted = overfitting(train + 7, logits + 7, fake + 7)
+        assert shifted.item() == pytest.approx(expected)
+
+
+def test_a_great_circle_keeps_lengths_and_even_angles() -> None:
+    start, end = draws(16), draws(16, seed=1)
+    end = end * start.norm() / end.norm()
+    points = great_circle(start, end, 5)
+    torch.testing.assert_close(points[0], start)
+    torch.testing.assert_close(points[-1], end)
+    torch.testing.assert_close(points.norm(dim=1), start.norm().expand(5))
+    cosines = torch.nn.functional.cosine_similarity(points[1:], points[:-1])
+    torch.testing.assert_close(cosines, cosines[:1].expand(4))
+    middle = start + end  # by symmetry
+    torch.testing.assert_close(points[2], middle * start.norm() / middle.norm())
+
+
+def test_a_great_circle_between_one_direction_is_a_line() -> None:
+    start = draws(4)
+    torch.testing.assert_close(great_circle(start, 3 * start, 3)[1], 2 * start)
+    with pytest.raises(ValueError, match="two or more, got 1"):
+        great_circle(start, start, 1)
 
 
 def test_the_generator_loss_is_the_mirror_image() -> None:

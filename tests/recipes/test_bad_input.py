@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from nacgen.errors import ConfigurationError
-from recipes import train_classifier, train_gan
+from nacgen.training import gan_options
+from recipes import train_classifier
 from tests.recipes.test_recipes import ROOT, run, start
 
 INFINITY, NAN = float("inf"), float("nan")
@@ -23,11 +24,21 @@ INFINITY, NAN = float("inf"), float("nan")
         ("Optim", "penalty_weight", [-0.1, NAN]),
         ("Optim", "penalty_every", [0]),
         ("Optim", "ema_half_life", [0.0]),
-        ("Optim", "translation", [-0.1, 1.1]),
-        ("Optim", "cutout", [-0.1, 1.1, NAN]),
+        ("Optim", "final_penalty_weight", [-0.1, INFINITY]),
+        ("Optim", "beta2", [-0.1, 1.1]),
+        ("Optim", "discriminator_steps", [0]),
+        ("Optim", "micro_batches", [0]),
+        ("Optim", "largest_logit", [0.0]),
+        ("Augment", "translation", [-0.1, 1.1]),
+        ("Augment", "cutout", [-0.1, 1.1, NAN]),
+        ("Augment", "target", [-1.1, 2.0]),
+        ("Augment", "images_to_full", [0.0]),
         ("Score", "num_samples", [1, 0]),
         ("Score", "every", [0, -1]),
-        ("Discriminator", "trunk_lr_multiplier", [-1.0, INFINITY]),
+        ("Discriminator", "trunk_lr_multiplier", [-1.0, 0.0, INFINITY]),
+        ("Discriminator", "stage_lr_decay", [0.0]),
+        ("Discriminator", "head_warmup_images", [-1]),
+        ("Discriminator", "ramp_images", [-1]),
         ("Generator", "latent_dim", [0]),
         ("Generator", "channels", [(16, 0, 8)]),
     ],
@@ -35,7 +46,7 @@ INFINITY, NAN = float("inf"), float("nan")
 def test_a_gan_refuses_numbers_without_a_meaning(
     topic: str, name: str, values: list[object]
 ) -> None:
-    config_class = getattr(train_gan, f"{topic}Config")
+    config_class = getattr(gan_options, f"{topic}Config")
     flag = f"--{topic.lower()}.{name.replace('_', '-')}"
     for value in values:
         with pytest.raises(ConfigurationError) as caught:

@@ -13,8 +13,8 @@ import pytest
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
+from nacgen.training.gan_options import GANConfig, ScoreConfig
 from recipes.evaluate_images import EvaluateConfig, score
-from recipes.train_gan import GANConfig, ScoreConfig, check_networks
 from tests.data.files import write_photographs
 
 ROOT = Path(__file__).parents[2]
@@ -132,15 +132,15 @@ def test_other_images_need_networks_of_their_own(given: dict[str, Any]) -> None:
     got = f"got {config.encoder} and {config.score.extractor} for folder"
     steps = r"pretrain_nac\.py .* --encoder A/encoder.*/train_classifier\.py .* --score\.weights B/"
     with pytest.raises(ConfigurationError, match=rf"{got}\. .*{steps}classifier; or .* inception"):
-        check_networks(config)
-    check_networks(replace(config, dataset="digits"))
-    check_networks(replace(config, encoder="own", score=ScoreConfig(extractor="classifier")))
+        config.check_networks()
+    replace(config, dataset="digits").check_networks()
+    replace(config, encoder="own", score=ScoreConfig(extractor="classifier")).check_networks()
 
 
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--preset", "huge"], 2, "preset must be one of digits, smoke, got 'huge'"),
+        (["--preset", "huge"], 2, "projected, folder, smoke, got 'huge'"),
         (["--dataset", "mnist"], 2, "imagenet, folder, got 'mnist'"),
         (["--init", "magic"], 2, "invalid choice 'magic'"),
         (["--score.extractor", "eyes"], 2, "invalid choice 'eyes'"),

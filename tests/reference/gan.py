@@ -31,6 +31,30 @@ def generator_loss(real: list[list[float]], fake: list[list[float]]) -> list[flo
     return losses
 
 
+def classic_losses(
+    name: str, real: list[list[float]], fake: list[list[float]]
+) -> tuple[list[float], list[float]]:
+    """What discriminator and generator minimise without pairing, averaged over heads.
+
+    Hinge as in arXiv:1802.05957, equations 16 and 17; the non-saturating game as in arXiv:1406.2661, with the
+    probability of being real `p(t) = 1 / (1 + exp(-t))`.
+    """
+    discriminator, generator = [], []
+    for heads_real, heads_fake in zip(real, fake, strict=True):
+        of_discriminator, of_generator = [], []
+        for a, b in zip(heads_real, heads_fake, strict=True):
+            if name == "hinge":
+                of_discriminator.append(-min(0.0, -1 + a) - min(0.0, -1 - b))
+                of_generator.append(-b)
+            else:
+                p_real, p_fake = 1 / (1 + math.exp(-a)), 1 / (1 + math.exp(-b))
+                of_discriminator.append(-math.log(p_real) - math.log(1 - p_fake))
+                of_generator.append(-math.log(p_fake))
+        discriminator.append(sum(of_discriminator) / len(of_discriminator))
+        generator.append(sum(of_generator) / len(of_generator))
+    return discriminator, generator
+
+
 def squared_gradient_norm(
     function: Callable[[list[float]], float], image: list[float], step: float = 1e-5
 ) -> float:

@@ -7,6 +7,7 @@ import torch
 
 from nacgen.errors import CheckpointError, StorageError
 from nacgen.training.checkpoint import (
+    discard_checkpoints_after,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -31,6 +32,16 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
         save(tmp_path, images_seen)
     assert newest(tmp_path) == 24
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_checkpoints_behind_a_position_can_be_removed(tmp_path: Path) -> None:
+    for images_seen in (16, 24):
+        save(tmp_path, images_seen)
+    discard_checkpoints_after(tmp_path, 24)
+    assert newest(tmp_path) == 24
+    discard_checkpoints_after(tmp_path, 23)
+    assert newest(tmp_path) == 16
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "add", "manifest", "pickle"])

@@ -23,20 +23,17 @@ def gradients() -> dict[str, list[float]]:
     """Gradients of a penalised discriminator step and a generator step; loss and gradient of NAC and SimCLR."""
     update, stream, accelerator = build()
     batch = stream.batch(0)
-    images = batch.images.float() / 127.5 - 1
     rates = [group for o in update.optimizers.values() for group in o.param_groups]
     for group in rates:
         group["lr"] = 0.0  # look at gradients, keep the weights
-    update.update_discriminator(batch, images)
+    update.update_discriminator(batch)
     found = {"discriminator": torch.cat([p.grad.flatten() for p in update.trainable])}  # type: ignore[union-attr]
-    update.update_generator(batch, images)
+    update.update_generator(batch)
     found["generator"] = torch.cat([p.grad.flatten() for p in update.generator.parameters()])  # type: ignore[union-attr]
 
     draw = torch.Generator().manual_seed(0)
     logits, uniform = (torch.rand(8, 6, generator=draw, dtype=torch.float64) for _ in range(2))
-    mine = slice(
-        accelerator.process_index * len(images), (accelerator.process_index + 1) * len(images)
-    )
+    mine = slice(batch.start, batch.start + len(batch.images))
     own = logits[mine].clone().requires_grad_()
     loss = nac_loss(own, 2 * own, uniform[mine], 0.2, "tanh", gather_rows(own)).mean()
     loss.backward()

@@ -1,6 +1,7 @@
 """The update of adversarial training. That it resumes and two processes equal one: test_loop, test_distributed."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from nacgen.data.augment import to_float
+from nacgen.data.augment import diff_augment, to_float
 from nacgen.data.datasets import load_dataset
 from nacgen.data.randomness import seeded
 from nacgen.data.stream import Batch, ImageStream
@@ -17,9 +18,11 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
 from nacgen.models.transplant import transplant
 from nacgen.training.gan import GANUpdate
+from nacgen.training.gauges import LogitWatch
 from tests.reference import gan as reference
 
 BATCH = 8
+CUTOUT = partial(diff_augment, translation=0.125, cutout=0.5)
 
 
 def build(
@@ -34,11 +37,11 @@ def build(
     part = transplant(encoder.eval(), mode=mode, image_size=16)
     settings = {
         "batch_size": BATCH,
-        "penalty_weight": 0.3,
+        "penalty_weight": lambda images_seen: 0.3,
         "penalty_every": 2,
         "ema_half_life": 32.0,
-        "translation": 0.0,
-        "cutout": 0.0,
+        "augment": lambda images, batch, purpose: images,
+        "watch": LogitWatch(1e3, 64),
     }
     return GANUpdate(
         Accelerator(cpu=True),
@@ -71,11 +74,11 @@ def gradients_of(parameters: list[nn.Parameter]) -> Tensor:
 @pytest.mark.parametrize("images_seen", [0, BATCH])
 def test_discriminator_steps_are_the_formula_written_out(images_seen: int) -> None:
     """Even steps are penalised, with the weight of both."""
-    update = build(discriminator_rate=0.0, penalty_weight=0.3, penalty_every=2)
+    update = build(discriminator_rate=0.0, penalty_every=2)
     batch = batch_at(images_seen)
     real = to_float(batch.images)
     fake = update.generator(update.latents(batch, "discriminator")).detach()
-    logs = update.update_discriminator(batch, real)
+    logs = update.update_discriminator(batch)
     found = gradients_of(update.trainable)
 
     discriminator = copy.deepcopy(update.discriminator)
@@ -108,7 +111,7 @@ def test_discriminator_steps_are_the_formula_written_out(images_seen: int) -> No
 def test_generator_steps_are_the_formula_written_out() -> None:
     update, batch = build(generator_rate=0.0), batch_at()
     real = to_float(batch.images)
-    logs = update.update_generator(batch, real)
+    logs = update.update_generator(batch)
     found = gradients_of(list(update.generator.parameters()))
     update.generator.zero_grad()
     fake = update.generator(update.latents(batch, "generator"))
@@ -121,7 +124,7 @@ def test_generator_steps_are_the_formula_written_out() -> None:
 
 
 def test_a_discriminator_that_trains_alone_tells_one_batch_apart() -> None:
-    update, batch = build(generator_rate=0.0, penalty_weight=0.01), batch_at()
+    update, batch = build(generator_rate=0.0, penalty_weight=lambda images_seen: 0.01), batch_at()
     logs = [update.update(batch) for _ in range(20)]
     assert logs[-1]["loss_discriminator"] < 0.1 < logs[0]["loss_discriminator"]
     assert logs[-1]["logits_real"] > logs[-1]["logits_fake"] + 2
@@ -165,7 +168,7 @@ def test_the_average_is_not_what_trains() -> None:
     [("frozen", ("conv1", "layer1", "layer2", "layer3")), ("partial", ("conv1", "layer1"))],
 )
 def test_a_frozen_encoder_is_bitwise_unchanged(mode: str, frozen: tuple[str, ...]) -> None:
-    update = build(mode=mode, generator_rate=1e-2, discriminator_rate=1e-2, cutout=0.5)
+    update = build(mode=mode, generator_rate=1e-2, discriminator_rate=1e-2, augment=CUTOUT)
     trunk, heads = state_of(update.discriminator.trunk), state_of(update.discriminator.heads)
     for step in range(4):
         update.update(batch_at(step * BATCH))
@@ -182,7 +185,7 @@ def test_a_frozen_encoder_is_bitwise_unchanged(mode: str, frozen: tuple[str, ...
 
 
 def test_real_and_generated_images_are_drawn_anew_by_purpose_and_position() -> None:
-    update = build(translation=0.125)
+    update = build(augment=partial(diff_augment, translation=0.125, cutout=0.0))
     first, later = batch_at(), batch_at(BATCH)
     latents = [
         update.latents(batch, purpose)
@@ -194,12 +197,12 @@ def test_real_and_generated_images_are_drawn_anew_by_purpose_and_position() -> N
         assert all(not torch.equal(one, other) for other in latents[:i])
     assert torch.equal(update.latents(first, "generator"), latents[1])
     same = to_float(first.images)
-    real, fake = update.pair(first, same, same, "generator").chunk(2)
+    real, fake = update.pair(first, same, "generator").chunk(2)
     assert not torch.equal(real, fake)
 
 
 def test_augmentation_passes_gradients_to_the_generator() -> None:
-    update = build(translation=0.125, cutout=0.5)
+    update = build(augment=CUTOUT)
     before = state_of(update.generator)
     update.update(batch_at())
     assert changed(update.generator, before) == set(before)
@@ -220,7 +223,8 @@ def test_a_discriminator_that_is_not_finite_leaves_all_weights() -> None:
 def test_a_generator_that_is_not_finite_leaves_its_weights() -> None:
     update, batch = build(), batch_at()
     before = state_of(update.generator)
-    images = torch.full_like(to_float(batch.images), torch.nan)
+    with torch.no_grad():
+        update.discriminator.heads["layer3"].linear.bias.fill_(torch.inf)
     with pytest.raises(NonFiniteError, match="at 0 images seen it is nan"):
-        update.update_generator(batch, images)
+        update.update_generator(batch)
     assert changed(update.generator, before) == set()

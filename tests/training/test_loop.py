@@ -11,7 +11,13 @@ from accelerate import Accelerator
 
 from nacgen.data.datasets import load_dataset
 from nacgen.data.stream import Batch, ImageStream
-from nacgen.errors import CheckpointError, ConfigurationError, LockedError, NonFiniteError
+from nacgen.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DivergenceError,
+    LockedError,
+    NonFiniteError,
+)
 from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.loop import EXIT_PREEMPTED, TrainingResult, train
 from nacgen.training.run_folder import RunFolder
@@ -95,13 +101,34 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     assert all(torch.equal(before[k], v) for k, v in update.discriminator.state_dict().items())
 
 
+def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
+    """Logits exceed their bound from image 24 on; the checkpoint at 16 is good, that at 32 is not."""
+    update, stream, accelerator = build()
+    update.watch.patience = 16
+    step = update.update
+
+    def diverge(batch):  # type: ignore[no-untyped-def]
+        update.watch.bound = 0.0 if batch.images_seen >= 24 else 1e9
+        return step(batch)
+
+    update.update = diverge  # type: ignore[method-assign]
+    run = RunFolder("x", config(tmp_path))
+    with pytest.raises(
+        DivergenceError, match=r"below 0 .* since 24 .* at 40\. .*largest-logit"
+    ) as e:
+        train(update, stream, run, accelerator)
+    assert (e.value.since, e.value.exit_code) == (24, 3)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000000000016"]
+    run.release()
+
+
 def test_generator_step_leaves_the_discriminator_alone() -> None:
     update, stream, _ = build()
     batch = stream.batch(0)
     update.update(batch)
     before = [p.detach().clone() for p in update.trainable]
     gradients = [p.grad.clone() for p in update.trainable if p.grad is not None]
-    update.update_generator(batch, batch.images.float() / 127.5 - 1)
+    update.update_generator(batch)
     assert all(torch.equal(a, b) for a, b in zip(before, update.trainable, strict=True))
     now = [p.grad for p in update.trainable]
     assert all(torch.equal(a, b) for a, b in zip(gradients, now, strict=True))  # type: ignore[arg-type]

@@ -1,0 +1,164 @@
+"""The networks of SNGAN for CIFAR-10: the classic that others are measured by.
+
+Source:
+    Miyato et al. 2018, arXiv:1802.05957, appendix B.4, table 4; class-conditional as Miyato & Koyama 2018,
+    arXiv:1802.05637.
+"""
+
+import math
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from einops import reduce
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from nacgen.errors import ConfigurationError
+
+
+class SNGANGeneratorBlock(nn.Module):
+    """Doubles the resolution before two convolutions with BatchNorm, and a shortcut around them."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = _convolution(in_channels, out_channels, 3)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = _convolution(out_channels, out_channels, 3)
+        self.shortcut = _convolution(in_channels, out_channels, 1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:
+        """Apply the block."""
+        shortcut: Tensor = self.shortcut(F.interpolate(x, scale_factor=2.0))
+        x = self.conv1(F.interpolate(F.relu(self.norm1(x)), scale_factor=2.0))
+        residual: Tensor = self.conv2(F.relu(self.norm2(x)))
+        return shortcut + residual
+
+
+class SNGANDiscriminatorBlock(nn.Module):
+    """Two convolutions with spectral norm, and a shortcut around them.
+
+    Args:
+        in_channels: Of the input.
+        out_channels: Of the output.
+        downsample: Whether to halve the resolution at the end.
+        is_first: Whether the input is an image: then no ReLU comes first, and the shortcut halves it before
+            its convolution.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, downsample: bool, is_first: bool = False
+    ) -> None:
+        super().__init__()
+        self.downsample, self.is_first = downsample, is_first
+        self.conv1 = spectral_norm(_convolution(in_channels, out_channels, 3))
+        self.conv2 = spectral_norm(_convolution(out_channels, out_channels, 3))
+        self.shortcut: nn.Module = nn.Identity()
+        if downsample or in_channels != out_channels:
+            self.shortcut = spectral_norm(_convolution(in_channels, out_channels, 1))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Apply the block."""
+        residual: Tensor = self.conv2(F.relu(self.conv1(x if self.is_first else F.relu(x))))
+        if self.downsample:
+            residual = F.avg_pool2d(residual, 2)
+        if self.is_first:
+            x = F.avg_pool2d(x, 2)
+        shortcut: Tensor = self.shortcut(x)
+        if self.downsample and not self.is_first:
+            shortcut = F.avg_pool2d(shortcut, 2)
+        return residual + shortcut
+
+
+class SNGANDiscriminator(nn.Module):
+    """Four residual blocks, a sum over pixels, and a linear map, all with spectral norm.
+
+    Args:
+        channels: Of every block.
+        num_classes: With classes, the inner product of the features and the class's embedding is added.
+    """
+
+    def __init__(self, channels: int = 128, num_classes: int | None = None) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.blocks = nn.Sequential(
+            SNGANDiscriminatorBlock(3, channels, downsample=True, is_first=True),
+            SNGANDiscriminatorBlock(channels, channels, downsample=True),
+            SNGANDiscriminatorBlock(channels, channels, downsample=False),
+            SNGANDiscriminatorBlock(channels, channels, downsample=False),
+        )
+        linear = nn.Linear(channels, 1)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        self.linear = spectral_norm(linear)
+        self.embedding = spectral_norm(nn.Embedding(num_classes, channels)) if num_classes else None
+
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        labels: Int64[Tensor, " b"] | None = None,
+        full_precision: bool = False,
+    ) -> Float[Tensor, " b"]:
+        """Logits, high for images taken to be real.
+
+        Args:
+            images: In [-1, 1], a multiple of 4 px.
+            labels: Class of each image, where the discriminator has classes.
+            full_precision: Leave autocast, as gradient penalties must.
+
+        Returns:
+            One logit an image.
+
+        Raises:
+            ValueError: Labels are missing, or given without classes.
+        """
+        check_labels(labels, self.num_classes)
+        device = images.device.type
+        with torch.autocast(device, enabled=False) if full_precision else nullcontext():
+            features = reduce(F.relu(self.blocks(images)), "b c h w -> b c", "sum")
+            logits: Tensor = self.linear(features).squeeze(1)
+            if self.embedding is not None:
+                logits = logits + (self.embedding(labels) * features).sum(1)
+        return logits
+
+
+def check_labels(labels: Tensor | None, num_classes: int | None) -> None:
+    """Raise unless labels are given exactly where there are classes.
+
+    Args:
+        labels: Class of each image, or None.
+        num_classes: Of the network, or None.
+
+    Raises:
+        ValueError: They do not fit.
+    """
+    if (labels is None) != (num_classes is None):
+        given = "none" if labels is None else f"{len(labels)}"
+        raise ValueError(
+            f"labels must be given exactly where a network has classes, got {given} for num_classes "
+            f"{num_classes}. Build it with num_classes, or leave the labels out."
+        )
+
+
+def check_num_classes(num_classes: int | None) -> None:
+    """Raise unless there are no classes, or one at least.
+
+    Args:
+        num_classes: Of a network.
+
+    Raises:
+        ConfigurationError: It is zero or less.
+    """
+    if num_classes is not None and num_classes < 1:
+        raise ConfigurationError(f"num_classes must be one or more, or None, got {num_classes}.")
+
+
+def _convolution(in_channels: int, out_channels: int, size: int) -> nn.Conv2d:
+    """Xavier initialisation, with the gain of a ReLU except in shortcuts."""
+    convolution = nn.Conv2d(in_channels, out_channels, size, padding=size // 2)
+    nn.init.xavier_uniform_(convolution.weight, gain=math.sqrt(2) if size > 1 else 1.0)
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
+    return convolution
