@@ -64,9 +64,6 @@ def main(config: GANConfig) -> None:
         evaluate_every=config.score.every,
     )
     evaluate.draw_ending()
-    if accelerator.is_main_process:
-        with run.writing("generator"):
-            update.averaged_generator.save_pretrained(run.path / "generator")
     pretraining = None
     if encoder is not None and config.init != "random":
         pretraining = encoder.pretraining or "unknown"

@@ -37,6 +37,17 @@ def write_grid(
     picture.resize(size, Image.Resampling.NEAREST).save(path, format="PNG")
 
 
+def write_image(image: UInt8[Tensor, "3 h w"], path: str | Path) -> None:
+    """Write one image as a PNG, as it is.
+
+    Args:
+        image: The pixels.
+        path: The file; its folder must exist.
+    """
+    pixels = rearrange(image, "c h w -> h w c").contiguous().cpu().numpy()
+    Image.fromarray(pixels).save(path, format="PNG")
+
+
 def write_gif(
     frames: Sequence[Path], path: str | Path, shrink: int = 1, max_frames: int = 40
 ) -> None:

@@ -23,7 +23,7 @@ NUM_JUDGED = 500  # images of each kind that the gauge of overfitting looks at
 
 
 class GANEvaluation:
-    """Scores the averaged generator and draws its images; every process calls it.
+    """Scores the averaged generator, draws its images and saves it; every process calls it.
 
     Args:
         update: The run's update.
@@ -52,7 +52,7 @@ class GANEvaluation:
         self.reference = metrics.ReferenceStatistics.compute(dataset, extractor, device=self.device)
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
-        """Score and draw.
+        """Score, draw and save.
 
         Args:
             images_seen: Position of the run.
@@ -73,6 +73,8 @@ class GANEvaluation:
             path = self.run.path / "samples" / f"images_{images_seen:08d}.png"
             with self.run.writing("sample grid"):
                 write_grid(self.generate(torch.arange(COLUMNS**2)), path, COLUMNS, ZOOM)
+            with self.run.writing("generator"):
+                self.update.averaged_generator.save_pretrained(self.run.path / "generator")
         gauges = {} if self.held_out is None else self.judge(self.held_out)
         return {**gauges, "evaluation": result.to_dict()}
 

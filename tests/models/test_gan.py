@@ -99,3 +99,42 @@ def test_sizes_that_no_doubling_reaches_are_refused(size: int, nearest: int) -> 
 def test_latents_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match="z must have 5 columns for this generator, got 6"):
         small_generator()(z(width=6))
+
+
+def test_a_generator_with_classes_gives_each_its_own_images() -> None:
+    torch.manual_seed(0)
+    generator = Generator(16, 5, (16, 8, 8), num_classes=3)
+    labels = torch.tensor([0, 1, 2, 1])
+    with torch.no_grad():
+        same_latent = generator(z(1).expand(4, -1), labels)
+    assert torch.allclose(same_latent[1], same_latent[3], atol=1e-6)
+    for other in (same_latent[0], same_latent[2]):
+        assert not torch.allclose(same_latent[1], other, atol=1e-2)
+    generator(z(), labels).square().mean().backward()
+    assert all(gradients_of(generator).values())
+
+
+def test_classes_are_given_exactly_where_a_generator_has_them(as_users_run_it: None) -> None:
+    with pytest.raises(ValueError, match="got none for num_classes 3"):
+        Generator(8, 5, (8, 8), num_classes=3)(z())
+    with pytest.raises(ValueError, match="got 4 for num_classes None"):
+        Generator(8, 5, (8, 8))(z(), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(ConfigurationError, match="one or more, or None, got 0"):
+        Generator(8, 5, (8, 8), num_classes=0)
+    with pytest.raises(ConfigurationError, match="small or sngan, got 'big'"):
+        Generator(8, 5, (8, 8), block="big")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("block", ["small", "sngan"])
+def test_every_kind_of_generator_is_saved_and_loaded_bit_for_bit(
+    block: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    generator = Generator(8, 5, (16, 8), num_classes=3, block=block)  # type: ignore[arg-type]
+    labels = torch.tensor([0, 1, 2, 1])
+    generator(z(), labels)  # moves BatchNorm
+    generator.eval().save_pretrained(tmp_path / "generator")
+    loaded = Generator.from_pretrained(tmp_path / "generator")
+    assert torch.equal(loaded(z(), labels), generator(z(), labels))
+    alone = generator(z()[1:2], labels[1:2])  # in evaluation mode, BatchNorm or not
+    assert torch.allclose(alone[0], generator(z(), labels)[1], atol=1e-6)

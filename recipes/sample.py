@@ -1,0 +1,101 @@
+"""Write images of a trained GAN: a sheet, or each as a file of its own; image i always comes from seed i.
+
+    python recipes/sample.py                                  # a sheet of the first 100, of the default run
+    python recipes/sample.py --run-dir runs/mine --num-images 5000 --columns 0 --output images
+
+The run may still be going on: its generator is that of the last evaluation.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nacgen.errors import CheckpointNotFoundError, ConfigurationError, StorageError
+from nacgen.training.config import require_between, require_positive, run_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Options of sampling."""
+
+    preset: str = "digits"
+    """Named settings to start from."""
+    config: str | None = None
+    """YAML file whose values replace the preset's."""
+    run_dir: str = "runs/train_gan-digits-nac-seed0"
+    """Run folder of train_gan.py."""
+    generator: str | None = None
+    """Folder or Hub id of a generator. None: that of run_dir."""
+    num_images: int = 100
+    """Images to write."""
+    first: int = 0
+    """Number, and seed, of the first; of a generator with classes, image i has class i modulo their count."""
+    columns: int = 10
+    """Images in a row of one sheet; 0: each image is a file of its own."""
+    zoom: int = 1
+    """Pixels of a sheet for each of an image."""
+    output: str | None = None
+    """A .png for a sheet, a new or empty folder for files. Default: in samples/ of run_dir."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        require_positive(self, "num_images", "zoom")
+        require_between(self, 0, float("inf"), "first", "columns")
+        if self.columns and self.num_images % self.columns:
+            raise ConfigurationError(
+                f"num_images must fill rows of {self.columns}, got {self.num_images}. Change --num-images or "
+                "--columns; --columns 0 writes files."
+            )
+
+
+PRESETS = {"digits": SampleConfig()}
+
+
+def main(config: SampleConfig) -> None:
+    """Load the generator, make the images, write them."""
+    import torch
+
+    from nacgen.data.pictures import write_grid, write_image
+    from nacgen.models.gan import Generator
+    from nacgen.training.sampling import sample_images
+
+    run_dir = Path(config.run_dir)
+    folder = config.generator or str(run_dir / "generator")
+    if config.generator is None and not Path(folder).is_dir():
+        raise CheckpointNotFoundError(
+            f"run_dir must be a run of train_gan.py that has been evaluated, but {folder} does not exist. Train "
+            "one with accelerate launch recipes/train_gan.py, or name a generator with --generator."
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = Generator.from_pretrained(folder).to(device)
+    end = config.first + config.num_images
+    parts = [
+        sample_images(generator, part, device).cpu()
+        for part in torch.arange(config.first, end).split(500)
+    ]
+    images = torch.cat(parts)
+    name = f"seeds_{config.first}-{end - 1}{'.png' if config.columns else ''}"
+    output = Path(config.output or run_dir / "samples" / name)
+    try:
+        if config.columns:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_grid(images, output, config.columns, config.zoom)
+        else:
+            output.mkdir(parents=True, exist_ok=True)
+            if any(output.iterdir()):
+                raise ConfigurationError(
+                    f"output must be a new or empty folder, but {output} holds files. Choose another --output."
+                )
+            for number, image in enumerate(images, start=config.first):
+                write_image(image, output / f"{number:06d}.png")
+    except OSError as error:
+        raise StorageError(
+            f"the images cannot be written to {output} ({error}). Choose another --output."
+        ) from error
+    print(f"images {config.first} to {end - 1}: {output}", file=sys.stderr)
+    print(json.dumps({"output": str(output), "first": config.first, "num_images": len(images)}))
+
+
+if __name__ == "__main__":
+    run_recipe(main, SampleConfig, PRESETS)
