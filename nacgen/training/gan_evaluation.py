@@ -49,7 +49,9 @@ class GANEvaluation:
         self.config, self.extractor = config, extractor
         self.dataset, self.held_out = dataset, held_out
         self.device = accelerator.device
-        self.reference = metrics.ReferenceStatistics.compute(dataset, extractor, device=self.device)
+        self.reference = metrics.ReferenceStatistics.compute(
+            dataset, extractor, accelerator=accelerator
+        )
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Score, draw and save.
@@ -65,9 +67,7 @@ class GANEvaluation:
             self.reference,
             extractor=self.extractor,
             num_samples=self.config.num_samples,
-            process_index=self.accelerator.process_index,
-            num_processes=self.accelerator.num_processes,
-            device=self.device,
+            accelerator=self.accelerator,
         )
         if self.accelerator.is_main_process:
             path = self.run.path / "samples" / f"images_{images_seen:08d}.png"

@@ -16,7 +16,8 @@ from nacgen.models.discriminator import Discriminator
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator, channels_for
 from nacgen.models.sngan import SNGANDiscriminator
-from nacgen.models.transplant import Transplant, transplant
+from nacgen.models.transplant import transplant
+from nacgen.models.transplant_report import Transplant
 from nacgen.training.gan import GANUpdate
 from nacgen.training.gan_options import GANConfig
 from nacgen.training.gauges import AdaptiveAugmentation, LogitWatch
