@@ -93,12 +93,14 @@ class Run:
         }
 
     def protocol(self, metric: str, images_seen: int) -> Mapping[str, Any]:
-        """The protocol of the score at a position of `curve`."""
-        return next(
-            evaluation.protocol
+        """The protocol of the score at a position of `curve`, with the settings that are its own."""
+        evaluation = next(
+            evaluation
             for evaluation in self.evaluations
             if evaluation.images_seen == images_seen and metric in evaluation.scores
         )
+        settings = evaluation.scores[metric].get("settings", {})
+        return {**evaluation.protocol, **{f"{metric}.{name}": settings[name] for name in settings}}
 
     def sample_grid(self, images_seen: int) -> Path | None:
         """The PNG of samples drawn at a position, or None where there is none."""
@@ -173,7 +175,9 @@ def main_metric(runs: Sequence[Run]) -> str:
             f"a comparison needs runs with scores, got {', '.join(str(run.path) for run in runs) or 'none'}."
             " Train with a score."
         )
-    return min(metrics, key=lambda name: (name != "fid", not name.startswith("fd_"), name))
+    return min(
+        metrics, key=lambda name: (not name.startswith(("fid", "fd_")), "infinity" in name, name)
+    )
 
 
 def _evaluations(path: Path) -> Iterator[Evaluation]:

@@ -169,6 +169,28 @@ def test_an_absent_protocol_field_counts_as_unlike(make_run: MakeRun) -> None:
         compare([make_run({640: 9.0}, init="random")], [nac])
 
 
+def test_settings_of_a_score_belong_to_its_protocol() -> None:
+    arms = [
+        Run(
+            path=Path(arm),
+            config={"seed": 0, "init": arm},
+            environment={},
+            evaluations=(
+                Evaluation(
+                    images_seen=9,
+                    scores={"kid": {"value": 0.1, "settings": {"subsets": subsets}}},
+                    protocol={"extractor": "inception"},
+                ),
+            ),
+            summary={"images_seen": 9},
+        )
+        for arm, subsets in (("random", 100), ("nac", 10))
+    ]
+    with pytest.raises(ConfigurationError, match=r"differ in kid\.subsets \(100 and 10\)"):
+        compare(arms[:1], arms[1:])
+    assert compare(arms[:1], arms[:1], names=("a", "b")).end.protocol["kid.subsets"] == 100
+
+
 def test_protocols_are_compared_across_seeds_too(make_run: MakeRun) -> None:
     arms: list[list[Path]] = [
         [

@@ -4,7 +4,7 @@ import pytest
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
 from nacgen.reporting import load_run
-from nacgen.reporting.runs import better
+from nacgen.reporting.runs import Evaluation, Run, better, main_metric
 from tests.reporting.folders import MakeRun
 
 
@@ -74,3 +74,30 @@ def test_a_damaged_file_is_named(make_run: MakeRun, name: str, content: str, mes
 def test_distances_are_better_low_and_inception_scores_high() -> None:
     assert better("fd_digits_classifier") == better("fid") == "lower"
     assert better("inception_score") == better("recall") == "higher"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "chosen"),
+    [
+        (("kid", "fid_infinity", "fid", "precision"), "fid"),
+        (("elbo", "fd_infinity_digits_classifier", "fd_digits_classifier"), "fd_digits_classifier"),
+        (("precision", "inception_score"), "inception_score"),
+    ],
+)
+def test_the_main_metric_is_a_frechet_distance_if_there_is_one(
+    metrics: tuple[str, ...], chosen: str
+) -> None:
+    scores = {metric: {"value": 1.0} for metric in metrics}
+    run = Run(
+        path=Path("run"),
+        config={"seed": 0},
+        environment={},
+        evaluations=(Evaluation(images_seen=1, scores=scores, protocol={}),),
+        summary=None,
+    )
+    assert main_metric([run]) == chosen
+
+
+def test_runs_without_scores_have_no_main_metric() -> None:
+    with pytest.raises(ConfigurationError, match="runs with scores, got none"):
+        main_metric([])
