@@ -7,7 +7,7 @@ from nacgen.errors import ConfigurationError
 from nacgen.reporting.blocks import Block, Heading, Images, Paragraph, Table
 from nacgen.reporting.charts import comparison_chart, score
 from nacgen.reporting.comparison import Comparison
-from nacgen.reporting.compute import COST_NOTE, cost_table
+from nacgen.reporting.compute import COST_NOTE, cost_table, pretraining_note
 from nacgen.reporting.document import Reports, bias_note, mapping_table, samples, write_blocks
 from nacgen.reporting.forest import forest_plot
 from nacgen.reporting.runs import better
@@ -72,7 +72,8 @@ def write_comparison_report(
     blocks += [Heading("Images to a score"), time_to_score_table(comparisons)]
     blocks += [Paragraph(_time_note(first))]
     blocks += samples({arm: runs[0] for arm, runs in arms.items()}, moments)
-    blocks += [Heading("Time and compute"), cost_table(arms), Paragraph(COST_NOTE)]
+    blocks += [Heading("Time and compute"), cost_table(arms)]
+    blocks += [Paragraph(pretraining_note(arms)), Paragraph(COST_NOTE)]
     blocks += [Heading("Protocol of the scores"), mapping_table("Field", first.end.protocol)]
     blocks += [Paragraph(bias_note([run for runs in arms.values() for run in runs], metric))]
     blocks += map(Paragraph, warnings_of(arms.values()))

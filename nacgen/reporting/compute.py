@@ -79,13 +79,10 @@ def arm_cost(runs: Sequence[Run]) -> ArmCost:
 
 
 def cost_table(arms: Mapping[str, Sequence[Run]]) -> Table:
-    """Wall time, device time and pretraining of every arm."""
+    """Wall time and device time of every arm, without its pretraining and with it."""
     rows = []
     for arm, runs in arms.items():
         cost = arm_cost(runs)
-        pretraining = "not recorded"
-        if cost.pretraining is not None:
-            pretraining = "; ".join(map(_pretraining_text, cost.pretraining)) or "none"
         rows.append(
             [
                 arm,
@@ -94,23 +91,31 @@ def cost_table(arms: Mapping[str, Sequence[Run]]) -> Table:
                 f"{fmean(cost.seconds):,.1f}",
                 f"{sum(cost.seconds):,.1f}",
                 *map(_seconds, (cost.device_seconds, cost.shared, cost.in_full)),
-                pretraining,
             ]
         )
-    header = ["Arm", "runs", "a run had", "seconds a run", "seconds in all", "device-seconds a run"]
-    return Table([*header, "pretraining shared", "pretraining in full", "pretraining"], rows)
+    header = ["Arm", "runs", "a run had", "s a run", "s in all"]
+    return Table([*header, "device-s a run", "+ shared", "+ in full"], rows)
+
+
+def pretraining_note(arms: Mapping[str, Sequence[Run]]) -> str:
+    """What the pretraining of every arm's encoders cost, in a sentence."""
+    parts = []
+    for arm, runs in arms.items():
+        costs = arm_cost(runs).pretraining
+        said = "; ".join(
+            f"{cost['images']:,} images, {cost['seconds']:,.0f} s on {cost['hardware']}"
+            for cost in costs or ()
+        )
+        parts.append(f"{arm}: {'not recorded' if costs is None else said or 'none'}")
+    return f"Pretraining of {'. Of '.join(parts)}."
 
 
 COST_NOTE = (
-    "Seconds are wall time of training and scoring; runs that went side by side slowed each other down. "
-    "Device-seconds multiply them by the cores or GPUs that a run had. The next two columns add the "
+    "Seconds (s) are wall time of training and scoring; runs that went side by side slowed each other down. "
+    "Device-seconds multiply them by the cores or GPUs that a run had. The last two columns add the "
     "pretraining of the encoder: shared among the arm's runs, and charged to each run in full, as if it "
     "served no other. They are empty where the cost was not recorded, or fell on devices of another kind."
 )
-
-
-def _pretraining_text(cost: Mapping[str, Any]) -> str:
-    return f"{cost['images']:,} images, {cost['seconds']:,.0f} s on {cost['hardware']}"
 
 
 def _seconds(value: float | None) -> str:

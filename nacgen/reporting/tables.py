@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from nacgen.reporting.blocks import Table, to_text
 from nacgen.reporting.charts import score
 from nacgen.reporting.comparison import Comparison
-from nacgen.reporting.compute import cost_table
+from nacgen.reporting.compute import cost_table, pretraining_note
 from nacgen.reporting.runs import Run, better
 from nacgen.reporting.verdict import change, limits
 
@@ -17,10 +17,11 @@ def comparison_text(comparisons: Sequence[Comparison]) -> str:
     parts = [f"{first.metric} ({better(first.metric)} is better)"]
     parts += [to_text(seed_table(comparison)) for comparison in comparisons]
     parts += [to_text(difference_table(comparisons)), to_text(time_to_score_table(comparisons))]
-    parts += [to_text(cost_table(arms_of(comparisons)))]
+    arms = arms_of(comparisons)
+    parts += [to_text(cost_table(arms)), pretraining_note(arms)]
     parts += [comparison.verdict for comparison in comparisons]
     parts += [limits(len(first.end.seeds), first.end.level, len(comparisons))]
-    return "\n\n".join([*parts, *warnings_of(arms_of(comparisons).values())])
+    return "\n\n".join([*parts, *warnings_of(arms.values())])
 
 
 def seed_table(comparison: Comparison) -> Table:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nacgen.reporting import load_run
-from nacgen.reporting.compute import ArmCost, arm_cost, cost_table
+from nacgen.reporting.compute import ArmCost, arm_cost, cost_table, pretraining_note
 from tests.reporting.folders import MakeRun
 
 PRETRAINING = {"images": 38_400, "seconds": 60.0, "hardware": "2 CPU cores"}
@@ -75,14 +75,16 @@ def test_the_table_tells_them_apart(make_run: MakeRun) -> None:
         path: Path = make_run({64: 9.0}, init=init, environment=ONE_CORE, pretraining=pretraining)
         return [load_run(path)]
 
-    table = cost_table(
-        {
-            "random": run("random", None),
-            "nac": run("nac", PRETRAINING),
-            "foreign": run("simclr", "unknown"),
-        }
+    arms = {
+        "random": run("random", None),
+        "nac": run("nac", PRETRAINING),
+        "foreign": run("simclr", "unknown"),
+    }
+    random, nac, foreign = cost_table(arms).rows
+    assert random[5:] == ["57.2", "57.2", "57.2"]
+    assert nac[5:] == ["57.2", "177.2", "177.2"]
+    assert foreign[5:] == ["57.2", "", ""]
+    assert pretraining_note(arms) == (
+        "Pretraining of random: none. Of nac: 38,400 images, 60 s on 2 CPU cores. Of foreign: not "
+        "recorded."
     )
-    random, nac, foreign = table.rows
-    assert random[5:] == ["57.2", "57.2", "57.2", "none"]
-    assert nac[5:] == ["57.2", "177.2", "177.2", "38,400 images, 60 s on 2 CPU cores"]
-    assert foreign[5:] == ["57.2", "", "", "not recorded"]
