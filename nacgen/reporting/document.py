@@ -53,6 +53,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
             blocks += [Images([chart], [f"`{metric}` against images seen"], "chart")]
         blocks += [Heading("Scores"), _score_history(run), *map(Paragraph, warnings_of([[run]]))]
         blocks += samples({run.arm: run}, [last.images_seen])
+        blocks += [Images([path], [_caption(path)], "samples") for path in run.pictures]
         blocks += [Heading("Protocol of the scores"), mapping_table("Field", last.protocol)]
     else:
         blocks += [Paragraph("This run has no scores.", lead=True)]
@@ -193,6 +194,14 @@ def samples(runs: Mapping[str, Run], moments: Sequence[int]) -> list[Block]:
     if not blocks:
         blocks = [Paragraph("No sample grids were found.")]
     return [Heading("Samples"), *blocks]
+
+
+def _caption(picture: Path) -> str:
+    return {
+        "mixture": "Samples from the Gaussian mixture that was fitted to the latents",
+        "reconstructions": "Held-out images, each row above its reconstructions",
+        "traversals": "A held-out image with one latent axis moved from -3 to 3 in each row",
+    }.get(picture.stem, picture.stem)
 
 
 def mapping_table(name: str, content: Mapping[str, Any]) -> Table:

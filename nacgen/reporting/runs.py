@@ -107,6 +107,12 @@ class Run:
         path = self.path / "samples" / f"images_{images_seen:08d}.png"
         return path if path.is_file() else None
 
+    @property
+    def pictures(self) -> list[Path]:
+        """The PNGs that were drawn besides grids of samples, in the order of their names."""
+        files = (self.path / "samples").glob("*.png")
+        return sorted(path for path in files if not path.name.startswith("images_"))
+
 
 def load_run(run_dir: str | Path) -> Run:
     """Read a run folder, finished or not.
