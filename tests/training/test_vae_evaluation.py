@@ -148,10 +148,10 @@ def test_the_mixture_is_fitted_to_the_latents_and_scored(tmp_path: Path) -> None
     protocol = results["evaluation_reconstructions"]["protocol"]
     assert (protocol["reference"], protocol["num_samples"]) == ("digits/test", 60)
     assert results["evaluation_mixture"]["protocol"]["num_samples"] == 100
-    sizes = {
-        name: Image.open(tmp_path / "samples" / f"{name}.png").size
-        for name in ("mixture", "reconstructions", "traversals")
-    }
+    sizes = {}
+    for name in ("mixture", "reconstructions", "traversals"):
+        with Image.open(tmp_path / "samples" / f"{name}.png") as picture:
+            sizes[name] = picture.size
     # 18 px with their frames, twice enlarged; ten columns; six latent axes
     assert sizes == {
         "mixture": (360, 360),
