@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple, Self
 
 import torch
-from einops import einsum
+from einops import einsum, rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -78,7 +78,8 @@ class GaussianMixture(NamedTuple):
         counts = shares.sum(dim=0) + 1e-10
         means = einsum(shares, rows, "n m, n z -> m z") / counts[:, None]
         centred = rows[:, None] - means  # -> (n, m, z)
-        covariances = einsum(shares, centred, centred, "n m, n m i, n m j -> m i j")
+        shared = rearrange(shares, "n m -> n m 1") * centred
+        covariances = einsum(shared, centred, "n m i, n m j -> m i j")  # never (n, m, z, z)
         covariances = covariances / counts[:, None, None]
         covariances.diagonal(dim1=1, dim2=2).add_(regularization)
         return cls(counts / counts.sum(), means, torch.linalg.cholesky(covariances))
