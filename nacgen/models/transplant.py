@@ -6,7 +6,7 @@ gradient penalties are exact and no buffers remain that several processes would 
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
+from typing import Any, Literal, TypeVar, Unpack, get_args, overload
 
 import torch
 from jaxtyping import Float
@@ -25,40 +25,21 @@ from nacgen.models.perceptual import PerceptualDistance
 from nacgen.models.precision import plain_float32
 from nacgen.models.spectral import cap_trunk, normalize_heads
 from nacgen.models.transplant_report import SKIPPED, Transplant, TransplantReport, flop_share
+from nacgen.models.transplant_request import (
+    Mode,
+    SpectralNorm,
+    Target,
+    TransplantOptions,
+    check_calibration_images,
+    check_choice,
+    check_request,
+)
 from nacgen.models.trunk import BatchNormUse, Trunk, fold_batch_norm, stage_parameters
 from nacgen.models.vae_encoder import VAEEncoder
 
-Target = Literal["discriminator", "vae_encoder", "perceptual"]
-Mode = Literal["init", "partial", "frozen"]
-SpectralNorm = Literal["none", "heads", "cap"]
 M = TypeVar("M", bound=nn.Module)
 BatchNorm = nn.modules.batchnorm._BatchNorm
 PROBE_TOLERANCE = 1e-4  # of the largest value, or of 1 where all are smaller
-OPTIONS: dict[str, set[str]] = {  # besides those that every target has
-    "discriminator": {"taps", "head", "rgb_branch", "spectral_norm", "num_classes"},
-    "vae_encoder": {"taps", "rgb_branch", "latent_dim"},
-    "perceptual": {"taps"},
-    "module": {"match", "dry_run"},
-}
-
-
-class TransplantOptions(TypedDict, total=False):
-    """The keywords of `transplant`."""
-
-    image_size: int | None
-    source: Source
-    calibration_images: Tensor | None
-    batch_norm: BatchNormUse | None
-    frozen_stages: int | None
-    taps: Sequence[str] | None
-    rgb_branch: bool | None
-    head: HeadName | None
-    spectral_norm: SpectralNorm | None
-    num_classes: int | None
-    latent_dim: int | None
-    match: Match | None
-    dry_run: bool | None
-    seed: int
 
 
 @overload
@@ -148,6 +129,8 @@ def transplant(
         CheckpointError: The trunk does not reproduce the encoder.
     """
     given = {
+        "image_size": image_size,
+        "frozen_stages": frozen_stages,
         "taps": taps,
         "rgb_branch": rgb_branch,
         "head": head,
@@ -158,40 +141,16 @@ def transplant(
         "dry_run": dry_run,
     }
     if isinstance(into, str):
-        _check_choice("into", into, get_args(Target))
+        check_choice("into", into, get_args(Target))
     target = into if isinstance(into, str) else "module"
     mode = mode or ("frozen" if target == "perceptual" else "init")
-    _check_choice("mode", mode, get_args(Mode) if target != "perceptual" else ("frozen",))
-    _check_choice("source", source, get_args(Source))
-    _check_options(target, {name for name, value in given.items() if value is not None})
-    _check_choice("head", head or "basis", get_args(HeadName))
     if batch_norm is None:
         batch_norm = "fold"
         if not isinstance(into, str) and any(isinstance(m, BatchNorm) for m in into.modules()):
             batch_norm = "freeze" if mode == "frozen" else "train"
-    _check_choice("batch_norm", batch_norm, get_args(BatchNormUse))
-    if mode == "frozen" and batch_norm == "train":
-        raise ConfigurationError(
-            "a frozen trunk cannot train its BatchNorm, got batch_norm 'train' in mode frozen. Use fold or freeze."
-        )
-    if frozen_stages is not None and mode != "partial":
-        raise ConfigurationError(
-            f"frozen_stages belongs to mode partial, got {frozen_stages} in mode {mode}."
-        )
-    if spectral_norm not in (None, *get_args(SpectralNorm)):
-        raise ConfigurationError(
-            f"spectral_norm must be one of {', '.join(get_args(SpectralNorm))}, got {spectral_norm!r}. Plain "
-            "spectral norm would rescale every convolution of the trunk, folded BatchNorm included, and destroy "
-            "what it was pretrained for; cap bounds its growth in place of that."
-        )
-    if target == "vae_encoder" and latent_dim is None:
-        raise ConfigurationError(
-            "latent_dim must be given for a vae_encoder, got None. Pass the length of z."
-        )
-    if target in ("discriminator", "vae_encoder") and image_size is None:
-        raise ConfigurationError(
-            f"image_size must be given for a {target}, got None. Pass the images' height and width in pixels."
-        )
+    check_request(target, mode, source, batch_norm, given)
+    if calibration_images is not None:
+        check_calibration_images(calibration_images, image_size)
     size = image_size or encoder.backbone.total_stride
     stages = list(encoder.backbone.stage_channels)
     half = (len(stages) + 1) // 2 if frozen_stages is None else frozen_stages
@@ -249,20 +208,6 @@ def transplant(
         for stage, parameters in stage_parameters(backbone).items()
     }
     return Transplant(module.to(encoder.mean.device), report, names)
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigurationError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-
-
-def _check_options(into: str, given: set[str]) -> None:
-    foreign = sorted(given - OPTIONS[into])
-    if foreign:
-        raise ConfigurationError(
-            f"a transplant into {into} takes {', '.join(sorted(OPTIONS[into]))}, got {', '.join(foreign)} "
-            "too. Leave out what it does not take."
-        )
 
 
 def _probe_images(calibration_images: Tensor | None, size: int, seed: int) -> Tensor:
