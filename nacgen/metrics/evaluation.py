@@ -18,7 +18,6 @@ from nacgen.metrics.result import (
     MetricSettings,
 )
 from nacgen.metrics.scores import METRICS, Pair
-from nacgen.metrics.statistics import GaussianStats
 
 
 def evaluate(
@@ -74,6 +73,10 @@ def evaluate(
         raise ConfigurationError(
             f"metrics must be among {', '.join(METRICS)}, got {', '.join(map(repr, unknown))}."
         )
+    if not metrics:
+        raise ConfigurationError(
+            f"metrics must name one or more of {', '.join(METRICS)}, got none."
+        )
     chosen = [METRICS[name] for name in metrics]
     needs_features = any(metric.needs_features for metric in chosen)
     needs_logits = any(metric.needs_logits for metric in chosen)
@@ -125,7 +128,7 @@ def evaluate(
             model=model_label,
             ddof=1,
         ),
-        warnings=tuple(_warnings(extractor, reference.stats, generated.stats)),
+        warnings=tuple(_warnings(extractor, pair, metrics)),
     )
 
 
@@ -192,14 +195,22 @@ def _check_held(
 
 
 def _warnings(
-    extractor: FeatureExtractor, real: GaussianStats, generated: GaussianStats
+    extractor: FeatureExtractor,
+    pair: Pair,
+    metrics: Sequence[MetricName],
 ) -> list[str]:
+    sets = {"reference": pair.reference.stats, "generated": pair.generated.stats}
     messages = [
         f"rank_deficient: {stats.n} {which} images for {extractor.feature_dim} features; the score "
         "depends strongly on their number."
-        for which, stats in (("reference", real), ("generated", generated))
+        for which, stats in sets.items()
         if stats.is_rank_deficient
     ]
+    if "kid" in metrics and any(stats.n == pair.subset_size for stats in sets.values()):
+        messages.append(
+            f"subsets_alike: each subset holds all {pair.subset_size} images of a set; the spread of the kernel "
+            "distance says little about other images, that of kid_exact does."
+        )
     if not extractor.independent_of_nac:
         messages.append(
             f"not_independent: the features of {extractor.name} come from Neural Activation "

@@ -75,18 +75,26 @@ class ReferenceStatistics:
             DataError: There are fewer than two images, or the extractor does not take them.
             NonFiniteError: A feature is NaN or infinite.
         """
+        share, seen = Share.of(accelerator), _PixelDigest(len(dataset))
+
+        def read(indices: Tensor) -> Tensor:
+            images = dataset.read(indices)
+            seen.update(images)
+            return images
+
         collected = collect(
-            dataset.read,
+            read,
             torch.arange(len(dataset)),
             extractor,
             batch_size=batch_size,
-            share=Share.of(accelerator),
+            share=share,
             keep_features=keep_features,
         )
+        saw_all = share.num_processes == 1
         return cls(
             stats=collected.stats,
             name=f"{dataset.name}/{dataset.split}",
-            fingerprint=fingerprint_images(dataset),
+            fingerprint=seen.fingerprint if saw_all else fingerprint_images(dataset),
             extractor_fingerprint=extractor.fingerprint,
             features=collected.features,
         )
@@ -252,7 +260,9 @@ class ReferenceStatistics:
             name=origin["name"],
             fingerprint=origin["fingerprint"],
             extractor_fingerprint=origin["extractor_fingerprint"],
-            features=torch.from_numpy(arrays["features"]) if "features" in arrays else None,
+            features=torch.from_numpy(arrays["features"])
+            if texts and "features" in arrays
+            else None,
         )
 
 
@@ -260,16 +270,32 @@ def fingerprint_images(dataset: ImageSet) -> str:
     """SHA-256 over shape and pixels.
 
     Args:
-        dataset: Its images, 500 at a time, count in their order.
+        dataset: One image or more; they count in their order.
 
     Returns:
         `"sha256:…"`.
     """
-    shape = (len(dataset), *dataset.read(torch.arange(1)).shape[1:])
-    digest = hashlib.sha256(str(shape).encode())
+    seen = _PixelDigest(len(dataset))
     for rows in torch.arange(len(dataset)).split(500):
-        digest.update(dataset.read(rows).cpu().contiguous().numpy().data)
-    return f"sha256:{digest.hexdigest()}"
+        seen.update(dataset.read(rows))
+    return seen.fingerprint
+
+
+class _PixelDigest:
+    """SHA-256 over the shape of all images, then their pixels as they come."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.digest: Any = None
+
+    def update(self, images: Tensor) -> None:
+        if self.digest is None:
+            self.digest = hashlib.sha256(str((self.n, *images.shape[1:])).encode())
+        self.digest.update(images.cpu().contiguous().numpy().data)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"sha256:{self.digest.hexdigest()}"
 
 
 def _digest(arrays: Mapping[str, Any], origin: str) -> str:
@@ -287,7 +313,7 @@ def _read(path: Path) -> dict[str, Any]:
             "compute them."
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise _damaged(path, str(error)) from error
@@ -313,8 +339,13 @@ def _statistics(path: Path, arrays: Mapping[str, Any], dim: int, n: int) -> Gaus
         raise _damaged(
             path, f"mu and sigma are {mean.shape} and {covariance.shape} for {dim} features"
         )
+    for name in ("mu", "sigma"):
+        if arrays[name].dtype.kind != "f":
+            raise _damaged(path, f"{name} is of type {arrays[name].dtype}")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise _damaged(path, "mu or sigma hold NaN or infinity")
+    if not np.allclose(covariance, covariance.T, rtol=1e-5, atol=1e-6 * np.abs(covariance).max()):
+        raise _damaged(path, "sigma is not symmetric")
     return GaussianStats(
         n, *(torch.from_numpy(part.astype(np.float64)) for part in (mean, covariance))
     )

@@ -40,6 +40,12 @@ class Pair:
         assert self.generated.features is not None
         return self.reference.features, self.generated.features
 
+    @property
+    def subset_size(self) -> int:
+        """Images of a subset of the kernel distance."""
+        n, m = self.reference.stats.n, self.generated.stats.n
+        return self.settings.subset_size or min(1000, n, m)
+
     def name(self, published: str, elsewhere: str) -> str:
         """What a score is called: as published in the FID Inception's features, by extractor in others."""
         if self.score_name.startswith("fid"):
@@ -85,11 +91,10 @@ def _inception_score(pair: Pair) -> dict[str, Score]:
 
 
 def _kid(pair: Pair) -> dict[str, Score]:
-    subset_size = pair.settings.subset_size or min(1000, *map(len, pair.features))
     distance = kernel_distance_of_subsets(
         *pair.features,
         num_subsets=pair.settings.subsets,
-        subset_size=subset_size,
+        subset_size=pair.subset_size,
         seed=pair.settings.seed,
     )
     score = Score(
@@ -100,7 +105,7 @@ def _kid(pair: Pair) -> dict[str, Score]:
         spread_kind="standard deviation over subsets (ddof 0)",
         settings={
             "subsets": pair.settings.subsets,
-            "subset_size": subset_size,
+            "subset_size": pair.subset_size,
             "seed": pair.settings.seed,
         },
     )

@@ -13,11 +13,16 @@ from nacgen import metrics
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.pictures import FRAME, write_grid
 from nacgen.errors import ConfigurationError, DataError, NonFiniteError
+from nacgen.functional.fid_infinity import fid_infinity
 from nacgen.functional.frechet import frechet_bias, frechet_distance
+from nacgen.functional.inception_score import inception_score
+from nacgen.functional.kernel_distance import kernel_distance, kernel_distance_of_subsets
+from nacgen.functional.neighbours import precision_recall_density_coverage
 from nacgen.metrics import (
     ClassifierExtractor,
     EvaluationResult,
     Features,
+    MetricSettings,
     ReferenceStatistics,
     evaluate,
     to_uint8,
@@ -26,6 +31,8 @@ from nacgen.models.classifier import ImageClassifier
 from tests.metrics.means import ChannelMeans, dataset, generate
 
 NAME = "fd_channel_means"
+METRICS = ("fid", "is", "kid", "kid_exact", "prdc", "fid_infinity")
+SETTINGS = MetricSettings(splits=4, subsets=9, subset_size=20, neighbours=3, seed=4)
 
 
 def evaluate_means(**options: object) -> EvaluationResult:
@@ -44,8 +51,136 @@ def test_the_score_is_the_distance_of_the_features() -> None:
     score = evaluate_means().scores[NAME]
     assert score.value == pytest.approx(distance.value.item(), rel=1e-12)
     assert score.raw == score.value
+    assert (score.spread_kind, score.settings) == (None, {})
     assert score.bias == pytest.approx(frechet_bias(torch.cov(real.mT), 40, 30).item(), rel=1e-12)
     assert score.spread is None
+
+
+def test_every_metric_is_that_of_its_features_in_one_pass() -> None:
+    """Against the functions on plain tensors."""
+    seen = []
+
+    class Watched(ChannelMeans):
+        def __call__(self, images: Tensor) -> Features:
+            seen.append(len(images))
+            return super().__call__(images)
+
+    result = evaluate_means(
+        extractor=Watched(), metrics=METRICS, settings=SETTINGS, num_samples=60, batch_size=7
+    )
+    assert sum(seen) == 40 + 60
+    real, made = (
+        ChannelMeans()(images) for images in (dataset().images, generate(torch.arange(60)))
+    )
+    subsets = kernel_distance_of_subsets(
+        real.pooled, made.pooled, num_subsets=9, subset_size=20, seed=4
+    )
+    rows = real.pooled.double()
+    line = fid_infinity(rows.mean(0), torch.cov(rows.mT), made.pooled, seed=4)
+    shares = precision_recall_density_coverage(real.pooled, made.pooled, k=3)
+    expected = {
+        "inception_score_channel_means": inception_score(made.logits, num_splits=4),
+        "kd_channel_means": subsets,
+        "kd_exact_channel_means": kernel_distance(real.pooled, made.pooled),
+        **{f"{name}_channel_means": (share, None) for name, share in shares._asdict().items()},
+        "fd_infinity_channel_means": line[:2],
+    }
+    assert list(result.scores) == [NAME, *expected]
+    for name, (value, spread) in expected.items():
+        score = result.scores[name]
+        assert score.value == score.raw == pytest.approx(value.item(), rel=1e-9), name
+        assert score.spread is spread or score.spread == pytest.approx(spread.item(), rel=1e-7)
+        assert (score.spread_kind is None) == (spread is None)
+    assert result.scores["kd_channel_means"].settings == {
+        "subsets": 9,
+        "subset_size": 20,
+        "seed": 4,
+    }
+    assert result.scores["inception_score_channel_means"].settings == {"splits": 4}
+    assert result.scores["recall_channel_means"].settings == {"neighbours": 3}
+    biases = {name: score.bias for name, score in result.scores.items()}
+    assert biases["kd_channel_means"] == biases["kd_exact_channel_means"] == 0
+    assert biases["recall_channel_means"] is biases["inception_score_channel_means"] is None
+    shared = frechet_bias(torch.cov(rows.mT), 40, 10**12).item()
+    assert biases["fd_infinity_channel_means"] == pytest.approx(shared)
+
+
+@pytest.mark.parametrize(
+    ("score_name", "expected"),
+    [
+        ("fid", {"fid", "kid", "recall", "fid_infinity"}),
+        ("fid_clean", {"fid_clean", "kid_clean", "recall_clean", "fid_infinity_clean"}),
+        ("fd_x", {"fd_x", "kd_x", "recall_x", "fd_infinity_x"}),
+    ],
+)
+def test_only_the_fid_inception_gives_scores_their_published_names(
+    score_name: str, expected: set[str]
+) -> None:
+    extractor = ChannelMeans()
+    extractor.score_name = score_name
+    result = evaluate_means(
+        extractor=extractor, metrics=("fid", "kid", "prdc", "fid_infinity"), settings=SETTINGS
+    )
+    assert expected <= set(result.scores)
+
+
+def test_a_metric_gives_the_same_alone_and_among_others() -> None:
+    together = evaluate_means(metrics=METRICS, settings=SETTINGS)
+    for metric in METRICS:
+        alone = evaluate_means(metrics=(metric,), settings=SETTINGS)
+        assert alone.scores.items() <= together.scores.items()
+
+
+@pytest.mark.parametrize("batch_size", [1, 13, 1000])
+def test_no_metric_depends_on_the_batch_size(batch_size: int) -> None:
+    options = {"metrics": METRICS, "settings": SETTINGS}
+    expected = evaluate_means(**options).scores
+    for name, score in evaluate_means(batch_size=batch_size, **options).scores.items():
+        assert score.value == pytest.approx(expected[name].value, rel=1e-9), name
+
+
+def test_statistics_are_scored_like_the_images_that_they_are_of() -> None:
+    images = replace(dataset(), name="made", images=generate(torch.arange(30)))
+    made = ReferenceStatistics.compute(images, ChannelMeans(), keep_features=True)
+    options = {"extractor": ChannelMeans(), "metrics": ("fid", "kid", "prdc")}
+    found = evaluate(made, dataset(), **options)
+    expected = evaluate_means(**options)
+    assert found.protocol == expected.protocol
+    for name, score in expected.scores.items():
+        assert found.scores[name].value == pytest.approx(score.value, rel=1e-12)
+
+
+def test_subsets_of_all_images_are_warned_of() -> None:
+    (warning,) = evaluate_means(metrics=("kid",)).warnings
+    assert warning.startswith("subsets_alike: each subset holds all 30 images")
+    assert evaluate_means(metrics=("kid",), settings=SETTINGS).warnings == ()
+
+
+def test_modes_weights_and_random_states_are_as_before() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(1, 48), torch.nn.Dropout())
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def draw(indices: Tensor) -> Tensor:
+        noise = torch.rand(len(indices), 48) + model(indices[:, None].float()) * 0
+        return (noise * 255).to(torch.uint8).reshape(-1, 3, 4, 4)
+
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    evaluate(
+        draw,
+        dataset(),
+        extractor=ChannelMeans(),
+        num_samples=30,
+        metrics=METRICS,
+        settings=SETTINGS,
+    )
+    assert torch.equal(torch.rand(3), expected)
+    assert [module.training for module in model] == [True, False]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.is_grad_enabled()
 
 
 def test_the_protocol_says_all_that_decides_the_score() -> None:
@@ -146,7 +281,7 @@ def test_random_state_and_gradients_are_as_before() -> None:
 
 
 def test_a_result_survives_json_to_the_last_bit() -> None:
-    result = evaluate_means(num_samples=3)
+    result = evaluate_means(metrics=METRICS, settings=replace(SETTINGS, subset_size=30))
     assert result.warnings
     text = json.dumps(result.to_dict(), allow_nan=False)
     assert json.loads(text) == result.to_dict()
@@ -166,12 +301,32 @@ def test_too_few_images_and_features_of_nac_are_warned_of() -> None:
     assert "3 generated images" in result.warnings[1]
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"num_samples": 1}, "two or more and seed zero or more, got 1 and 0"),
         ({"seed": -1}, "two or more and seed zero or more, got 30 and -1"),
         ({"batch_size": 0}, "batch_size must be one or more, got 0"),
+        ({"num_samples": None}, "two or more and seed zero or more, got None and 0"),
+        ({"metrics": ("fid", "fjd")}, "metrics must be among fid, is, kid, .* got 'fjd'"),
+        ({"metrics": ()}, "metrics must name one or more of fid, .* got none"),
+        ({"metrics": ("is",), "num_samples": 9}, "is needs 2 reference .* and 10 .* got 40 and 9"),
+        (
+            {"metrics": ("kid",), "settings": MetricSettings(subset_size=31)},
+            "kid needs 31 reference images and 31 generated ones or more, got 40 and 30",
+        ),
+        ({"metrics": ("kid_exact",), "num_samples": 19}, "kid_exact needs 20 .* 20 .* 40 and 19"),
+        ({"metrics": ("prdc",), "reference": dataset(5)}, "prdc needs 6 .* 6 .* got 5 and 30"),
+        ({"metrics": ("fid_infinity",), "num_samples": 20}, "needs 2 .* 21 .* got 40 and 20"),
+        ({"reference": dataset(1)}, "fid needs 2 reference images .* got 1 and 30"),
+        (
+            {
+                "metrics": ("kid",),
+                "reference": ReferenceStatistics.compute(dataset(), ChannelMeans()),
+            },
+            "kid, .* need the features .* reference statistics of noise/train hold none",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, object], message: str) -> None:
@@ -184,6 +339,47 @@ def test_reference_statistics_of_other_features_are_refused() -> None:
     foreign = replace(reference, extractor_fingerprint="sha256:of-edges")
     with pytest.raises(ConfigurationError, match=r"\(sha256:of-means\), got .* sha256:of-edges"):
         evaluate_means(reference=foreign)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 7}, "of 40 images fix num_samples, .* got num_samples 7, seed 0"),
+        ({"seed": 1}, "got num_samples None, seed 1"),
+        ({"metrics": ("is",)}, "got num_samples None, seed 0 and the metric is"),
+        ({"metrics": ("kid",)}, "generated statistics of noise/train hold none"),
+    ],
+)
+def test_what_statistics_cannot_give_is_refused(options: dict[str, object], message: str) -> None:
+    made = ReferenceStatistics.compute(dataset(), ChannelMeans())
+    with pytest.raises(ConfigurationError, match=message):
+        evaluate(
+            made, replace(made, features=torch.zeros(40, 3)), extractor=ChannelMeans(), **options
+        )
+
+
+@pytest.mark.parametrize("field", ["splits", "subsets", "subset_size", "neighbours", "seed"])
+def test_settings_that_cannot_be_are_refused(field: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{field} must be \d or more, got -1"):
+        MetricSettings(**{field: -1})
+
+
+def test_an_inception_score_needs_logits_that_are_finite() -> None:
+    class Silent(ChannelMeans):
+        def __call__(self, images: Tensor) -> Features:
+            return Features(super().__call__(images).pooled, None)
+
+    class Broken(ChannelMeans):
+        def __call__(self, images: Tensor) -> Features:
+            pooled, logits = super().__call__(images)
+            return Features(pooled, (0 * logits).log())
+
+    with pytest.raises(
+        ConfigurationError, match="needs class logits, and channel_means gives none"
+    ):
+        evaluate_means(metrics=("is",), extractor=Silent())
+    with pytest.raises(NonFiniteError, match="NaN or infinity in 10 of 10 splits of 30 images"):
+        evaluate_means(metrics=("is",), extractor=Broken())
 
 
 @pytest.mark.usefixtures("as_users_run_it")
@@ -257,3 +453,20 @@ def test_public_names_are_listed_and_loaded() -> None:
 def test_results_are_read_without_torch() -> None:
     code = "import sys, nacgen.metrics.result; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_scores_do_without_scipy() -> None:
+    code = """
+import sys
+sys.modules["scipy"] = None  # an import of it fails now
+import torch
+from nacgen.metrics import evaluate
+from tests.metrics.means import ChannelMeans, dataset, generate
+metrics = ("fid", "is", "kid", "kid_exact", "prdc", "fid_infinity")
+result = evaluate(
+    generate, dataset(), extractor=ChannelMeans(), num_samples=30, metrics=metrics
+)
+assert len(result.scores) == 9
+import nacgen.functional.neighbours, nacgen.metrics.selfcheck
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
