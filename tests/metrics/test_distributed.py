@@ -16,7 +16,7 @@ from tests.metrics.means import ChannelMeans, dataset, generate
 
 pytestmark = pytest.mark.distributed
 
-WORLDS = (1, 2, 3)
+WORLDS = (3, 2, 1)
 METRICS = ("fid", "is", "kid", "kid_exact", "prdc", "fid_infinity")
 SETTINGS = MetricSettings(splits=3, subset_size=20, neighbours=3)
 FEW = MetricSettings(splits=1)
@@ -59,11 +59,18 @@ class NanForOne(ChannelMeans):
         return features
 
 
-def work(rank: int, world: int, folder: str) -> None:
+def work(rank: int, folder: str) -> None:
+    """Three processes, then the first two of them, then the first."""
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
-    )
+    for world in WORLDS:
+        if rank < world:
+            rendezvous = f"file://{folder}/rendezvous_{world}"
+            dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
+            torch.save(outcome_of(rank, world, folder), f"{folder}/outcome_{world}_{rank}.pt")
+            dist.destroy_process_group()
+
+
+def outcome_of(rank: int, world: int, folder: str) -> dict[str, object]:
     accelerator = SimpleNamespace(
         process_index=rank, num_processes=world, device=torch.device("cpu")
     )
@@ -77,7 +84,7 @@ def work(rank: int, world: int, folder: str) -> None:
         2, ("fid", "is"), settings=FEW, accelerator=accelerator
     )  # fewer than processes
     reference = ReferenceStatistics.cached(
-        dataset(), ChannelMeans(), f"{folder}/cache", accelerator=accelerator
+        dataset(), ChannelMeans(), f"{folder}/cache_{world}", accelerator=accelerator
     )
     outcome["cached"] = reference.stats.mean
     failing = {"generate": {"source": poisoned}, "features": {"extractor": NanForOne()}}
@@ -86,8 +93,7 @@ def work(rank: int, world: int, folder: str) -> None:
             score(accelerator=accelerator, **options)
         except NonFiniteError as error:
             outcome[name] = str(error)
-    torch.save(outcome, f"{folder}/outcome_{rank}.pt")
-    dist.destroy_process_group()
+    return outcome
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +101,17 @@ def features() -> Tensor:
     return torch.randn(40, 4, generator=torch.Generator().manual_seed(0)) + 1e4
 
 
-@pytest.fixture(scope="module", params=WORLDS)
-def outcomes(
-    request: pytest.FixtureRequest, features: Tensor, tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[str, object]]:
+@pytest.fixture(scope="module")
+def folder(features: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("processes")
     torch.save(features, folder / "features.pt")
-    if request.param == 1:
-        threads = torch.get_num_threads()
-        work(0, 1, str(folder))  # a group of one, here
-        torch.set_num_threads(threads)
-    else:
-        spawn(work, args=(request.param, str(folder)), nprocs=request.param)
-    files = sorted(folder.glob("outcome_*.pt"))
+    spawn(work, args=(str(folder),), nprocs=max(WORLDS))
+    return folder
+
+
+@pytest.fixture(params=WORLDS)
+def outcomes(request: pytest.FixtureRequest, folder: Path) -> list[dict[str, object]]:
+    files = sorted(folder.glob(f"outcome_{request.param}_*.pt"))
     assert len(files) == request.param
     return [torch.load(file, weights_only=True) for file in files]
 
