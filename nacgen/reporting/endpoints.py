@@ -200,9 +200,9 @@ def images_to_score(curve: Curve, target: float, better: str) -> int | None:
         The images, known to the distance of two evaluations; None where the score was not reached.
     """
     sign = 1 if better == "lower" else -1
-    return min(
-        (seen for seen, value in curve.items() if sign * value <= sign * target), default=None
-    )
+    rounding = 1e-12 * abs(target)  # a mean of equal scores may differ from them in the last bit
+    reached = (seen for seen, value in curve.items() if sign * (value - target) <= rounding)
+    return min(reached, default=None)
 
 
 def mean_score(curve: Curve) -> float:

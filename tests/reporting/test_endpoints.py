@@ -17,6 +17,13 @@ def test_a_score_is_reached_at_the_first_evaluation_that_is_as_good() -> None:
     assert images_to_score(curve, 9.1, "higher") is None
 
 
+def test_equal_scores_reach_their_mean() -> None:
+    for value in np.random.default_rng(0).uniform(1e-4, 50, 200).tolist():
+        mean = math.exp(math.log(value))  # one run's geometric mean, off by a bit or two
+        assert images_to_score({10: value}, mean, "lower") == 10
+        assert images_to_score({10: value}, mean, "higher") == 10
+
+
 def test_mean_score_in_closed_form() -> None:
     assert mean_score({5: 3.0, 9: 3.0, 100: 3.0}) == pytest.approx(3.0)
     # exp(-t) has the logarithm -t, whose mean over 0 to 4 is -2, wherever it is evaluated.
