@@ -83,7 +83,9 @@ class TransplantReport:
             "trainable parameters": f"{self.trainable_share:.1%}",
             "probe difference": _number(self.probe_difference, ".1e"),
         }
-        fates: list[tuple[str, Collection[str], str]] = [("loaded", self.loaded, "")]
+        fates: list[tuple[str, Collection[str], str]] = [
+            ("loaded", self.loaded, f"into {_summary(self.loaded.values())}")
+        ]
         reasons: dict[str, list[str]] = defaultdict(list)
         for name, reason in self.skipped.items():
             reasons[reason].append(name)
@@ -92,7 +94,7 @@ class TransplantReport:
             fates.append(("untouched", self.untouched, "the target's own"))
         lines = [f"# {title} into {self.target}", "", "| | |", "| --- | --- |"]
         lines += [f"| {name} | {value} |" for name, value in figures.items()]
-        lines += ["", "| tensors | number | where | why |", "| --- | ---: | --- | --- |"]
+        lines += ["", "| tensors | number | of | |", "| --- | ---: | --- | --- |"]
         lines += [
             f"| {fate} | {len(names)} | {_summary(names)} | {reason} |"
             for fate, names, reason in fates

@@ -74,7 +74,10 @@ def test_a_dry_run_loads_nothing_and_says_the_same(encoder: NACEncoder) -> None:
     assert dry.report.probe_difference == wet.report.probe_difference
     assert not torch.equal(before["net.conv1.weight"], module.net.conv1.weight)
     assert "would be loaded" in str(dry.report)
-    assert dry.report.to_markdown().startswith("# Dry run of a transplant into Own")
+    text = dry.report.to_markdown()
+    assert text.startswith("# Dry run of a transplant into Own\n")
+    places = ", ".join(f"`net.{part}`" for part in ("conv1", "bn1", "layer1", "layer2", "layer3"))
+    assert f"| loaded | 54 | {places.replace('net', 'backbone')} | into {places} |" in text
 
 
 def test_what_is_frozen_stays_bit_for_bit_statistics_included(encoder: NACEncoder) -> None:
