@@ -199,4 +199,6 @@ def build_update(
         micro_batches=optim.micro_batches,
         watch=LogitWatch(optim.largest_logit, config.run.checkpoint_every),
     )
+    if config.generator.compile:
+        generator.compile()
     return update, encoder

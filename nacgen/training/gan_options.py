@@ -54,6 +54,9 @@ class GeneratorConfig:
     """At 4x4, then after each doubling; None: by the images' size, 96 64 32 for 16x16."""
     block: Literal["small", "sngan"] = "small"
     """small: GroupNorm; sngan: that of Miyato et al. 2018, with BatchNorm and four times the work."""
+    compile: bool = False
+    """Whether torch.compile translates it, which takes a minute and a C++ compiler. The discriminator is
+    never compiled: its penalties differentiate a gradient."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""

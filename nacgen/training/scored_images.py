@@ -9,12 +9,11 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from nacgen.data.image_sets import FolderImages, ImageSet, holds_statistics, open_images
-from nacgen.data.randomness import normal_rows
 from nacgen.errors import ConfigurationError, DataNotFoundError
-from nacgen.metrics import to_uint8
 from nacgen.models.folder import CONFIG_FILE
 from nacgen.models.gan import Generator
 from nacgen.training.config import read_yaml
+from nacgen.training.sampling import sample_images
 
 GENERATOR = "generator"
 
@@ -48,10 +47,7 @@ class RunImages:
         Returns:
             Pixels, on the generator's device.
         """
-        device = self.generator.first.weight.device
-        z = normal_rows(0, "sample", indices, self.generator.latent_dim).to(device)
-        with torch.no_grad():
-            return to_uint8(self.generator(z))
+        return sample_images(self.generator, indices, self.generator.first.weight.device)
 
 
 def find_images(
@@ -120,8 +116,8 @@ def open_run(
     folder = path / GENERATOR
     if not (folder / CONFIG_FILE).is_file():
         raise DataNotFoundError(
-            f"{path} is a run without a folder {GENERATOR}, which runs that train a generator write at their end. "
-            "Wait for its end, or give a run of recipes/train_gan.py."
+            f"{path} is a run without a folder {GENERATOR}, which runs of a generator write when they are "
+            "evaluated. Wait for the first evaluation, or give a run of recipes/train_gan.py."
         )
     if num_samples is None:
         num_samples = read_yaml(path / "config.yaml").get("score", {}).get("num_samples", 2_000)

@@ -31,6 +31,15 @@ def gradients() -> dict[str, list[float]]:
     update.update_generator(batch)
     found["generator"] = torch.cat([p.grad.flatten() for p in update.generator.parameters()])  # type: ignore[union-attr]
 
+    update, stream, _ = build(micro_batches=2)
+    for optimizer in update.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+    update.update(stream.batch(0))
+    for name, module in (("discriminator", update.discriminator), ("generator", update.generator)):
+        parts = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        found[f"accumulated_{name}"] = torch.cat(parts)
+
     draw = torch.Generator().manual_seed(0)
     logits, uniform = (torch.rand(8, 6, generator=draw, dtype=torch.float64) for _ in range(2))
     mine = slice(batch.start, batch.start + len(batch.images))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 
 from nacgen.data.augment import to_float
@@ -161,6 +162,44 @@ def test_steps_with_classic_losses_are_the_formula_written_out(loss: str) -> Non
     logits = [[[float(x)] for x in discriminator(images).detach()] for images in (real, fake)]
     expected = sum(reference.classic_losses(loss, *logits)[1]) / BATCH
     assert logs["loss_generator"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_bf16_halves_all_but_penalties_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    update, stream, _ = build(BATCH)
+    plain = [update.update(stream.batch(step * BATCH)) for step in range(2)]
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    update, stream, accelerator = build(BATCH)
+    assert accelerator.mixed_precision == "bf16"
+    seen = []
+    inner = update.discriminator.heads["layer3"].linear  # Accelerate gives out float32
+    inner.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
+    half = [update.update(stream.batch(step * BATCH)) for step in range(2)]
+    # penalised in full, generator's step; not penalised, generator's step
+    assert seen == [torch.float32, torch.bfloat16, torch.bfloat16, torch.bfloat16]
+    r1, expected = half[0]["r1_penalty"].item(), plain[0]["r1_penalty"].item()
+    assert r1 == pytest.approx(expected, rel=1e-5)  # of the same real images
+    for here, there in zip(half, plain, strict=True):
+        for loss in ("loss_discriminator", "loss_generator"):
+            assert here[loss].item() == pytest.approx(there[loss].item(), rel=0.05)
+            assert here[loss] != there[loss]
+    assert {p.dtype for m in update.modules.values() for p in m.parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_a_compiled_generator_trains_as_it_does_otherwise() -> None:
+    update, stream, _ = build(BATCH)
+    plain = [update.update(stream.batch(step * BATCH)) for step in range(2)]
+    update, stream, _ = build(BATCH)
+    update.generator.compile()
+    for step, expected in enumerate(plain):
+        found = update.update(stream.batch(step * BATCH))
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    names = set(update.generator.state_dict())
+    assert not any("_orig_mod" in name for name in names)
+    assert update.averaged_generator._compiled_call_impl is None  # scored as it is saved
 
 
 def test_both_networks_get_the_classes_of_the_real_images() -> None:
