@@ -10,43 +10,15 @@ from nacgen.errors import CheckpointError, CheckpointNotFoundError, Configuratio
 from nacgen.metrics.dinov2 import MEAN, STD, interpolate_positions, load_dinov2
 from nacgen.metrics.extractors import build_extractor
 from nacgen.metrics.resize import resize_clean
+from tests.metrics.seeded import DIM, dinov2_state
 from tests.reference.dinov2 import class_token, positions_at
 
 State = dict[str, Tensor]
-DIM, DEPTH, GRID = 128, 2, 5  # a small ViT, whose positions were trained on 5 x 5 patches
 
 
 @pytest.fixture
 def state() -> State:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int, std: float = 1.0) -> Tensor:
-        return std * torch.randn(shape, generator=generator)
-
-    tensors = {
-        "cls_token": normal(1, 1, DIM),
-        "pos_embed": normal(1, 1 + GRID**2, DIM),
-        "mask_token": normal(1, DIM),
-        "patch_embed.proj.weight": normal(DIM, 3, 14, 14, std=0.04),
-        "patch_embed.proj.bias": normal(DIM),
-        "norm.weight": 1 + normal(DIM, std=0.1),
-        "norm.bias": normal(DIM),
-    }
-    for i in range(DEPTH):
-        for name, rows, columns in (
-            ("attn.qkv", 3 * DIM, DIM),
-            ("attn.proj", DIM, DIM),
-            ("mlp.fc1", 4 * DIM, DIM),
-            ("mlp.fc2", DIM, 4 * DIM),
-        ):
-            tensors[f"blocks.{i}.{name}.weight"] = normal(rows, columns, std=columns**-0.5)
-            tensors[f"blocks.{i}.{name}.bias"] = normal(rows)
-        for name in ("norm1", "norm2"):
-            tensors[f"blocks.{i}.{name}.weight"] = 1 + normal(DIM, std=0.1)
-            tensors[f"blocks.{i}.{name}.bias"] = normal(DIM)
-        for name in ("ls1", "ls2"):
-            tensors[f"blocks.{i}.{name}.gamma"] = normal(DIM)
-    return tensors
+    return dinov2_state()
 
 
 def test_it_is_the_transformer_of_the_paper(state: State, tmp_path: Path) -> None:

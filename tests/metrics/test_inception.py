@@ -20,27 +20,14 @@ from nacgen.metrics import inception
 from nacgen.metrics.extractors import build_extractor
 from nacgen.metrics.inception import NAME, InceptionExtractor, build_inception
 from nacgen.metrics.resize import RESIZES
+from tests.metrics.seeded import inception_state
 
 State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
 def state() -> State:
-    """Weights that keep the size of features; the default initialisation loses it."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.device("meta"):
-        network = build_inception()
-    network.to_empty(device="cpu")
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.bias, generator=generator)
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.8, 1.2, generator=generator)
-    return network.state_dict()
+    return inception_state()
 
 
 @pytest.fixture(scope="module")
