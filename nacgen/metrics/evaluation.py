@@ -204,7 +204,7 @@ def _warnings(
         f"rank_deficient: {stats.n} {which} images for {extractor.feature_dim} features; the score "
         "depends strongly on their number."
         for which, stats in sets.items()
-        if stats.is_rank_deficient
+        if stats.is_rank_deficient and not {"fid", "fid_infinity"}.isdisjoint(metrics)
     ]
     if "kid" in metrics and any(stats.n == pair.subset_size for stats in sets.values()):
         messages.append(

@@ -90,11 +90,15 @@ class ReferenceStatistics:
             share=share,
             keep_features=keep_features,
         )
-        saw_all = share.num_processes == 1
+        if share.num_processes == 1:
+            fingerprint = seen.fingerprint
+        else:
+            with share.failing_together():
+                fingerprint = fingerprint_images(dataset)
         return cls(
             stats=collected.stats,
             name=f"{dataset.name}/{dataset.split}",
-            fingerprint=seen.fingerprint if saw_all else fingerprint_images(dataset),
+            fingerprint=fingerprint,
             extractor_fingerprint=extractor.fingerprint,
             features=collected.features,
         )
@@ -131,7 +135,8 @@ class ReferenceStatistics:
             StorageError: It cannot be written.
         """
         share = Share.of(accelerator)
-        fingerprint = fingerprint_images(dataset)
+        with share.failing_together():
+            fingerprint = fingerprint_images(dataset)
         content = f"{fingerprint} {extractor.fingerprint} {keep_features}"
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
         label = re.sub(r"[^\w.]+", "-", f"{dataset.name}-{dataset.split}-{extractor.name}")

@@ -288,6 +288,19 @@ def test_a_result_survives_json_to_the_last_bit() -> None:
     assert EvaluationResult.from_dict(json.loads(text)) == result
 
 
+def test_scores_without_covariances_do_not_mind_their_rank() -> None:
+    settings = MetricSettings(splits=1, neighbours=1)
+    options = {"num_samples": 3, "reference": dataset(3), "settings": settings}
+    assert evaluate_means(metrics=("is", "prdc"), **options).warnings == ()
+
+
+def test_results_of_before_spreads_had_kinds_are_read() -> None:
+    fields = evaluate_means().to_dict()
+    for name in ("spread_kind", "settings"):
+        del fields["scores"][NAME][name]
+    assert EvaluationResult.from_dict(fields) == evaluate_means()
+
+
 def test_too_few_images_and_features_of_nac_are_warned_of() -> None:
     extractor = ChannelMeans()
     extractor.independent_of_nac = False
