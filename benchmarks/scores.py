@@ -34,13 +34,20 @@ from nacgen.metrics.inception import NAME, InceptionExtractor, build_inception
 Work = Callable[[], float]
 
 
+class Cost(NamedTuple):
+    """Seconds on the clock, and seconds of processors over all threads and child processes."""
+
+    wall: float
+    cpu: float
+
+
 class Row(NamedTuple):
-    """One comparison: seconds of each side in the order of the turns, and how far their values differ."""
+    """One comparison: the costs of each side in the order of the turns, and how far their values differ."""
 
     name: str
     target: float
-    theirs: list[float]
-    ours: list[float]
+    theirs: list[Cost]
+    ours: list[Cost]
     difference: str
 
 
@@ -53,6 +60,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
     parser.add_argument("--quick", action="store_true", help="100 images a folder, one turn")
+    parser.add_argument("--only", choices=("frechet", "features", "folders"), help="one comparison")
     parser.add_argument("--score", nargs=3, metavar="PATH", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.score:
@@ -60,9 +68,12 @@ def main() -> None:
         return
     if options.quick:
         options.images, options.features, options.repeats = 100, 20, 1
-    rows = [time_frechet(options.repeats), time_features(options.features, options.repeats)]
-    rows.append(time_folders(options.images, options.repeats))
-    print(table(rows))
+    comparisons = {
+        "frechet": lambda: time_frechet(options.repeats),
+        "features": lambda: time_features(options.features, options.repeats),
+        "folders": lambda: time_folders(options.images, options.repeats),
+    }
+    print(table([run() for name, run in comparisons.items() if options.only in (None, name)]))
 
 
 def time_frechet(repeats: int) -> Row:
@@ -178,29 +189,33 @@ def in_turns(
     there, here = theirs(), ours()
     if not abs(there - here) <= tolerance * abs(there):
         raise SystemExit(f"{name}: values must agree to {tolerance:g}, got {there} and {here}")
-    seconds: dict[Work, list[float]] = {theirs: [], ours: []}
+    costs: dict[Work, list[Cost]] = {theirs: [], ours: []}
     for turn in range(repeats):
         for work in (theirs, ours) if turn % 2 == 0 else (ours, theirs):
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), sum(os.times()[:4])
             work()
-            seconds[work].append(time.perf_counter() - start)
+            spent = Cost(time.perf_counter() - start, sum(os.times()[:4]) - cpu)
+            costs[work].append(spent)
         print(f"{name}: turn {turn + 1} of {repeats}", file=sys.stderr)
     relative = f"{abs(there - here) / abs(there):.1e} relative" if there else ""
-    return Row(name, target, seconds[theirs], seconds[ours], relative)
+    return Row(name, target, costs[theirs], costs[ours], relative)
 
 
 def table(rows: list[Row]) -> str:
     """Markdown."""
     lines = [
-        "| what | pytorch-fid | nacgen | ratio (lowest to highest) | target | values differ by |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| what | pytorch-fid | nacgen | ratio (lowest to highest) | of CPU time | target | values differ by |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        ratios = [a / b for a, b in zip(row.theirs, row.ours, strict=True)]
+        pairs = list(zip(row.theirs, row.ours, strict=True))
+        ratios = [there.wall / here.wall for there, here in pairs]
+        cpu = median(there.cpu / here.cpu for there, here in pairs)
+        theirs, ours = (median(cost.wall for cost in side) for side in (row.theirs, row.ours))
         spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         lines.append(
-            f"| {row.name} | {median(row.theirs):.2f} s | {median(row.ours):.2f} s | {spread} | "
-            f"{row.target:g} | {row.difference} |"
+            f"| {row.name} | {theirs:.2f} s | {ours:.2f} s | {spread} | {cpu:.2f} | {row.target:g} | "
+            f"{row.difference} |"
         )
     packages = ("torch", "pytorch-fid", "scipy", "numpy", "pillow")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)

@@ -10,7 +10,9 @@ from PIL import Image
 
 from nacgen.data.datasets import load_dataset
 from nacgen.errors import CheckpointNotFoundError, ConfigurationError, DataError, NacgenError
+from nacgen.training.config import parse
 from recipes.evaluate_images import (
+    PRESETS,
     EvaluateConfig,
     SelfcheckConfig,
     StatsConfig,
@@ -108,11 +110,14 @@ def test_selfcheck_says_what_it_verified(
     assert capsys.readouterr().out == "ok   one = 1, got 1\nFAIL two = 2, got 2.5\n"
 
 
-def test_two_positional_arguments_and_exit_codes(tmp_path: Path) -> None:
-    done = start("recipes/evaluate_images.py", "digits/test", "digits/test", "--metrics", "fid")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("fd_digits_classifier  ")
-    assert done.stderr.count("digits/test: 355 images, 16x16 px") == 2
+def test_two_paths_are_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    score(parse(EvaluateConfig, PRESETS, ["digits/test", "digits/test"]))
+    captured = capsys.readouterr()
+    assert captured.out.startswith("fd_digits_classifier  ")
+    assert captured.err.count("digits/test: 355 images, 16x16 px") == 2
+
+
+def test_what_cannot_be_scored_has_its_exit_code(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = start("recipes/evaluate_images.py", str(tmp_path / "empty"), "digits/test")
     assert (done.returncode, done.stdout) == (4, "")
