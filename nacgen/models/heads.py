@@ -21,11 +21,8 @@ HeadName = Literal["linear", "basis", "projected"]
 class Head(nn.Module, ABC):
     """A logit an image: linear in a vector that is made of a feature map, plus the class's projection.
 
-    With vector `f` and label `y` the logit is `w f + b + v_y f`; without classes `v` is absent.
-
-    Args:
-        vector_dim: Width of the vector.
-        num_classes: Of the labels; None for a logit that knows no classes.
+    With vector `f` and label `y` the logit is `w f + b + v_y f`; without classes `v` is absent. Every head is made
+    from the channels and the size in pixels of its map, and from the number of classes, None for none.
     """
 
     def __init__(self) -> None:
@@ -33,7 +30,12 @@ class Head(nn.Module, ABC):
         self.embedding: nn.Embedding | None = None
 
     def add_output(self, vector_dim: int, num_classes: int | None) -> None:
-        """Make the last layer; called when the layers before it are made."""
+        """Make the last layer; called when the layers before it are made.
+
+        Args:
+            vector_dim: Width of the vector.
+            num_classes: Of the labels; None for a logit that knows no classes.
+        """
         self.linear = nn.Linear(vector_dim, 1)
         if num_classes is not None:
             self.embedding = nn.Embedding(num_classes, vector_dim)

@@ -65,8 +65,9 @@ def fill_module(
     }
     parameters = dict(filled.named_parameters())
     frozen = {name for stage in list(stages)[:num_frozen] for name in stages[stage]}
-    for name in frozen:
-        parameters[name].requires_grad_(False)
+    for name, parameter in filled.named_parameters(remove_duplicate=False):
+        if name in frozen:
+            parameter.requires_grad_(False)
     layers = {
         name.rpartition(".")[0]: place.rpartition(".")[0] for name, place in found.pairs.items()
     }

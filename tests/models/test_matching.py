@@ -45,6 +45,12 @@ def test_names_match_by_whole_parts() -> None:
         match_tensors(trunk, module, {"layer": "net.layer1"})
 
 
+def test_a_name_that_only_ends_alike_is_another_one() -> None:
+    trunk, module = tensors(conv1__weight=(4, 3)), tensors(net__myconv1__weight=(4, 3))
+    with pytest.raises(ConfigurationError, match="none of 1 does"):
+        match_tensors(trunk, module, "name")
+
+
 def test_another_shape_is_skipped_and_said() -> None:
     module = TRUNK | tensors(conv1__weight=(4, 5))
     found = match_tensors(TRUNK, module, "name")

@@ -57,10 +57,13 @@ def test_gradients_are_finite_where_features_vanish(encoder: NACEncoder) -> None
     part = transplant(encoder, into="perceptual")
     with torch.no_grad():
         for name, parameter in part.module.named_parameters():
-            parameter.fill_(0) if name.endswith("bias") else None
-    mean = part.module.trunk.mean * 2 - 1  # black to the trunk: every feature is 0
-    x = mean.expand(2, 3, 16, 16).clone().requires_grad_()
-    part.module(x, images(1)[:2]).sum().backward()
+            if name.endswith("bias"):
+                parameter.fill_(-1)  # at the mean colour every unit stays below its threshold
+    x = (part.module.trunk.mean * 2 - 1).expand(2, 3, 16, 16).clone().requires_grad_()
+    assert all((m == 0).all() for m in part.module.trunk(x).values())
+    distance = part.module(x, images(1)[:2])
+    distance.sum().backward()
+    assert distance.isfinite().all()
     assert x.grad is not None
     assert x.grad.isfinite().all()
 
