@@ -1,9 +1,9 @@
-"""Write images of a trained GAN: a sheet, or each as a file of its own; image i always comes from seed i.
+"""Write images of a trained GAN or VAE: a sheet, or each as a file; image i always comes from seed i.
 
     python recipes/sample.py                                  # a sheet of the first 100, of the default run
     python recipes/sample.py --run-dir runs/mine --num-images 5000 --columns 0 --output images
 
-The run may still be going on: its generator is that of the last evaluation.
+A GAN's run may still be going on: its generator is that of the last evaluation.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from nacgen.errors import CheckpointNotFoundError, ConfigurationError, StorageError
+from nacgen.errors import ConfigurationError, StorageError
 from nacgen.training.config import require_between, require_positive, run_recipe
 
 
@@ -24,9 +24,7 @@ class SampleConfig:
     config: str | None = None
     """YAML file whose values replace the preset's."""
     run_dir: str = "runs/train_gan-digits-nac-seed0"
-    """Run folder of train_gan.py."""
-    generator: str | None = None
-    """Folder or Hub id of a generator. None: that of run_dir."""
+    """Run folder of train_gan.py or train_vae.py."""
     num_images: int = 100
     """Images to write."""
     first: int = 0
@@ -53,30 +51,22 @@ PRESETS = {"digits": SampleConfig()}
 
 
 def main(config: SampleConfig) -> None:
-    """Load the generator, make the images, write them."""
+    """Load generator or decoder, make the images, write them."""
     import torch
 
     from nacgen.data.pictures import write_grid, write_image
-    from nacgen.models.gan import Generator
-    from nacgen.training.sampling import sample_images
+    from nacgen.training.sampling import load_model, sample_images
 
-    run_dir = Path(config.run_dir)
-    folder = config.generator or str(run_dir / "generator")
-    if config.generator is None and not Path(folder).is_dir():
-        raise CheckpointNotFoundError(
-            f"run_dir must be a run of train_gan.py that has been evaluated, but {folder} does not exist. Train "
-            "one with accelerate launch recipes/train_gan.py, or name a generator with --generator."
-        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = Generator.from_pretrained(folder).to(device)
+    model = load_model(config.run_dir).to(device)
     end = config.first + config.num_images
     parts = [
-        sample_images(generator, part, device).cpu()
+        sample_images(model, part, device).cpu()
         for part in torch.arange(config.first, end).split(500)
     ]
     images = torch.cat(parts)
     name = f"seeds_{config.first}-{end - 1}{'.png' if config.columns else ''}"
-    output = Path(config.output or run_dir / "samples" / name)
+    output = Path(config.output or Path(config.run_dir) / "samples" / name)
     try:
         if config.columns:
             output.parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,11 @@ import torch
 from einops import rearrange
 from PIL import Image
 
+from nacgen.data.randomness import normal_rows
 from nacgen.errors import CheckpointNotFoundError, ConfigurationError, StorageError
+from nacgen.metrics import to_uint8
 from nacgen.models.gan import Generator
+from nacgen.models.vae import Decoder
 from nacgen.training.sampling import sample_images
 from recipes.sample import SampleConfig, main
 
@@ -47,13 +50,26 @@ def test_files_and_sheets_hold_the_images_of_their_numbers(
         main(files)
 
 
+def test_a_vaes_images_are_those_of_its_decoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(8, 5, (16, 8)).eval()
+    decoder.save_pretrained(tmp_path / "decoder")
+    main(SampleConfig(run_dir=str(tmp_path), num_images=2, first=1, columns=0))
+    with torch.no_grad():
+        z = normal_rows(0, "sample", torch.tensor([1, 2]), 5)
+        expected = to_uint8(decoder.images(z))
+    for number, image in enumerate(expected, start=1):
+        with Image.open(tmp_path / "samples" / "seeds_1-2" / f"00000{number}.png") as picture:
+            assert (np.asarray(picture) == rearrange(image.numpy(), "c h w -> h w c")).all()
+
+
 def test_what_cannot_be_sampled_is_refused_before_it_is_tried(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="fill rows of 10, got 7"):
         SampleConfig(num_images=7)
     with pytest.raises(ConfigurationError, match="first must be 0 or more, got -1"):
         SampleConfig(first=-1)
     with pytest.raises(
-        CheckpointNotFoundError, match=f"{tmp_path}/generator does not exist. .*train_gan.py"
+        CheckpointNotFoundError, match=f"but {tmp_path} has neither. .*train_gan.py"
     ):
         main(SampleConfig(run_dir=str(tmp_path)))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from nacgen import metrics
 from nacgen.data import datasets
 from nacgen.data.datasets import ImageDataset
-from nacgen.errors import ConfigurationError, DataError
+from nacgen.errors import ConfigurationError, DataError, DivergenceError
 from nacgen.metrics.callables import CallableExtractor
 from nacgen.models.gan import Generator
 from nacgen.training.config import DataConfig, RunConfig
@@ -199,6 +199,16 @@ def test_networks_that_do_not_fit_leave_no_run_behind(
     with pytest.raises(ConfigurationError, match=message):
         main(replace(config, **options))  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("on_random_images")
+def test_logits_beyond_their_bound_from_checkpoint_to_checkpoint_end_a_run(tmp_path: Path) -> None:
+    config = small(PRESETS["digits"], tmp_path / "run", 6)
+    config = replace(config, optim=OptimConfig(largest_logit=1e-9))
+    with pytest.raises(DivergenceError, match=r"since 0 images seen .* at 8") as stopped:
+        main(config)
+    assert stopped.value.exit_code == 3
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))  # none was good
 
 
 @pytest.mark.usefixtures("on_random_images")
