@@ -34,8 +34,9 @@ def frechet_distance(
     """Squared Fréchet distance of two Gaussians, `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`.
 
     With `C1 = S S^T`, the symmetric `S^T C2 S` has the eigenvalues of `C1 C2`; the trace of the root is
-    the sum of their roots. `S` is the symmetric root, which any covariance has, or from 512 features on
-    the Cholesky factor where there is one: a third of the time.
+    the sum of their roots. From 512 features on `S` is the Cholesky factor where there is one, a third of
+    the time; else it is made of the eigenvectors of `C1` that have variance. Those without would each add
+    the root of a rounding error, which is none.
 
     Args:
         mean_1: Mean of the reference.
@@ -144,8 +145,11 @@ def _symmetric_product(covariance_1: Tensor, covariance_2: Tensor) -> Tensor:
         if not failed:
             return factor.mT @ covariance_2 @ factor  # type: ignore[no-any-return]
     eigenvalues, axes = torch.linalg.eigh(covariance_1)
-    root = axes * _clip_rounding(eigenvalues, "covariance_1").sqrt() @ axes.mT
-    return root @ covariance_2 @ root  # type: ignore[no-any-return]
+    eigenvalues = _clip_rounding(eigenvalues, "covariance_1")
+    lowest = len(eigenvalues) * torch.finfo(torch.float64).eps * eigenvalues.max()
+    has_variance = eigenvalues >= lowest  # all of them where all are zero
+    factor = axes[:, has_variance] * eigenvalues[has_variance].sqrt()  # (d, r)
+    return factor.mT @ covariance_2 @ factor  # type: ignore[no-any-return]
 
 
 def _distance(shift: Tensor, traces: Tensor, trace_of_root: Tensor) -> FrechetDistance:

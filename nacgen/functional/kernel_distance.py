@@ -33,7 +33,8 @@ def kernel_distance(
     of its rows, which must therefore be exchangeable, and one of each is left out in turn.
 
     Args:
-        features_1: One row an image, of any float type; as many rows as blocks or more, and three at least.
+        features_1: One row an image, of any float type; as many rows as blocks or more, and so many that two
+            are left where a block is left out: three, or four in two blocks.
         features_2: The rows of what is compared.
         num_blocks: Of the jackknife, two or more.
 
@@ -46,9 +47,8 @@ def kernel_distance(
     """
     if num_blocks < 2:
         raise ValueError(f"num_blocks must be 2 or more, got {num_blocks}. Take the default, 20.")
-    rows_1, rows_2 = feature_pair(
-        "features_1", features_1, "features_2", features_2, max(3, num_blocks)
-    )
+    at_least = 4 if num_blocks == 2 else num_blocks
+    rows_1, rows_2 = feature_pair("features_1", features_1, "features_2", features_2, at_least)
     blocks_1, blocks_2 = _blocks(rows_1, num_blocks), _blocks(rows_2, num_blocks)
     within_1, within_2 = _sums_within(rows_1, blocks_1), _sums_within(rows_2, blocks_2)
     between = _sums(rows_1, rows_2, blocks_1, blocks_2)

@@ -62,11 +62,21 @@ def test_a_gaussian_has_no_distance_from_itself() -> None:
 
 def test_rounding_below_zero_is_clipped_and_kept_as_raw() -> None:
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(20, 64, dtype=torch.float64, generator=generator)  # n < d
-    mean, covariance = features.mean(0), torch.cov(features.mT)
+    mean, axis = torch.randn(2, 64, dtype=torch.float64, generator=generator)
+    covariance = torch.outer(axis, axis) + 1e-12 * torch.eye(64)  # the rest drowns in rounding
     distance = frechet_distance(mean, covariance, mean, covariance)
     assert distance.value == 0.0
     assert -1e-7 * covariance.trace() < distance.raw < 0
+
+
+@pytest.mark.parametrize("n", [2, 5])
+@pytest.mark.parametrize("dim", [600, 40])
+def test_few_samples_have_no_distance_from_themselves(n: int, dim: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(n, dim, dtype=torch.float64, generator=generator)
+    mean, covariance = features.mean(0), torch.cov(features.mT)
+    distance = frechet_distance(mean, covariance, mean, covariance)
+    assert abs(distance.raw) < 1e-12 * covariance.trace()
 
 
 def test_it_is_symmetric() -> None:

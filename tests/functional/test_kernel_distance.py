@@ -75,6 +75,12 @@ def test_subsets_average_to_the_distance_of_all() -> None:
     assert other.value != found.value
 
 
+@pytest.mark.parametrize(("num_rows", "num_blocks"), [(4, 2), (5, 2), (3, 3), (4, 3)])
+def test_the_fewest_rows_have_a_standard_error(num_rows: int, num_blocks: int) -> None:
+    features = random_features(num_rows, 0), random_features(num_rows, 1)
+    assert kernel_distance(*features, num_blocks=num_blocks).spread > 0
+
+
 @pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize(
     ("features", "options", "message"),
@@ -83,7 +89,8 @@ def test_subsets_average_to_the_distance_of_all() -> None:
         (torch.zeros(30, 3).int(), {}, r"features_2 must be float .* got torch.int32 \(30, 3\)"),
         (torch.zeros(30, 4), {}, r"one length, got \(30, 3\) and \(30, 4\)\. Compare"),
         (torch.zeros(19, 3), {}, "features_2 must have 20 rows or more, got 19"),
-        (torch.zeros(2, 3), {"num_blocks": 2}, "features_2 must have 3 rows or more, got 2"),
+        (torch.zeros(3, 3), {"num_blocks": 2}, "features_2 must have 4 rows or more, got 3"),
+        (torch.zeros(2, 3), {"num_blocks": 3}, "features_2 must have 3 rows or more, got 2"),
         (torch.zeros(30, 3) / 0, {}, "NaN or infinity in 30 of 30 rows"),
         (torch.zeros(30, 3), {"num_blocks": 1}, "num_blocks must be 2 or more, got 1"),
     ],
