@@ -92,7 +92,13 @@ class VAEEvaluation:
         measured, _ = self.measure()
         self.draw(f"images_{images_seen:08d}", self.from_prior(torch.arange(COLUMNS**2)))
         evaluation = self.score(self.from_prior, "samples from the prior").to_dict()
-        evaluation["scores"]["bits_per_dim"] = {"value": measured["bits_per_dim"]}
+        evaluation["scores"]["bits_per_dim"] = {
+            "value": measured["bits_per_dim"],
+            "settings": {
+                "images": f"{self.held_out.name}/{self.held_out.split}",
+                "num_images": len(self.held_out),
+            },
+        }
         return {**measured, "evaluation": evaluation}
 
     def conclude(self) -> dict[str, Any]:

@@ -19,7 +19,10 @@ def test_a_vae_with_every_switch_is_trained_measured_and_reported(tmp_path: Path
     assert bounds[0] < bounds[1] < bounds[2]
     assert 0 < summary["bits_per_dim"] < 9
     scores = summary["evaluation"]["scores"]
-    assert scores["bits_per_dim"]["value"] == summary["bits_per_dim"]
+    assert scores["bits_per_dim"] == {
+        "value": summary["bits_per_dim"],
+        "settings": {"images": "digits/test", "num_images": 355},
+    }
     names = ("fd_digits_classifier_mixture", "fd_digits_classifier_reconstructions")
     for value in (scores["fd_digits_classifier"]["value"], *(summary[name] for name in names)):
         assert value > 0
