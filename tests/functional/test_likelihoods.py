@@ -107,6 +107,12 @@ def test_expectation_maximisation_finds_the_variance_of_greatest_likelihood() ->
     assert (images - mean).square().mean() > 2 * variance
 
 
+def test_rounding_counts_towards_the_variance() -> None:
+    images = grey(EVERY_VALUE[1:-1])  # black and white stand for more than a step
+    found = expected_squared_error(images, images + 0.1, torch.tensor(1.0))
+    torch.testing.assert_close(found, torch.full_like(found, 0.01 + (2 / 255) ** 2 / 12))
+
+
 def test_expected_pixels_are_those_of_many_draws() -> None:
     """Where nothing is cut off: the mean of a mixture of logistics, its channels tied."""
     parts = 0.1 * draw(3, 10)
