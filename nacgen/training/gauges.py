@@ -57,13 +57,14 @@ class LogitWatch(nn.Module):
     Args:
         bound: On the mean absolute logit of a step.
         patience: Images for which it may be exceeded.
+        option: That sets the bound, for the message.
     """
 
     images_beyond: Tensor
 
-    def __init__(self, bound: float, patience: int) -> None:
+    def __init__(self, bound: float, patience: int, option: str = "--optim.largest-logit") -> None:
         super().__init__()
-        self.bound, self.patience = bound, patience
+        self.bound, self.patience, self.option = bound, patience, option
         self.register_buffer("images_beyond", torch.zeros((), dtype=torch.int64))
 
     def observe(self, size: float, batch: Batch) -> None:
@@ -87,7 +88,7 @@ class LogitWatch(nn.Module):
                 f"logits must stay below {self.bound:g} on average, but since {since} images seen they have been "
                 f"beyond it, now {size:.3g} at {now}. The last checkpoint from before is kept, later ones are "
                 "not: start anew with a lower learning rate or a higher penalty weight and another --run-dir, or "
-                "raise --optim.largest-logit with it.",
+                f"raise {self.option} with it.",
                 since,
             )
 

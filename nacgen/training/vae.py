@@ -69,7 +69,7 @@ class VAEUpdate:
         self.modules: dict[str, nn.Module] = {"vae": vae}
         self.optimizers: dict[str, AcceleratedOptimizer] = {"vae": prepared_optimizer}
         if adversary is not None:
-            self.modules["discriminator"] = adversary.discriminator
+            self.modules |= {"discriminator": adversary.discriminator, "watch": adversary.watch}
             self.optimizers["discriminator"] = adversary.optimizer
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -83,6 +83,7 @@ class VAEUpdate:
 
         Raises:
             NonFiniteError: A loss or gradient is not finite; nothing of that network is changed.
+            DivergenceError: The adversary's logits have been beyond their bound for too long.
         """
         images, likelihood = to_float(batch.images), self.vae.decoder.likelihood
         mean, log_variance, outputs = self.prepared(images, self.noise(batch))

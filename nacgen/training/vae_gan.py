@@ -15,6 +15,7 @@ from nacgen.functional.gan import (
     relativistic_generator_loss,
     squared_gradient_norm,
 )
+from nacgen.training.gauges import LogitWatch
 from nacgen.training.update import descend
 
 EPSILON, LARGEST_WEIGHT = 1e-4, 1e4  # the paper's
@@ -31,6 +32,7 @@ class Adversary:
         start: Images seen from which the discriminator trains.
         felt_from: Images seen from which the decoder feels it.
         penalty_weight: Gamma of R1 and R2.
+        watch: Looks at the size of logits.
         penalty_every: Steps between two penalties, whose weight is multiplied by it.
     """
 
@@ -44,12 +46,13 @@ class Adversary:
         start: int,
         felt_from: int,
         penalty_weight: float,
+        watch: LogitWatch,
         penalty_every: int = 4,
     ) -> None:
         self.accelerator, self.discriminator = accelerator, discriminator
         self.trainable = [p for p in discriminator.parameters() if p.requires_grad]
         self.weight, self.start, self.felt_from = weight, start, felt_from
-        self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
+        self.penalty_weight, self.penalty_every, self.watch = penalty_weight, penalty_every, watch
         self.prepared, self.optimizer = accelerator.prepare(discriminator, optimizer)
 
     def loss(
@@ -104,6 +107,7 @@ class Adversary:
 
         Raises:
             NonFiniteError: Loss or gradient is not finite.
+            DivergenceError: Logits have been beyond their bound for too long.
         """
         if batch.images_seen < self.start:
             return {}
@@ -125,4 +129,6 @@ class Adversary:
         norm = descend(
             self.accelerator, loss, self.optimizer, self.trainable, batch, "discriminator's"
         )
+        size = self.accelerator.reduce(logits.detach().abs().mean(), "mean")
+        self.watch.observe(float(size), batch)
         return logs | {"gradient_norm_discriminator": norm}

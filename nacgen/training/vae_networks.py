@@ -16,6 +16,7 @@ from nacgen.models.gan import channels_for
 from nacgen.models.perceptual import PerceptualDistance
 from nacgen.models.transplant import transplant
 from nacgen.models.vae import VAE, Decoder
+from nacgen.training.gauges import LogitWatch
 from nacgen.training.vae import VAEUpdate, warm_up
 from nacgen.training.vae_gan import Adversary
 from nacgen.training.vae_options import VAEConfig
@@ -141,6 +142,9 @@ def build_adversary(
         start=int(options.start * config.total_images),
         felt_from=int(options.felt_from * config.total_images),
         penalty_weight=options.penalty_weight,
+        watch=LogitWatch(
+            options.largest_logit, config.run.checkpoint_every, "--discriminator.largest-logit"
+        ),
     )
 
 

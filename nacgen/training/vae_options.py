@@ -78,10 +78,12 @@ class DiscriminatorConfig:
     """Of its heads; the trunk's is 0.3 of it."""
     penalty_weight: float = 0.3
     """Gamma of R1 and R2."""
+    largest_logit: float = 1_000.0
+    """A run stops where logits are larger, on average over a batch, from one checkpoint to the next."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        require_positive(self, "learning_rate")
+        require_positive(self, "learning_rate", "largest_logit")
         require_between(self, 0, math.inf, "weight", "penalty_weight")
         require_between(self, 0, 1, "start", "felt_from")
         if self.felt_from < self.start:

@@ -10,6 +10,7 @@ from nacgen.data.datasets import load_dataset
 from nacgen.data.randomness import seeded
 from nacgen.data.stream import ImageStream
 from nacgen.models.vae import VAE, Decoder
+from nacgen.training.gauges import LogitWatch
 from nacgen.training.vae import VAEUpdate, warm_up
 from nacgen.training.vae_gan import Adversary
 
@@ -73,6 +74,7 @@ def build(
             start=BATCH,
             felt_from=2 * BATCH,
             penalty_weight=0.3,
+            watch=LogitWatch(1e3, 2 * BATCH, "--discriminator.largest-logit"),
             penalty_every=2,
         )
     settings = {"beta": warm_up(1.0, 4 * BATCH), "free_bits": 0.05, "perceptual": distance}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from nacgen.data.augment import to_float
-from nacgen.errors import NonFiniteError
+from nacgen.errors import DivergenceError, NonFiniteError
 from nacgen.functional.likelihoods import gaussian_log_likelihood
 from nacgen.training.checkpoint import load_checkpoint
 from nacgen.training.config import RunConfig, TrainingConfig
@@ -186,6 +186,28 @@ def test_a_loss_that_is_not_finite_stops_by_name_and_keeps_the_last_checkpoint(
     assert loaded is not None
     assert loaded[1]["images_seen"] == 16
     assert all(tensor.isfinite().all() for tensor in loaded[0]["vae"].values())
+
+
+def test_logits_beyond_their_bound_for_long_stop_by_name_and_keep_what_was_before(
+    tmp_path: Path,
+) -> None:
+    update, stream, accelerator = build(adversarial=True)
+    assert update.adversary is not None
+    step = update.update
+
+    def spoil_later(batch):  # type: ignore[no-untyped-def]
+        if batch.images_seen == 16:
+            with torch.no_grad():
+                update.modules["discriminator"].layers[-1].bias.fill_(1e6)  # type: ignore[index, operator, union-attr]
+        return step(batch)
+
+    update.update = spoil_later  # type: ignore[method-assign]
+    run = RunFolder("x", config(tmp_path / "run"))
+    with pytest.raises(DivergenceError, match=r"since 16 images .* raise --discriminator.largest"):
+        train(update, stream, run, accelerator)
+    loaded = load_checkpoint(run.checkpoints)
+    assert loaded is not None
+    assert loaded[1]["images_seen"] == 16
 
 
 def gradients() -> dict[str, list[float]]:
