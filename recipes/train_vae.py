@@ -33,7 +33,7 @@ CIFAR10 = VAEConfig(
     score=ScoreConfig(extractor="classifier", every=12_800, bound_images=20),
 )
 PRESETS = {
-    # 2 CPU cores, under three minutes.
+    # 2 CPU cores, under three minutes: 85 s of one core (measured).
     "digits": VAEConfig(),
     # 2 CPU cores, minutes; needs --data-dir, --encoder and --score.weights; not measured.
     "cifar10-small": CIFAR10,
