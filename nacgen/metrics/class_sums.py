@@ -17,6 +17,9 @@ from nacgen.metrics.processes import Share
 class ClassSums:
     """What the Inception Score needs of class probabilities: a sum for each split, in float64.
 
+    Splits are drawn at random, always the same, for files are often sorted by class: a split of one class alone
+    would score 1.
+
     Args:
         n: Images in all, on all processes; as many as splits or more.
         num_splits: Splits of the score.
@@ -25,6 +28,7 @@ class ClassSums:
 
     def __init__(self, n: int, num_splits: int, share: Share) -> None:
         self.n, self.num_splits, self.share = n, num_splits, share
+        self.order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
         self.certainty = torch.zeros(num_splits, dtype=torch.float64, device=share.device)
         self.classes: Tensor | None = None
 
@@ -36,7 +40,7 @@ class ClassSums:
             positions: The place of each image among all, from zero.
         """
         log_p = logits.detach().to(self.share.device).double().log_softmax(dim=1)
-        split = split_of(positions, self.n, self.num_splits).to(self.share.device)
+        split = split_of(self.order[positions], self.n, self.num_splits).to(self.share.device)
         certainty, classes = certainty_and_classes(log_p, split, self.num_splits)
         self.certainty += certainty
         self.classes = classes if self.classes is None else self.classes + classes

@@ -22,7 +22,7 @@ class MetricSettings:
     neighbours: int = 5
     """That the neighbourhoods of precision, recall, density and coverage reach to."""
     seed: int = 0
-    """Of the subsets that are drawn."""
+    """Of what is drawn: subsets, and the jackknife's blocks."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from nacgen.functional.features import draw_rows
 from nacgen.functional.fid_infinity import fid_infinity
 from nacgen.functional.frechet import frechet_bias, frechet_distance
 from nacgen.functional.kernel_distance import kernel_distance, kernel_distance_of_subsets
@@ -35,10 +37,10 @@ class Pair:
 
     @property
     def features(self) -> tuple[Tensor, Tensor]:
-        """Of reference and generated images."""
+        """Of reference and generated images, on one device: files are read onto the CPU."""
         assert self.reference.features is not None
         assert self.generated.features is not None
-        return self.reference.features, self.generated.features
+        return self.reference.features.to(self.generated.features.device), self.generated.features
 
     @property
     def subset_size(self) -> int:
@@ -113,14 +115,16 @@ def _kid(pair: Pair) -> dict[str, Score]:
 
 
 def _kid_exact(pair: Pair) -> dict[str, Score]:
-    distance = kernel_distance(*pair.features, num_blocks=JACKKNIFE_BLOCKS)
+    generator = torch.Generator().manual_seed(pair.settings.seed)  # images may be sorted by class
+    shuffled = (draw_rows(rows, len(rows), generator) for rows in pair.features)
+    distance = kernel_distance(*shuffled, num_blocks=JACKKNIFE_BLOCKS)
     score = Score(
         value=float(distance.value),
         raw=float(distance.value),
         bias=0.0,
         spread=float(distance.spread),
         spread_kind="standard error (block jackknife)",
-        settings={"blocks": JACKKNIFE_BLOCKS},
+        settings={"blocks": JACKKNIFE_BLOCKS, "seed": pair.settings.seed},
     )
     return {pair.name("kid_exact", "kd_exact"): score}
 

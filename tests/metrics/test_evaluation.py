@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nacgen import metrics
+from nacgen.data.datasets import ImageDataset
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.pictures import FRAME, write_grid
 from nacgen.errors import ConfigurationError, DataError, NonFiniteError
+from nacgen.functional.features import draw_rows
 from nacgen.functional.fid_infinity import fid_infinity
 from nacgen.functional.frechet import frechet_bias, frechet_distance
 from nacgen.functional.inception_score import inception_score
@@ -27,6 +29,8 @@ from nacgen.metrics import (
     evaluate,
     to_uint8,
 )
+from nacgen.metrics.collection import Collected
+from nacgen.metrics.scores import Pair
 from nacgen.models.classifier import ImageClassifier
 from tests.metrics.means import ChannelMeans, dataset, generate
 
@@ -72,6 +76,9 @@ def test_every_metric_is_that_of_its_features_in_one_pass() -> None:
     real, made = (
         ChannelMeans()(images) for images in (dataset().images, generate(torch.arange(60)))
     )
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0)).argsort()
+    draws = torch.Generator().manual_seed(4)
+    shuffled = [draw_rows(rows, len(rows), draws) for rows in (real.pooled, made.pooled)]
     subsets = kernel_distance_of_subsets(
         real.pooled, made.pooled, num_subsets=9, subset_size=20, seed=4
     )
@@ -79,9 +86,9 @@ def test_every_metric_is_that_of_its_features_in_one_pass() -> None:
     line = fid_infinity(rows.mean(0), torch.cov(rows.mT), made.pooled, seed=4)
     shares = precision_recall_density_coverage(real.pooled, made.pooled, k=3)
     expected = {
-        "inception_score_channel_means": inception_score(made.logits, num_splits=4),
+        "inception_score_channel_means": inception_score(made.logits[order], num_splits=4),
         "kd_channel_means": subsets,
-        "kd_exact_channel_means": kernel_distance(real.pooled, made.pooled),
+        "kd_exact_channel_means": kernel_distance(*shuffled),
         **{f"{name}_channel_means": (share, None) for name, share in shares._asdict().items()},
         "fd_infinity_channel_means": line[:2],
     }
@@ -148,6 +155,55 @@ def test_statistics_are_scored_like_the_images_that_they_are_of() -> None:
     assert found.protocol == expected.protocol
     for name, score in expected.scores.items():
         assert found.scores[name].value == pytest.approx(score.value, rel=1e-12)
+
+
+def test_images_sorted_by_class_are_scored_like_shuffled_ones() -> None:
+    """Each split or block of the jackknife would else hold one class."""
+    shades = torch.arange(4).repeat_interleave(20) * 80  # four classes, one after the other
+    images = shades.to(torch.uint8).expand(3, 4, 4, 80).permute(3, 0, 1, 2)
+    noise = generate(torch.arange(80)) // 16
+    mixed = torch.randperm(80, generator=torch.Generator().manual_seed(1))
+
+    class Shades(ChannelMeans):
+        def __call__(self, images: Tensor) -> Features:
+            means = super().__call__(images).pooled / 80
+            classes = means.mean(dim=1).floor().long()
+            return Features(means, 50 * F.one_hot(classes, 4).float())
+
+    def spreads(order: Tensor) -> tuple[float, float, float]:
+        made = (images + noise)[order]
+        real = (images + noise.flip(0)).flip(0)[order]  # from the last class to the first
+        reference = ImageDataset("shades", "all", real, None)
+        scores = evaluate(
+            lambda indices: made[indices],
+            reference,
+            extractor=Shades(),
+            metrics=("is", "kid_exact"),
+            settings=MetricSettings(splits=4),
+            num_samples=80,
+        ).scores
+        inception, kernel = (
+            scores[f"{name}_channel_means"] for name in ("inception_score", "kd_exact")
+        )
+        return inception.value, kernel.value, kernel.spread or 0.0
+
+    by_class, shuffled = spreads(torch.arange(80)), spreads(mixed)
+    assert by_class[0] > 3
+    assert shuffled[0] > 3
+    assert by_class[1] == pytest.approx(shuffled[1], rel=1e-9)
+    assert 1 / 3 < by_class[2] / shuffled[2] < 3
+
+
+def test_features_from_a_file_join_those_on_the_device() -> None:
+    held = ReferenceStatistics.compute(dataset(), ChannelMeans(), keep_features=True)
+    there = torch.zeros(40, 3, device="meta")
+    pair = Pair(
+        reference=Collected(stats=held.stats, features=held.features),
+        generated=Collected(stats=held.stats, features=there),
+        score_name=NAME,
+        settings=SETTINGS,
+    )
+    assert {rows.device for rows in pair.features} == {there.device}
 
 
 def test_subsets_of_all_images_are_warned_of() -> None:
