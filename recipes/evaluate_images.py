@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from nacgen.errors import CheckpointNotFoundError, ConfigurationError, NacgenError
+from nacgen.errors import CheckpointNotFoundError, ConfigurationError, DataError, NacgenError
 from nacgen.training.config import require_positive, run_recipe
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def score(config: EvaluateConfig) -> None:
     sources = [
         open_source(name, config, accelerator) for name in (config.reference, config.generated)
     ]
+    require_use(config, sources, foreign_images=config.foreign_images)
     extractor = load_extractor(config, sources, accelerator)
     reference, generated = (
         metrics.ReferenceStatistics.load(source, extractor, foreign_images=config.foreign_images)
@@ -148,6 +149,7 @@ def stats(config: StatsConfig) -> None:
     source = open_source(config.reference, config, accelerator)
     if isinstance(source, Path):
         raise ConfigurationError(f"{source} holds statistics already. Give images.")
+    require_use(config, [source])
     extractor = load_extractor(config, [source], accelerator)
     computed = metrics.ReferenceStatistics.compute(
         source,
@@ -200,6 +202,29 @@ def open_source(
     )
     say(accelerator, *describe(images))
     return images
+
+
+def require_use(
+    config: ExtractorConfig, sources: "list[ImageSet | Path]", foreign_images: int | None = None
+) -> None:
+    """Refuse what cannot be scored, and options that none of the sources heeds."""
+    from nacgen.training.scored_images import RunImages
+
+    for images in sources:
+        if not isinstance(images, Path) and len(images) < 2:
+            raise DataError(
+                f"a score needs two images or more, but {images.name} holds {len(images)}."
+            )
+    if config.num_samples is not None and not any(isinstance(s, RunImages) for s in sources):
+        raise ConfigurationError(
+            f"num_samples is how many images a run's generator makes, but nothing here is a run, got "
+            f"{config.num_samples}. Leave it out, or make a folder of fewer images."
+        )
+    if foreign_images is not None and not any(isinstance(s, Path) for s in sources):
+        raise ConfigurationError(
+            f"foreign_images is for statistics that do not say their number of images, but nothing here is "
+            f"an archive of statistics, got {foreign_images}. Leave it out."
+        )
 
 
 def load_extractor(

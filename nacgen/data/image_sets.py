@@ -29,6 +29,10 @@ T = TypeVar("T")
 
 NUM_THREADS = min(16, os.cpu_count() or 1)
 LOSSY = ("JPEG", "MPO", "WEBP")
+ARCHIVE_ERRORS = (  # what reading a damaged archive raises
+    *(AttributeError, EOFError, NotImplementedError, OSError, TypeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @runtime_checkable
@@ -148,10 +152,13 @@ def open_folder(folder: Path, image_size: int | None = None) -> FolderImages:
 
 def holds_statistics(path: Path) -> bool:
     """Whether a file is an `.npz` archive of `mu` and `sigma` in place of images."""
-    if not (path.is_file() and zipfile.is_zipfile(path)):
+    if not path.is_file():
         return False
-    with zipfile.ZipFile(path) as archive:
-        return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+    except ARCHIVE_ERRORS:
+        return False
 
 
 def read_npz(path: Path) -> ImageDataset:
@@ -175,7 +182,7 @@ def read_npz(path: Path) -> ImageDataset:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
+    except ARCHIVE_ERRORS as error:
         raise DataError(
             f"{path} must be a whole .npz archive of plain numbers, but is not ({error}). Write it with "
             "numpy.savez."

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nacgen.data.image_sets import ImageSet
+from nacgen.data.image_sets import ARCHIVE_ERRORS, ImageSet
 from nacgen.errors import ConfigurationError, DataError, DataNotFoundError, StorageError
+from nacgen.functional.frechet import ROUNDING
 from nacgen.metrics.collection import collect
 from nacgen.metrics.extractors import FeatureExtractor
 from nacgen.metrics.processes import Launched, Share
@@ -260,8 +260,11 @@ class ReferenceStatistics:
                 "fingerprint": _digest(arrays, "foreign"),
                 "extractor_fingerprint": extractor.fingerprint,
             }
+        stats = _statistics(path, arrays, extractor.feature_dim, origin["n"])
+        if not texts:
+            _check_eigenvalues(path, stats.covariance)
         return cls(
-            stats=_statistics(path, arrays, extractor.feature_dim, origin["n"]),
+            stats=stats,
             name=origin["name"],
             fingerprint=origin["fingerprint"],
             extractor_fingerprint=origin["extractor_fingerprint"],
@@ -320,7 +323,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except ARCHIVE_ERRORS as error:
         raise _damaged(path, str(error)) from error
     if missing := {"mu", "sigma"} - set(arrays):
         raise _damaged(path, f"it has no {' and no '.join(sorted(missing))}")
@@ -349,11 +352,17 @@ def _statistics(path: Path, arrays: Mapping[str, Any], dim: int, n: int) -> Gaus
             raise _damaged(path, f"{name} is of type {arrays[name].dtype}")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise _damaged(path, "mu or sigma hold NaN or infinity")
-    if not np.allclose(covariance, covariance.T, rtol=1e-5, atol=1e-6 * np.abs(covariance).max()):
+    if not np.allclose(covariance, covariance.T, rtol=0, atol=ROUNDING * np.abs(covariance).max()):
         raise _damaged(path, "sigma is not symmetric")
     return GaussianStats(
         n, *(torch.from_numpy(part.astype(np.float64)) for part in (mean, covariance))
     )
+
+
+def _check_eigenvalues(path: Path, covariance: Tensor) -> None:
+    eigenvalues = torch.linalg.eigvalsh(covariance)
+    if eigenvalues[0] < -ROUNDING * eigenvalues.abs().max():
+        raise _damaged(path, f"sigma has eigenvalues below zero, {eigenvalues[0]:.3g} the lowest")
 
 
 def _damaged(path: Path, reason: str) -> DataError:

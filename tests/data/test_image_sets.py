@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from nacgen.data.datasets import load_dataset
-from nacgen.data.image_sets import open_folder, open_images, read_npz
+from nacgen.data.image_sets import holds_statistics, open_folder, open_images, read_npz
 from nacgen.errors import ConfigurationError, DataError, DataNotFoundError
 
 
@@ -192,6 +192,15 @@ def test_a_missing_or_cut_archive_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(DataError, match=f"{path} must be a whole .npz archive"):
         read_npz(path)
+
+
+def test_an_archive_with_a_damaged_directory_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(2), sigma=np.eye(2))
+    content = (tmp_path / "stats.npz").read_bytes()
+    (tmp_path / "stats.npz").write_bytes(content.replace(b"PK\x01\x02", b"XXXX"))
+    assert not holds_statistics(tmp_path / "stats.npz")
+    with pytest.raises(DataError, match=r"stats\.npz must be a whole \.npz archive"):
+        open_images(str(tmp_path / "stats.npz"))
 
 
 def test_images_are_found_by_what_names_them(tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def test_a_file_that_was_changed_is_refused(
         ({"mu": np.zeros(4), "sigma": np.eye(4)}, r"\(4,\) and \(4, 4\) for 3 features"),
         ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "mu or sigma hold NaN or infinity"),
         ({"mu": np.zeros(3), "sigma": np.triu(np.ones((3, 3)))}, "sigma is not symmetric"),
+        ({"mu": np.zeros(3), "sigma": np.diag([1, -1.5, 1])}, "below zero, -1.5 the lowest"),
         ({"mu": np.array([print] * 3), "sigma": np.eye(3)}, "allow_pickle=False"),
         ({"mu": np.array(["a"] * 3), "sigma": np.eye(3)}, "mu is of type <U1"),
     ],
@@ -173,6 +174,17 @@ def test_a_truncated_file_and_a_single_array_are_refused(path: Path, tmp_path: P
         np.save(file, np.zeros(3))
     with pytest.raises(DataError, match="must hold reference statistics"):
         ReferenceStatistics.load(tmp_path / "array.npz", EXTRACTOR)
+
+
+@pytest.mark.parametrize("place", range(100, 4000, 300))
+def test_a_compressed_file_with_a_hole_is_refused(place: int, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((30, 30))
+    np.savez_compressed(tmp_path / "stats.npz", mu=values[0], sigma=values)  # as pytorch-fid does
+    content = bytearray((tmp_path / "stats.npz").read_bytes())
+    content[place : place + 8] = bytes(8)
+    (tmp_path / "stats.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"stats\.npz must hold reference statistics"):
+        ReferenceStatistics.load(tmp_path / "stats.npz", EXTRACTOR, foreign_images=10)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -85,6 +85,19 @@ def test_what_pytorch_fid_wrote_needs_the_number_of_images(
     assert scored(capsys, path, folders[0], foreign_images=100)["fd_digits_classifier"] > 0
 
 
+def test_options_that_nothing_heeds_and_single_images_are_refused(
+    folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"nothing here is a run, got 5\. Leave"):
+        scored(capsys, *folders, num_samples=5)
+    with pytest.raises(ConfigurationError, match=r"archive of statistics, got 100\. Leave"):
+        scored(capsys, *folders, foreign_images=100)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "png" / "07.png").rename(tmp_path / "one" / "07.png")
+    with pytest.raises(DataError, match=r"two images or more, but .*one holds 1"):
+        scored(capsys, folders[0], str(tmp_path / "one"))
+
+
 def test_without_weights_the_remedies_are_named(
     folders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
