@@ -112,12 +112,11 @@ def main(config: VAEConfig) -> None:
         evaluate=evaluate,
         evaluate_every=config.score.every,
     )
-    measured = evaluate.conclude()
     if accelerator.is_main_process:
         with run.writing("decoder"):
             update.vae.decoder.save_pretrained(run.path / "decoder")
     pretraining = None if config.init == "random" else encoder.pretraining or "unknown"
-    finish(run, result, report, pretraining=pretraining, **measured)
+    finish(run, result, report, pretraining=pretraining)
 
 
 if __name__ == "__main__":

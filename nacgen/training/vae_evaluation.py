@@ -81,7 +81,7 @@ class VAEEvaluation:
         )
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
-        """What is measured all along: the bound and its parts, and the score of samples from the prior.
+        """The bound and its parts, and the score of samples from the prior; at the end all of `conclude` too.
 
         Args:
             images_seen: Position of the run.
@@ -89,7 +89,7 @@ class VAEEvaluation:
         Returns:
             JSON values; `evaluation` holds the score with its protocol, and bits per dimension.
         """
-        measured, _ = self.measure()
+        measured, rate_by_axis = self.measure()
         self.draw(f"images_{images_seen:08d}", self.from_prior(torch.arange(COLUMNS**2)))
         evaluation = self.score(self.from_prior, "samples from the prior").to_dict()
         evaluation["scores"]["bits_per_dim"] = {
@@ -99,15 +99,19 @@ class VAEEvaluation:
                 "num_images": len(self.held_out),
             },
         }
-        return {**measured, "evaluation": evaluation}
+        is_last = images_seen >= self.run.config.total_images
+        ending = self.conclude(rate_by_axis) if is_last else {}
+        return {**measured, **ending, "evaluation": evaluation}
 
-    def conclude(self) -> dict[str, Any]:
+    def conclude(self, rate_by_axis: Tensor) -> dict[str, Any]:
         """What is measured once, at the end; draws reconstructions, traversals and samples from the mixture.
 
+        Args:
+            rate_by_axis: Of each latent axis, `(z,)`, as `measure` gives it.
+
         Returns:
-            JSON values, for the run's summary.
+            JSON values.
         """
-        _, rate_by_axis = self.measure()
         mixture = self.fit_mixture()
 
         def from_mixture(indices: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def test_the_mixture_is_fitted_to_the_latents_and_scored(tmp_path: Path) -> None
     second = mixture.weights @ (mixture.means.square() + mixture.factors.square().sum(2))
     torch.testing.assert_close(second, z.square().mean(0) + 1e-3, rtol=1e-4, atol=1e-5)
 
-    results = judge.conclude()
+    results = judge.conclude(judge.measure()[1])
     for name in ("mixture", "reconstructions"):
         value = results[f"fd_digits_classifier_{name}"]
         assert value == results[f"evaluation_{name}"]["scores"]["fd_digits_classifier"]["value"] > 0
