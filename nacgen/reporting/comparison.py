@@ -133,12 +133,16 @@ def compare(
         Every score, the statistics and the verdict.
 
     Raises:
-        ConfigurationError: A run is unfinished or lacks the metric, seeds are unpaired, or
-            protocols or budgets differ; the message names the fields and both values.
+        ConfigurationError: `level` or `target` is out of range, a run is unfinished or lacks the metric, seeds are
+            unpaired, or protocols or budgets differ; the message names the fields and both values.
         CheckpointError: A run folder cannot be read.
     """
     if not 0 < level < 1:
         raise ConfigurationError(f"level must lie between 0 and 1, got {level}. Use 0.05.")
+    if target is not None and not (target > 0 and math.isfinite(target)):
+        raise ConfigurationError(
+            f"target must be a score, positive and finite, got {target}. Leave it out for the control's mean."
+        )
     left_out = {*diverged[0], *diverged[1]}
     both = [_loaded(runs) for runs in (runs_a, runs_b)]
     metric = metric or main_metric([*both[0], *both[1]])

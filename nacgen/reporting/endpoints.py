@@ -131,7 +131,8 @@ class ImagesToScore:
         """-1 where the second arm was sooner, 1 where it was later, 0 where nobody can tell."""
         never = self.total_images + 1
         pairs = zip(self.images_a, self.images_b, strict=True)
-        return [int(np.sign((b or never) - (a or never))) for a, b in pairs]
+        times = [[never if time is None else time for time in pair] for pair in pairs]
+        return [int(np.sign(b - a)) for a, b in times]
 
     @property
     def num_sooner(self) -> int:
@@ -155,8 +156,11 @@ class ImagesToScore:
 
     @property
     def log_ratios(self) -> tuple[float, ...] | None:
-        """`log(b / a)` of each pair, or None where a run is censored: their mean would be biased."""
-        if self.num_censored:
+        """`log(b / a)` of each pair, or None where a run is censored: their mean would be biased.
+
+        None, too, where a run was there before its first image.
+        """
+        if not all((*self.images_a, *self.images_b)):
             return None
         pairs = zip(self.images_a, self.images_b, strict=True)
         return tuple(math.log(b / a) for a, b in pairs if a is not None and b is not None)

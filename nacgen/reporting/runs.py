@@ -187,7 +187,7 @@ def main_metric(runs: Sequence[Run]) -> str:
 
 
 def _evaluations(path: Path) -> Iterator[Evaluation]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
             if "evaluation" not in row:

@@ -71,6 +71,7 @@ def verdict(
 ) -> str:
     """What the pairs say of the second arm against the first, in one sentence.
 
+    It tells of the side that the mean lies on, as intervals and tests do, and of how many pairs lie there.
     A difference is claimed only where `Evidence.is_claim` holds; where pairs are too few for that, or test
     and interval disagree, or the better arm diverged, the sentence says so instead.
 
@@ -90,9 +91,9 @@ def verdict(
         "higher": sum(ratio > 0 for ratio in ratios),
     }
     num_equal = pairs - sum(counts.values())
-    side, other = sorted(counts, key=counts.__getitem__, reverse=True)
-    quality = "better" if side == better else "worse"
     mean, interval = change(fmean(ratios)), evidence.interval
+    side, other = ("lower", "higher") if fmean(ratios) < 0 else ("higher", "lower")
+    quality = "better" if side == better else "worse"
     all_pairs = "the one paired seed" if pairs == 1 else f"all {pairs} paired seeds"
     fell = _diverged(arm_a, arm_b, evidence)
     if num_equal == pairs:

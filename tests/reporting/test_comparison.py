@@ -120,6 +120,14 @@ def test_a_level_out_of_range_is_refused(arms: tuple[list[Path], list[Path]], le
         compare(*arms, level=level)
 
 
+@pytest.mark.parametrize("target", [0.0, -1.0, math.nan, math.inf])
+def test_a_target_that_is_no_score_is_refused(
+    arms: tuple[list[Path], list[Path]], target: float
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"positive and finite, got {target}"):
+        compare(*arms, target=target)
+
+
 def test_the_level_sets_the_interval(arms: tuple[list[Path], list[Path]]) -> None:
     comparison = compare(*arms, level=0.2)
     ratios = comparison.end.log_ratios

@@ -64,6 +64,12 @@ def test_a_censored_run_is_later_than_any_other() -> None:
     assert time.to_dict()["images_a"] == [40, None, 60, None, 100]
 
 
+def test_a_run_that_was_there_before_its_first_image_is_the_soonest() -> None:
+    time = times((40, 0, 0), (0, 20, 0))
+    assert (time.num_sooner, time.num_later, time.num_censored) == (1, 1, 0)
+    assert time.log_ratios is None
+
+
 def test_runs_that_all_reached_it_have_a_mean() -> None:
     time = times((40, 80, 60), (20, 40, 30))
     assert time.log_ratios == pytest.approx([-math.log(2)] * 3)

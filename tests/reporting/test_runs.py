@@ -60,13 +60,14 @@ def test_a_missing_folder_is_a_file_not_found_error(tmp_path: Path) -> None:
             r"score row in line 1, but .*KeyError: 'images_seen'",
         ),
         ("metrics.jsonl", "[]\n[", r"score row in line 2"),
+        ("metrics.jsonl", '{"unit": "\xb5s"}', r"score row in line 1, but .*UnicodeDecodeError"),
         ("summary.json", "{", r"summary.json should hold a JSON object"),
         ("summary.json", "[]", r"a JSON object, but does not \(list\)"),
     ],
 )
 def test_a_damaged_file_is_named(make_run: MakeRun, name: str, content: str, message: str) -> None:
     path = make_run({5120: 25.6})
-    (path / name).write_text(content)
+    (path / name).write_text(content, encoding="latin-1")
     with pytest.raises(CheckpointError, match=message):
         load_run(path)
 

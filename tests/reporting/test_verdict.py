@@ -37,6 +37,14 @@ def test_pairs_that_disagree_show_no_difference() -> None:
     assert text.endswith("; the seeds disagree, so no difference is shown.")
 
 
+def test_a_claim_tells_of_the_side_of_the_mean_where_most_pairs_lie_on_the_other() -> None:
+    evidence = Evidence(log_ratios=[-0.001] * 8 + [0.5, 0.52, 0.48, 0.51, 0.49, 0.5])
+    assert evidence.is_claim("lower")
+    text = verdict("random", "nac", evidence)
+    assert text.startswith("In 6 of 14 paired seeds nac scored higher (worse) than random")
+    assert ", in 8 lower (+" in text
+
+
 def test_equal_scores_are_counted_as_such() -> None:
     assert ", in 1 the same (" in say(-0.2, 0.0, -0.15)
 
