@@ -1,7 +1,7 @@
 """What a score is for: the worse the images, the worse the score, in the features of every extractor."""
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,31 +15,42 @@ from nacgen.metrics.extractors import FeatureExtractor, build_extractor
 from nacgen.metrics.inception import InceptionExtractor, build_inception
 from tests.metrics.seeded import dinov2_state, inception_state
 
-slow = pytest.mark.slow
-EXTRACTORS = [
-    "digits_classifier",
-    "nac_encoder",
-    pytest.param("dinov2", marks=slow),
-    pytest.param("pytorch_fid", marks=slow),
-    pytest.param("tf1", marks=slow),
-    pytest.param("clean", marks=slow),
-]
-TRAINED = ("digits_classifier", "nac_encoder")
 MODES = (10, 7, 4, 1)  # classes that are left
 
 
-def build(name: str, folder: Path) -> tuple[FeatureExtractor, int]:
-    """An extractor, and how many images it can be asked for."""
-    if name == "digits_classifier":
-        return build_extractor(name), 355
-    if name == "nac_encoder":
-        return build_extractor(name, weights="checkpoints/digits-nac"), 355
-    if name == "dinov2":
-        torch.save(dinov2_state(), folder / "dinov2.pth")
-        return build_extractor(name, weights=folder / "dinov2.pth"), 100
-    network = build_inception()
-    network.load_state_dict(inception_state())
-    return InceptionExtractor(network, is_published=False, resize=name), 40
+class Scale(NamedTuple):
+    """An extractor, how many images it can be asked for, and features of real and of unseen real ones."""
+
+    extractor: FeatureExtractor
+    n: int
+    real: Tensor
+    held_out: Tensor
+
+
+SMALL = ["digits_classifier", "nac_encoder", pytest.param("dinov2", marks=pytest.mark.slow)]
+ALL = [*SMALL, pytest.param("inception", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module")
+def scale(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scale:
+    name = request.param
+    extractor: FeatureExtractor
+    if name == "inception":
+        network, n = build_inception(), 12
+        network.load_state_dict(inception_state())
+        extractor = InceptionExtractor(network, is_published=False)
+    elif name == "dinov2":
+        path, n = tmp_path_factory.mktemp("dinov2") / "dinov2.pth", 100
+        torch.save(dinov2_state(), path)
+        extractor = build_extractor(name, weights=path)
+    else:
+        weights, n = {"nac_encoder": "checkpoints/digits-nac"}.get(name), 355
+        extractor = build_extractor(name, weights=weights)
+    real, held_out = (
+        extractor(load_dataset("digits", split).read(torch.arange(n))).pooled
+        for split in ("train", "test")
+    )
+    return Scale(extractor, n, real, held_out)
 
 
 def blurred(images: Tensor, level: int) -> Tensor:
@@ -60,51 +71,38 @@ def occluded(images: Tensor, level: int) -> Tensor:
     return images
 
 
-def distances(extractor: FeatureExtractor, real: Tensor, ladder: list[Tensor]) -> list[float]:
-    reference = extractor(real).pooled
-    return [
-        float(frechet_distance_from_features(reference, extractor(images).pooled).value)
-        for images in ladder
-    ]
+def distance(x: Tensor, y: Tensor) -> float:
+    return float(frechet_distance_from_features(x, y).value)
 
 
-@pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.parametrize("scale", ALL, indirect=True)
 @pytest.mark.parametrize("spoil", [blurred, noisy, occluded])
-def test_worse_images_score_worse(
-    name: str, spoil: Callable[[Tensor, int], Tensor], tmp_path: Path
-) -> None:
-    extractor, n = build(name, tmp_path)
-    real = load_dataset("digits", "train").read(torch.arange(n))
-    held_out = load_dataset("digits", "test").read(torch.arange(n))
-    found = distances(extractor, real, [spoil(held_out, level) for level in range(4)])
+def test_worse_images_score_worse(scale: Scale, spoil: Callable[[Tensor, int], Tensor]) -> None:
+    held_out = load_dataset("digits", "test").read(torch.arange(scale.n))
+    ladder = [scale.extractor(spoil(held_out, level)).pooled for level in (1, 2, 3)]
+    found = [distance(scale.real, features) for features in (scale.held_out, *ladder)]
     assert found == sorted(found)
     assert found[3] > 1.5 * found[0]
 
 
-@pytest.mark.parametrize("name", EXTRACTORS)
-def test_dropped_classes_cost_recall_and_coverage_but_no_precision(
-    name: str, tmp_path: Path
-) -> None:
-    extractor, n = build(name, tmp_path)
-    digits, total = load_dataset("digits", "train"), 4 * n
+@pytest.mark.parametrize("scale", SMALL, indirect=True)
+def test_dropped_classes_cost_recall_and_coverage_but_no_precision(scale: Scale) -> None:
+    digits = load_dataset("digits", "train")
     assert digits.labels is not None
-    labels = digits.labels[:total]
-    features = extractor(digits.read(torch.arange(len(labels)))).pooled
-    reference = extractor(load_dataset("digits", "test").read(torch.arange(n))).pooled
+    labels = digits.labels[: 4 * scale.n]
+    features = scale.extractor(digits.read(torch.arange(len(labels)))).pooled
     size = int(labels.bincount().min())  # every class alone has as many
     means = []
     for num_classes in MODES:
         found = []
         for first in range(10):  # whichever classes are left
-            left = (labels - first) % 10 < num_classes
-            spread = left.nonzero().squeeze(1)
-            chosen = features[spread[torch.arange(size) * len(spread) // size]]
-            shares = precision_recall_density_coverage(reference, chosen, k=5)
-            distance = frechet_distance_from_features(reference, chosen).value
-            found.append(torch.stack([distance, *shares]))
-        means.append(torch.stack(found).mean(dim=0).tolist())
-    distance, precision, recall, _, coverage = map(list, zip(*means, strict=True))
-    assert distance == sorted(distance)
+            left = ((labels - first) % 10 < num_classes).nonzero().squeeze(1)
+            chosen = features[left[torch.arange(size) * len(left) // size]]
+            shares = precision_recall_density_coverage(scale.held_out, chosen, k=5)
+            found.append([distance(scale.held_out, chosen), *map(float, shares)])
+        means.append(Tensor(found).mean(dim=0).tolist())
+    distances, precision, recall, _, coverage = map(list, zip(*means, strict=True))
+    assert distances == sorted(distances)
     for falling in (recall, coverage):
         assert falling == sorted(falling, reverse=True)
         assert falling[-1] < 0.7 * falling[0]
