@@ -106,6 +106,7 @@ PRESETS = {
 def score(config: EvaluateConfig) -> None:
     """Open both sets, score, print."""
     from nacgen import metrics
+    from nacgen.metrics.reference import says_origin
     from nacgen.reporting.scores import score_text
     from nacgen.training.scored_images import RunImages
 
@@ -113,13 +114,21 @@ def score(config: EvaluateConfig) -> None:
     sources = [
         open_source(name, config, accelerator) for name in (config.reference, config.generated)
     ]
-    require_use(config, sources, foreign_images=config.foreign_images)
+    is_foreign = [isinstance(source, Path) and not says_origin(source) for source in sources]
+    require_use(config, sources)
+    if config.foreign_images is not None and not any(is_foreign):
+        raise ConfigurationError(
+            f"foreign_images is for statistics that do not say their number of images, but none are given, "
+            f"got {config.foreign_images}. Leave it out."
+        )
     extractor = load_extractor(config, sources, accelerator)
     reference, generated = (
-        metrics.ReferenceStatistics.load(source, extractor, foreign_images=config.foreign_images)
+        metrics.ReferenceStatistics.load(
+            source, extractor, foreign_images=config.foreign_images if foreign else None
+        )
         if isinstance(source, Path)
         else source
-        for source in sources
+        for source, foreign in zip(sources, is_foreign, strict=True)
     )
     common: dict[str, Any] = {
         "extractor": extractor,
@@ -204,10 +213,8 @@ def open_source(
     return images
 
 
-def require_use(
-    config: ExtractorConfig, sources: "list[ImageSet | Path]", foreign_images: int | None = None
-) -> None:
-    """Refuse what cannot be scored, and options that none of the sources heeds."""
+def require_use(config: ExtractorConfig, sources: "list[ImageSet | Path]") -> None:
+    """Refuse single images, and a number of samples where nothing is sampled."""
     from nacgen.training.scored_images import RunImages
 
     for images in sources:
@@ -219,11 +226,6 @@ def require_use(
         raise ConfigurationError(
             f"num_samples is how many images a run's generator makes, but nothing here is a run, got "
             f"{config.num_samples}. Leave it out, or make a folder of fewer images."
-        )
-    if foreign_images is not None and not any(isinstance(s, Path) for s in sources):
-        raise ConfigurationError(
-            f"foreign_images is for statistics that do not say their number of images, but nothing here is "
-            f"an archive of statistics, got {foreign_images}. Leave it out."
         )
 
 

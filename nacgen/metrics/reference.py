@@ -9,6 +9,7 @@ import json
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,6 +273,19 @@ class ReferenceStatistics:
             if texts and "features" in arrays
             else None,
         )
+
+
+def says_origin(path: Path) -> bool:
+    """Whether a file of statistics says where it comes from, as those that are written here do.
+
+    Args:
+        path: The `.npz` file.
+
+    Returns:
+        Its word, unchecked; `ReferenceStatistics.load` checks it.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return not {"origin.npy", "digest.npy"}.isdisjoint(archive.namelist())
 
 
 def fingerprint_images(dataset: ImageSet) -> str:

@@ -82,7 +82,22 @@ def test_what_pytorch_fid_wrote_needs_the_number_of_images(
     np.savez(path, mu=np.zeros(64), sigma=np.eye(64))
     with pytest.raises(DataError, match=rf"{path} must say which features"):
         scored(capsys, path, folders[0])
-    assert scored(capsys, path, folders[0], foreign_images=100)["fd_digits_classifier"] > 0
+    found = scored(capsys, path, folders[0], foreign_images=100)["fd_digits_classifier"]
+    own = str(tmp_path / "own.npz")
+    stats(StatsConfig(reference=folders[0], output=own, extractor="digits-classifier"))
+    score(
+        EvaluateConfig(
+            reference=path,
+            generated=own,
+            foreign_images=100,
+            json=True,
+            extractor="digits-classifier",
+        )
+    )
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["scores"]["fd_digits_classifier"]["value"] == pytest.approx(found, rel=1e-6)
+    with pytest.raises(ConfigurationError, match=r"none are given, got 100\. Leave"):
+        scored(capsys, own, folders[0], foreign_images=100)
 
 
 def test_options_that_nothing_heeds_and_single_images_are_refused(
@@ -90,7 +105,7 @@ def test_options_that_nothing_heeds_and_single_images_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"nothing here is a run, got 5\. Leave"):
         scored(capsys, *folders, num_samples=5)
-    with pytest.raises(ConfigurationError, match=r"archive of statistics, got 100\. Leave"):
+    with pytest.raises(ConfigurationError, match=r"none are given, got 100\. Leave"):
         scored(capsys, *folders, foreign_images=100)
     (tmp_path / "one").mkdir()
     (tmp_path / "png" / "07.png").rename(tmp_path / "one" / "07.png")
