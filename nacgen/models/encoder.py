@@ -70,12 +70,15 @@ class CodeHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         """Logits of the code's bits."""
-        logits: Tensor = self.mlp(features)
-        if self.norm is not None:
-            logits = self.norm(logits)
+        logits = self.before_sphere(features)
         if self.on_sphere:  # an image's bits, the signs, stay what they are
             logits = F.normalize(logits, dim=1) * logits.shape[1] ** 0.5
         return self.scale * logits
+
+    def before_sphere(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
+        """Logits not yet brought to one length and scaled: of the same signs."""
+        logits: Tensor = self.mlp(features)
+        return logits if self.norm is None else self.norm(logits)
 
 
 class NACEncoder(nn.Module, PretrainedModel):
@@ -220,6 +223,17 @@ class NACEncoder(nn.Module, PretrainedModel):
         """
         logits: Tensor = self.code_head(self.features(images))
         return logits
+
+    def piecewise_linear_logits(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of the signs of `code_logits`, by ReLUs and affine maps alone: its linear regions can be counted.
+
+        Args:
+            images: In [-1, 1].
+
+        Returns:
+            Any real numbers.
+        """
+        return self.code_head.before_sphere(self.features(images))
 
     def codes(self, images: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, "b k"]:
         """The binary activation code, `sign(a(x)) = +1` as True.

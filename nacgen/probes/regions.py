@@ -109,8 +109,9 @@ def measure_regions(
     """Measure a network's regions between images and within augmentation orbits.
 
     Args:
-        network: As `segment_crossings` takes it, in evaluation mode and on `device`. `encoder.code_logits` makes
-            the output's signs the activation code and the last ReLU the head's hidden units.
+        network: As `segment_crossings` takes it, in evaluation mode and on `device`. With
+            `encoder.piecewise_linear_logits` the output's signs are the activation code and the last ReLU is that
+            of the head's hidden units.
         images: Pixels, 0 to 255; all of them are told apart by their patterns.
         views: How the two views that span an orbit's segment are drawn.
         num_segments: Of each kind; their ends are drawn from the images.

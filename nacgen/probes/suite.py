@@ -116,7 +116,7 @@ class EncoderSuite:
         if "regions" in self.evaluators:
             images = thin(self.test, REGION_IMAGES)
             report = measure_regions(
-                encoder.code_logits,
+                encoder.piecewise_linear_logits,
                 images.read(torch.arange(len(images))),
                 self.views,
                 num_segments=self.num_segments,
@@ -175,8 +175,10 @@ class EncoderSuite:
         """
         images = to_float(self.slice_images).to(self.device)
         return [
-            slice_regions(encoder.code_logits, images, SLICE_RESOLUTION, "code"),
-            slice_regions(encoder.code_logits, images, SLICE_RESOLUTION, "network", SLICE_ZOOM),
+            slice_regions(encoder.piecewise_linear_logits, images, SLICE_RESOLUTION, "code"),
+            slice_regions(
+                encoder.piecewise_linear_logits, images, SLICE_RESOLUTION, "network", SLICE_ZOOM
+            ),
         ]
 
     def _fractions(self) -> list[float]:

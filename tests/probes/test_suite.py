@@ -64,6 +64,16 @@ def test_slices_are_those_of_its_own_images(encoder: NACEncoder) -> None:
     assert 1 < network.num_regions < SLICE_RESOLUTION**2 / 2  # regions can be told from pixels
 
 
+def test_regions_of_codes_on_the_sphere_are_those_of_plain_codes(encoder: NACEncoder) -> None:
+    train, test = load_splits("digits")
+    suite = EncoderSuite(train, test, VIEWS, ("regions",), num_segments=2)
+    sphere = NACEncoder(code_normalization="sphere").eval()
+    sphere.load_state_dict(encoder.state_dict())
+    plain, found = (suite(one)["regions"] for one in (encoder, sphere))
+    assert found["between"] == plain["between"]
+    assert found["output_codes"] == plain["output_codes"]
+
+
 def test_neighbours_are_drawn_only_with_retrieval(encoder: NACEncoder, tmp_path: Path) -> None:
     train, test = load_splits("digits")
     assert EncoderSuite(train, test, VIEWS, ("knn",)).draw({"NAC": encoder}, tmp_path) == {}
