@@ -55,7 +55,11 @@ def test_a_place_that_cannot_be_written_is_named(make_run: MakeRun, tmp_path: Pa
         )
 
 
-def test_pyplot_stays_out_of_it() -> None:
+def test_pyplot_stays_out_of_it(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # others import it
+    run_curve(load_run(make_run({64: 1.0})), "fd_digits_classifier", tmp_path / "curve.png")
     assert "matplotlib.pyplot" not in sys.modules
 
 
