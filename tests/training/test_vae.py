@@ -242,7 +242,13 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    two, one = json.loads((tmp_path / "found.json").read_text()), gradients()
+    two = json.loads((tmp_path / "found.json").read_text())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as there: the second step's gradients amplify another order of sums
+    try:
+        one = gradients()
+    finally:
+        torch.set_num_threads(threads)
     for name, expected in one.items():
         a, b = torch.tensor(two[name]), torch.tensor(expected)
         assert (a - b).norm() <= 1e-6 * b.norm(), name
