@@ -17,6 +17,30 @@ from nacgen.models.sngan import SNGANGeneratorBlock, check_labels, check_num_cla
 Block = Literal["small", "sngan"]
 
 
+def check_upsampling(image_size: int, latent_dim: int, channels: Sequence[int], flag: str) -> None:
+    """Raise unless a network can grow images of this size from a latent by doubling maps of 4 px.
+
+    Args:
+        image_size: Height and width in pixels.
+        latent_dim: Length of `z`.
+        channels: Of each map, the one of 4 px first.
+        flag: The command line's name of `channels`, for the message.
+
+    Raises:
+        ConfigurationError: Sizes do not fit, widths are no multiples of 8, or there is no latent.
+    """
+    if len(channels) < 2 or image_size != 4 * 2 ** (len(channels) - 1):
+        raise ConfigurationError(
+            f"image_size must be 4 doubled once for each entry of channels after the first, got "
+            f"{image_size} px with channels {tuple(channels)}. 16 px need three entries, 32 px four; "
+            f"without {flag} the recipe chooses them."
+        )
+    if min(channels) < 8 or any(width % 8 for width in channels):
+        raise ConfigurationError(f"channels must be multiples of 8, got {tuple(channels)}.")
+    if latent_dim < 1:
+        raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim}.")
+
+
 class GeneratorBlock(nn.Module):
     """Doubles the resolution: two convolutions, and a shortcut around them."""
 
@@ -61,16 +85,7 @@ class Generator(nn.Module, PretrainedModel):
         block: Block = "small",
     ) -> None:
         super().__init__()
-        if len(channels) < 2 or image_size != 4 * 2 ** (len(channels) - 1):
-            raise ConfigurationError(
-                f"image_size must be 4 doubled once for each entry of channels after the first, got "
-                f"{image_size} px with channels {tuple(channels)}. 16 px need three entries, 32 px four; "
-                "without --generator.channels the recipe chooses them."
-            )
-        if min(channels) < 8 or any(width % 8 for width in channels):
-            raise ConfigurationError(f"channels must be multiples of 8, got {tuple(channels)}.")
-        if latent_dim < 1:
-            raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim}.")
+        check_upsampling(image_size, latent_dim, channels, "--generator.channels")
         if block not in get_args(Block):
             raise ConfigurationError(f"block must be small or sngan, got {block!r}.")
         check_num_classes(num_classes)

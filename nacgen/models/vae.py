@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.folder import PretrainedModel
-from nacgen.models.gan import GeneratorBlock
+from nacgen.models.gan import GeneratorBlock, check_upsampling
 from nacgen.models.likelihoods import LIKELIHOODS
 
 
@@ -38,16 +38,7 @@ class Decoder(nn.Module, PretrainedModel):
         likelihood: str = "gaussian",
     ) -> None:
         super().__init__()
-        if len(channels) < 2 or image_size != 4 * 2 ** (len(channels) - 1):
-            raise ConfigurationError(
-                f"image_size must be 4 doubled once for each entry of channels after the first, got "
-                f"{image_size} px with channels {tuple(channels)}. 16 px need three entries, 32 px four; "
-                "without --decoder.channels the recipe chooses them."
-            )
-        if min(channels) < 8 or any(width % 8 for width in channels):
-            raise ConfigurationError(f"channels must be multiples of 8, got {tuple(channels)}.")
-        if latent_dim < 1:
-            raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim}.")
+        check_upsampling(image_size, latent_dim, channels, "--decoder.channels")
         if likelihood not in LIKELIHOODS:
             raise ConfigurationError(
                 f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}."
