@@ -1,8 +1,9 @@
-"""Runs the library under beartype, and keeps each process and its children to two threads."""
+"""Runs the library under beartype, and keeps processes side by side to one thread, a single one to two."""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # read once, when torch is first imported
+# Read once, when torch is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 from typing import Any, Self
 

@@ -42,7 +42,8 @@ from tests.training.small_gan import build
 
 ROOT = Path(__file__).parents[2]
 ACCELERATE = ("accelerate.commands.launch", "--cpu")
-TORCHRUN = ("torch.distributed.run", "--master-port", "29519")
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")  # tests run side by side
+TORCHRUN = ("torch.distributed.run", "--master-port", str(29519 + int(WORKER)))
 PRESETS = {"digits": TrainingConfig()}
 
 
