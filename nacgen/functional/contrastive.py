@@ -10,9 +10,11 @@ Source:
 """
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
+
+from nacgen.functional.log_sum_exp import log_sum_exp
 
 SHORTEST = 1e-12  # vectors with no larger component have no direction and count as zero
 
@@ -77,13 +79,10 @@ def nt_xent(
             f"got {own_start}. It is the process's rank times {m}."
         )
     own = directions(projections)
-    similarity = own @ directions(keys).T / temperature  # (m, d), (n, d) -> (m, n)
-    row = torch.arange(m, device=own.device)
-    itself = torch.zeros_like(similarity, dtype=torch.bool)
-    itself[row, own_start + row] = True
+    others = log_sum_exp(own, directions(keys), temperature=temperature, own_start=own_start)
     other_view = own.roll(m // 2, dims=0)
     positive = reduce(own * other_view, "m d -> m", "sum") / temperature
-    return torch.logsumexp(similarity.masked_fill(itself, -torch.inf), dim=1) - positive
+    return others - positive
 
 
 def info_nce(
@@ -119,10 +118,9 @@ def info_nce(
         raise ValueError("queue_keys must hold one key or more, got none. Fill the queue first.")
     _check_width("queue_keys", queue_keys, queries)
     own = directions(queries)
-    positive = reduce(own * directions(positive_keys), "b d -> b", "sum")
-    negative = own @ directions(queue_keys).T  # (b, d), (q, d) -> (b, q)
-    logits = torch.cat([rearrange(positive, "b -> b 1"), negative], dim=1) / temperature
-    return torch.logsumexp(logits, dim=1) - logits[:, 0]
+    positive = reduce(own * directions(positive_keys), "b d -> b", "sum") / temperature
+    negative = log_sum_exp(own, directions(queue_keys), temperature=temperature)
+    return torch.logaddexp(positive, negative) - positive
 
 
 def _check_temperature(temperature: float) -> None:

@@ -22,6 +22,8 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
+from nacgen.functional.log_sum_exp import log_sum_exp
+
 Relaxation = Literal["marginal", "tanh", "straight_through"]
 
 
@@ -154,7 +156,7 @@ def mixture_log_likelihood(
         )
     kappa = log_likelihood_ratio(flip_probability)
     scale = 1 / kappa if divide else kappa
-    log_joint = torch.logsumexp(scale * received @ codes.T, dim=1)  # (m, n) -> (m,)
+    log_joint = log_sum_exp(scale * received, codes)  # (m, k), (n, k) -> (m,)
     log_normaliser = codes.shape[1] * (math.log(2 * math.cosh(kappa)))
     return log_joint - log_normaliser - math.log(codes.shape[0])
 
@@ -292,8 +294,8 @@ def _marginal_mixture_log_likelihood(
     half_log_odds = marginal_posterior_logits(code_logits, flip_probability) / 2
     # log p(c~ | x_j) = sum_k c~_k l_jk / 2 - log(2 cosh(l_jk / 2))
     log_normaliser = reduce(F.softplus(2 * half_log_odds) - half_log_odds, "n k -> n", "sum")
-    log_joint = received @ half_log_odds.T - log_normaliser
-    return torch.logsumexp(log_joint, dim=1) - math.log(code_logits.shape[0])
+    log_joint = log_sum_exp(received, half_log_odds, -log_normaliser)  # -> (m,)
+    return log_joint - math.log(code_logits.shape[0])
 
 
 def nac_bound(
