@@ -18,6 +18,7 @@ from nacgen.errors import CheckpointError, ConfigurationError
 from nacgen.metrics.extractors import Features, NetworkExtractor
 from nacgen.metrics.resize import resize_clean
 from nacgen.models.foreign import read_foreign
+from nacgen.models.tensor_file import require_finite
 
 NAMES = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14"}
 SIZE, PATCH, HEAD_DIM = 224, 14, 64
@@ -84,6 +85,7 @@ def load_dinov2(weights: str | Path | None, device: torch.device | str = "cpu") 
             "https://github.com/facebookresearch/dinov2 and give its path as weights."
         )
     state = read_foreign(weights)
+    require_finite(state, str(weights))
     state.pop("mask_token", None)  # of its pretraining
     network, feature_dim = _build(state, str(weights))
     state["pos_embed"] = interpolate_positions(state["pos_embed"], SIZE // PATCH)

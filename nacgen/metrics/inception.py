@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -28,7 +28,7 @@ from nacgen.errors import (
 )
 from nacgen.metrics.extractors import Features, NetworkExtractor, digest_tensors
 from nacgen.metrics.resize import RESIZES
-from nacgen.models.folder import read_tensors
+from nacgen.models.tensor_file import TensorFile, read_tensor_file
 
 NAME = "pt_inception-2015-12-05-6726825d"
 SHA256_PREFIX = "6726825d"
@@ -115,9 +115,9 @@ def load_inception(
         network = build_inception()
     expected = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
     path = _find_weights(None if weights is None else Path(weights))
-    tensors = read_tensors(path, expected)
-    _check_origin(path, tensors)
-    network.load_state_dict(tensors, assign=True)
+    file = read_tensor_file(path, expected)
+    _check_origin(path, file)
+    network.load_state_dict(file.tensors, assign=True)
     return InceptionExtractor(network, is_published=True, resize=resize, device=device)
 
 
@@ -217,11 +217,9 @@ def _convert(path: Path, target: Path) -> None:
         ) from error
 
 
-def _check_origin(path: Path, tensors: dict[str, Tensor]) -> None:
-    with safe_open(path, framework="pt") as file:
-        origin = file.metadata() or {}
-    source = origin.get("source_sha256", "unknown")
-    recorded, digest = origin.get("tensors_sha256", "none"), digest_tensors(tensors)
+def _check_origin(path: Path, file: TensorFile) -> None:
+    source = file.metadata.get("source_sha256", "unknown")
+    recorded, digest = file.metadata.get("tensors_sha256", "none"), digest_tensors(file.tensors)
     if not source.startswith(SHA256_PREFIX) or recorded != digest:
         raise CheckpointError(
             f"{path} must hold the weights of {NAME}.pth as converted here, got tensors with "

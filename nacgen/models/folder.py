@@ -1,19 +1,25 @@
-"""Models as folders: `config.json`, `model.safetensors`, `README.md`. Strict, and never unpickled."""
+"""Models as folders: `config.json`, `model.safetensors`, `README.md`. Strict, and never unpickled.
+
+Other files of a folder are not looked at, and no file outside it is read.
+"""
 
 import inspect
-import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import save_file
 
 import nacgen
+from nacgen.data.regular_file import read_regular
 from nacgen.errors import CheckpointError, CheckpointNotFoundError
+from nacgen.models.hub import download
+from nacgen.models.tensor_file import read_tensor_file, require_finite, strict_json
 
+MAX_CONFIG_BYTES = 1_000_000
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 
 
@@ -96,23 +102,32 @@ class PretrainedModel(PyTorchModelHubMixin):
         config_path, weights_path = _find_files(name, revision)
         config = _read_config(cls, config_path)
         try:
+            with torch.device("meta"):  # no memory is taken for what the weights do not bear out
+                outline = cls(**config)
+            assert isinstance(outline, torch.nn.Module)
+            tensors = read_tensors(weights_path, outline.state_dict(), weights_path.parent)
             model = cls(**config)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
             raise CheckpointError(
                 f"{config_path} does not describe a {cls.__name__}: {error}"
             ) from error
         assert isinstance(model, torch.nn.Module)
-        model.load_state_dict(read_tensors(weights_path, model.state_dict()))
+        model.load_state_dict(tensors)
         model.eval()
         return model
 
 
-def read_tensors(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Read a safetensors file that must hold exactly the expected names, shapes and dtypes.
+def read_tensors(
+    path: Path, expected: Mapping[str, torch.Tensor], inside: Path | None = None
+) -> dict[str, torch.Tensor]:
+    """Read a safetensors file that must hold exactly the expected names, shapes and dtypes, and finite numbers.
 
     Args:
         path: The file.
         expected: What the model holds; nothing is read unless all of it fits.
+        inside: A folder that a link must not lead out of. Absent: it may lead anywhere.
 
     Returns:
         The tensors, on the CPU.
@@ -120,42 +135,9 @@ def read_tensors(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, tor
     Raises:
         CheckpointError: The file is damaged or does not fit; up to ten differences are listed.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: tuple(part.get_shape()) for name, part in found.items()}
-            differences = _differences(shapes, {k: tuple(v.shape) for k, v in expected.items()})
-            if not differences:
-                tensors = {name: file.get_tensor(name) for name in expected}
-                differences = [
-                    f"{name}: {tensors[name].dtype} in the file, {tensor.dtype} in the model"
-                    for name, tensor in expected.items()
-                    if tensors[name].dtype != tensor.dtype
-                ]
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is no whole safetensors file ({error}). Save it again."
-        ) from error
-    if differences:
-        raise CheckpointError(
-            f"{path} does not fit the model, {len(differences)} differences: "
-            f"{'; '.join(differences[:10])}. Load it into the model that wrote it."
-        )
+    tensors = read_tensor_file(path, expected, inside).tensors
+    require_finite(tensors, str(path))
     return tensors
-
-
-def _differences(
-    found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
-) -> list[str]:
-    return (
-        [f"{name} is missing" for name in expected if name not in found]
-        + [f"{name} is unexpected" for name in found if name not in expected]
-        + [
-            f"{name}: {found[name]} in the file, {shape} in the model"
-            for name, shape in expected.items()
-            if name in found and found[name] != shape
-        ]
-    )
 
 
 def _find_files(name: str, revision: str | None) -> tuple[Path, Path]:
@@ -173,22 +155,17 @@ def _find_files(name: str, revision: str | None) -> tuple[Path, Path]:
             f"{name} is no model folder, and no Hub id (owner/name) either. Check the path; released "
             "models are named checkpoints/<name>."
         )
-    try:
-        config, weights = (
-            Path(hf_hub_download(name, file, revision=revision))
-            for file in (CONFIG_FILE, WEIGHTS_FILE)
-        )
-    except Exception as error:  # the Hub's client raises a dozen unrelated types
-        raise CheckpointNotFoundError(
-            f"{name} is no local folder and could not be had from the Hub ({type(error).__name__}: "
-            f"{error}). Check the path, or the name and the connection."
-        ) from error
+    config, weights = download(name, (CONFIG_FILE, WEIGHTS_FILE), revision)
     return config, weights
 
 
 def _read_config(cls: type, path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = strict_json(read_regular(path, MAX_CONFIG_BYTES, path.parent))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} must be a small file that can be read, but is not ({error}). Save the model again."
+        ) from error
     except ValueError as error:
         raise CheckpointError(
             f"{path} is not valid JSON ({error}). Save the model again."

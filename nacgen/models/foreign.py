@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError
+from nacgen.models.tensor_file import read_tensor_file
 
 # Keys under which training scripts put weights.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -48,12 +47,7 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
             f"a file of weights was expected, but {path} is none. Give a .safetensors, .pt, .pth or .ckpt file."
         )
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{path} is no whole safetensors file ({error}). Download it again."
-            ) from error
+        return read_tensor_file(path).tensors
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

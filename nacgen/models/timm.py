@@ -27,6 +27,13 @@ class TimmBackbone(Backbone):
     """
 
     def __init__(self, name: str) -> None:
+        if (
+            ":" in name or "/" in name
+        ):  # timm would read what it builds from the Hub or from a folder
+            raise ConfigurationError(
+                f"backbone timm:{name} must be the name of a model in timm's own list, not where one lies. See "
+                "timm.list_models()."
+            )
         try:
             # timm announces its optional backends by warnings about its own imports
             model: Any = _import_timm().create_model(name, pretrained=False, features_only=True)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int64
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nacgen.errors import DataError, DataNotFoundError
+from nacgen.errors import CheckpointError, DataError, DataNotFoundError
 from nacgen.functional.hashing import Labels
+from nacgen.models.tensor_file import read_tensor_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +87,9 @@ def read_protocol(path: str | Path, labels: Labels) -> RetrievalProtocol:
             "build_protocol(...).save(path)."
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            query, gallery, train = (
-                file.get_tensor(part) for part in ("query", "gallery", "train")
-            )
+        file = read_tensor_file(path)
+        header = file.metadata
+        query, gallery, train = (file.tensors[part] for part in ("query", "gallery", "train"))
         protocol = RetrievalProtocol(
             header["name"],
             int(header["seed"]),
@@ -101,7 +99,7 @@ def read_protocol(path: str | Path, labels: Labels) -> RetrievalProtocol:
             header["labels_fingerprint"],
             None if header["top"] == "None" else int(header["top"]),
         )
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (CheckpointError, KeyError, ValueError) as error:
         raise DataError(
             f"{path} is no index file of a retrieval protocol ({error}). Build the protocol again."
         ) from error

@@ -138,40 +138,88 @@ def test_what_is_neither_folder_nor_hub_name_asks_nobody(
     def ask(*args: Any, **options: Any) -> str:
         raise AssertionError(args)
 
-    monkeypatch.setattr("nacgen.models.folder.hf_hub_download", ask)
+    monkeypatch.setattr("nacgen.models.folder.download", ask)
     with pytest.raises(CheckpointNotFoundError, match=rf"{name} is no model folder, and no Hub id"):
         Line.from_pretrained(name)
-
-
-def test_a_hub_model_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def refuse(*args: Any, **options: Any) -> str:
-        asked.append((args, options))
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr("nacgen.models.folder.hf_hub_download", refuse)
-    with pytest.raises(
-        CheckpointNotFoundError,
-        match=r"someone/line is no local folder .* \(ConnectionError: no route to host\)\. Check",
-    ):
-        Line.from_pretrained("someone/line")
-    assert asked == [(("someone/line", "config.json"), {"revision": None})]  # once
 
 
 def test_a_hub_model_is_read_like_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def download(name: str, file: str, revision: str | None) -> str:
-        asked.append((name, file, revision))
-        return str(folder / file)
+    def download(name: str, files: tuple[str, ...], revision: str | None) -> list[Path]:
+        asked.append((name, files, revision))
+        return [folder / file for file in files]
 
-    monkeypatch.setattr("nacgen.models.folder.hf_hub_download", download)
+    monkeypatch.setattr("nacgen.models.folder.download", download)
     assert Line.from_pretrained("someone/line", revision="v1").name == "b"
-    assert asked == [
-        ("someone/line", "config.json", "v1"),
-        ("someone/line", "model.safetensors", "v1"),
-    ]
+    assert asked == [("someone/line", ("config.json", "model.safetensors"), "v1")]
+
+
+def test_links_inside_a_folder_and_in_the_hubs_cache_are_followed(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "model.safetensors").rename(folder / "weights")
+    (folder / "model.safetensors").symlink_to("weights")
+    assert Line.from_pretrained(folder).name == "b"
+    snapshot, blobs = tmp_path / "hub" / "snapshots" / "abc", tmp_path / "hub" / "blobs"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(folder / file, blobs / file)
+        (snapshot / file).symlink_to(Path("../../blobs") / file)
+    assert Line.from_pretrained(snapshot).name == "b"
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_links_out_of_a_folder_are_refused(folder: Path, tmp_path: Path, file: str) -> None:
+    (folder / file).rename(tmp_path / "outside")
+    for target in (tmp_path / "outside", Path("..") / "outside"):
+        (folder / file).symlink_to(target)
+        with pytest.raises(CheckpointError, match=rf"{file} must .* is a link that leads out of"):
+            Line.from_pretrained(folder)
+        (folder / file).unlink()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> None:
+    rewrite(folder, weight=torch.tensor([1.0, value, 2.0]))
+    with pytest.raises(
+        CheckpointError, match=r"finite, but 1 in .*model\.safetensors .*: weight\."
+    ):
+        Line.from_pretrained(folder)
+    rewrite(folder, weight=torch.tensor([1e38, 1e-45, -0.0]))  # odd, but numbers
+    assert Line.from_pretrained(folder).weight.tolist()[0] > 9e37
+
+
+def test_no_memory_is_taken_for_what_the_weights_do_not_bear_out(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"width": 10**15}))
+    with pytest.raises(CheckpointError, match=r"weight: \(3,\) in the file, \(10{15},\) in the"):
+        Line.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"width": 10**30}))
+    with pytest.raises(CheckpointError, match=r"config\.json does not describe a Line"):
+        Line.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"name": "a", "name": "b"}', "is not valid JSON .a key stands twice"),
+        ('{"width": NaN}', "is not valid JSON .NaN is no JSON"),
+        ('{"width": -Infinity}', "is not valid JSON .-Infinity is no JSON"),
+        ("[" * 100_000, "is not valid JSON .it is nested too deeply"),
+        ('{"name": "%s"}' % ("x" * 1_000_000), "must be a small file .* larger than 1,000,000 b"),
+        ('{"auto_map": "modeling.Evil", "width": 3}', r"got also auto_map\."),
+        ('{"__class__": "os.system"}', r"got also __class__\."),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_hostile_configurations_are_refused(folder: Path, text: str, message: str) -> None:
+    (folder / "modeling.py").write_text("raise SystemExit('run')")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(
+        CheckpointError, match=rf"config\.json {message}" if "also" not in message else message
+    ):
+        Line.from_pretrained(folder)
 
 
 def test_released_models_are_found_from_anywhere(

@@ -1,0 +1,78 @@
+"""Files of a model on the Hugging Face Hub: both of one commit, from the cache where the Hub is out of reach."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, Queue
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
+
+from nacgen.errors import CheckpointNotFoundError
+
+PATIENCE_S = 4  # for the Hub's first answer
+
+
+def download(name: str, files: tuple[str, ...], revision: str | None = None) -> list[Path]:
+    """Fetch some files of one commit of a model, and no others.
+
+    Where the Hub does not answer in time, the copies in the cache are taken.
+
+    Args:
+        name: `owner/name`.
+        files: Names of the files; the first says whether there is such a model.
+        revision: Branch, tag or commit. Absent: the main branch.
+
+    Returns:
+        Where the files lie in the cache, all in one folder.
+
+    Raises:
+        CheckpointNotFoundError: The Hub has no such model, revision or file, or is out of reach and there are no
+            copies.
+    """
+    url, silence = hf_hub_url(name, files[0], revision=revision), None
+    try:
+        _in_time(lambda: get_hf_file_metadata(url, timeout=PATIENCE_S))
+    except Exception as error:  # its client and those below raise a dozen unrelated types
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+            raise _not_found(name, revision, error) from error  # it answered, and says no
+        silence = error
+    paths: list[Path] = []
+    try:
+        for file in files:
+            # The first goes by the revision's name, which the cache remembers, the others by its commit.
+            at = paths[0].parent.name if paths else revision
+            path = hf_hub_download(name, file, revision=at, local_files_only=silence is not None)
+            paths.append(Path(path))
+    except Exception as error:
+        raise _not_found(name, revision, silence or error) from error
+    return paths
+
+
+def _in_time(call: Callable[[], object]) -> None:
+    """Call, but do not wait for long: a name server's silence has no timeout of its own."""
+    ends: Queue[Exception | None] = Queue()
+
+    def work() -> None:
+        try:
+            call()
+        except Exception as error:
+            ends.put(error)
+        else:
+            ends.put(None)
+
+    threading.Thread(target=work, name="hub", daemon=True).start()
+    try:
+        error = ends.get(timeout=PATIENCE_S)
+    except Empty:
+        raise TimeoutError(f"no answer within {PATIENCE_S} s") from None
+    if error is not None:
+        raise error
+
+
+def _not_found(name: str, revision: str | None, error: Exception) -> CheckpointNotFoundError:
+    at = f" at revision {revision}" if revision else ""
+    return CheckpointNotFoundError(
+        f"{name} is no local folder and could not be had from the Hub{at} ({type(error).__name__}: {error}). "
+        "Check the path, or the name and the connection."
+    )
