@@ -1,6 +1,7 @@
 """Charts of scores against images seen: PNG on white, drawn without pyplot's global state."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +18,7 @@ from nacgen.reporting.runs import Run, better
 # Grey for the control; the others by Okabe & Ito 2008, safe for the colour-blind.
 COLORS = ("#5f6670", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6bb1")
 INK, FAINT = "#1f2328", "#d9dce1"
+TITLE_WIDTH = 72  # letters that fit over the chart in one line
 LABEL_GAP = 0.055  # of the axis: the least distance between two labels at the lines' ends
 _BOLD: dict[str, Any] = {"linewidth": 2.4, "marker": "o", "markersize": 4.5}
 
@@ -30,7 +32,7 @@ def comparison_chart(
         arms: Runs by the arm's name, the control first.
         metric: The metric drawn.
         path: The PNG to write.
-        title: One line above the chart.
+        title: Above the chart.
 
     Returns:
         The path.
@@ -100,7 +102,8 @@ def _canvas(title: str, metric: str, note: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7.6, 4.4), dpi=200, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK, pad=22)
+    lines = textwrap.fill(title, TITLE_WIDTH)
+    axes.set_title(lines, loc="left", fontsize=11.5, fontweight="bold", color=INK, pad=22)
     axes.text(0, 1.025, note, transform=axes.transAxes, fontsize=9, color=COLORS[0], va="bottom")
     axes.set_xlabel("images seen", fontsize=9.5, color=INK)
     axes.set_ylabel(f"{metric} ({better(metric)} is better)", fontsize=9.5, color=INK)

@@ -34,6 +34,14 @@ def test_a_comparison_draws_every_arm_on_white(make_run: MakeRun, tmp_path: Path
     assert rgb(COLORS[3]) not in colors_in(path)
 
 
+def test_a_long_title_stays_on_the_picture(make_run: MakeRun, tmp_path: Path) -> None:
+    arms = {"random": [load_run(make_run({64: 30.0, 640: 14.0}, init="random"))]}
+    title = " ".join(["Meaning"] * 24)
+    path = comparison_chart(arms, "fd_digits_classifier", tmp_path / "curve.png", title=title)
+    edge = np.asarray(Image.open(path).convert("L"))[:200, -20:]
+    assert (edge > 250).all()
+
+
 def test_the_same_run_gives_the_same_bytes(make_run: MakeRun, tmp_path: Path) -> None:
     run = load_run(make_run({64: 30.0, 640: 11.0}))
     first = run_curve(run, "fd_digits_classifier", tmp_path / "a.png").read_bytes()
