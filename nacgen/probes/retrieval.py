@@ -18,14 +18,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from nacgen.errors import DataError
-from nacgen.functional.hashing import (
-    Labels,
-    Neighbours,
-    Ranking,
-    distance_counts,
-    nearest_codes,
-    stable_average_precision,
-)
+from nacgen.functional.hamming import Neighbours, Ranking, nearest_codes
+from nacgen.functional.hashing import Labels, distance_counts, stable_average_precision
 from nacgen.functional.ranking import (
     DistanceCounts,
     average_precision,

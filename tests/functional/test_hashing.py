@@ -1,18 +1,10 @@
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from nacgen.functional import hashing
-from nacgen.functional.hashing import (
-    distance_counts,
-    hamming_distances,
-    is_relevant,
-    nearest_codes,
-    pack_codes,
-    stable_average_precision,
-    unpack_codes,
-)
+from nacgen.functional import hamming
+from nacgen.functional.hamming import Ranking, hamming_distances, pack_codes
+from nacgen.functional.hashing import distance_counts, is_relevant, stable_average_precision
 from nacgen.functional.ranking import average_precision
 from tests.reference import retrieval as reference
 
@@ -25,37 +17,21 @@ def classes(rows: int, seed: int = 0, number: int = 3) -> Tensor:
     return torch.randint(number, (rows,), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=[1, 7, 2**19], ids=lambda size: f"chunk{size}")
+@pytest.fixture(params=[1, 7, 2**15], ids=lambda size: f"chunk{size}")
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashing, "CHUNK", request.param)
+    monkeypatch.setattr(hamming, "CPU_BLOCK", request.param)
 
 
 @pytest.fixture(params=["counted", "multiplied"])
 def _route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit counts, as on a CPU, and the matrix product of all other devices."""
     if request.param == "multiplied":
-        monkeypatch.setattr(hashing, "_counted_chunks", hashing._multiplied_chunks)
-
-
-@pytest.mark.parametrize("bits", [1, 7, 8, 9, 64, 129])
-def test_packing_is_numpys_and_unpacking_its_inverse(bits: int) -> None:
-    original = codes(11, bits)
-    packed = pack_codes(original)
-    assert packed.tolist() == np.packbits(original.numpy(), axis=1).tolist()
-    assert torch.equal(unpack_codes(packed, bits), original)
-
-
-@pytest.mark.usefixtures("_chunk", "_route")
-@pytest.mark.parametrize("bits", [1, 13, 64, 65, 300])
-def test_packed_distances_equal_loops(bits: int) -> None:
-    queries, gallery = codes(5, bits), codes(9, bits, 1)
-    expected = [[reference.hamming(q, g) for g in gallery.tolist()] for q in queries.tolist()]
-    assert hamming_distances(pack_codes(queries), pack_codes(gallery)).tolist() == expected
+        monkeypatch.setattr(hamming, "_counted", hamming._multiplied)
 
 
 @pytest.mark.usefixtures("_chunk", "_route")
 @pytest.mark.parametrize("ranking", ["hamming", "reference"])
-def test_counts_equal_loops(ranking: hashing.Ranking) -> None:
+def test_counts_equal_loops(ranking: Ranking) -> None:
     queries, gallery = codes(6, 10), codes(40, 10, 1)
     query_labels, gallery_labels = classes(6), classes(40, 1)
     counts = distance_counts(queries, query_labels, gallery, gallery_labels, ranking)
@@ -120,27 +96,6 @@ def test_ties_by_index_scatter_around_their_expected_value() -> None:
 
 
 @pytest.mark.usefixtures("_route")
-def test_neighbours_are_the_nearest_with_ties_by_index() -> None:
-    queries, gallery = codes(4, 5), codes(30, 5, 1)
-    found = nearest_codes(queries, gallery, 7)
-    for i, code in enumerate(queries.tolist()):
-        distances = [reference.hamming(code, g) for g in gallery.tolist()]
-        order = sorted(range(30), key=distances.__getitem__)[:7]
-        assert found.indices[i].tolist() == order
-        assert found.distances[i].tolist() == [distances[j] for j in order]
-
-
-@pytest.mark.usefixtures("_route")
-def test_the_reference_ranking_knows_nothing_of_shared_zeros() -> None:
-    query = torch.tensor([[True, False, False, False]])
-    gallery = torch.tensor([[True, True, True, True], [True, False, False, False]])
-    assert nearest_codes(query, gallery, 1).indices.tolist() == [[1]]
-    tied = nearest_codes(query, gallery, 2, "reference")
-    assert tied.indices.tolist() == [[0, 1]]
-    assert tied.distances.tolist() == [[3, 3]]
-
-
-@pytest.mark.usefixtures("_route")
 def test_bfloat16_regions_do_not_round_distances() -> None:
     queries, gallery = codes(3, 600), codes(8, 600, 1)
     plain = hamming_distances(pack_codes(queries), pack_codes(gallery))
@@ -177,15 +132,3 @@ def test_what_cannot_be_ranked_is_refused(arguments: tuple[Tensor, ...], message
         distance_counts(*arguments)
     with pytest.raises(ValueError, match=message):
         stable_average_precision(*arguments[:4], ranking=(*arguments, "hamming")[4])
-
-
-@pytest.mark.usefixtures("as_users_run_it")
-def test_packed_codes_of_other_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="17 bits take 3 bytes, got 1 bytes"):
-        unpack_codes(pack_codes(CODES), 17)
-    with pytest.raises(ValueError, match="one code length, got 1 and 2 bytes"):
-        hamming_distances(pack_codes(CODES), pack_codes(codes(2, 9)))
-    with pytest.raises(ValueError, match=r"codes must be bits.*got torch.int64"):
-        pack_codes(LABELS)
-    with pytest.raises(ValueError, match="between 1 and the size of the gallery, 3, got 4"):
-        nearest_codes(CODES, CODES, 4)

@@ -1,0 +1,321 @@
+"""Binary codes: packing, Hamming distances, nearest neighbours, and how many items lie at each distance.
+
+On a CPU distances are counts of the bits set in `q XOR g`, 64 at a time. On other devices they come from a matrix
+product of -1 and +1, `d = (k - <q, g>) / 2`, which is exact in float32. Pairs are taken in blocks, on a CPU so
+small that they stay in a core's cache, by as many threads as torch has.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Int16, Int64, UInt8
+from torch import Tensor
+
+T = TypeVar("T")
+Ranking = Literal["hamming", "reference"]
+Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (q, _), (n, _) -> (q, n)
+
+CPU_BLOCK = 2**15  # pairs, or bins, that a thread holds; torch does not divide such work further
+DEVICE_BLOCK = 2**25  # the same on other devices
+NUM_GROUPS = 512  # least number of groups that bound the nearest items of a query
+MAX_CODE_DIM = 2**15 - 1  # of distances in int16
+
+
+class Neighbours(NamedTuple):
+    """Gallery items of each query, nearest first, equal distances by gallery index."""
+
+    indices: Int64[Tensor, "q m"]
+    distances: Int16[Tensor, "q m"]
+
+
+def pack_codes(codes: Bool[Tensor, "n k"]) -> UInt8[Tensor, "n bytes"]:
+    """Eight bits in a byte, the first bit the most significant, as `numpy.packbits` does.
+
+    Args:
+        codes: Any number of bits.
+
+    Returns:
+        `ceil(k / 8)` bytes a code; bits that are left over are zero.
+
+    Raises:
+        ValueError: The codes are not boolean, or have no bits.
+    """
+    _check_codes("codes", codes)
+    padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % 8))
+    bits = rearrange(padded, "n (bytes bit) -> n bytes bit", bit=8)
+    return (bits * _powers(codes.device)).sum(2, dtype=torch.uint8)
+
+
+def unpack_codes(packed: UInt8[Tensor, "n bytes"], code_dim: int) -> Bool[Tensor, "n k"]:
+    """The inverse of `pack_codes`.
+
+    Args:
+        packed: What `pack_codes` gave.
+        code_dim: Bits in a code, `k`.
+
+    Returns:
+        The codes.
+
+    Raises:
+        ValueError: So many bits do not take up so many bytes.
+    """
+    if not 0 <= 8 * packed.shape[1] - code_dim < 8:
+        raise ValueError(
+            f"{code_dim} bits take {-(-code_dim // 8)} bytes, got {packed.shape[1]} bytes a code. Give the "
+            "code_dim of the codes that were packed."
+        )
+    bits = (rearrange(packed, "n bytes -> n bytes 1") & _powers(packed.device)) != 0
+    return rearrange(bits, "n bytes bit -> n (bytes bit)")[:, :code_dim]
+
+
+def hamming_distances(
+    queries_packed: UInt8[Tensor, "q bytes"], gallery_packed: UInt8[Tensor, "n bytes"]
+) -> Int16[Tensor, "q n"]:
+    """In how many bits each query differs from each gallery item.
+
+    Beside the result, two bytes a pair, it holds little memory; give fewer queries to bound the result.
+
+    Args:
+        queries_packed: From `pack_codes`.
+        gallery_packed: The same, of as many bits.
+
+    Returns:
+        0 to the number of bits.
+
+    Raises:
+        ValueError: Code lengths differ, or codes are longer than 32,767 bits.
+    """
+    code_dim = 8 * queries_packed.shape[1]  # bits that are left over are equal
+    if gallery_packed.shape[1] != queries_packed.shape[1]:
+        raise ValueError(
+            f"queries and gallery must have one code length, got {queries_packed.shape[1]} and "
+            f"{gallery_packed.shape[1]} bytes. Take both from the same encoder."
+        )
+    queries, gallery = (
+        unpack_codes(queries_packed, code_dim),
+        unpack_codes(gallery_packed, code_dim),
+    )
+    pairs = CodePairs(queries, gallery)
+    return torch.cat(pairs.each_block(lambda rows, distances: distances.to(torch.int16)))
+
+
+def nearest_codes(
+    query_codes: Bool[Tensor, "q k"],
+    gallery_codes: Bool[Tensor, "n k"],
+    num_neighbours: int,
+    ranking: Ranking = "hamming",
+) -> Neighbours:
+    """The nearest gallery items of each query.
+
+    Args:
+        query_codes: One row a query.
+        gallery_codes: One row an item.
+        num_neighbours: Items for each query, `m`, at most the gallery.
+        ranking: As in `distance_counts`.
+
+    Returns:
+        Their indices and distances.
+
+    Raises:
+        ValueError: There are fewer items than asked for, or as `distance_counts`.
+    """
+    if not 1 <= num_neighbours <= len(gallery_codes):
+        raise ValueError(
+            f"num_neighbours must lie between 1 and the size of the gallery, {len(gallery_codes)}, got "
+            f"{num_neighbours}. Ask for fewer."
+        )
+    pairs = CodePairs(query_codes, gallery_codes, ranking)
+    nearest = _nearest_bounded if query_codes.device.type == "cpu" else _nearest_selected
+    found = pairs.each_block(lambda rows, distances: nearest(distances, num_neighbours))
+    return Neighbours(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+
+class CodePairs:
+    """All pairs of a query and a gallery item, whose distances are taken block by block.
+
+    Args:
+        query_codes: One row a query.
+        gallery_codes: One row an item.
+        ranking: As in `nacgen.functional.hashing.distance_counts`.
+
+    Raises:
+        ValueError: Codes are missing, of unequal length or of the wrong kind, or the ranking is unknown.
+    """
+
+    def __init__(
+        self,
+        query_codes: Bool[Tensor, "q k"],
+        gallery_codes: Bool[Tensor, "n k"],
+        ranking: Ranking = "hamming",
+    ) -> None:
+        for name, codes in (("query_codes", query_codes), ("gallery_codes", gallery_codes)):
+            _check_codes(name, codes)
+        code_dim = query_codes.shape[1]
+        if gallery_codes.shape[1] != code_dim:
+            raise ValueError(
+                f"query_codes and gallery_codes must have one code length, got {code_dim} and "
+                f"{gallery_codes.shape[1]} bits. Take both from the same encoder."
+            )
+        if ranking not in ("hamming", "reference"):
+            raise ValueError(f"ranking must be hamming or reference, got {ranking!r}.")
+        self._num_bins = code_dim + 1
+        self._is_cpu = query_codes.device.type == "cpu"
+        self._block = CPU_BLOCK if self._is_cpu else DEVICE_BLOCK
+        prepare = _counted if self._is_cpu else _multiplied
+        self._queries, self._gallery, self._distance = prepare(query_codes, gallery_codes, ranking)
+
+    def each_block(self, work: Callable[[slice, Tensor], T]) -> list[T]:
+        """Do something with the distances of each block of queries from the whole gallery.
+
+        Args:
+            work: Takes the queries' rows and the distances, integers `(rows, n)`.
+
+        Returns:
+            What it gives, in order.
+        """
+        return self._share(
+            lambda rows: work(rows, self._distance(self._queries[rows], self._gallery)),
+            len(self._queries),
+            len(self._gallery),
+        )
+
+    def histograms(
+        self, rows: Int64[Tensor, " r"], items: Int64[Tensor, " m"]
+    ) -> Int64[Tensor, "r d"]:
+        """How many of some items lie at each distance from some queries.
+
+        Args:
+            rows: Indices of queries.
+            items: Indices of gallery items, or none.
+
+        Returns:
+            Counts at distances 0 to `k`.
+        """
+        queries = self._queries.index_select(0, rows)
+        gallery = self._gallery.index_select(0, items)
+        num_bins = self._num_bins
+        if len(gallery) == 0:
+            return torch.zeros(len(rows), num_bins, dtype=torch.int64, device=gallery.device)
+        tiles = gallery.split(self._block)
+
+        def count(block: slice) -> Tensor:
+            part = queries[block]
+            first = num_bins * torch.arange(len(part), dtype=torch.int32, device=gallery.device)
+            counts = []
+            for tile in tiles:
+                bins = self._distance(part, tile)
+                if len(part) > 1:
+                    bins = bins + rearrange(first, "q -> q 1")
+                counts.append(torch.bincount(bins.view(-1), minlength=len(part) * num_bins))
+            return torch.stack(counts).sum(0).view(-1, num_bins)
+
+        return torch.cat(self._share(count, len(queries), max(len(gallery), num_bins)))
+
+    def _share(self, work: Callable[[slice], T], num_rows: int, row_size: int) -> list[T]:
+        """What comes of each block of rows, in order; on a CPU several threads share the blocks.
+
+        NumPy and torch release the interpreter's lock, and threads of our own meet once at the end where torch's
+        would meet after each operation.
+        """
+        step = max(1, self._block // row_size)
+        blocks = [slice(i, min(i + step, num_rows)) for i in range(0, num_rows, step)]
+        num_threads = min(torch.get_num_threads(), len(blocks)) if self._is_cpu else 1
+        if num_threads == 1:
+            return [work(block) for block in blocks]
+        with ThreadPoolExecutor(num_threads) as pool:
+            return list(pool.map(work, blocks))
+
+
+def _counted(
+    query_codes: Tensor, gallery_codes: Tensor, ranking: Ranking
+) -> tuple[Tensor, Tensor, Distance]:
+    """Codes as words of 64 bits, distances by counting bits: uint8 where they fit into it, else int16."""
+    combine = np.bitwise_xor if ranking == "hamming" else np.bitwise_and
+    code_dim = query_codes.shape[1]
+    dtype = np.uint8 if code_dim < 256 else np.int16
+
+    def distance(queries: Tensor, gallery: Tensor) -> Tensor:
+        words = zip(_unsigned(queries).T, _unsigned(gallery).T, strict=True)
+        counts = (np.bitwise_count(combine(q[:, None], g)) for q, g in words)
+        total = next(counts).astype(dtype, copy=False)
+        for count in counts:
+            total += count
+        return torch.from_numpy(total if ranking == "hamming" else dtype(code_dim) - total)
+
+    return _words(query_codes), _words(gallery_codes), distance
+
+
+def _multiplied(
+    query_codes: Tensor, gallery_codes: Tensor, ranking: Ranking
+) -> tuple[Tensor, Tensor, Distance]:
+    """Codes as numbers, distances by a matrix product, every step of which is a multiple of 1/2; int32."""
+    if ranking == "hamming":
+        queries, gallery = query_codes.float() - 0.5, 1 - 2 * gallery_codes.float()
+        offset = query_codes.shape[1] / 2
+    else:
+        queries, gallery = query_codes.float(), -gallery_codes.float()
+        offset = float(query_codes.shape[1])
+
+    def distance(queries: Tensor, gallery: Tensor) -> Tensor:
+        with torch.autocast(gallery.device.type, enabled=False):
+            return (queries @ gallery.T + offset).to(torch.int32)
+
+    return queries, gallery, distance
+
+
+def _words(codes: Tensor) -> Tensor:
+    """Codes as integers of 64 bits, (n, k) -> (n, words)."""
+    padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % 64))
+    return pack_codes(padded).view(torch.int64)
+
+
+def _unsigned(words: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+    """The same memory; NumPy counts the bits of a signed number's absolute value."""
+    return words.numpy().view(np.uint64)
+
+
+def _nearest_bounded(distances: Tensor, num_neighbours: int) -> Neighbours:
+    """Nearest items of each row, in NumPy; nothing is sorted but a few candidates.
+
+    Of the least distances in `m` groups of items or more, the `m`-th bounds the `m`-th least distance of all.
+    """
+    num_rows, num_items = distances.shape
+    values = distances.numpy()
+    group_size = max(1, num_items // max(NUM_GROUPS, 8 * num_neighbours))
+    num_groups = num_items // group_size
+    groups = values[:, : group_size * num_groups].reshape(num_rows, group_size, num_groups)
+    least = np.partition(groups.min(axis=1), num_neighbours - 1, axis=1)
+    is_candidate = values <= least[:, num_neighbours - 1, None]
+    row, column = np.divmod(np.flatnonzero(is_candidate), num_items)
+    order = np.lexsort((column, values[row, column], row))
+    start = np.searchsorted(row, np.arange(num_rows))
+    indices = torch.from_numpy(column[order[start[:, None] + np.arange(num_neighbours)]])
+    return Neighbours(indices, distances.gather(1, indices).to(torch.int16))
+
+
+def _nearest_selected(distances: Tensor, num_neighbours: int) -> Neighbours:
+    """The same on any device, by keys of which no two are equal."""
+    num_items = distances.shape[1]
+    keys = distances.long() * num_items + torch.arange(num_items, device=distances.device)
+    indices = keys.topk(num_neighbours, dim=1, largest=False).indices
+    return Neighbours(indices, distances.gather(1, indices).to(torch.int16))
+
+
+def _powers(device: torch.device) -> Tensor:
+    return torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=device)
+
+
+def _check_codes(name: str, codes: Tensor) -> None:
+    if codes.dtype != torch.bool:
+        raise ValueError(
+            f"{name} must be bits, torch.bool, got {codes.dtype}. Threshold logits at zero: logits >= 0."
+        )
+    if codes.ndim != 2 or 0 in codes.shape or codes.shape[1] > MAX_CODE_DIM:
+        raise ValueError(
+            f"{name} must be (n, k) with one code or more of 1 to {MAX_CODE_DIM} bits, got "
+            f"{tuple(codes.shape)}. Check what the encoder was given."
+        )
