@@ -18,7 +18,7 @@ from nacgen.reporting.runs import Run, better
 # Grey for the control; the others by Okabe & Ito 2008, safe for the colour-blind.
 COLORS = ("#5f6670", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6bb1")
 INK, FAINT = "#1f2328", "#d9dce1"
-TITLE_WIDTH = 72  # letters that fit over the chart in one line
+TITLE_WIDTH = 62  # letters that fit over the chart in one line
 LABEL_GAP = 0.055  # of the axis: the least distance between two labels at the lines' ends
 _BOLD: dict[str, Any] = {"linewidth": 2.4, "marker": "o", "markersize": 4.5}
 
