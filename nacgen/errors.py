@@ -41,12 +41,12 @@ class DivergenceError(NacgenError, RuntimeError):
 
     Args:
         message: What happened.
-        since: Images seen when it began; checkpoints from after it are worth nothing.
+        since: Images seen when it began; checkpoints from after it are worth nothing. All are, unless it is said.
     """
 
     exit_code = 3
 
-    def __init__(self, message: str, since: int) -> None:
+    def __init__(self, message: str, since: int = 0) -> None:
         super().__init__(message)
         self.since = since
 
@@ -96,3 +96,15 @@ class LockedError(NacgenError, RuntimeError):
     """Another process is using the run folder."""
 
     exit_code = 7
+
+
+class LostProcessError(NacgenError, ConnectionError):
+    """Another process of the run no longer answers."""
+
+    exit_code = 8
+
+
+class StopRequestedError(NacgenError):
+    """A process was asked to stop by a signal; the run is saved before it does."""
+
+    exit_code = EXIT_PREEMPTED

@@ -142,7 +142,7 @@ def main(config: PretrainConfig) -> None:
     from nacgen.probes.report import EncoderProbe
     from nacgen.probes.suite import untrained_like
     from nacgen.training.launch import finish, open_run
-    from nacgen.training.loop import train
+    from nacgen.training.loop import Goal, train
     from nacgen.training.objectives import (
         build_encoder,
         build_update,
@@ -189,6 +189,12 @@ def main(config: PretrainConfig) -> None:
         schedule=warmup_cosine(config.total_images, config.optim.warmup_images),
         evaluate=evaluate,
         evaluate_every=config.probe_every,
+        goal=Goal(
+            "linear_probe"
+            if reports[0].linear_probe is not None
+            else "health.information.nac_bound",
+            "higher",
+        ),
     )
     if accelerator.is_main_process:
         untrained, trained = reports[0], reports[config.total_images]

@@ -70,7 +70,7 @@ def main(config: ClassifierConfig) -> None:
     from nacgen.models.classifier import ImageClassifier
     from nacgen.training.classifier import ClassifierUpdate
     from nacgen.training.launch import finish, open_run
-    from nacgen.training.loop import train
+    from nacgen.training.loop import Goal, train
     from nacgen.training.update import warmup_cosine
 
     run, accelerator = open_run(f"train_classifier-{config.preset}", config)
@@ -122,6 +122,7 @@ def main(config: ClassifierConfig) -> None:
         schedule=warmup_cosine(config.total_images, config.total_images // 20),
         evaluate=evaluate,
         evaluate_every=max(1, config.total_images // 4),
+        goal=Goal("test_accuracy", "higher"),
     )
     if accelerator.is_main_process:
         accuracy = result.evaluation["test_accuracy"]

@@ -31,7 +31,7 @@ def main(config: GANConfig) -> None:
     from nacgen.training.gan_evaluation import GANEvaluation
     from nacgen.training.gan_networks import build_update
     from nacgen.training.launch import finish, open_run
-    from nacgen.training.loop import train
+    from nacgen.training.loop import Goal, train
     from nacgen.training.update import constant, linear_decay
 
     run, accelerator = open_run(
@@ -62,6 +62,7 @@ def main(config: GANConfig) -> None:
         schedule=constant if is_constant else linear_decay(config.total_images),
         evaluate=evaluate,
         evaluate_every=config.score.every,
+        goal=Goal(f"evaluation.scores.{extractor.score_name}.value", "lower"),
     )
     evaluate.draw_ending()
     pretraining = None

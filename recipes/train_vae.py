@@ -79,7 +79,7 @@ def main(config: VAEConfig) -> None:
     from nacgen.data.stream import ImageStream
     from nacgen.reporting.document import report_run
     from nacgen.training.launch import finish, open_run
-    from nacgen.training.loop import train
+    from nacgen.training.loop import Goal, train
     from nacgen.training.update import warmup_cosine
     from nacgen.training.vae_evaluation import VAEEvaluation
     from nacgen.training.vae_networks import build_update
@@ -111,6 +111,7 @@ def main(config: VAEConfig) -> None:
         schedule=warmup_cosine(config.total_images, config.optim.warmup_images),
         evaluate=evaluate,
         evaluate_every=config.score.every,
+        goal=Goal("bits_per_dim", "lower"),
     )
     if accelerator.is_main_process:
         with run.writing("decoder"):

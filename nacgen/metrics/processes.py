@@ -94,24 +94,49 @@ class Share:
             Nothing.
 
         Raises:
-            Exception: The error of this process, or that of the first process that had one.
+            Exception: That of the first process that had one, on all: its own there, a like one elsewhere.
         """
+        if self.num_processes == 1:
+            yield
+            return
         own = None
         try:
             yield
         except Exception as error:
             own = error
-        text = f"{type(own).__name__}\n{own}" if own else ""
+        if self.agree(own is None):
+            return
         message = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)
-        content = torch.tensor(list(text.encode()[:MESSAGE_BYTES]), dtype=torch.uint8)
+        content = torch.tensor(list(last_words(own)[:MESSAGE_BYTES]), dtype=torch.uint8)
         message[: len(content)] = content
-        gathered = self.gather(message[None].to(self.device), self.num_processes)
-        if own is not None:
+        gathered = self.gather(message[None].to(self.device), self.num_processes).cpu()
+        rank = int(gathered.any(dim=1).nonzero()[0])
+        if own is not None and rank == self.process_index:
             raise own
-        for rank, row in enumerate(gathered.cpu()):
-            if row.any():
-                name, _, said = (
-                    bytes(row[row != 0].tolist()).decode(errors="replace").partition("\n")
-                )
-                kind = getattr(errors, name, RuntimeError)
-                raise kind(f"process {rank} stopped with {name}: {said}")
+        words = gathered[rank]
+        raise from_last_words(rank, bytes(words[words != 0].tolist())) from own
+
+
+def last_words(error: Exception | None) -> bytes:
+    """What a process tells the others of an error, nothing where there is none."""
+    if error is None:
+        return b""
+    kind = "StorageError" if errors.is_storage_failure(error) else type(error).__name__
+    return f"{kind}\n{error}".encode()
+
+
+def from_last_words(rank: int, words: bytes) -> Exception:
+    """The error of another process.
+
+    Args:
+        rank: Of that process.
+        words: What it told.
+
+    Returns:
+        An error of the same kind, where it is one of the library's, else a RuntimeError.
+    """
+    name, _, said = words.decode(errors="replace").partition("\n")
+    kind = getattr(errors, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, errors.NacgenError)):
+        kind = RuntimeError
+    return kind(f"process {rank} stopped with {name}: {said}")

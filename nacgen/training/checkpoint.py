@@ -1,43 +1,58 @@
 """A checkpoint is a folder that is either whole or not there.
 
 Written under a temporary name with a manifest of sizes and hashes as its last file, synced, and renamed
-into place; only then are older ones removed. No file in it is pickled.
+into place; only then are older ones removed. No file in it is pickled, and none is trusted before its hash was
+compared.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from nacgen.errors import CheckpointError, StorageError
 
-MANIFEST, STATE = "MANIFEST.json", "state.json"
+MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", ".safetensors"
 FORMAT = 1
 KEEP = 2
+LARGEST_JSON = 1 << 20  # bytes
 
 Tensors = dict[str, Tensor]
+Contents = tuple[dict[str, Tensors], dict[str, Any]]
+
+_NAME = re.compile(r"step_\d{12}")
+_TEMPORARY, _REPLACED, _SET_ASIDE = ".new-", ".old-", "damaged-"
+# What comes of files that were cut off, altered or made up.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 
 
 def save_checkpoint(
-    root: Path, parts: Mapping[str, Tensors], state: Mapping[str, Any], images_seen: int
+    root: Path,
+    parts: Mapping[str, Tensors],
+    state: Mapping[str, Any],
+    images_seen: int,
+    best: int | None = None,
 ) -> Path:
-    """Write one checkpoint and remove all but the last two.
+    """Write one checkpoint and remove all but the last two and the best.
 
     Args:
         root: Folder of the run's checkpoints; created where it is missing.
         parts: Tensors by part (a module or an optimizer) and name; one file each.
         state: JSON values.
         images_seen: Position of the run.
+        best: Position of the best checkpoint, which stays.
 
     Returns:
         The checkpoint's folder.
@@ -45,70 +60,120 @@ def save_checkpoint(
     Raises:
         StorageError: It could not be written; earlier checkpoints are untouched.
     """
-    target = root / f"step_{images_seen:012d}"
+    target = root / _name(images_seen)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        room = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
+        room = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
         try:
-            contents = {f"{name}.safetensors": save(tensors) for name, tensors in parts.items()}
-            record = {"format": FORMAT, "images_seen": images_seen, **state}
-            contents[STATE] = json.dumps(record, indent=2).encode()
-            files = {n: {"size": len(b), "sha256": _sha256(b)} for n, b in contents.items()}
-            contents[MANIFEST] = json.dumps({"format": FORMAT, "files": files}, indent=2).encode()
-            for name, content in contents.items():
-                _write_synced(room / name, content)
-            if target.exists():  # left by an interrupted run that is being repeated
-                _discard(target)
-            room.rename(target)
+            _write(room, parts, {"format": FORMAT, "images_seen": images_seen, **state})
+            _put_in_place(room, target)
         except BaseException:
             shutil.rmtree(room, ignore_errors=True)
             raise
-        _sync_folder(root)
-        for old in sorted(root.glob("step_*"))[:-KEEP]:
-            _discard(old)
     except OSError as error:
+        needed = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
         raise StorageError(
-            f"the checkpoint {target} could not be written ({error}). Free space or choose another "
-            "--run-dir; earlier checkpoints are intact."
+            f"the checkpoint {target} could not be written ({error}): it needs {needed:,} bytes, {_free(root)} "
+            "are free. Free space or choose another --run-dir; earlier checkpoints are intact."
         ) from error
+    best_name = None if best is None else _name(best)
+    _remove([folder for folder in _folders(root)[:-KEEP] if folder.name != best_name])
     return target
 
 
-def load_checkpoint(root: Path) -> tuple[dict[str, Tensors], dict[str, Any]] | None:
-    """Read the newest whole checkpoint.
+def load_checkpoint(root: Path, at_most: int | None = None) -> Contents | None:
+    """Read the newest whole checkpoint; nothing is changed, and a run may go on writing meanwhile.
 
     Args:
         root: Folder of the run's checkpoints.
+        at_most: Length of the run; what claims to be from behind its end is damaged.
 
     Returns:
         Tensors by part and the state, or None where no checkpoint was ever written.
 
     Raises:
         CheckpointError: There are checkpoints but none is whole; nothing is started afresh silently.
+        StorageError: The folder cannot be listed.
     """
-    for debris in root.glob(".new-*"):
-        shutil.rmtree(debris, ignore_errors=True)
-    problems = []
-    for folder in sorted(root.glob("step_*"), reverse=True):
+    problems: dict[str, str] = {}
+    while waiting := [folder for folder in _folders(root) if folder.name not in problems]:
+        newest = waiting[-1]
         try:
-            contents = _read_verified(folder)
-            parts = {
-                name.removesuffix(".safetensors"): load(content)
-                for name, content in contents.items()
-                if name.endswith(".safetensors")
-            }
-            state = json.loads(contents[STATE])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            problems.append(f"{folder.name}: {error}")
-            print(f"checkpoint {folder} is damaged and passed over: {error}", file=sys.stderr)
-            continue
-        return parts, state
+            return _read(newest, at_most)
+        except _DAMAGE as error:
+            if not os.path.lexists(newest):  # the run has removed it; there is a newer one
+                continue
+            problems[newest.name] = str(error)
+            print(f"checkpoint {newest} is damaged and passed over: {error}", file=sys.stderr)
     if problems:
+        listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
         raise CheckpointError(
-            f"{root} holds checkpoints but none is whole: {'; '.join(problems)}. Restore one, or choose "
-            "another --run-dir to start afresh."
+            f"{root} holds checkpoints but none is whole: {listed}. Restore one, or start over with --fresh, "
+            "which moves the run folder aside."
         )
     return None
+
+
+def resume_checkpoint(root: Path, total_images: int) -> Contents | None:
+    """Read the newest whole checkpoint, for the one process that will write the next ones.
+
+    What a killed process left is removed; damaged checkpoints that are newer than the one read are renamed
+    to `damaged-…`, lest a resumed run meets them again behind its position.
+
+    Args:
+        root: Folder of the run's checkpoints.
+        total_images: Length of the run.
+
+    Returns:
+        As `load_checkpoint`.
+
+    Raises:
+        CheckpointError: As `load_checkpoint`.
+        StorageError: The folder cannot be changed.
+    """
+    try:
+        for old in root.glob(f"{_REPLACED}step_*"):
+            if not os.path.lexists(target := root / old.name.removeprefix(_REPLACED)):
+                old.rename(target)
+        for debris in (*root.glob(f"{_TEMPORARY}*"), *root.glob(f"{_REPLACED}*")):
+            shutil.rmtree(debris, ignore_errors=True)
+        loaded = load_checkpoint(root, total_images)
+        if loaded is not None:
+            for folder in _folders(root):
+                if folder.name > _name(loaded[1]["images_seen"]):
+                    aside = Path(tempfile.mkdtemp(prefix=f"{_SET_ASIDE}{folder.name}-", dir=root))
+                    folder.rename(aside)  # an empty folder gives way
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"the checkpoints in {root} must be tidied up, but cannot be ({error}). Mend the permissions or the "
+            "disk."
+        ) from error
+    return loaded
+
+
+def read_checkpoint(root: Path, images_seen: int) -> Contents:
+    """Read the checkpoint of one position.
+
+    Args:
+        root: Folder of the run's checkpoints.
+        images_seen: The position.
+
+    Returns:
+        Tensors by part and the state.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    folder = root / _name(images_seen)
+    try:
+        return _read(folder)
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"{folder} should be a whole checkpoint, but is not ({error}). The run folder must be the same for "
+            "all processes."
+        ) from error
 
 
 def discard_checkpoints_after(root: Path, images_seen: int) -> None:
@@ -121,75 +186,118 @@ def discard_checkpoints_after(root: Path, images_seen: int) -> None:
     Raises:
         StorageError: One cannot be removed.
     """
+    _remove([folder for folder in _folders(root) if folder.name > _name(images_seen)])
+
+
+def _name(images_seen: int) -> str:
+    return f"step_{images_seen:012d}"
+
+
+def _folders(root: Path) -> list[Path]:
+    """Those that bear a checkpoint's name, oldest first; an unreadable folder is no empty one."""
     try:
-        for folder in sorted(root.glob("step_*")):
-            if folder.name > f"step_{images_seen:012d}":
-                _discard(folder)
+        paths = sorted(root.iterdir())
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise StorageError(
-            f"checkpoints in {root} from behind {images_seen} images seen must be removed, but cannot be "
-            f"({error}). Mend the permissions."
+            f"the checkpoints in {root} cannot be listed ({error}). Mend the permissions or the disk."
         ) from error
+    return [path for path in paths if _NAME.fullmatch(path.name)]
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> Tensors:
-    """An optimizer's slots under the names of its parameters.
+def _write(room: Path, parts: Mapping[str, Tensors], record: Mapping[str, Any]) -> None:
+    """All files of a checkpoint; each is hashed while it goes to the disk."""
+    files: dict[str, dict[str, Any]] = {}
+    with ThreadPoolExecutor(1) as pool:
 
-    Args:
-        optimizer: Any torch optimizer whose state is tensors.
-        names: Name of each parameter.
+        def write(name: str, content: bytes) -> None:
+            digest = pool.submit(_sha256, content)
+            _write_synced(room / name, content)
+            files[name] = {"size": len(content), "sha256": digest.result()}
 
-    Returns:
-        `{"<slot>/<parameter>": tensor}`.
-    """
-    return {
-        f"{slot}/{names[parameter]}": value.detach().cpu().contiguous()
-        for parameter, slots in optimizer.state.items()
-        for slot, value in slots.items()
-    }
-
-
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Tensors
-) -> None:
-    """Put slots written by `optimizer_tensors` back.
-
-    Args:
-        optimizer: Over the same parameters.
-        names: Name of each parameter.
-        tensors: The slots.
-
-    Raises:
-        CheckpointError: A slot belongs to no parameter of this optimizer.
-    """
-    mine = {p for group in optimizer.param_groups for p in group["params"]}
-    parameters = {names[p]: p for p in mine}
-    for key, value in tensors.items():
-        slot, _, name = key.partition("/")
-        if name not in parameters:
-            raise CheckpointError(
-                f"the checkpoint's optimizer knows {name}, which this optimizer does not train. Resume with "
-                "the configuration that wrote it."
-            )
-        parameter = parameters[name]
-        device = "cpu" if slot == "step" else parameter.device
-        optimizer.state[parameter][slot] = value.to(device)
+        for name, tensors in parts.items():
+            write(f"{name}{TENSORS}", save(tensors))
+        write(STATE, json.dumps(record, indent=2, allow_nan=False).encode())
+    manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
+    _write_synced(room / MANIFEST, manifest.encode())
+    _sync_folder(room)
 
 
-def _read_verified(folder: Path) -> dict[str, bytes]:
-    manifest = json.loads((folder / MANIFEST).read_bytes())
+def _put_in_place(room: Path, target: Path) -> None:
+    """Rename a written folder; what has its name, of a step that is repeated, is there until it is."""
+    old = target.with_name(f"{_REPLACED}{target.name}")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    room.rename(target)
+    _sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read(folder: Path, at_most: int | None = None) -> Contents:
+    if folder.is_symlink():
+        raise ValueError("it is a link")
+    manifest = _parse(_read_file(folder / MANIFEST))
     if manifest["format"] != FORMAT:
         raise ValueError(f"format {manifest['format']} is not format {FORMAT}")
-    present = {path.name for path in folder.iterdir()} - {MANIFEST}
-    if present != set(manifest["files"]):
-        raise ValueError(f"files {sorted(present ^ set(manifest['files']))} are missing or extra")
-    contents = {}
-    for name, expected in manifest["files"].items():
-        content = (folder / name).read_bytes()
-        if len(content) != expected["size"] or _sha256(content) != expected["sha256"]:
-            raise ValueError(f"{name} does not match its hash")
-        contents[name] = content
-    return contents
+    files = manifest["files"]
+    different = {entry.name for entry in os.scandir(folder)} ^ {MANIFEST, *files}
+    if different:
+        raise ValueError(f"files {sorted(different)} are missing or extra")
+    parts = {}
+    state = _parse(_read_verified(folder / STATE, files[STATE]))
+    for name in files.keys() - {STATE}:
+        part, dot, ending = name.rpartition(".")
+        if dot + ending != TENSORS:
+            raise ValueError(f"{name} is no file of a checkpoint")
+        parts[part] = load(_read_verified(folder / name, files[name]))
+    position = state["images_seen"]
+    if type(position) is not int or _name(position) != folder.name:
+        raise ValueError(f"{STATE} speaks of {position!r} images seen")
+    if at_most is not None and position > at_most:
+        raise ValueError(f"{position} images seen are more than the {at_most} of the whole run")
+    return parts, state
+
+
+def _read_verified(path: Path, expected: Mapping[str, Any]) -> bytes:
+    content = _read_file(path, expected["size"])
+    if len(content) != expected["size"] or _sha256(content) != expected["sha256"]:
+        raise ValueError(f"{path.name} does not match its hash")
+    return content
+
+
+def _read_file(path: Path, size: int | None = None) -> bytes:
+    """A regular file, neither linked nor larger than expected: its size is looked at before anything is read."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        limit = size if path.suffix == TENSORS and size is not None else LARGEST_JSON
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path.name} is no regular file")
+        if found.st_size > limit or size not in (None, found.st_size):
+            raise ValueError(
+                f"{path.name} has {found.st_size} bytes, not {size or f'up to {limit}'}"
+            )
+        return file.read(found.st_size)
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    """A JSON object without what JSON leaves to the reader."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            raise ValueError("a key stands twice")
+        return values
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    values = json.loads(content, object_pairs_hook=unique, parse_constant=refuse)
+    if not isinstance(values, dict):
+        raise ValueError(f"a JSON object was expected, got a {type(values).__name__}")
+    return values
 
 
 def _sha256(content: bytes) -> str:
@@ -211,8 +319,27 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _remove(folders: list[Path]) -> None:
+    try:
+        for folder in folders:
+            _discard(folder)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} must be removed, but cannot be ({error}). Mend the permissions; other checkpoints are "
+            "intact."
+        ) from error
+
+
 def _discard(folder: Path) -> None:
-    trash = folder.with_name(f".new-trash-{folder.name}")
+    """Remove a folder under a name that is not a checkpoint's, so that none is ever there in part."""
+    trash = folder.with_name(f"{_TEMPORARY}trash-{folder.name}")
     shutil.rmtree(trash, ignore_errors=True)
     folder.rename(trash)
     shutil.rmtree(trash)
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free:,}"
+    except OSError:
+        return "an unknown number"

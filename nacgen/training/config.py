@@ -28,6 +28,9 @@ from nacgen.errors import (
 from nacgen.training.parent import stop_with_launcher
 
 Config = TypeVar("Config")
+UNRECORDED = {
+    "is_recorded": False
+}  # metadata of a field that says what to do with a run, not what it is
 
 
 def require_positive(config: object, *names: str) -> None:
@@ -104,13 +107,15 @@ class RunConfig:
     log_every: int = 640
     """Images between two rows of metrics.jsonl."""
     checkpoint_every: int = 6400
-    """Images between two checkpoints; the last two are kept."""
+    """Images between two checkpoints; the last two are kept, and the one of the best evaluation."""
+    timeout: int = 600
+    """Seconds that a process waits for another before it gives the run up."""
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """Where metrics go besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        require_positive(self, "log_every", "checkpoint_every")
+        require_positive(self, "log_every", "checkpoint_every", "timeout")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,8 @@ class TrainingConfig:
     run_dir: str | None = None
     """Run folder; resumed where it holds a run of the same configuration.
     Default: runs/<recipe>-<preset>-seed<seed>."""
+    fresh: bool = dataclasses.field(default=False, metadata=UNRECORDED)
+    """Start over: what the run folder holds is moved aside, to <run folder>.old-1 and so on."""
     seed: int = 0
     """Everything random is a function of it."""
     total_images: int = 25_600
@@ -215,7 +222,8 @@ def run_recipe(
 
     Raises:
         SystemExit: With the code of the error, 2 configuration, 3 non-finite loss, 4 data, 5 checkpoint,
-            6 storage, 7 locked; 143 when pre-empted and saved; 130 when interrupted and not saved.
+            6 storage, 7 locked, 8 another process lost; 143 when pre-empted and saved; 130 when interrupted and
+            not saved.
     """
     stop_with_launcher()
     threading.excepthook = _report_thread
@@ -224,16 +232,26 @@ def run_recipe(
     except KeyboardInterrupt:
         print("interrupted; the same command starts again from the last save", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except NacgenError as error:
-        _exit(str(error), error.exit_code)
-    except Exception as error:
+    except Exception as raised:
+        error = _error_of_all(raised)
+        if isinstance(error, NacgenError):
+            _exit(str(error), error.exit_code)
         if not is_storage_failure(error):
-            raise
+            raise error from None if error is raised else raised
         _exit(
             f"the system refuses a file ({error}). Free space, choose another --run-dir, or mend the "
             "permissions; the same command goes on from the last save.",
             StorageError.exit_code,
         )
+
+
+def _error_of_all(error: Exception) -> Exception:
+    """The error of this process, or that of another one whose end it is the echo of."""
+    if "torch.distributed" not in sys.modules:
+        return error
+    from nacgen.training.peers import error_of_all
+
+    return error_of_all(error)
 
 
 def _report_thread(args: threading.ExceptHookArgs) -> None:
@@ -258,10 +276,12 @@ def to_dict(config: Any) -> dict[str, Any]:
         config: A dataclass instance.
 
     Returns:
-        Its fields in order; tuples become lists.
+        Its fields in order, without those that are `UNRECORDED`; tuples become lists.
     """
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
+        if not field.metadata.get("is_recorded", True):
+            continue
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             value = to_dict(value)

@@ -6,12 +6,13 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
 from nacgen.errors import ConfigurationError
 from nacgen.training.config import TrainingConfig
@@ -53,7 +54,10 @@ def open_run(
         project_config=ProjectConfiguration(
             str(run.path), logging_dir=str(run.path / "tensorboard")
         ),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.run.timeout)),
+        ],
     )
     run.is_main = accelerator.is_main_process
     if accelerator.mixed_precision == "fp16" and not allow_fp16:

@@ -1,34 +1,62 @@
 """The loop: position, learning rates, log, checkpoints, evaluation. It knows no method of training."""
 
-import signal
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from nacgen.data.stream import ImageStream
-from nacgen.errors import EXIT_PREEMPTED, CheckpointError, ConfigurationError, DivergenceError
+from nacgen.errors import (
+    EXIT_PREEMPTED,
+    CheckpointError,
+    ConfigurationError,
+    DivergenceError,
+    StopRequestedError,
+)
+from nacgen.metrics.processes import Share
 from nacgen.training.checkpoint import (
     discard_checkpoints_after,
-    load_checkpoint,
-    load_optimizer_tensors,
-    optimizer_tensors,
+    read_checkpoint,
+    resume_checkpoint,
     save_checkpoint,
 )
 from nacgen.training.config import flatten, to_dict
-from nacgen.training.parent import StopSignals
+from nacgen.training.parent import InterruptedBlock, StopRequests
 from nacgen.training.run_folder import RunFolder
+from nacgen.training.snapshot import capture, restore
 from nacgen.training.update import Schedule, Update, constant, group_factor
 
 Evaluation = Callable[[int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What makes one checkpoint better than another.
+
+    Args:
+        name: Of a number in the evaluation, with dots between the keys of nested mappings.
+        better: Which numbers are.
+    """
+
+    name: str
+    better: Literal["lower", "higher"]
+
+    def value(self, evaluation: dict[str, Any]) -> float | None:
+        """The number in an evaluation, None where it has none that is finite."""
+        value = flatten(evaluation).get(self.name)
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+    def is_better(self, value: float, best: float) -> bool:
+        """Whether a number beats another; an equal one does not."""
+        return value < best if self.better == "lower" else value > best
 
 
 @dataclass(frozen=True)
@@ -57,8 +85,11 @@ def train(
     schedule: Schedule = constant,
     evaluate: Evaluation | None = None,
     evaluate_every: int | None = None,
+    goal: Goal | None = None,
 ) -> TrainingResult:
     """Train until the configured number of images, resuming where the run folder left off.
+
+    Several processes meet once before each step: what is wrong with one's batch, and a signal to one, ends all.
 
     Args:
         update: The method.
@@ -68,6 +99,7 @@ def train(
         schedule: Factor on every learning rate, by images seen.
         evaluate: Called with the images seen, on all processes; its values join the log.
         evaluate_every: Images between two evaluations; the end is always evaluated.
+        goal: By which the best evaluation's checkpoint is kept besides the last two.
 
     Returns:
         How it ended.
@@ -77,8 +109,10 @@ def train(
         DivergenceError: From the update; the last checkpoint from before stands, later ones are removed.
         CheckpointError: The run's checkpoints are damaged or do not fit.
         ConfigurationError: A time between two rows, checkpoints or evaluations is below one image.
+        LockedError: Another process trains in the folder.
         StorageError: The run folder cannot be written; earlier checkpoints stand.
-        SystemExit: 143, after a checkpoint, when asked to stop by SIGTERM or SIGINT.
+        SystemExit: 143, after a checkpoint, when asked to stop by SIGTERM or SIGINT. A single process leaves an
+            evaluation for that, and repeats it when it is resumed.
     """
     total, batch_size, times = run.config.total_images, run.config.batch_size, run.config.run
     _check_times(
@@ -86,82 +120,187 @@ def train(
         checkpoint_every=times.checkpoint_every,
         evaluate_every=total if evaluate_every is None else evaluate_every,
     )
-    run.create(
-        {
-            "device": str(accelerator.device),
-            "num_processes": accelerator.num_processes,
-            "mixed_precision": accelerator.mixed_precision,
-        }
-    )
-    accelerator.wait_for_everyone()
+    share = Share.of(accelerator)
     options = flatten(to_dict(run.config))
-    with run.writing("tracker's files"):
-        accelerator.init_trackers("nacgen", {name: str(value) for name, value in options.items()})
-    state = _resume(update, run)
-    images_seen: int = state["images_seen"]
-    run.cut_log(images_seen)
+    with share.failing_together():
+        run.create(
+            {
+                "device": str(accelerator.device),
+                "num_processes": accelerator.num_processes,
+                "mixed_precision": accelerator.mixed_precision,
+            }
+        )
+        with run.writing("tracker's files"):
+            accelerator.init_trackers("nacgen", {k: str(value) for k, value in options.items()})
+    session = _Session(update, run, accelerator, share, goal)
     base_rates = {
         group_id: group["lr"]
         for optimizer in update.optimizers.values()
         for group_id, group in _groups(optimizer)
     }
-    clock = _Clock(state["seconds"], state["training_seconds"])
-    evaluation: dict[str, Any] = {}
-    with _stop_requests() as stop_requested, _progress(accelerator, total, images_seen) as bar:
-        while images_seen < total:
-            factor = schedule(images_seen)
+
+    def is_due(every: int | None) -> bool:
+        seen = session.images_seen
+        return seen >= total or (every is not None and seen % every < batch_size)
+
+    def look() -> bool:
+        """Evaluate, and say whether it is the best so far; left early, the run is saved and ends."""
+        assert evaluate is not None
+        alone = accelerator.num_processes == 1
+        try:
+            with requests.interrupting() if alone else nullcontext():
+                session.evaluation = evaluate(session.images_seen)
+        except InterruptedBlock:
+            session.stop()
+        session.log(session.evaluation)
+        session.is_evaluated = True
+        return session.note_best()
+
+    with StopRequests() as requests, _progress(accelerator, total, session.images_seen) as bar:
+        if (
+            evaluate is not None and not session.is_evaluated
+        ):  # stopped while it was being evaluated
+            with session.clock.paused():
+                if look() or is_due(times.checkpoint_every):
+                    session.save()
+        while session.images_seen < total:
+            try:
+                with share.failing_together():
+                    if requests.is_requested:
+                        raise StopRequestedError("a signal asked to stop")
+                    batch = stream.batch(session.images_seen)
+            except StopRequestedError:
+                session.stop()
+            factor = schedule(session.images_seen)
             for optimizer in update.optimizers.values():
                 for group_id, group in _groups(optimizer):
-                    group["lr"] = base_rates[group_id] * factor * group_factor(group, images_seen)
+                    ramp = group_factor(group, session.images_seen)
+                    group["lr"] = base_rates[group_id] * factor * ramp
             try:
-                logs = update.update(stream.batch(images_seen))
+                logs = update.update(batch)
             except DivergenceError as error:
                 if accelerator.is_main_process:
                     discard_checkpoints_after(run.checkpoints, error.since)
                 raise
-            images_seen += batch_size
+            session.images_seen += batch_size
+            session.is_evaluated = evaluate is None or not is_due(evaluate_every)
             bar.update(batch_size)
-
-            def is_due(every: int | None, now: int = images_seen) -> bool:
-                return now >= total or (every is not None and now % every < batch_size)
-
             if is_due(times.log_every):
                 values = _average(logs, accelerator)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in values.items() if "loss" in k})
-                run.log({"images_seen": images_seen, **values})
-                with run.writing("tracker's files"):
-                    accelerator.log(
-                        values | {"images_per_second": clock.rate(images_seen)}, images_seen
-                    )
-            # Several processes agree on stopping when they meet for the log, not in every step.
-            agree = accelerator.num_processes > 1
-            stopping = (
-                _any_process(stop_requested(), accelerator)
-                if not agree or is_due(times.log_every)
-                else False
-            )
-            with clock.paused():
-                if evaluate is not None and is_due(evaluate_every):
-                    evaluation = evaluate(images_seen)
-                    run.log({"images_seen": images_seen, **evaluation})
-                if stopping or is_due(times.checkpoint_every):
-                    _save(update, run, images_seen, clock)
-                    accelerator.wait_for_everyone()
-            if stopping and images_seen < total:
-                with run.writing("tracker's files"):
-                    accelerator.end_training()
-                accelerator.print(
-                    f"\nstopped at {images_seen} images and saved; the same command resumes",
-                    file=sys.stderr,
-                )
-                raise SystemExit(EXIT_PREEMPTED)
-    if (
-        evaluate is not None and not evaluation
-    ):  # killed between the last checkpoint and the summary
-        evaluation = evaluate(images_seen)
+                session.log(values, {"images_per_second": session.rate()})
+            with session.clock.paused():
+                is_best = not session.is_evaluated and look()
+                if is_best or is_due(times.checkpoint_every):
+                    session.save()
+    if evaluate is not None and not session.evaluation:
+        # Killed between the last checkpoint and the summary.
+        session.evaluation = evaluate(session.images_seen)
     with run.writing("tracker's files"):
         accelerator.end_training()
-    return TrainingResult(images_seen, clock.seconds(), clock.rate(images_seen), evaluation)
+    return TrainingResult(
+        session.images_seen, session.clock.seconds(), session.rate(), session.evaluation
+    )
+
+
+class _Session:
+    """A run from where its last session left off: position, clock, log, best evaluation, checkpoints."""
+
+    def __init__(
+        self,
+        update: Update,
+        run: RunFolder,
+        accelerator: Accelerator,
+        share: Share,
+        goal: Goal | None,
+    ) -> None:
+        self.update, self.run, self.accelerator = update, run, accelerator
+        self.share, self.goal = share, goal
+        self.evaluation: dict[str, Any] = {}
+        state = self._resume()
+        self.images_seen = self.saved_at = int(state["images_seen"])
+        self.is_evaluated = bool(state.get("is_evaluated", True))
+        self.best: dict[str, Any] | None = state.get("best")
+        self.clock = _Clock(state["seconds"], state["training_seconds"])
+        with share.failing_together():
+            run.cut_log(self.images_seen, state.get("rows"))
+
+    def _resume(self) -> dict[str, Any]:
+        """The first process finds the newest whole checkpoint; all read it into the update."""
+        root, loaded = self.run.checkpoints, None
+        with self.share.failing_together():
+            if self.run.is_main:
+                loaded = resume_checkpoint(root, self.run.config.total_images)
+        position = 0 if loaded is None else 1 + loaded[1]["images_seen"]
+        position = int(self.share.sum(torch.tensor(position, device=self.share.device)))
+        if position == 0:
+            return {"images_seen": 0, "seconds": 0.0, "training_seconds": 0.0}
+        with self.share.failing_together():
+            parts, state = loaded or read_checkpoint(root, position - 1)
+            if not all(isinstance(state.get(k), float) for k in ("seconds", "training_seconds")):
+                raise CheckpointError(
+                    f"the checkpoint in {root} should say how long the run took, but does not. Resume with the "
+                    "version that wrote it."
+                )
+            restore(self.update, parts, root)
+        return state
+
+    def log(self, values: dict[str, Any], more: dict[str, float] | None = None) -> None:
+        """A row of the log; with more values, for trackers alone, the trackers get it, too."""
+        with self.share.failing_together():
+            self.run.log({"images_seen": self.images_seen, **values})
+            if more is not None:
+                with self.run.writing("tracker's files"):
+                    self.accelerator.log(values | more, self.images_seen)
+
+    def note_best(self) -> bool:
+        """Whether the evaluation beats all before it, as the first process sees it."""
+        is_best, value = False, None
+        if self.goal is not None and self.run.is_main:
+            value = self.goal.value(self.evaluation)
+            is_best = value is not None and (
+                self.best is None or self.goal.is_better(value, self.best["value"])
+            )
+        if self.share.agree(not is_best):
+            return False
+        self.best = {"images_seen": self.images_seen, "value": value}
+        return True
+
+    def rate(self) -> float:
+        """Images per second."""
+        return self.images_seen / max(self.clock.training_seconds(), 1e-9)
+
+    def save(self) -> None:
+        """Write a checkpoint; where the first process cannot, all raise."""
+        with self.share.failing_together():
+            if self.run.is_main:
+                state = {
+                    "seconds": self.clock.seconds(),
+                    "training_seconds": self.clock.training_seconds(),
+                    "rows": self.run.settle_log(),
+                    "is_evaluated": self.is_evaluated,
+                    "best": self.best,
+                }
+                save_checkpoint(
+                    self.run.checkpoints,
+                    capture(self.update),
+                    state,
+                    self.images_seen,
+                    best=None if self.best is None else self.best["images_seen"],
+                )
+        self.saved_at = self.images_seen
+
+    def stop(self) -> NoReturn:
+        """Save what is not, and end with the exit code of a stopped run."""
+        if self.saved_at != self.images_seen:
+            self.save()
+        with self.run.writing("tracker's files"):
+            self.accelerator.end_training()
+        self.accelerator.print(
+            f"\nstopped at {self.images_seen} images and saved; the same command resumes",
+            file=sys.stderr,
+        )
+        raise SystemExit(EXIT_PREEMPTED)
 
 
 class _Clock:
@@ -176,9 +315,6 @@ class _Clock:
 
     def training_seconds(self) -> float:
         return time.monotonic() - self._training_start
-
-    def rate(self, images_seen: int) -> float:
-        return images_seen / max(self.training_seconds(), 1e-9)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -208,12 +344,6 @@ def _average(logs: dict[str, Tensor], accelerator: Accelerator) -> dict[str, flo
     return dict(zip(logs, values.tolist(), strict=True))
 
 
-def _any_process(flag: bool, accelerator: Accelerator) -> bool:
-    if accelerator.num_processes == 1:
-        return flag
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
-
-
 def _progress(accelerator: Accelerator, total: int, images_seen: int) -> "tqdm[Any]":
     return tqdm(
         total=total,
@@ -224,74 +354,3 @@ def _progress(accelerator: Accelerator, total: int, images_seen: int) -> "tqdm[A
         dynamic_ncols=True,
         disable=not accelerator.is_main_process,
     )
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGTERM or SIGINT into a request to save and stop; a repeated one acts at once."""
-    requested, signals = False, StopSignals()
-    previous: dict[int, Any] = {}
-
-    def request(number: int, frame: FrameType | None) -> None:
-        nonlocal requested
-        requested = True
-        if signals.is_repeated(number):
-            signal.signal(number, previous[number])
-            signal.raise_signal(number)
-
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        previous[stop] = signal.signal(stop, request)
-    try:
-        yield lambda: requested
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _parameter_names(modules: dict[str, nn.Module]) -> dict[Tensor, str]:
-    return {p: f"{m}.{name}" for m in modules for name, p in modules[m].named_parameters()}
-
-
-def _save(update: Update, run: RunFolder, images_seen: int, clock: _Clock) -> None:
-    if not run.is_main:
-        return
-    modules = dict(update.modules)
-    names = _parameter_names(modules)
-    parts = {
-        name: {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-        for name, module in modules.items()
-    }
-    for name, optimizer in update.optimizers.items():
-        parts[f"optimizer_{name}"] = optimizer_tensors(optimizer.optimizer, names)
-    times = {"seconds": clock.seconds(), "training_seconds": clock.training_seconds()}
-    save_checkpoint(run.checkpoints, parts, times, images_seen)
-
-
-def _resume(update: Update, run: RunFolder) -> dict[str, Any]:
-    """Load the newest checkpoint into the update; every process reads it."""
-    loaded = load_checkpoint(run.checkpoints)
-    if loaded is None:
-        return {"images_seen": 0, "seconds": 0.0, "training_seconds": 0.0}
-    parts, state = loaded
-    modules = dict(update.modules)
-    expected = {*modules, *(f"optimizer_{name}" for name in update.optimizers)}
-    if set(parts) != expected:
-        raise CheckpointError(
-            f"the checkpoint in {run.checkpoints} should hold {sorted(expected)}, but holds {sorted(parts)}. "
-            "Resume with the version and configuration that wrote it."
-        )
-    for name, module in modules.items():
-        here = {k: (tuple(v.shape), v.dtype) for k, v in module.state_dict().items()}
-        there = {k: (tuple(v.shape), v.dtype) for k, v in parts[name].items()}
-        if here != there:
-            wrong = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
-            raise CheckpointError(
-                f"the checkpoint's {name} does not fit the model, {len(wrong)} differences: "
-                f"{', '.join(wrong[:10])}. Resume with the configuration that wrote it."
-            )
-    for name, module in modules.items():
-        module.load_state_dict(parts[name])
-    names = _parameter_names(modules)
-    for name, optimizer in update.optimizers.items():
-        load_optimizer_tensors(optimizer.optimizer, names, parts[f"optimizer_{name}"])
-    return state

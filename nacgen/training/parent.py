@@ -5,6 +5,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Self
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ECHO_SECONDS = 0.5
@@ -45,3 +49,54 @@ class StopSignals:
         """
         now = time.monotonic()
         return now - self._first.setdefault(number, now) > ECHO_SECONDS
+
+
+class InterruptedBlock(BaseException):
+    """A signal has ended a block that it may end."""
+
+
+class StopRequests:
+    """Once entered, takes the first SIGTERM or SIGINT as a request to save and stop; a second acts at once."""
+
+    def __init__(self) -> None:
+        self.is_requested = False
+        self._signals, self._previous = StopSignals(), dict[int, Any]()
+        self._is_interruptible = False
+
+    def __enter__(self) -> Self:
+        """Take the signals over."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give them back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """A block that a request ends at once, since all of it can be done again.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            InterruptedBlock: There was a request, before the block or in it.
+        """
+        self._is_interruptible = True
+        try:
+            if self.is_requested:
+                raise InterruptedBlock
+            yield
+        finally:
+            self._is_interruptible = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signals.is_repeated(number):
+            signal.signal(number, self._previous[number])
+            signal.raise_signal(number)
+        self.is_requested = True
+        if self._is_interruptible:
+            self._is_interruptible = False  # what the block has to tidy up is not disturbed
+            raise InterruptedBlock

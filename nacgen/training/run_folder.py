@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ from nacgen.errors import (
 )
 from nacgen.training.config import TrainingConfig, flatten, read_yaml, to_dict
 
-NOT_COMPARED = ("config", "run_dir")
+NOT_COMPARED = ("config", "run_dir", "run.timeout")
 
 
 class RunFolder:
@@ -40,21 +41,26 @@ class RunFolder:
 
     Raises:
         ConfigurationError: The folder holds a run of another configuration, or something else.
+        StorageError: The folder cannot be written.
     """
 
     def __init__(self, name: str, config: TrainingConfig, is_main: bool = True) -> None:
         self.path = Path(config.run_dir or f"runs/{name}-seed{config.seed}")
-        self.config = dataclasses.replace(config, run_dir=str(self.path), config=None)
-        self._config_file = config.config
+        self.config = dataclasses.replace(config, run_dir=str(self.path), config=None, fresh=False)
+        self._config_file, self._is_fresh = config.config, config.fresh
         self.is_main = is_main
-        self.checkpoints = self.path / "checkpoints"
+        self.checkpoints, self._log = self.path / "checkpoints", self.path / "metrics.jsonl"
         self._lock: IO[str] | None = None
-        self._check_existing()
+        self._num_rows = 0
+        with self.writing("run"):
+            self._check_existing()
+            if not self.is_complete:
+                _probe(self.path)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run has ended and left its summary."""
-        return (self.path / "summary.json").is_file()
+        """Whether the run has ended and left its summary, and is not to start over."""
+        return not self._is_fresh and (self.path / "summary.json").is_file()
 
     @property
     def hardware(self) -> str:
@@ -76,6 +82,8 @@ class RunFolder:
                 f"run_dir must be new, empty, or hold a run, but {self.path} has no config.yaml. "
                 "Choose another --run-dir."
             )
+        if self._is_fresh:
+            return
         there = flatten(read_yaml(self.path / "config.yaml"))
         here = flatten(to_dict(self.config))
         differences = [
@@ -87,11 +95,14 @@ class RunFolder:
             named = f"; {self._config_file} names this one" if self._config_file else ""
             raise ConfigurationError(
                 f"{self.path} holds a run of another configuration ({'; '.join(differences)}). Repeat its "
-                f"configuration to resume it, or choose another --run-dir{named}."
+                f"configuration to resume it, choose another --run-dir{named}, or start over with --fresh, which "
+                "moves the folder aside."
             )
 
     def create(self, environment: dict[str, Any]) -> None:
         """Make the folder, lock it for this process and write what the run is.
+
+        A run that is to start over moves the folder that is there aside before, unless another trains in it.
 
         Args:
             environment: Added to environment.json.
@@ -104,6 +115,11 @@ class RunFolder:
             return
         try:
             with self.writing("configuration"):
+                if self._is_fresh and (self.path / "config.yaml").is_file():
+                    with lock_folder(self.path):
+                        aside = move_aside(self.path)
+                    print(f"{self.path} was moved to {aside}", file=sys.stderr)
+                self._is_fresh = False
                 (self.path / "samples").mkdir(parents=True, exist_ok=True)
                 self._lock = lock_folder(self.path)
                 config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
@@ -151,27 +167,40 @@ class RunFolder:
         Args:
             row: JSON values, with `images_seen`.
         """
-        path = self.path / "metrics.jsonl"
         if self.is_main:
-            with self.writing("log"), path.open("a", encoding="utf-8") as file:
+            with self.writing("log"), _open(self._log, "a") as file:
                 file.write(json.dumps(row) + "\n")
+            self._num_rows += 1
 
-    def cut_log(self, images_seen: int) -> None:
+    def settle_log(self) -> int:
+        """Bring the log to the disk.
+
+        Returns:
+            Its number of rows.
+        """
+        with self.writing("log"), contextlib.suppress(FileNotFoundError), self._log.open() as file:
+            os.fsync(file.fileno())
+        return self._num_rows
+
+    def cut_log(self, images_seen: int, num_rows: int | None = None) -> None:
         """Drop the rows behind a position, so that a resumed log equals an uninterrupted one.
 
         Args:
             images_seen: Rows up to and including it stay.
+            num_rows: At most so many: a position may have been evaluated after it was saved.
         """
-        path = self.path / "metrics.jsonl"
-        if not self.is_main or not path.exists():
+        if not self.is_main or not self._log.exists():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # a line that was cut off by a kill
-                if json.loads(line)["images_seen"] <= images_seen:
-                    kept.append(line + "\n")
         with self.writing("log"):
-            write_text(path, "".join(kept))
+            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+            for line in lines:
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off by a kill
+                    if json.loads(line)["images_seen"] <= images_seen:
+                        kept.append(line + "\n")
+            kept = kept[:num_rows]
+            write_text(self._log, "".join(kept))
+        self._num_rows = len(kept)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, which marks the run complete.
@@ -213,9 +242,12 @@ def lock_folder(folder: Path) -> IO[str]:
         LockedError: Another process holds it; the message says which.
         OSError: The folder cannot be written.
     """
-    file = (folder / ".lock").open("a+", encoding="utf-8")
+    path = folder / ".lock"
+    file = _open(path, "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            raise BlockingIOError("the folder was moved aside meanwhile")
     except BlockingIOError as error:
         file.seek(0)
         owner = file.read().strip()
@@ -235,6 +267,30 @@ def lock_folder(folder: Path) -> IO[str]:
     return file
 
 
+def move_aside(folder: Path) -> Path:
+    """Rename a folder to the first free one of `<folder>.old-1`, `<folder>.old-2`, and so on.
+
+    Args:
+        folder: An existing folder, locked by the caller.
+
+    Returns:
+        Its new path.
+
+    Raises:
+        ConfigurationError: It is, or holds, the working folder, which would move along.
+        OSError: It cannot be renamed.
+    """
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ConfigurationError(
+            f"the folder to be moved aside must not be the working folder, got {folder}. Change to another one."
+        )
+    name = folder.absolute()
+    number = 1
+    while os.path.lexists(aside := name.with_name(f"{name.name}.old-{number}")):
+        number += 1
+    return name.rename(aside)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old text or the new one.
 
@@ -247,12 +303,37 @@ def write_text(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with _open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _open(path: Path, mode: str) -> IO[str]:
+    """Open a text file, but no link to a file elsewhere."""
+
+    def without_links(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    return open(path, mode, encoding="utf-8", opener=without_links)
+
+
+def _probe(folder: Path) -> None:
+    """Write a nameless file where a folder is or will be: OSError now rather than when the run is set up."""
+    place = folder.absolute()
+    while True:
+        try:
+            place.stat()
+            break
+        except FileNotFoundError:
+            place = place.parent
+    with tempfile.TemporaryFile(dir=place) as file:
+        file.write(bytes(4096))
 
 
 def describe_hardware(environment: Mapping[str, Any]) -> str:

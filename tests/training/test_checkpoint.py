@@ -1,22 +1,34 @@
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from nacgen.errors import CheckpointError, StorageError
+from nacgen.training import checkpoint
 from nacgen.training.checkpoint import (
     discard_checkpoints_after,
     load_checkpoint,
-    load_optimizer_tensors,
-    optimizer_tensors,
+    read_checkpoint,
+    resume_checkpoint,
     save_checkpoint,
 )
 
 
 def save(root: Path, images_seen: int) -> Path:
     return save_checkpoint(root, {"model": {"w": torch.full((3,), images_seen)}}, {}, images_seen)
+
+
+def forge(folder: Path, state: str) -> None:
+    """Another state, with a manifest that vouches for it."""
+    (folder / "state.json").write_text(state)
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    digest = hashlib.sha256(state.encode()).hexdigest()
+    manifest["files"]["state.json"] = {"size": len(state), "sha256": digest}
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
 def newest(root: Path) -> int:
@@ -44,15 +56,66 @@ def test_checkpoints_behind_a_position_can_be_removed(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "add", "manifest", "pickle"])
+def test_the_best_is_kept_besides_the_last_two(tmp_path: Path) -> None:
+    for images_seen, best in ((8, 8), (16, 8), (24, 8), (32, 8), (40, 40), (48, 40)):
+        save_checkpoint(tmp_path, {"model": {"w": torch.zeros(1)}}, {}, images_seen, best)
+        kept = sorted(int(path.name[5:]) for path in tmp_path.iterdir())
+        assert kept == sorted({best, *range(8, images_seen + 8, 8)[-2:]})
+
+
+DAMAGES = ["truncate", "lengthen", "flip", "remove", "add", "link", "pipe", "folder", "pickle"]
+DAMAGES += ["manifest", "manifest-array", "manifest-twice", "manifest-deep", "manifest-large"]
+DAMAGES += ["size", "traversal", "position", "nan", "ending", "link-folder", "large-state"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(tmp_path, 8)
     folder = save(tmp_path, 16)
-    weights = folder / "model.safetensors"
-    content = weights.read_bytes()
+    weights, manifest = folder / "model.safetensors", folder / "MANIFEST.json"
+    content, listed = weights.read_bytes(), json.loads(manifest.read_text())
     match damage:
+        case "lengthen":
+            weights.write_bytes(content + b"x")
+        case "link":
+            weights.rename(tmp_path / "elsewhere")
+            weights.symlink_to(tmp_path / "elsewhere")
+        case "link-folder":
+            folder.rename(tmp_path / "elsewhere")
+            folder.symlink_to(tmp_path / "elsewhere")
+        case "pipe":
+            weights.unlink()
+            os.mkfifo(weights)
+        case "folder":
+            weights.unlink()
+            weights.mkdir()
+        case "manifest-array":
+            manifest.write_text("[1]")
+        case "manifest-twice":
+            manifest.write_text('{"format": 1, ' + manifest.read_text().lstrip()[1:])
+        case "manifest-deep":
+            manifest.write_text("[" * 100_000)
+        case "manifest-large":
+            manifest.write_text(manifest.read_text() + " " * (1 << 20))
+        case "size":
+            listed["files"]["model.safetensors"]["size"] = "all of it"
+            manifest.write_text(json.dumps(listed))
+        case "traversal":
+            listed["files"]["../elsewhere.safetensors"] = listed["files"].pop("model.safetensors")
+            weights.rename(tmp_path / "elsewhere.safetensors")
+            manifest.write_text(json.dumps(listed))
+        case "ending":
+            listed["files"]["model.bin"] = listed["files"].pop("model.safetensors")
+            weights.rename(folder / "model.bin")
+            manifest.write_text(json.dumps(listed))
+        case "position":
+            forge(folder, '{"images_seen": 8}')
+        case "nan":
+            forge(folder, '{"images_seen": 16, "seconds": NaN}')
+        case "large-state":
+            forge(folder, '{"images_seen": 16}' + " " * (1 << 20))
         case "truncate":
             weights.write_bytes(content[:-1])
         case "flip":
@@ -112,7 +175,9 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     save(tmp_path, 8)
     (tmp_path / ".new-abc").mkdir()
     (tmp_path / ".new-abc" / "model.safetensors").write_bytes(b"half")
-    assert newest(tmp_path) == 8
+    assert newest(tmp_path) == 8  # a reader changes nothing
+    assert len(list(tmp_path.iterdir())) == 2
+    assert resume_checkpoint(tmp_path, 48) is not None
     assert [path.name for path in tmp_path.iterdir()] == ["step_000000000008"]
 
 
@@ -124,7 +189,8 @@ def test_files_reach_the_disk_before_the_name_does(
     sync, rename = os.fsync, Path.rename
 
     def synced(descriptor: int) -> None:
-        names.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        names.append("temporary folder" if name.startswith(".new-") else name)
         sync(descriptor)
 
     def renamed(self: Path, target: Path) -> Path:
@@ -138,23 +204,98 @@ def test_files_reach_the_disk_before_the_name_does(
         "model.safetensors",
         "state.json",
         "MANIFEST.json",
+        "temporary folder",
         "rename",
         tmp_path.name,
     ]
 
 
-def test_an_optimizers_slots_are_put_back_by_name() -> None:
-    parts = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
-    optimizers = [torch.optim.Adam(part.parameters(), lr=0.1) for part in parts]
-    names = [{p: f"net.{name}" for name, p in part.named_parameters()} for part in parts]
-    parts[0](torch.ones(1, 2)).sum().backward()
-    optimizers[0].step()
-    tensors = optimizer_tensors(optimizers[0], names[0])
-    assert {key.partition("/")[2] for key in tensors} == {"net.weight", "net.bias"}
-    load_optimizer_tensors(optimizers[1], names[1], tensors)
-    again = optimizer_tensors(optimizers[1], names[1])
-    assert again.keys() == tensors.keys()
-    assert all(torch.equal(again[key], value) for key, value in tensors.items())
-    stranger = {"exp_avg/net.scale": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=r"knows net\.scale, which this optimizer does not"):
-        load_optimizer_tensors(optimizers[1], names[1], stranger)
+def test_what_was_passed_over_is_moved_aside_by_the_run_that_goes_on(tmp_path: Path) -> None:
+    """Or it would be the newest again once the run, which repeats its steps, has been killed anew."""
+    save(tmp_path, 8)
+    (save(tmp_path, 16) / "state.json").write_text("{")
+    loaded = resume_checkpoint(tmp_path, 48)
+    assert loaded is not None
+    assert loaded[1]["images_seen"] == 8
+    aside, kept = sorted(path.name for path in tmp_path.iterdir())
+    assert (aside[:26], kept) == ("damaged-step_000000000016-", "step_000000000008")
+    assert (tmp_path / aside / "model.safetensors").is_file()
+
+
+def test_a_position_behind_the_runs_end_is_damage(tmp_path: Path) -> None:
+    save(tmp_path, 40)
+    save(tmp_path, 48)
+    assert load_checkpoint(tmp_path, at_most=48)[1]["images_seen"] == 48  # type: ignore[index]
+    assert load_checkpoint(tmp_path, at_most=47)[1]["images_seen"] == 40  # type: ignore[index]
+    with pytest.raises(CheckpointError, match="40 images seen are more than the 39 of the whole"):
+        load_checkpoint(tmp_path, at_most=39)
+
+
+def test_a_reader_turns_to_what_replaced_a_checkpoint_under_its_eyes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, reads = save(tmp_path, 8), []
+    read = checkpoint._read_verified
+
+    def overtaken(path: Path, expected: dict[str, object]) -> bytes:
+        reads.append(path.name)
+        if len(reads) == 2:  # the state was read, the tensors were not
+            save(tmp_path, 16)
+            shutil.rmtree(first)
+        return read(path, expected)
+
+    monkeypatch.setattr(checkpoint, "_read_verified", overtaken)
+    assert newest(tmp_path) == 16
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_a_kill_while_a_repeated_step_replaces_its_checkpoint_leaves_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 8)
+    rename, done = Path.rename, []
+
+    def killed(self: Path, target: Path) -> Path:
+        if done:
+            os._exit(9)
+        done.append(target)
+        return rename(self, target)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(Path, "rename", killed)
+        save(tmp_path, 8)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert load_checkpoint(tmp_path) is None
+    assert resume_checkpoint(tmp_path, 48) is not None
+    assert newest(tmp_path) == 8
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_one_position_is_read_or_missed_by_name(tmp_path: Path) -> None:
+    save(tmp_path, 8)
+    save(tmp_path, 16)
+    assert read_checkpoint(tmp_path, 8)[1]["images_seen"] == 8
+    with pytest.raises(CheckpointError, match=r"step_000000000024 should be a whole checkpoint"):
+        read_checkpoint(tmp_path, 24)
+
+
+def test_an_unreadable_folder_is_no_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file in the way")
+    with pytest.raises(StorageError, match="cannot be listed"):
+        load_checkpoint(tmp_path / "checkpoints")
+
+
+def test_a_full_disk_is_told_what_is_needed_and_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write_synced", full)
+    free = f"{shutil.disk_usage(tmp_path).free:,}"[:3]
+    with pytest.raises(StorageError) as caught:
+        save_checkpoint(tmp_path, {"model": {"w": torch.zeros(500)}}, {}, 8)
+    assert f"{tmp_path}/step_000000000008 could not be written" in str(caught.value)
+    assert f"needs 2,000 bytes, {free}" in str(caught.value)

@@ -292,7 +292,10 @@ def test_seconds_run_over_all_sessions_and_speed_leaves_evaluation_out(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("shape", "checkpoint's line does not fit the model, 2 differences: 0, 1. Resume"),
+        (
+            "shape",
+            r"does not fit, 2 differences: line 0: \(2,\) float32 there, \(3,\) float32 here; line 1: ",
+        ),
         ("module", r"should hold \['line', 'more', 'optimizer_line'\], but holds \['line', 'opt"),
     ],
 )

@@ -11,13 +11,9 @@ from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
-from nacgen.training.checkpoint import (
-    load_checkpoint,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    save_checkpoint,
-)
+from nacgen.training.checkpoint import load_checkpoint, save_checkpoint
 from nacgen.training.optimizers import LARS, build_optimizer, exclude_from_decay
+from nacgen.training.snapshot import load_optimizer_tensors, optimizer_tensors
 from tests.reference import lars as oracle
 
 SHAPES = [(4, 3, 3, 3), (5, 7), (6,), ()]

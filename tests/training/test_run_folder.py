@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from nacgen.errors import CheckpointError, ConfigurationError, LockedError, StorageError
-from nacgen.training.config import RunConfig, TrainingConfig, parse
+from nacgen.training import run_folder
+from nacgen.training.config import RunConfig, TrainingConfig, parse, to_dict
 from nacgen.training.run_folder import RunFolder, describe_hardware, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +137,14 @@ def test_the_log_is_cut_behind_a_position(tmp_path: Path) -> None:
         *rows[:2],
         {"images_seen": 16, "fid": 3},
     ]
+    run.cut_log(16, num_rows=2)  # the evaluation came after the save
+    assert [json.loads(line) for line in log.read_text().splitlines()] == rows[:2]
+    assert run.settle_log() == 2
+    run.log(rows[2])
+    assert run.settle_log() == 3
+    log.write_bytes(log.read_bytes() + b'[8]\n{"images": 8}\n\xff\xfe\n')
+    run.cut_log(32)
+    assert [json.loads(line) for line in log.read_text().splitlines()] == rows[:3]
     run.cut_log(0)
     assert log.read_text() == ""
 
@@ -187,6 +197,106 @@ def test_a_lock_holds_against_other_processes_and_dies_with_its_owner(tmp_path: 
         other.kill()
         other.communicate()
     created(tmp_path).release()
+
+
+def test_a_run_starts_over_beside_what_was_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    for number, seed in enumerate((3, 4), start=1):  # of another configuration each time
+        run = created(folder, seed=seed, fresh=seed == 4)
+        run.write_summary({"seed": seed})
+        run.release()
+        again = RunFolder("x", config(folder, seed=0, fresh=True))
+        assert not again.is_complete
+        assert (folder / "summary.json").is_file()  # nothing is moved before the run is set up
+        again.create({})
+        again.release()
+        assert not again.is_complete
+        old = tmp_path / f"run.old-{2 * number - 1}"
+        assert json.loads((old / "summary.json").read_text()) == {"seed": seed}
+        assert f"{folder} was moved to {old}" in capsys.readouterr().err
+        assert not (folder / "summary.json").exists()
+    assert "fresh" not in (folder / "config.yaml").read_text()
+    assert RunFolder("x", config(folder, seed=0)).config == again.config  # resumes
+
+
+def test_a_run_in_progress_is_not_moved(tmp_path: Path) -> None:
+    first = created(tmp_path / "run")
+    with pytest.raises(LockedError, match=f"in use by process {os.getpid()}"):
+        created(tmp_path / "run", fresh=True)
+    first.log({"images_seen": 8})
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    first.release()
+
+
+def test_a_fresh_run_takes_new_folders_and_refuses_those_that_hold_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created(tmp_path / "run", fresh=True).release()
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ConfigurationError, match=f"{tmp_path} has no config.yaml"):
+        created(tmp_path, fresh=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "thesis.tex"]
+    monkeypatch.chdir(tmp_path / "run" / "samples")
+    with pytest.raises(ConfigurationError, match="must not be the working folder"):
+        created(tmp_path / "run", fresh=True)
+
+
+def test_a_lock_on_a_folder_that_was_moved_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the lock and taking it, a fresh run moved the folder and made a new one."""
+    created(tmp_path / "run").release()
+    flock = run_folder.fcntl.flock
+
+    def late(file: Any, operation: int) -> None:
+        (tmp_path / "run").rename(tmp_path / "run.old-1")
+        (tmp_path / "run").mkdir()
+        flock(file, operation)
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", late)
+    with pytest.raises(LockedError):
+        run_folder.lock_folder(tmp_path / "run")
+
+
+def test_folders_that_cannot_be_written_fail_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    for name, words in (("x" * 300, "too long"), ("file/run", "Not a dir"), ("file", "is a file")):
+        with pytest.raises(StorageError, match=words):
+            RunFolder("x", config(tmp_path / name))
+
+    def read_only(**_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(run_folder.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(StorageError, match="Read-only file system"):
+        RunFolder("x", config(tmp_path / "new" / "run"))
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "summary.json").write_text("{}")
+    (tmp_path / "done" / "config.yaml").write_text(
+        yaml.safe_dump(to_dict(config(tmp_path / "done")))
+    )
+    assert RunFolder("x", config(tmp_path / "done")).is_complete  # has nothing to write
+
+
+def test_links_in_place_of_files_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    run = created(tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "victim")
+    (tmp_path / "run" / ".summary.json.new").symlink_to(tmp_path / "victim")
+    with pytest.raises(StorageError, match="the log in"):
+        run.log({"images_seen": 8})
+    with pytest.raises(StorageError, match="the summary in"):
+        run.write_summary({})
+    run.release()
+    (tmp_path / "run" / ".lock").unlink()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(StorageError, match="the configuration in"):
+        created(tmp_path / "run")
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_a_summary_marks_the_run_complete(tmp_path: Path) -> None:
