@@ -1,0 +1,134 @@
+"""Retrieval: mean average precision of binary codes, and the nearest of them.
+
+Codes of 64 bits and 10 classes. Average precision is its expected value over all orders of tied items, whose
+sorted form ranks the gallery of each query and adds up the expected precision place by place. faiss searches its
+flat binary index with as many threads.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+import page
+from nacgen.functional.hamming import hamming_distances, nearest_codes, pack_codes
+from nacgen.functional.hashing import distance_counts
+from nacgen.functional.ranking import average_precision
+from timing import Row, Size, agree, cost, in_turns, missing, peak_memory
+
+CODE_DIM, NUM_CLASSES = 64, 10
+NUM_NEIGHBOURS = 10
+Labelled = tuple[Tensor, Tensor]
+
+
+def labelled_codes(n: int, seed: int) -> Labelled:
+    """Codes, (n, k), that lie a little closer to those of their own class, and the classes, (n,)."""
+    draw = torch.Generator().manual_seed(seed)
+    centres = torch.rand(NUM_CLASSES, CODE_DIM, generator=torch.Generator().manual_seed(0)) < 0.5
+    labels = torch.randint(NUM_CLASSES, (n,), generator=draw)
+    flips = torch.rand(n, CODE_DIM, generator=draw) < 0.4
+    return centres[labels] ^ flips, labels
+
+
+def counted_form(queries: Labelled, gallery: Labelled) -> Tensor:
+    """Average precision of each query, (q,)."""
+    return average_precision(distance_counts(*queries, *gallery))
+
+
+def sorted_form(queries: Labelled, gallery: Labelled) -> Tensor:
+    """The same by sorting.
+
+    Of `n` tied items after `N` others, `r` and `R` of them relevant, place `i` adds
+    `r / n (1 + R + (i - 1) (r - 1) / (n - 1)) / (N + i)`.
+    """
+    distances = hamming_distances(pack_codes(queries[0]), pack_codes(gallery[0]))
+    values = []
+    for row, label in zip(distances, queries[1], strict=True):
+        ordered, order = row.sort()
+        relevant = (gallery[1] == label)[order]
+        _, group, size = ordered.unique_consecutive(return_inverse=True, return_counts=True)
+        positives = torch.zeros(len(size)).double().index_add_(0, group, relevant.double())
+        before, found = size.cumsum(0) - size, positives.cumsum(0) - positives
+        n, r, rank = size[group], positives[group], torch.arange(1, len(row) + 1)
+        place = rank - before[group]
+        expected = 1 + found[group] + (place - 1) * (r - 1) / (n - 1).clamp(min=1)
+        values.append((r / n * expected / rank).sum() / relevant.sum().clamp(min=1))
+    return torch.stack(values)
+
+
+def precision(size: Size) -> list[Row]:
+    """Against the sorted form with some queries, then with all: seconds and memory."""
+    num_queries, some, num_gallery = size.of(
+        (50, 5, 500), (1000, 50, 50_000), (10_000, 100, 50_000)
+    )
+    queries, gallery = labelled_codes(num_queries, 1), labelled_codes(num_gallery, 2)
+    few = (queries[0][:some], queries[1][:some])
+    agreement = agree(
+        sorted_form(few, gallery), counted_form(few, gallery), 1e-9, "average precisions"
+    )
+    what = f"mean average precision, {num_queries:,} x {num_gallery:,} codes of {CODE_DIM} bits"
+    megabytes = peak_memory(lambda: counted_form(queries, gallery))
+    seconds = [cost(lambda: counted_form(queries, gallery)).wall for _ in range(size.turns)]
+    return [
+        in_turns(
+            f"average precision of {some} queries among {num_gallery:,}",
+            "sorted form",
+            lambda: sorted_form(few, gallery),
+            lambda: counted_form(few, gallery),
+            size.turns,
+            agreement=agreement,
+        ),
+        Row(what=what, ours=seconds, at_most=size.of(None, 0.3, 3.0)),
+        Row(what=f"{what}: memory", ours=[megabytes], unit="MB", at_most=300.0),
+    ]
+
+
+def growth(size: Size) -> list[Row]:
+    """Time over the gallery, and the exponent of a power of its size that fits."""
+    galleries = size.of((500, 1000), (10_000, 100_000, 1_000_000), (10_000, 100_000, 1_000_000))
+    queries = labelled_codes(size.of(5, 20, 100), 1)
+    counted_form(queries, labelled_codes(galleries[0], 2))  # warms up
+    rows, logarithms = [], []
+    for n in galleries:
+        gallery = labelled_codes(n, 2)
+        seconds = min(cost(lambda g=gallery: counted_form(queries, g)).wall for _ in range(2))
+        rows.append(Row(what=f"{len(queries[0])} queries, gallery of {n:,}", ours=[seconds]))
+        logarithms.append((math.log(n), math.log(seconds)))
+    (x, y), *_, (x_end, y_end) = logarithms
+    slope = (y_end - y) / (x_end - x)
+    what = f"time grows as a power of the gallery, from {galleries[0]:,} to {galleries[-1]:,}"
+    return [*rows, Row(what=what, ours=[slope], unit="", at_most=size.of(None, 1.1, 1.1))]
+
+
+def nearest(size: Size) -> list[Row]:
+    """Neighbours of each query; their distances must be faiss's, ties have no order there."""
+    num_queries, num_gallery = size.of((5, 500), (1000, 50_000), (5000, 50_000))
+    what = f"{NUM_NEIGHBOURS} nearest of {num_gallery:,} codes for {num_queries:,} queries"
+    peer = "faiss IndexBinaryFlat"
+    if reason := missing("faiss-cpu"):
+        return [Row(what=what, peer=peer, skipped=reason)]
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    queries, gallery = labelled_codes(num_queries, 1)[0], labelled_codes(num_gallery, 2)[0]
+    index = faiss.IndexBinaryFlat(CODE_DIM)
+    index.add(pack_codes(gallery).numpy())
+    packed = pack_codes(queries).numpy()
+    theirs = torch.from_numpy(index.search(packed, NUM_NEIGHBOURS)[0])
+    ours = nearest_codes(queries, gallery, NUM_NEIGHBOURS).distances
+    return [
+        in_turns(
+            what,
+            peer,
+            lambda: index.search(packed, NUM_NEIGHBOURS),
+            lambda: nearest_codes(queries, gallery, NUM_NEIGHBOURS),
+            size.turns,
+            agreement=agree(theirs, ours, 0, "distances"),
+        )
+    ]
+
+
+PARTS = {"precision": precision, "growth": growth, "nearest": nearest}
+
+if __name__ == "__main__":
+    page.main(__doc__, __file__, PARTS, ("numpy", "faiss-cpu"))
