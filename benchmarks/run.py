@@ -15,9 +15,8 @@ from pathlib import Path
 from page import DOCS, write_page
 
 HERE = Path(__file__).parent
-NAMES = [
-    path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in ("page", "run", "timing")
-]
+SHARED = ("page", "pil_loader", "run", "timing")  # no benchmarks
+NAMES = [path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in SHARED]
 
 
 def main() -> None:

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2] / "benchmarks"
-NAMES = sorted(
-    path.stem for path in ROOT.glob("*.py") if path.stem not in ("page", "run", "timing")
-)
+SHARED = ("page", "pil_loader", "run", "timing")
+NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in SHARED)
 SLOW = {("scores", "features"), ("scores", "folders")}  # build Inception, several times
 
 
