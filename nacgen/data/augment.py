@@ -235,7 +235,8 @@ def shift_hue(
 def _greyscale(images: Tensor) -> Tensor:
     """Luma, (b, 3, h, w) -> (b, 1, h, w)."""
     red, green, blue = images.split(1, dim=1)
-    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    luma: Tensor = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    return luma
 
 
 def diff_augment(
