@@ -150,14 +150,15 @@ def main(config: PretrainConfig) -> None:
         load_training_images,
         pretraining_cost,
     )
+    from nacgen.training.skipped import settle_skipped
     from nacgen.training.update import warmup_cosine
 
     run, accelerator = open_run(f"pretrain_{config.objective}-{config.preset}", config)
     if run.is_complete:
         finish(run)
         return
-    encoder, views = build_encoder(config), build_views(config.views)
     train_set, test_set = load_training_images(config)
+    settle_skipped(run, accelerator, train_set, test_set)
     stream = ImageStream(
         train_set,
         config.batch_size,
@@ -166,6 +167,7 @@ def main(config: PretrainConfig) -> None:
         accelerator.process_index,
         accelerator.num_processes,
     )
+    encoder, views = build_encoder(config), build_views(config.views)
     encoder.to(accelerator.device)
     probe = EncoderProbe(train_set, test_set, views, accelerator.device)
     first = encoder

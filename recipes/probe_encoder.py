@@ -100,7 +100,9 @@ def main(config: ProbeConfig) -> None:
         raise ConfigurationError(
             f"run_dir must not hold results yet, but {folder} does. Choose another --run-dir."
         )
-    train, test = load_splits(config.dataset, config.data_dir, config.data.image_size)
+    train, test = load_splits(
+        config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
+    )
     calibration = train.subset(torch.arange(0, len(train), max(1, len(train) // 500)))
     images = to_float(calibration.read(torch.arange(len(calibration)))).to(accelerator.device)
     encoders = load_encoders(config.encoders, images)

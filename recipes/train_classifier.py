@@ -71,13 +71,17 @@ def main(config: ClassifierConfig) -> None:
     from nacgen.training.classifier import ClassifierUpdate
     from nacgen.training.launch import finish, open_run
     from nacgen.training.loop import Goal, train
+    from nacgen.training.skipped import settle_skipped
     from nacgen.training.update import warmup_cosine
 
     run, accelerator = open_run(f"train_classifier-{config.preset}", config)
     if run.is_complete:
         finish(run)
         return
-    train_set, test_set = load_splits(config.dataset, config.data_dir, config.data.image_size)
+    train_set, test_set = load_splits(
+        config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
+    )
+    settle_skipped(run, accelerator, train_set, test_set)
     if train_set.labels is None or test_set.labels is None:
         raise DataError(
             f"a classifier needs labels, but {config.dataset} has none. Put the images of each "

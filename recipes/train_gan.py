@@ -32,6 +32,7 @@ def main(config: GANConfig) -> None:
     from nacgen.training.gan_networks import build_update
     from nacgen.training.launch import finish, open_run
     from nacgen.training.loop import Goal, train
+    from nacgen.training.skipped import settle_skipped
     from nacgen.training.update import constant, linear_decay
 
     run, accelerator = open_run(
@@ -43,9 +44,11 @@ def main(config: GANConfig) -> None:
         return
     device, share = accelerator.device, (accelerator.process_index, accelerator.num_processes)
 
-    dataset = load_dataset(config.dataset, "train", config.data_dir, config.data.image_size)
+    size, skip_bad = config.data.image_size, config.data.skip_bad
+    dataset = load_dataset(config.dataset, "train", config.data_dir, size, skip_bad=skip_bad)
     config.check_networks()
-    held_out = load_test_split(dataset, config.data_dir, config.data.image_size)
+    held_out = load_test_split(dataset, config.data_dir, size, skip_bad=skip_bad)
+    settle_skipped(run, accelerator, dataset, held_out)
     stream = ImageStream(dataset, config.batch_size, config.seed, device, *share)
     extractor = metrics.build_extractor(
         config.score.extractor or "digits_classifier", weights=config.score.weights, device=device

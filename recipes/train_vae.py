@@ -80,6 +80,7 @@ def main(config: VAEConfig) -> None:
     from nacgen.reporting.document import report_run
     from nacgen.training.launch import finish, open_run
     from nacgen.training.loop import Goal, train
+    from nacgen.training.skipped import settle_skipped
     from nacgen.training.update import warmup_cosine
     from nacgen.training.vae_evaluation import VAEEvaluation
     from nacgen.training.vae_networks import build_update
@@ -94,7 +95,10 @@ def main(config: VAEConfig) -> None:
     config.check_networks()
     device, share = accelerator.device, (accelerator.process_index, accelerator.num_processes)
 
-    train_set, held_out = load_splits(config.dataset, config.data_dir, config.data.image_size)
+    train_set, held_out = load_splits(
+        config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
+    )
+    settle_skipped(run, accelerator, train_set, held_out)
     stream = ImageStream(train_set, config.batch_size, config.seed, device, *share)
     extractor = metrics.build_extractor(
         config.score.extractor or "digits_classifier", weights=config.score.weights, device=device

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from nacgen.data.cifar import read_cifar10, read_cifar100
 from nacgen.data.flickr25k import list_flickr25k
-from nacgen.data.folder import ImageFiles, decoded_bytes, list_folder, read_images
+from nacgen.data.folder import (
+    ImageFiles,
+    decoded_bytes,
+    find_unreadable,
+    list_folder,
+    read_images,
+)
 from nacgen.data.imagenet import list_imagenet
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.stl10 import read_stl10
@@ -59,6 +65,7 @@ class ImageDataset:
         labels: Class of each image, or a column of flags a class where an image has several, or None.
         class_names: Name of each class, empty without labels.
         positions: Where each image stood in the dataset that a fifth was held out of, else None.
+        skipped: Files that could not be read and were left out.
     """
 
     name: str
@@ -67,6 +74,7 @@ class ImageDataset:
     labels: Int64[Tensor, " n"] | Bool[Tensor, "n c"] | None
     class_names: tuple[str, ...] = ()
     positions: Int64[Tensor, " n"] | None = None
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of images."""
@@ -97,6 +105,7 @@ def load_dataset(
     data_dir: str | Path | None = None,
     image_size: int | None = None,
     max_bytes: int = MAX_BYTES,
+    skip_bad: bool = False,
 ) -> Dataset:
     """Load a dataset by name.
 
@@ -112,6 +121,9 @@ def load_dataset(
         image_size: Height and width in pixels that images are brought to. Absent: as they are.
         max_bytes: Images of `flickr25k` and `folder` that would take more memory are not kept but decoded
             whenever they are read, which needs `image_size`. `imagenet` always is.
+        skip_bad: Leave out files of `flickr25k`, `folder` and `imagenet` that cannot be read, one in a hundred at
+            most, and name them in `skipped`. Those that do not fit into memory are all decoded once for it.
+            Absent: they are an error, at once where images fit into memory, else when they are come upon.
 
     Returns:
         The dataset, in a fixed order.
@@ -145,7 +157,7 @@ def load_dataset(
         images, labels, class_names = READERS[name](root, split)
         dataset = ImageDataset(name, split, _brought_to(images, image_size), labels, class_names)
     else:
-        dataset = _open(name, split, LISTINGS[name](root, split), image_size, max_bytes)
+        dataset = _open(name, split, LISTINGS[name](root, split), image_size, max_bytes, skip_bad)
     if len(dataset) == 0:
         raise DataError(f"dataset {name!r} must hold images, but its {split} split has none.")
     return dataset
@@ -156,6 +168,7 @@ def load_splits(
     data_dir: str | Path | None = None,
     image_size: int | None = None,
     max_bytes: int = MAX_BYTES,
+    skip_bad: bool = False,
 ) -> tuple[Dataset, Dataset]:
     """Load the training images and images to measure on, which share no image.
 
@@ -169,6 +182,7 @@ def load_splits(
         data_dir: As in `load_dataset`.
         image_size: As in `load_dataset`.
         max_bytes: As in `load_dataset`.
+        skip_bad: As in `load_dataset`.
 
     Returns:
         The splits `"train"` and `"test"`, labelled alike; or `"train"`, which is then four fifths, and
@@ -179,8 +193,8 @@ def load_splits(
         DataError: As `load_dataset`, or test images have a class that training images have not, or there is no
             test split and no class has five images.
     """
-    train = load_dataset(name, "train", data_dir, image_size, max_bytes)
-    test = load_test_split(train, data_dir, image_size, max_bytes)
+    train = load_dataset(name, "train", data_dir, image_size, max_bytes, skip_bad)
+    test = load_test_split(train, data_dir, image_size, max_bytes, skip_bad)
     return _hold_out(train) if test is None else (train, test)
 
 
@@ -189,6 +203,7 @@ def load_test_split(
     data_dir: str | Path | None = None,
     image_size: int | None = None,
     max_bytes: int = MAX_BYTES,
+    skip_bad: bool = False,
 ) -> Dataset | None:
     """The test images beside training images, where the dataset has them.
 
@@ -197,6 +212,7 @@ def load_test_split(
         data_dir: As in `load_dataset`.
         image_size: As in `load_dataset`.
         max_bytes: As in `load_dataset`.
+        skip_bad: As in `load_dataset`.
 
     Returns:
         The split `"test"`, labelled as the training images, or None where there is none.
@@ -210,7 +226,7 @@ def load_test_split(
         has_test = (Path(data_dir or "") / "test").is_dir()
     if not has_test:
         return None
-    test = load_dataset(train.name, "test", data_dir, image_size, max_bytes)
+    test = load_dataset(train.name, "test", data_dir, image_size, max_bytes, skip_bad)
     return _labelled_as(train, test)
 
 
@@ -268,19 +284,29 @@ def _load_digits(split: str, image_size: int | None) -> ImageDataset:
 
 
 def _open(
-    name: str, split: str, files: ImageFiles, image_size: int | None, max_bytes: int
+    name: str,
+    split: str,
+    files: ImageFiles,
+    image_size: int | None,
+    max_bytes: int,
+    skip_bad: bool,
 ) -> Dataset:
     """Read files into memory where they fit, else leave them to be decoded later."""
     num_bytes = decoded_bytes(files, image_size)
     if num_bytes <= max_bytes and name != "imagenet":
-        images = read_images(files.paths, image_size)
-        return ImageDataset(name, split, images, files.labels, files.class_names)
+        images, skipped = read_images(files.paths, image_size, skip_bad)
+        kept = files.without(skipped)
+        return ImageDataset(name, split, images, kept.labels, kept.class_names, None, skipped)
     if image_size is None:
         raise ConfigurationError(
             f"image_size must be given where images are decoded as they are read: those of {name} would take "
             f"{num_bytes / 1e9:.1f} GB in memory, of {max_bytes / 1e9:.1f} GB allowed. Add --data.image-size."
         )
-    return LazyImageDataset(name, split, files.paths, image_size, files.labels, files.class_names)
+    skipped = find_unreadable(files, image_size, skip_bad)
+    kept = files.without(skipped)
+    return LazyImageDataset(
+        name, split, kept.paths, image_size, kept.labels, kept.class_names, skipped=skipped
+    )
 
 
 def _brought_to(

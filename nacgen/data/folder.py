@@ -1,21 +1,38 @@
-"""Trees of image files: listing them, decoding one, reading all into memory."""
+"""Trees of image files: listing them, decoding one, reading all into memory.
+
+A stranger's files, whatever they are, are decoded to RGB of 8 bits a channel or refused by name:
+
+    decoded    grey, black and white, palettes, CMYK and other colour spaces (without their colour profiles), the
+               first of the pictures that a telephone puts into one JPEG; what is transparent is laid on white
+    as stored  the orientation that a camera notes beside the pixels is not applied, as in torchvision
+    refused    16 bits or floats a channel, animations and other files of several frames, more pixels than
+               `MAX_PIXELS`, formats that are not in `FORMATS` whatever their name says, pipes, devices, folders
+               named like images, links that lead nowhere
+
+Links to files and folders are followed, also out of the tree: subsets are often made of links.
+"""
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Int64, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from nacgen.data.decoders import try_each
+from nacgen.data.regular_file import open_regular
 from nacgen.errors import DataError, DataNotFoundError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"})
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")  # PostScript, say, would start a program
+MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB
+MAX_SKIPPED = 0.01  # of all images
 
 
 @dataclass(frozen=True)
@@ -26,11 +43,28 @@ class ImageFiles:
         paths: Of the files, in a fixed order.
         labels: Class of each image, or a column of flags a class, or None.
         class_names: Name of each class, empty without labels.
+        no_files: Those of the paths that are known to be no files, though they are named like images.
     """
 
     paths: tuple[str, ...]
     labels: Int64[Tensor, " n"] | Bool[Tensor, "n c"] | None = None
     class_names: tuple[str, ...] = ()
+    no_files: tuple[str, ...] = ()
+
+    def without(self, skipped: Sequence[str]) -> "ImageFiles":
+        """The files but for some, in their order; classes keep their numbers.
+
+        Args:
+            skipped: Paths to leave out.
+
+        Returns:
+            The others.
+        """
+        left_out = set(skipped)
+        kept = [i for i, path in enumerate(self.paths) if path not in left_out]
+        labels = None if self.labels is None else self.labels[kept]
+        paths = tuple(self.paths[i] for i in kept)
+        return replace(self, paths=paths, labels=labels, no_files=())
 
 
 def list_folder(data_dir: Path, split: str) -> ImageFiles:
@@ -72,14 +106,15 @@ def list_images(root: Path) -> ImageFiles:
         root: The folder. Where all images lie in subfolders, the first level names the class.
 
     Returns:
-        The files.
+        The files, and what is named like one but is none: a folder, a pipe, a device or a link to nothing.
 
     Raises:
         DataNotFoundError: The folder holds no image.
-        DataError: A folder cannot be listed, links run in a circle, or what is named like an image is no
-            file.
+        DataError: A folder cannot be listed, or links run in a circle.
     """
-    paths = tuple(_walk(str(root), ()))
+    found = tuple(_walk(str(root), ()))
+    paths = tuple(path for path, _ in found)
+    no_files = tuple(path for path, is_file in found if not is_file)
     if not paths:
         raise DataNotFoundError(
             f"{root} must hold images ({', '.join(sorted(SUFFIXES))}), but none was found in it or below."
@@ -87,17 +122,19 @@ def list_images(root: Path) -> ImageFiles:
     below = len(str(root)) + 1
     classes = [path[below:].partition(os.sep) for path in paths]
     if not all(separator for _, separator, _ in classes):  # an image beside the subfolders
-        return ImageFiles(paths)
+        return ImageFiles(paths, no_files=no_files)
     class_names = tuple(sorted({name for name, _, _ in classes}))
     numbers = {name: number for number, name in enumerate(class_names)}
-    return ImageFiles(paths, torch.tensor([numbers[name] for name, _, _ in classes]), class_names)
+    labels = torch.tensor([numbers[name] for name, _, _ in classes])
+    return ImageFiles(paths, labels, class_names, no_files)
 
 
-def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
+def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, bool]]:
+    """Paths that are named like images, and whether they are files."""
     try:
         status = Path(folder).stat()
         with os.scandir(folder) as entries:
-            found = sorted((e.name, e.path, e.is_dir(), e.is_file()) for e in entries)
+            found = sorted((e.name, e.path, *_kind(e)) for e in entries)
     except OSError as error:
         raise DataError(
             f"every folder must be readable, but {error.filename} is not ({error.strerror}). "
@@ -108,15 +145,68 @@ def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
         raise DataError(
             f"{folder} must not lead back to a folder that it lies in, but is a link to one. Remove it."
         )
-    for name, path, is_folder, is_file in found:
-        if is_folder:
+    for _, path, is_named, is_folder, is_file in found:
+        if is_named:
+            yield path, is_file
+        elif is_folder:
             yield from _walk(path, (*parents, identity))
-        elif PurePath(name).suffix.lower() in SUFFIXES:
-            if not is_file:
-                raise DataError(
-                    f"{path} must be an image file, but is a dangling link, a pipe or a device. Remove it."
-                )
-            yield path
+
+
+def _kind(entry: "os.DirEntry[str]") -> tuple[bool, bool, bool]:
+    """Whether an entry is named like an image, and whether it is a folder or a file."""
+    is_named = PurePath(entry.name).suffix.lower() in SUFFIXES
+    try:
+        return is_named, entry.is_dir(), entry.is_file()
+    except OSError:  # a link to itself
+        if not is_named:
+            raise
+        return is_named, False, False
+
+
+@contextmanager
+def open_image(path: str) -> Iterator[Image.Image]:
+    """Open an image file; whatever its reader or the block raises becomes an error that names the file.
+
+    Args:
+        path: Of the file.
+
+    Yields:
+        The image, of at most `MAX_PIXELS`; no pixel is decoded yet.
+
+    Raises:
+        DataError: The file is none, or cannot be read.
+    """
+    try:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels")
+            yield image
+    except (MemoryError, DataError):
+        raise
+    except Exception as error:  # damaged files make Pillow's readers raise almost anything
+        raise DataError(
+            f"{path} must be a readable image, but is not ({_reason(error)}). Repair or remove it."
+        ) from error
+
+
+def channel_depth(image: Image.Image) -> str:
+    """How fine an image's channels are; Pillow reads coloured 16-bit files as 8 bits, without a word.
+
+    Args:
+        image: Opened, not decoded: only the raw mode tells.
+
+    Returns:
+        `"8 bits"`, or what it is instead, in words.
+    """
+    raw_modes = [
+        arg
+        for tile in getattr(image, "tile", [])
+        for arg in np.atleast_1d(tile.args)
+        if ";16" in str(arg)
+    ]
+    if raw_modes or image.mode.startswith("I;16"):
+        return "16 bits"
+    return {"I": "32 bits or 16", "F": "floats"}.get(image.mode, "8 bits")
 
 
 def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
@@ -131,18 +221,17 @@ def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
         Pixels, 0 to 255.
 
     Raises:
-        DataError: The file cannot be decoded; it is named.
+        DataError: The file cannot be decoded, or is of a kind that is refused; it is named.
     """
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged files make Pillow's readers raise almost anything
-        raise DataError(
-            f"{path} must be a readable image, but is not ({type(error).__name__}: {error}). "
-            "Repair or remove it."
-        ) from error
+    with open_image(path) as file:
+        depth, frames = channel_depth(file), getattr(file, "n_frames", 1)
+        if depth != "8 bits":
+            raise ValueError(f"it has {depth} a channel, and only you know how to round them")
+        if frames > 1 and file.format != "MPO":
+            raise ValueError(f"it has {frames} frames")
+        if image_size is not None and max(file.size) * image_size**2 > MAX_PIXELS * min(file.size):
+            raise ValueError(f"{file.width} x {file.height} pixels are too many at {image_size}")
+        image = _on_white(file) if file.has_transparency_data else file.convert("RGB")
     if image_size is not None and image.size != (image_size, image_size):
         scale = image_size / min(image.size)
         width, height = (max(image_size, round(side * scale)) for side in image.size)
@@ -152,50 +241,52 @@ def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(image)
 
 
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    background = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(background, image).convert("RGB")
+
+
 def decoded_bytes(files: ImageFiles, image_size: int | None) -> int:
     """Memory that all images of a listing would take.
 
     Args:
         files: The listing.
-        image_size: As in `decode`. None: all are taken to have the size of the first one.
+        image_size: As in `decode`. None: all are taken to have the size of the first one that says it.
 
     Returns:
-        Bytes; 0 where the first image does not say its size.
+        Bytes; 0 where no image says its size.
     """
     if image_size is not None:
         return len(files.paths) * 3 * image_size**2
-    try:
-        with Image.open(files.paths[0]) as file:
-            return len(files.paths) * 3 * file.width * file.height
-    except Exception:  # read_images names it, together with the other unreadable ones
-        return 0
+    for path in files.paths:
+        try:
+            with open_image(path) as image:
+                return len(files.paths) * 3 * image.width * image.height
+        except DataError:  # read_images names it, together with the other unreadable ones
+            continue
+    return 0
 
 
-def read_images(paths: Sequence[str], image_size: int | None) -> UInt8[Tensor, "n 3 h w"]:
+def read_images(
+    paths: Sequence[str], image_size: int | None, skip_bad: bool = False
+) -> tuple[UInt8[Tensor, "n 3 h w"], tuple[str, ...]]:
     """Decode files into one tensor, in several threads.
 
     Args:
         paths: One file or more.
         image_size: As in `decode`. None: all images must have one square size.
+        skip_bad: Leave unreadable files out, as many as `check_readable` allows.
 
     Returns:
-        The images in the order of the paths.
+        The images in the order of the paths, and the paths that were left out.
 
     Raises:
         DataError: Files cannot be read, or sizes differ; up to ten are named.
     """
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(lambda path: _decode_or_error(path, image_size), paths))
-    unreadable = [
-        f"{path} ({type(result.__cause__).__name__}: {result.__cause__})"
-        for path, result in zip(paths, results, strict=True)
-        if isinstance(result, DataError)
-    ]
-    if unreadable:
-        raise DataError(
-            f"every image must be readable, but {len(unreadable)} of {len(paths)} are not: "
-            f"{'; '.join(unreadable[:10])}. Repair or remove them."
-        )
+    results = list(try_each(paths, lambda path: decode(path, image_size)))
+    errors = {p: r for p, r in zip(paths, results, strict=True) if isinstance(r, DataError)}
+    skipped = check_readable(errors, len(paths), skip_bad)
     arrays = [result for result in results if not isinstance(result, DataError)]
     sizes = sorted({array.shape[:2] for array in arrays})
     if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
@@ -203,11 +294,62 @@ def read_images(paths: Sequence[str], image_size: int | None) -> UInt8[Tensor, "
             f"images of one square size are expected, got heights and widths {sizes[:5]}. "
             "Give --data.image-size to resize and crop them."
         )
-    return torch.from_numpy(np.stack([rearrange(array, "h w c -> c h w") for array in arrays]))
+    stacked = np.stack([rearrange(array, "h w c -> c h w") for array in arrays])
+    return torch.from_numpy(stacked), skipped
 
 
-def _decode_or_error(path: str, image_size: int | None) -> np.ndarray | DataError:
-    try:
-        return decode(path, image_size)
-    except DataError as error:
-        return error
+def find_unreadable(files: ImageFiles, image_size: int, skip_bad: bool) -> tuple[str, ...]:
+    """Look for unreadable files before images are decoded as they are read.
+
+    Args:
+        files: The listing.
+        image_size: As in `decode`.
+        skip_bad: Decode every file once, and allow for a few that cannot be read. Otherwise no file is opened, and
+            only what is none is found.
+
+    Returns:
+        The paths to leave out.
+
+    Raises:
+        DataError: As `check_readable`.
+    """
+    suspects = files.paths if skip_bad else files.no_files
+    results = zip(suspects, try_each(suspects, lambda p: decode(p, image_size)), strict=True)
+    errors = {path: result for path, result in results if isinstance(result, DataError)}
+    return check_readable(errors, len(files.paths), skip_bad)
+
+
+def check_readable(
+    errors: Mapping[str, DataError], num_files: int, skip_bad: bool
+) -> tuple[str, ...]:
+    """Refuse unreadable files, or too many of them.
+
+    Args:
+        errors: What is wrong with each unreadable file, by path.
+        num_files: Readable or not.
+        skip_bad: Whether one file in a hundred may be left out.
+
+    Returns:
+        The paths to leave out.
+
+    Raises:
+        DataError: There are more; up to ten are named, with what is wrong.
+    """
+    if not errors or (skip_bad and len(errors) <= MAX_SKIPPED * num_files):
+        return tuple(errors)
+    bound = f"all but {MAX_SKIPPED:.0%} of the images" if skip_bad else "every image"
+    listed = "; ".join(
+        f"{path} ({_reason(error.__cause__ or error)})" for path, error in list(errors.items())[:10]
+    )
+    how = "Repair or remove them" + (
+        "" if skip_bad else ", or pass over a few with --data.skip-bad"
+    )
+    raise DataError(
+        f"{bound} must be readable, but {len(errors)} of {num_files} are not: {listed}. {how}."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is damaged or none of {', '.join(FORMATS)}"
+    return f"{type(error).__name__}: {error}"

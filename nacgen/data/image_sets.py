@@ -9,7 +9,6 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -18,16 +17,15 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Int64, UInt8
-from PIL import Image
 from torch import Tensor
 
 from nacgen.data.datasets import SPLITS, ImageDataset, load_dataset
-from nacgen.data.folder import decode, list_images
+from nacgen.data.decoders import try_each
+from nacgen.data.folder import channel_depth, decode, list_images, open_image
 from nacgen.errors import DataError, DataNotFoundError
 
 T = TypeVar("T")
 
-NUM_THREADS = min(16, os.cpu_count() or 1)
 LOSSY = ("JPEG", "MPO", "WEBP")
 ARCHIVE_ERRORS = (  # what reading a damaged archive raises
     *(AttributeError, EOFError, NotImplementedError, OSError, TypeError, ValueError),
@@ -209,17 +207,10 @@ class _Header(NamedTuple):
 
 def _header(path: str) -> _Header:
     """Size and format of a file that can be scored as it is."""
-    try:
-        with Image.open(path) as image:
-            header = _Header(image.size, str(image.format))
-            frames, depth = getattr(image, "n_frames", 1), _depth(image)
-            alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged files make Pillow's readers raise almost anything
-        raise DataError(
-            f"{path} must be a readable image, but is not ({type(error).__name__}: {error}). Repair or remove it."
-        ) from error
+    with open_image(path) as image:
+        header = _Header(image.size, str(image.format))
+        frames, depth = getattr(image, "n_frames", 1), channel_depth(image)
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if frames > 1:
         raise DataError(
             f"{path} must be one image, but has {frames} frames. Save the one that is meant."
@@ -233,19 +224,6 @@ def _header(path: str) -> _Header:
             f"{path} must be opaque, but is transparent in places. Put it onto a background."
         )
     return header
-
-
-def _depth(image: Image.Image) -> str:
-    """Pillow reads coloured 16-bit files as 8 bits, without a word; only the raw mode tells."""
-    raw_modes = [
-        arg
-        for tile in getattr(image, "tile", [])
-        for arg in np.atleast_1d(tile.args)
-        if ";16" in str(arg)
-    ]
-    if raw_modes or image.mode.startswith("I;16"):
-        return "16 bits"
-    return {"I": "32 bits or 16", "F": "floats"}.get(image.mode, "8 bits")
 
 
 def _check_sizes(folder: Path, paths: Sequence[str], headers: Sequence[_Header]) -> None:
@@ -280,15 +258,7 @@ def _notes(folder: Path, paths: Sequence[str], headers: Sequence[_Header]) -> It
 
 def _each(paths: Sequence[str], work: Callable[[str], T]) -> list[T]:
     """What comes of each file, in several threads; every file that fails is counted, and up to ten are named."""
-
-    def attempt(path: str) -> T | DataError:
-        try:
-            return work(path)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        results = list(pool.map(attempt, paths))
+    results = list(try_each(paths, work))
     errors = [result for result in results if isinstance(result, DataError)]
     if len(errors) == 1:
         raise errors[0]

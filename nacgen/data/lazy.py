@@ -1,22 +1,20 @@
 """Images that are decoded when they are asked for, because they would not fit into memory.
 
-Pillow releases the interpreter's lock while it decodes and resizes, so threads suffice: nothing is sent
-between processes, and pixels are written straight into the batch.
+Pixels are written straight into the batch.
 """
 
-import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from nacgen.data.decoders import NUM_THREADS, decoders, result_of
 from nacgen.data.folder import decode
-
-NUM_THREADS = min(16, os.cpu_count() or 1)
 
 
 class PendingImages:
@@ -24,11 +22,17 @@ class PendingImages:
 
     Args:
         images: Where they are written to.
+        paths: Of their files.
         tasks: One an image.
     """
 
-    def __init__(self, images: UInt8[Tensor, "b 3 h w"], tasks: list[Future[None]]) -> None:
-        self._images, self._tasks = images, tasks
+    def __init__(
+        self,
+        images: UInt8[Tensor, "b 3 h w"],
+        paths: Sequence[str],
+        tasks: Sequence[Future[None]],
+    ) -> None:
+        self._images, self._paths, self._tasks = images, paths, tasks
 
     def result(self) -> UInt8[Tensor, "b 3 h w"]:
         """Wait until all are there.
@@ -37,11 +41,11 @@ class PendingImages:
             The images, on the CPU.
 
         Raises:
-            DataError: A file cannot be decoded; it is named.
+            DataError: A file cannot be decoded, or not in time; it is named.
         """
         try:
-            for task in self._tasks:
-                task.result()
+            for path, task in zip(self._paths, self._tasks, strict=True):
+                result_of(task, path)
         except BaseException:
             self.cancel()
             raise
@@ -69,6 +73,7 @@ class LazyImageDataset:
         class_names: Name of each class, empty without labels.
         num_threads: That decode, shared by all datasets of the process with this number.
         positions: As in `ImageDataset`.
+        skipped: As in `ImageDataset`.
     """
 
     name: str
@@ -79,6 +84,7 @@ class LazyImageDataset:
     class_names: tuple[str, ...] = ()
     num_threads: int = NUM_THREADS
     positions: Int64[Tensor, " n"] | None = None
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of images."""
@@ -125,12 +131,7 @@ class LazyImageDataset:
         def fill(row: int, path: str) -> None:
             rows[row] = rearrange(decode(path, self.image_size), "h w c -> c h w")
 
-        pool = _decoders(self.num_threads, os.getpid())
-        tasks = [pool.submit(fill, row, self.paths[i]) for row, i in enumerate(indices.tolist())]
-        return PendingImages(images, tasks)
-
-
-@cache
-def _decoders(num_threads: int, process_id: int) -> ThreadPoolExecutor:
-    """The threads of one process; after a fork the child makes its own."""
-    return ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        paths = [self.paths[i] for i in indices.tolist()]
+        pool = decoders(self.num_threads)
+        tasks = [pool.submit(partial(fill, row), path) for row, path in enumerate(paths)]
+        return PendingImages(images, paths, tasks)

@@ -93,6 +93,9 @@ class DataConfig:
 
     image_size: int | None = None
     """Height and width in pixels that images are brought to; None keeps them as they are."""
+    skip_bad: bool = False
+    """Leave out image files that cannot be read, one in a hundred at most; they are listed in
+    skipped.txt."""
 
     def __post_init__(self) -> None:
         """Check the number."""

@@ -121,7 +121,9 @@ def load_training_images(config: PretrainConfig) -> tuple[Dataset, Dataset]:
         DataError: They cannot be had, or the objective needs labels and there are none.
         ConfigurationError: The protocol is unknown or does not fit the dataset.
     """
-    train, test = load_splits(config.dataset, config.data_dir, config.data.image_size)
+    train, test = load_splits(
+        config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
+    )
     if config.protocol is not None:
         train, test = load_protocol(config.protocol, train, test, config.seed)
     if config.objective == "supervised" and train.labels is None:

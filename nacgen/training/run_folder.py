@@ -29,6 +29,7 @@ from nacgen.errors import (
 from nacgen.training.config import TrainingConfig, flatten, read_yaml, to_dict
 
 NOT_COMPARED = ("config", "run_dir", "run.timeout")
+SETUP_FILES = {".lock", ".config.yaml.new", "samples", "skipped.txt"}
 
 
 class RunFolder:
@@ -76,7 +77,7 @@ class RunFolder:
         if not self.path.exists():
             return
         if not (self.path / "config.yaml").is_file():
-            if {p.name for p in self.path.iterdir()} <= {".lock", ".config.yaml.new", "samples"}:
+            if {p.name for p in self.path.iterdir()} <= SETUP_FILES:
                 return  # empty, or a run that was stopped while it was being set up
             raise ConfigurationError(
                 f"run_dir must be new, empty, or hold a run, but {self.path} has no config.yaml. "

@@ -29,7 +29,10 @@ def test_bad_images_are_named_together(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(DataError, match=r"2 of 3 are not.*cut\.png.*text\.png"):
+    with pytest.raises(
+        DataError,
+        match=r"3 of 4 are not: .*cut\.png .*folder\.png .*text\.png \(it is dam",
+    ):
         load_dataset("folder", data_dir=tmp_path)
 
 
