@@ -158,7 +158,7 @@ def main(config: PretrainConfig) -> None:
         finish(run)
         return
     train_set, test_set = load_training_images(config)
-    settle_skipped(run, accelerator, train_set, test_set)
+    settle_skipped(run, train_set, test_set)
     stream = ImageStream(
         train_set,
         config.batch_size,

@@ -81,7 +81,7 @@ def main(config: ClassifierConfig) -> None:
     train_set, test_set = load_splits(
         config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
     )
-    settle_skipped(run, accelerator, train_set, test_set)
+    settle_skipped(run, train_set, test_set)
     if train_set.labels is None or test_set.labels is None:
         raise DataError(
             f"a classifier needs labels, but {config.dataset} has none. Put the images of each "

@@ -48,7 +48,7 @@ def main(config: GANConfig) -> None:
     dataset = load_dataset(config.dataset, "train", config.data_dir, size, skip_bad=skip_bad)
     config.check_networks()
     held_out = load_test_split(dataset, config.data_dir, size, skip_bad=skip_bad)
-    settle_skipped(run, accelerator, dataset, held_out)
+    settle_skipped(run, dataset, held_out)
     stream = ImageStream(dataset, config.batch_size, config.seed, device, *share)
     extractor = metrics.build_extractor(
         config.score.extractor or "digits_classifier", weights=config.score.weights, device=device

@@ -98,7 +98,7 @@ def main(config: VAEConfig) -> None:
     train_set, held_out = load_splits(
         config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
     )
-    settle_skipped(run, accelerator, train_set, held_out)
+    settle_skipped(run, train_set, held_out)
     stream = ImageStream(train_set, config.batch_size, config.seed, device, *share)
     extractor = metrics.build_extractor(
         config.score.extractor or "digits_classifier", weights=config.score.weights, device=device

@@ -29,7 +29,6 @@ from nacgen.errors import (
 from nacgen.training.config import TrainingConfig, flatten, read_yaml, to_dict
 
 NOT_COMPARED = ("config", "run_dir", "run.timeout")
-SETUP_FILES = {".lock", ".config.yaml.new", "samples", "skipped.txt"}
 
 
 class RunFolder:
@@ -53,6 +52,7 @@ class RunFolder:
         self.checkpoints, self._log = self.path / "checkpoints", self.path / "metrics.jsonl"
         self._lock: IO[str] | None = None
         self._num_rows = 0
+        self._kept: dict[str, str] = {}
         with self.writing("run"):
             self._check_existing()
             if not self.is_complete:
@@ -77,7 +77,7 @@ class RunFolder:
         if not self.path.exists():
             return
         if not (self.path / "config.yaml").is_file():
-            if {p.name for p in self.path.iterdir()} <= SETUP_FILES:
+            if {p.name for p in self.path.iterdir()} <= {".lock", ".config.yaml.new", "samples"}:
                 return  # empty, or a run that was stopped while it was being set up
             raise ConfigurationError(
                 f"run_dir must be new, empty, or hold a run, but {self.path} has no config.yaml. "
@@ -99,6 +99,20 @@ class RunFolder:
                 f"configuration to resume it, choose another --run-dir{named}, or start over with --fresh, which "
                 "moves the folder aside."
             )
+
+    def keep(self, name: str, text: str) -> str | None:
+        """Have `create` write a text that every session of the run must agree on.
+
+        Args:
+            name: Of its file.
+            text: Of this session.
+
+        Returns:
+            The text of an earlier session, None where there was none.
+        """
+        path = self.path / name
+        self._kept[name] = text
+        return path.read_text("utf-8") if path.is_file() and not self._is_fresh else None
 
     def create(self, environment: dict[str, Any]) -> None:
         """Make the folder, lock it for this process and write what the run is.
@@ -125,6 +139,8 @@ class RunFolder:
                 self._lock = lock_folder(self.path)
                 config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
                 write_text(self.path / "config.yaml", config)
+                for name, text in self._kept.items():
+                    write_text(self.path / name, text)
                 facts = describe_environment() | environment
                 write_text(self.path / "environment.json", json.dumps(facts, indent=2) + "\n")
         except StorageError:
