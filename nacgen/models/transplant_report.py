@@ -8,7 +8,6 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from nacgen.errors import ConfigurationError
 
@@ -190,6 +189,8 @@ def flop_share(module: nn.Module, inputs: tuple[Tensor, ...], layers: Collection
     Returns:
         0 to 1; products of convolutions and matrices are counted.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton where it is installed
+
     modes = {part: part.training for part in module.modules()}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module.eval()(*inputs)
