@@ -4,7 +4,7 @@ Source:
     You, Gitman & Ginsburg 2017, arXiv:1708.03888; in the form of Chen et al. 2020, arXiv:2002.05709.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, get_args, overload
 
 import torch
@@ -14,6 +14,7 @@ from nacgen.errors import ConfigurationError
 
 OptimizerName = Literal["lars", "adamw", "sgd"]
 ParamGroups = list[dict[str, Any]]
+CACHED = 2**16  # numbers; with gradient, velocity and update 1 MiB
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -31,7 +32,8 @@ class LARS(torch.optim.Optimizer):
     Differs from the paper, as SimCLR does: |u| stands for |g| + d |w|.
 
     The parameters of a group with `exclude=True` get neither decay nor trust ratio: `v <- m v + r g`.
-    A step is a fixed number of `foreach` calls a group and never waits for the device.
+    A step is a fixed number of `foreach` calls a group and never waits for the device. On a CPU it goes over a
+    few parameters at a time, which stay in its cache between the calls.
 
     Args:
         params: Parameters, or groups such as `exclude_from_decay` gives.
@@ -95,8 +97,7 @@ class LARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if parameters:
+            for parameters in _portions([p for p in group["params"] if p.grad is not None]):
                 self._step_group(group, parameters)
         return loss
 
@@ -115,6 +116,18 @@ class LARS(torch.optim.Optimizer):
             ratios = _trust_ratios(parameters, updates, group["trust_coefficient"], reference)
             torch._foreach_addcmul_(velocities, updates, (lr * ratios).unbind())
         torch._foreach_sub_(parameters, velocities)
+
+
+def _portions(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """All parameters on a GPU at once; those on a CPU by about `CACHED` numbers, in their order."""
+    portion: list[Tensor] = []
+    for parameter in parameters:
+        portion.append(parameter)
+        if parameter.device.type == "cpu" and sum(p.numel() for p in portion) >= CACHED:
+            yield portion
+            portion = []
+    if portion:
+        yield portion
 
 
 def _trust_ratios(
