@@ -71,18 +71,25 @@ class Session:
         return Ended(self.process.exitcode, output)
 
 
-def start(folder: Path, preset: str, *preparations: Preparation, **environment: str) -> Session:
+def start(
+    folder: Path,
+    preset: str,
+    *preparations: Preparation,
+    log: Path | None = None,
+    environment: dict[str, str] | None = None,
+) -> Session:
     """Begin a session of the small recipe.
 
     Args:
         folder: Its run folder.
         preset: Of `small_runs.PRESETS`.
         preparations: Called in the new process before the recipe, picklable.
+        log: What it prints; beside the folder where none is given.
         environment: Variables of the new process.
     """
-    log = folder.with_name(f"{folder.name}.log")
+    log = log or folder.with_name(f"{folder.name}.log")
     flags = ("--preset", preset, "--run-dir", str(folder))
-    process = server().Process(target=_session, args=(flags, log, preparations, environment))
+    process = server().Process(target=_session, args=(flags, log, preparations, environment or {}))
     started = time.monotonic()
     process.start()
     return Session(process, log, started)
