@@ -63,6 +63,14 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
         assert names & declared, f"{module} is imported, but {names} is no dependency"
 
 
+def test_every_dependency_states_the_lower_bound_that_it_is_tested_at() -> None:
+    extras = PROJECT["optional-dependencies"]
+    for requirement in (*PROJECT["dependencies"], *extras["test"], *extras["timm"]):
+        assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), (
+            f"{requirement} has no plain lower bound"
+        )
+
+
 def test_wheel_holds_package_types_data_and_checkpoints(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True)

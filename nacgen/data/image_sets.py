@@ -6,7 +6,6 @@ channel, transparency, animations. What changes a score by right, lossy files sa
 
 import os
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from einops import rearrange
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from nacgen.data.archive import ARCHIVE_ERRORS, read_arrays
 from nacgen.data.datasets import SPLITS, ImageDataset, load_dataset
 from nacgen.data.decoders import try_each
 from nacgen.data.folder import channel_depth, decode, list_images, open_image
@@ -27,10 +27,6 @@ from nacgen.errors import DataError, DataNotFoundError
 T = TypeVar("T")
 
 LOSSY = ("JPEG", "MPO", "WEBP")
-ARCHIVE_ERRORS = (  # what reading a damaged archive raises
-    *(AttributeError, EOFError, NotImplementedError, OSError, TypeError, ValueError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 @runtime_checkable
@@ -178,8 +174,7 @@ def read_npz(path: Path) -> ImageDataset:
             f"an .npz archive was expected, but {path} is no file. Check the path."
         )
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+        arrays = read_arrays(path)
     except ARCHIVE_ERRORS as error:
         raise DataError(
             f"{path} must be a whole .npz archive of plain numbers, but is not ({error}). Write it with "

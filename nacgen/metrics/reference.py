@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nacgen.data.image_sets import ARCHIVE_ERRORS, ImageSet
+from nacgen.data.archive import ARCHIVE_ERRORS, read_arrays
+from nacgen.data.image_sets import ImageSet
 from nacgen.errors import ConfigurationError, DataError, DataNotFoundError, StorageError
 from nacgen.functional.frechet import ROUNDING
 from nacgen.metrics.collection import collect
@@ -335,8 +336,7 @@ def _read(path: Path) -> dict[str, Any]:
             "compute them."
         )
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_arrays(path)
     except ARCHIVE_ERRORS as error:
         raise _damaged(path, str(error)) from error
     if missing := {"mu", "sigma"} - set(arrays):
