@@ -6,6 +6,8 @@ shuffles the order of colour changes, kornia's saturation is another formula), a
 its images: PIL in worker processes, kornia and nacgen as tensors.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as torchvision_ops
@@ -79,22 +81,26 @@ def pil(size: Size) -> list[Row]:
     return [row]
 
 
+def kornia_pipeline() -> Callable[[Tensor], Tensor]:
+    """Views of float images in [0, 1] from the same distributions."""
+    import kornia.augmentation as k
+
+    return k.AugmentationSequential(
+        k.RandomResizedCrop((32, 32), scale=POLICY.crop_scale, ratio=(3 / 4, 4 / 3)),
+        k.RandomHorizontalFlip(p=0.5),
+        k.ColorJitter(POLICY.jitter, POLICY.jitter, POLICY.saturation, POLICY.hue, p=0.8),
+        k.RandomGrayscale(p=POLICY.greyscale_probability),
+    )
+
+
 def kornia(size: Size) -> list[Row]:
     """Kornia's pipeline of tensors, a batch at a time."""
     n, batch_size = size.of((32, 16), (1024, 128), (4096, 128))
     what, peer = f"two views of tensors, batches of {batch_size}", "kornia"
     if reason := missing("kornia"):
         return [Row(what=what, peer=peer, at_least=3, skipped=reason)]
-    import kornia.augmentation as k
-
-    images = noise(n, 32)
+    images, pipeline = noise(n, 32), kornia_pipeline()
     agreement = compare_operations(images[: min(n, 128)])
-    pipeline = k.AugmentationSequential(
-        k.RandomResizedCrop((32, 32), scale=POLICY.crop_scale, ratio=(3 / 4, 4 / 3)),
-        k.RandomHorizontalFlip(p=0.5),
-        k.ColorJitter(POLICY.jitter, POLICY.jitter, POLICY.saturation, POLICY.hue, p=0.8),
-        k.RandomGrayscale(p=POLICY.greyscale_probability),
-    )
 
     def theirs() -> None:
         for part in images.split(batch_size):

@@ -10,6 +10,8 @@ import json
 import os
 import platform
 import re
+import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -50,18 +52,30 @@ def main(
         parts: What can be measured, by name.
         packages: Peers and what else the figures depend on; their versions are noted.
         arguments: In place of the command line.
+
+    Raises:
+        SystemExit: 1 where a part failed; the others are measured and kept.
     """
     title, _, text = cleandoc(document).partition("\n")
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--size", choices=SIZES, default="full", help="smoke is for the tests")
     parser.add_argument("--quick", dest="size", action="store_const", const="quick")
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts), metavar="PART")
+    parser.add_argument("--missing", action="store_true", help="only parts without a result yet")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder to write to")
     options = parser.parse_args(arguments)
     size, file = SIZES[options.size], options.docs / "performance" / f"{Path(path).stem}.json"
     kept = json.loads(file.read_text())["parts"] if file.exists() else {}
+    failed = []
     for name in options.only:
-        rows = parts[name](size)
+        if options.missing and name in kept:
+            continue
+        try:
+            rows = parts[name](size)
+        except (Exception, SystemExit):
+            traceback.print_exc()
+            failed.append(name)
+            continue
         print(table([asdict(row) for row in rows]), flush=True)
         kept[name] = {
             "rows": [asdict(row) for row in rows],
@@ -76,6 +90,8 @@ def main(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content, indent=1) + "\n")
     write_page(options.docs)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def write_page(docs: Path) -> None:
@@ -159,8 +175,15 @@ def machine(size: Size, packages: Sequence[str]) -> str:
             found.append(f"{name} absent")
     return (
         f"{', '.join(found)}, Python {platform.python_version()}; threads: {torch.get_num_threads()} "
-        f"on {os.cpu_count()} cores, {processor()}; {size.name} size, turns: {size.turns}"
+        f"on {os.cpu_count()} cores, {processor()}{device()}; {size.name} size, turns: {size.turns}"
     )
+
+
+def device() -> str:
+    """Name of the GPU with the version of CUDA, where there is one."""
+    if not torch.cuda.is_available():
+        return ""
+    return f", {torch.cuda.get_device_name()} with CUDA {torch.version.cuda}"
 
 
 def processor() -> str:

@@ -3,7 +3,7 @@
     python benchmarks/run.py --quick
 
 Each runs in a process of its own, so that neither memory nor threads of one trouble the next. Names choose among
-them: `python benchmarks/run.py loss steps`.
+them: `python benchmarks/run.py loss steps`. What needs a GPU is not among them: `python benchmarks/gpu.py`.
 """
 
 import argparse
