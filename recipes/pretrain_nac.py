@@ -179,8 +179,14 @@ def main(config: PretrainConfig) -> None:
 
     def evaluate(images_seen: int) -> dict[str, object]:
         reports[images_seen] = probe(encoder)
-        if accelerator.is_main_process and images_seen < config.total_images:
-            print(f"\n{images_seen:,} images: {reports[images_seen]}", file=sys.stderr)
+        if images_seen < config.total_images:
+            accelerator.print(f"\n{images_seen:,} images: {reports[images_seen]}", file=sys.stderr)
+        encoder.card_notes = (
+            f"Trained for {config.objective} on {train_set.name}/{train_set.split}, "
+            f"{images_seen:,} images seen, seed {config.seed}.\n\n"
+            f"Untrained:\n\n    {indented(reports[0])}\n\nTrained:\n\n    {indented(reports[images_seen])}"
+        )
+        run.export(encoder, "encoder", accelerator)
         return asdict(reports[images_seen])
 
     result = train(
@@ -199,14 +205,10 @@ def main(config: PretrainConfig) -> None:
         ),
     )
     if accelerator.is_main_process:
-        untrained, trained = reports[0], reports[config.total_images]
-        encoder.card_notes = (
-            f"Trained for {config.objective} on {train_set.name}/{train_set.split}, "
-            f"{result.images_seen:,} images seen, seed {config.seed}.\n\n"
-            f"Untrained:\n\n    {indented(untrained)}\n\nTrained:\n\n    {indented(trained)}"
-        )
         encoder.pretraining = pretraining_cost(config, encoder, result, run.hardware)
-        encoder.save_pretrained(run.path / "encoder")
+        with run.writing("encoder"):
+            encoder.save_pretrained(run.path / "encoder")
+        untrained, trained = reports[0], reports[config.total_images]
         print(f"\nuntrained: {untrained}\n\ntrained: {trained}", file=sys.stderr)
         print(f"\nencoder: {run.path / 'encoder'}", file=sys.stderr)
     finish(run, result, encoder=str(run.path / "encoder"), untrained=asdict(reports[0]))

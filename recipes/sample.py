@@ -3,7 +3,7 @@
     python recipes/sample.py                                  # a sheet of the first 100, of the default run
     python recipes/sample.py --run-dir runs/mine --num-images 5000 --columns 0 --output images
 
-A GAN's run may still be going on: its generator is that of the last evaluation.
+The run may still be going on: generator or decoder are those of its last evaluation.
 """
 
 import json

@@ -104,9 +104,15 @@ def main(config: VAEConfig) -> None:
         config.score.extractor or "digits_classifier", weights=config.score.weights, device=device
     )
     update, encoder = build_update(config, accelerator, train_set, stream)
-    evaluate = VAEEvaluation(
+    measure = VAEEvaluation(
         update.vae, run, accelerator, config.score, extractor, train_set, held_out
     )
+
+    def evaluate(images_seen: int) -> dict[str, object]:
+        measured = measure(images_seen)
+        run.export(update.vae.decoder, "decoder", accelerator)
+        return measured
+
     result = train(
         update,
         stream,
@@ -117,9 +123,6 @@ def main(config: VAEConfig) -> None:
         evaluate_every=config.score.every,
         goal=Goal("bits_per_dim", "lower"),
     )
-    if accelerator.is_main_process:
-        with run.writing("decoder"):
-            update.vae.decoder.save_pretrained(run.path / "decoder")
     pretraining = None if config.init == "random" else encoder.pretraining or "unknown"
     finish(run, result, report, pretraining=pretraining)
 

@@ -66,6 +66,12 @@ class PretrainedModel(PyTorchModelHubMixin):
             kwargs.setdefault("repo_id", target.name)
             result: str | None = super().save_pretrained(new, **kwargs)
             try:
+                if _has_config(
+                    target, (new / CONFIG_FILE).read_bytes()
+                ):  # weights of the same model
+                    for file in (CARD_FILE, WEIGHTS_FILE):
+                        (new / file).replace(target / file)
+                    return result
                 if target.exists():
                     target.rename(old)
                 new.rename(target)
@@ -117,6 +123,13 @@ class PretrainedModel(PyTorchModelHubMixin):
         model.load_state_dict(tensors)
         model.eval()
         return model
+
+
+def _has_config(folder: Path, content: bytes) -> bool:
+    try:
+        return (folder / CONFIG_FILE).read_bytes() == content
+    except OSError:
+        return False
 
 
 def read_tensors(

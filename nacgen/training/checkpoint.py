@@ -7,27 +7,43 @@ compared.
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-import stat
+import struct
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
+from nacgen.data.regular_file import read_regular
 from nacgen.errors import CheckpointError, StorageError
+from nacgen.models.tensor_file import strict_json
 
 MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", ".safetensors"
 FORMAT = 1
 KEEP = 2
 LARGEST_JSON = 1 << 20  # bytes
+DTYPES = {  # what safetensors calls them
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 Tensors = dict[str, Tensor]
 Contents = tuple[dict[str, Tensors], dict[str, Any]]
@@ -207,21 +223,31 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _write(room: Path, parts: Mapping[str, Tensors], record: Mapping[str, Any]) -> None:
-    """All files of a checkpoint; each is hashed while it goes to the disk."""
-    files: dict[str, dict[str, Any]] = {}
-    with ThreadPoolExecutor(1) as pool:
-
-        def write(name: str, content: bytes) -> None:
-            digest = pool.submit(_sha256, content)
-            _write_synced(room / name, content)
-            files[name] = {"size": len(content), "sha256": digest.result()}
-
-        for name, tensors in parts.items():
-            write(f"{name}{TENSORS}", save(tensors))
-        write(STATE, json.dumps(record, indent=2, allow_nan=False).encode())
+    files = {
+        f"{name}{TENSORS}": _write_synced(room / f"{name}{TENSORS}", _serialized(tensors))
+        for name, tensors in parts.items()
+    }
+    state = json.dumps(record, indent=2, allow_nan=False).encode()
+    files[STATE] = _write_synced(room / STATE, [state])
     manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
-    _write_synced(room / MANIFEST, manifest.encode())
+    _write_synced(room / MANIFEST, [manifest.encode()])
     _sync_folder(room)
+
+
+def _serialized(tensors: Tensors) -> Iterator[bytes | memoryview]:
+    """The pieces of a safetensors file; the library's `save` copies all tensors twice to give it as a whole."""
+    largest_first = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header, end = {}, 0
+    for name in largest_first:  # so that each starts at a multiple of its size
+        tensor = tensors[name]
+        start, end = end, end + tensor.nbytes
+        kind, shape = DTYPES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for name in largest_first:
+        yield tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _put_in_place(room: Path, target: Path) -> None:
@@ -238,7 +264,7 @@ def _put_in_place(room: Path, target: Path) -> None:
 def _read(folder: Path, at_most: int | None = None) -> Contents:
     if folder.is_symlink():
         raise ValueError("it is a link")
-    manifest = _parse(_read_file(folder / MANIFEST))
+    manifest = _parse(read_regular(folder / MANIFEST, LARGEST_JSON, inside=folder))
     if manifest["format"] != FORMAT:
         raise ValueError(f"format {manifest['format']} is not format {FORMAT}")
     files = manifest["files"]
@@ -246,7 +272,7 @@ def _read(folder: Path, at_most: int | None = None) -> Contents:
     if different:
         raise ValueError(f"files {sorted(different)} are missing or extra")
     parts = {}
-    state = _parse(_read_verified(folder / STATE, files[STATE]))
+    state = _parse(_read_verified(folder / STATE, files[STATE], LARGEST_JSON))
     for name in files.keys() - {STATE}:
         part, dot, ending = name.rpartition(".")
         if dot + ending != TENSORS:
@@ -260,41 +286,18 @@ def _read(folder: Path, at_most: int | None = None) -> Contents:
     return parts, state
 
 
-def _read_verified(path: Path, expected: Mapping[str, Any]) -> bytes:
-    content = _read_file(path, expected["size"])
-    if len(content) != expected["size"] or _sha256(content) != expected["sha256"]:
+def _read_verified(path: Path, expected: Mapping[str, Any], largest: float = math.inf) -> bytes:
+    size = expected["size"]
+    if type(size) is not int or not 0 <= size <= largest:
+        raise ValueError(f"{path.name} cannot have {size!r} bytes")
+    content = read_regular(path, size, inside=path.parent)
+    if len(content) != size or _sha256(content) != expected["sha256"]:
         raise ValueError(f"{path.name} does not match its hash")
     return content
 
 
-def _read_file(path: Path, size: int | None = None) -> bytes:
-    """A regular file, neither linked nor larger than expected: its size is looked at before anything is read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        limit = size if path.suffix == TENSORS and size is not None else LARGEST_JSON
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{path.name} is no regular file")
-        if found.st_size > limit or size not in (None, found.st_size):
-            raise ValueError(
-                f"{path.name} has {found.st_size} bytes, not {size or f'up to {limit}'}"
-            )
-        return file.read(found.st_size)
-
-
 def _parse(content: bytes) -> dict[str, Any]:
-    """A JSON object without what JSON leaves to the reader."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            raise ValueError("a key stands twice")
-        return values
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number of JSON")
-
-    values = json.loads(content, object_pairs_hook=unique, parse_constant=refuse)
+    values = strict_json(content)
     if not isinstance(values, dict):
         raise ValueError(f"a JSON object was expected, got a {type(values).__name__}")
     return values
@@ -304,11 +307,19 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
+def _write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Write a file to the disk, and say of it what the manifest does; hashing does not wait for the disk."""
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(1) as pool, path.open("xb") as file:
+        hashed = pool.submit(lambda: None)
+        size = 0
+        for piece in pieces:
+            hashed = pool.submit(digest.update, piece)
+            size += file.write(piece)
         file.flush()
         os.fsync(file.fileno())
+        hashed.result()
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from nacgen.data.pictures import write_gif, write_grid
 from nacgen.data.randomness import generator as seeded_generator
 from nacgen.functional.gan import overfitting
 from nacgen.metrics.extractors import FeatureExtractor
+from nacgen.metrics.processes import Share
 from nacgen.training.gan import GANUpdate
 from nacgen.training.gan_options import ScoreConfig
 from nacgen.training.run_folder import RunFolder
@@ -69,12 +70,11 @@ class GANEvaluation:
             num_samples=self.config.num_samples,
             accelerator=self.accelerator,
         )
-        if self.accelerator.is_main_process:
-            path = self.run.path / "samples" / f"images_{images_seen:08d}.png"
-            with self.run.writing("sample grid"):
+        path = self.run.path / "samples" / f"images_{images_seen:08d}.png"
+        with Share.of(self.accelerator).failing_together(), self.run.writing("sample grid"):
+            if self.accelerator.is_main_process:
                 write_grid(self.generate(torch.arange(COLUMNS**2)), path, COLUMNS, ZOOM)
-            with self.run.writing("generator"):
-                self.update.averaged_generator.save_pretrained(self.run.path / "generator")
+        self.run.export(self.update.averaged_generator, "generator", self.accelerator)
         gauges = {} if self.held_out is None else self.judge(self.held_out)
         return {**gauges, "evaluation": result.to_dict()}
 

@@ -26,6 +26,8 @@ from nacgen.errors import (
     StorageError,
     is_storage_failure,
 )
+from nacgen.metrics.processes import Launched, Share
+from nacgen.models.folder import PretrainedModel
 from nacgen.training.config import TrainingConfig, flatten, read_yaml, to_dict
 
 NOT_COMPARED = ("config", "run_dir", "run.timeout")
@@ -218,6 +220,21 @@ class RunFolder:
             kept = kept[:num_rows]
             write_text(self._log, "".join(kept))
         self._num_rows = len(kept)
+
+    def export(self, model: PretrainedModel, name: str, accelerator: Launched) -> None:
+        """Write a model as a folder of its own, for readers while the run goes on; every process calls it.
+
+        Args:
+            model: As it is now.
+            name: Of the folder.
+            accelerator: The run's.
+
+        Raises:
+            StorageError: It cannot be written, on every process.
+        """
+        with Share.of(accelerator).failing_together(), self.writing(name):
+            if self.is_main:
+                model.save_pretrained(self.path / name)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, which marks the run complete.

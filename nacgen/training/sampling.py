@@ -21,7 +21,7 @@ def load_model(run_dir: str | Path) -> Generator | Decoder:
     """What makes the images of a run.
 
     Args:
-        run_dir: Folder of a run of train_gan.py, at its last evaluation, or of train_vae.py, at its end.
+        run_dir: Folder of a run of train_gan.py or train_vae.py; the model is that of its last evaluation.
 
     Returns:
         On the CPU, in evaluation mode.

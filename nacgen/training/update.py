@@ -110,7 +110,7 @@ def descend(
     batch: Batch,
     network: str = "",
 ) -> Tensor:
-    """Backward pass and optimizer step, unless the gradient is not finite.
+    """Backward pass and optimizer step, unless loss or gradient are not finite.
 
     Gradients are averaged over processes before they are looked at, so all of them agree.
 
@@ -140,7 +140,7 @@ def take_step(
     batch: Batch,
     network: str = "",
 ) -> Tensor:
-    """Step along gradients that are there already, unless they are not finite.
+    """Step along gradients that are there already, unless they or the loss are not finite.
 
     Args:
         loss: What they are the gradients of, for the error.
@@ -153,10 +153,10 @@ def take_step(
         The norm of the gradient.
 
     Raises:
-        NonFiniteError: The gradient is NaN or infinite; these parameters keep their values.
+        NonFiniteError: Loss or gradient is NaN or infinite; these parameters keep their values.
     """
     norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
-    if not torch.isfinite(norm):
+    if not torch.isfinite(norm + loss.float()):
         raise NonFiniteError(
             f"the {network and f'{network} '}loss must stay finite, but at {batch.images_seen} images seen "
             f"it is {loss.item()} with a gradient of norm {norm.item()}. Nothing of this step was saved, and "

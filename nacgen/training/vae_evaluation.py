@@ -25,6 +25,7 @@ from nacgen.functional.vae import (
 )
 from nacgen.metrics.collection import ImageSource
 from nacgen.metrics.extractors import FeatureExtractor
+from nacgen.metrics.processes import Share
 from nacgen.models.vae import VAE
 from nacgen.training.run_folder import RunFolder
 from nacgen.training.vae_options import ScoreConfig
@@ -271,9 +272,10 @@ class VAEEvaluation:
 
     def draw(self, name: str, images: Tensor, columns: int = COLUMNS) -> None:
         """Write a sheet into the run folder, on the main process."""
-        if self.accelerator.is_main_process:
-            with self.run.writing("sheet of images"):
-                write_grid(images, self.run.path / "samples" / f"{name}.png", columns, ZOOM)
+        path = self.run.path / "samples" / f"{name}.png"
+        with Share.of(self.accelerator).failing_together(), self.run.writing("sheet of images"):
+            if self.accelerator.is_main_process:
+                write_grid(images, path, columns, ZOOM)
 
     def _own(self, number: int) -> Iterator[Tensor]:
         """This process's share of so many indices, some at a time."""

@@ -3,8 +3,10 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from nacgen.errors import CheckpointError, StorageError
@@ -144,7 +146,7 @@ def test_a_failing_write_leaves_the_earlier_one(
 ) -> None:
     save(tmp_path, 8)
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, pieces: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("nacgen.training.checkpoint._write_synced", full)
@@ -237,12 +239,12 @@ def test_a_reader_turns_to_what_replaced_a_checkpoint_under_its_eyes(
     first, reads = save(tmp_path, 8), []
     read = checkpoint._read_verified
 
-    def overtaken(path: Path, expected: dict[str, object]) -> bytes:
+    def overtaken(path: Path, *expected: Any) -> bytes:
         reads.append(path.name)
         if len(reads) == 2:  # the state was read, the tensors were not
             save(tmp_path, 16)
             shutil.rmtree(first)
-        return read(path, expected)
+        return read(path, *expected)
 
     monkeypatch.setattr(checkpoint, "_read_verified", overtaken)
     assert newest(tmp_path) == 16
@@ -290,7 +292,7 @@ def test_an_unreadable_folder_is_no_empty_one(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_what_is_needed_and_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, pieces: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "_write_synced", full)
@@ -299,3 +301,24 @@ def test_a_full_disk_is_told_what_is_needed_and_free(
         save_checkpoint(tmp_path, {"model": {"w": torch.zeros(500)}}, {}, 8)
     assert f"{tmp_path}/step_000000000008 could not be written" in str(caught.value)
     assert f"needs 2,000 bytes, {free}" in str(caught.value)
+
+
+def test_files_are_what_the_safetensors_library_writes(tmp_path: Path) -> None:
+    tensors = {
+        "double": torch.randn(3, 2, dtype=torch.float64),
+        "half": torch.randn(3).bfloat16(),
+        "count": torch.tensor(7),
+        "flags": torch.tensor([True, False, True]),
+        "empty": torch.zeros(0, 4),
+        "number": torch.tensor(0.5),
+        "näme": torch.randn(2, 2).half(),
+    }
+    folder = save_checkpoint(tmp_path, {"model": tensors, "optimizer": {}}, {}, 8)
+    content = (folder / "model.safetensors").read_bytes()
+    again = safetensors.torch.load(content)
+    assert again.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (again[name].dtype, again[name].shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(again[name], tensor)
+    assert len(content) == len(safetensors.torch.save(tensors))
+    assert load_checkpoint(tmp_path)[0]["optimizer"] == {}  # type: ignore[index]
