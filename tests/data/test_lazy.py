@@ -174,7 +174,7 @@ def test_a_run_that_ends_early_does_not_hang(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)],
         cwd=Path(__file__).parents[2],
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 3
