@@ -19,7 +19,6 @@ from nacgen.training.nac import two_views
 from timing import Row, Size, agree, in_turns, missing, noise
 
 POLICY = ViewPolicy(crop_scale=(0.2, 1.0), greyscale_probability=0.2, hue=0.1)
-WORKERS = 2
 
 
 def compare_operations(images: Tensor) -> str:
@@ -55,12 +54,10 @@ def our_views(images: Tensor, batch_size: int) -> None:
 
 def pil(size: Size) -> list[Row]:
     """Torchvision's pipeline of PIL images in two worker processes that stay alive."""
-    from pil_loader import ViewsOfPictures, build_loader
-
     n, batch_size = size.of((32, 16), (1024, 128), (4096, 128))
     images = noise(n, 32)
     agreement = compare_operations(images[: min(n, 128)])
-    loader = build_loader(ViewsOfPictures(images, POLICY), batch_size, WORKERS)
+    loader = build_loader(images, TwoViews(POLICY, 32), batch_size)
 
     def theirs() -> None:
         for _ in loader:

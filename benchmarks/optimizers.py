@@ -36,21 +36,33 @@ def flat(network: nn.Module) -> Tensor:
 
 
 class LoopLARS:
-    """One parameter after another, with the numbers of the trust ratio in Python, as LARS is often written."""
+    """One parameter after another, with the numbers of the trust ratio in Python, as LARS is often written.
 
-    def __init__(self, network: nn.Module, learning_rate: float, decay: float) -> None:
+    Args:
+        network: To be trained.
+        learning_rate: Of the steps.
+        decay: Of the weights.
+        spare_vectors: Whether biases and scales get neither decay nor trust ratio.
+    """
+
+    def __init__(
+        self, network: nn.Module, learning_rate: float, decay: float, spare_vectors: bool = True
+    ) -> None:
         self.parameters = list(network.parameters())
         self.velocities = [torch.zeros_like(p) for p in self.parameters]
         self.learning_rate, self.decay = learning_rate, decay
+        self.spare_vectors = spare_vectors
 
     @torch.no_grad()
     def step(self) -> None:
         """V <- m v + lr t (g + d w), w <- w - v."""
         for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
             assert parameter.grad is not None
-            update = parameter.grad + self.decay * parameter
-            size, length = parameter.norm().item(), update.norm().item()
-            ratio = 1e-3 * size / length if size > 0 and length > 0 else 1.0
+            update, ratio = parameter.grad, 1.0
+            if not (self.spare_vectors and parameter.ndim < 2):
+                update = update + self.decay * parameter
+                size, length = parameter.norm().item(), update.norm().item()
+                ratio = 1e-3 * size / length if size > 0 and length > 0 else 1.0
             velocity.mul_(0.9).add_(self.learning_rate * ratio * update)
             parameter.sub_(velocity)
 
@@ -83,7 +95,7 @@ def lars(size: Size) -> list[Row]:
     loop = compare(
         size,
         "loop over parameters",
-        lambda net, decay: LoopLARS(net, LEARNING_RATE, decay).step,
+        lambda net, decay: LoopLARS(net, LEARNING_RATE, decay, False).step,
         DECAY,
     )
     if reason := missing("timm"):

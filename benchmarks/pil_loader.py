@@ -1,7 +1,6 @@
-"""How two views usually come about: PIL images, torchvision's transforms, worker processes.
+"""How views usually come about: PIL images, transforms of one image at a time, worker processes."""
 
-In a file of its own, since worker processes may import it.
-"""
+from collections.abc import Callable, Sequence
 
 from einops import rearrange
 from PIL import Image
@@ -11,27 +10,24 @@ from torchvision import transforms
 
 from nacgen.data.augment import ViewPolicy
 
+WORKERS = 2
+Views = Callable[[Image.Image], Sequence[Tensor]]
 
-class ViewsOfPictures(Dataset[tuple[Tensor, Tensor]]):
-    """Two views of each picture, drawn as a policy says, in [-1, 1].
+
+class TwoViews:
+    """torchvision's transforms of PIL images, drawn twice as a policy says.
 
     Args:
-        images: `(n, 3, h, w)` uint8; kept as PIL images.
         policy: What is varied.
+        size: Height and width in pixels.
     """
 
-    def __init__(self, images: Tensor, policy: ViewPolicy) -> None:
-        self.pictures = [
-            Image.fromarray(rearrange(image, "c h w -> h w c").numpy()) for image in images
-        ]
+    def __init__(self, policy: ViewPolicy, size: int) -> None:
         jitter = transforms.ColorJitter(policy.jitter, policy.jitter, policy.saturation, policy.hue)
+        ratio = (1 / policy.crop_ratio, policy.crop_ratio)
         self.view = transforms.Compose(
             [
-                transforms.RandomResizedCrop(
-                    images.shape[-2:],
-                    scale=policy.crop_scale,
-                    ratio=(1 / policy.crop_ratio, policy.crop_ratio),
-                ),
+                transforms.RandomResizedCrop(size, scale=policy.crop_scale, ratio=ratio),
                 transforms.RandomHorizontalFlip(0.5 if policy.flip else 0.0),
                 transforms.RandomApply([jitter], policy.jitter_probability),
                 transforms.RandomGrayscale(policy.greyscale_probability),
@@ -40,23 +36,39 @@ class ViewsOfPictures(Dataset[tuple[Tensor, Tensor]]):
             ]
         )
 
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        picture = self.pictures[index]
+    def __call__(self, picture: Image.Image) -> tuple[Tensor, Tensor]:
+        """Two views in [-1, 1]."""
         return self.view(picture), self.view(picture)
 
 
-def build_loader(
-    dataset: ViewsOfPictures, batch_size: int, num_workers: int
-) -> "DataLoader[tuple[Tensor, Tensor]]":
+class Pictures(Dataset[tuple[Tensor, ...]]):
+    """Views of PIL images.
+
+    Args:
+        images: `(n, 3, h, w)` uint8.
+        views: Of one picture.
+    """
+
+    def __init__(self, images: Tensor, views: Views) -> None:
+        self.views = views
+        self.pictures = [
+            Image.fromarray(rearrange(image, "c h w -> h w c").numpy()) for image in images
+        ]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(self.views(self.pictures[index]))
+
+
+def build_loader(images: Tensor, views: Views, batch_size: int) -> "DataLoader[tuple[Tensor, ...]]":
     """Shuffled batches from worker processes that stay alive between epochs."""
     return DataLoader(
-        dataset,
+        Pictures(images, views),
         batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
+        num_workers=WORKERS,
+        persistent_workers=True,
     )

@@ -12,7 +12,11 @@ import torch
 ROOT = Path(__file__).parents[2] / "benchmarks"
 SHARED = ("page", "pil_loader", "run", "timing")
 NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in SHARED)
-SLOW = {("scores", "features"), ("scores", "folders")}  # build Inception, several times
+SLOW = {  # build Inception several times, or start fresh processes
+    ("scores", "features"),
+    ("scores", "folders"),
+    ("steps", "allocator"),
+}
 
 
 @pytest.fixture(autouse=True)
