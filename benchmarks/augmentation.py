@@ -16,6 +16,7 @@ import page
 from nacgen.data.augment import ViewPolicy, color_jitter, random_boxes, resized_crop, shift_hue
 from nacgen.data.stream import Batch
 from nacgen.training.nac import two_views
+from pil_loader import WORKERS, TwoViews, build_loader
 from timing import Row, Size, agree, in_turns, missing, noise
 
 POLICY = ViewPolicy(crop_scale=(0.2, 1.0), greyscale_probability=0.2, hue=0.1)

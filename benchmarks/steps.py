@@ -5,8 +5,8 @@ another; lightly has its own transform in as many workers, its own loss and SGD.
 are ours on both sides: the tiny encoder, 128 images of 32 px. The step of the digits presets follows for each
 recipe; its ideal is the time that its convolutions take alone, so that the ratio is the share of the ideal that is
 reached. The last row starts the same steps with an allocator that keeps its memory, where glibc's gives it back to
-the system after each large tensor: `MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824` before the
-command.
+the system after each large tensor: `MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824` before
+the command.
 """
 
 import hashlib
