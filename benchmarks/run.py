@@ -15,7 +15,7 @@ from pathlib import Path
 from page import DOCS, write_page
 
 HERE = Path(__file__).parent
-SHARED = ("page", "pil_loader", "run", "timing")  # no benchmarks
+SHARED = ("gpu", "page", "pil_loader", "run", "timing")  # no benchmarks of a CPU
 NAMES = [path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in SHARED]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2] / "benchmarks"
-SHARED = ("page", "pil_loader", "run", "timing")
+SHARED = ("gpu", "page", "pil_loader", "run", "timing")
 NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in SHARED)
 SLOW = {  # build Inception several times, or start fresh processes
     ("scores", "features"),
