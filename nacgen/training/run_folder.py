@@ -395,9 +395,10 @@ def describe_environment() -> dict[str, Any]:
     return {
         "command": sys.argv,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        # Not platform.platform() and platform.processor(), which start a process to ask.
+        "platform": f"{platform.system()} {platform.release()}",
         "versions": {"nacgen": nacgen.__version__, **{name: version(name) for name in packages}},
-        "processor": platform.processor() or platform.machine(),
+        "processor": platform.machine(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,

@@ -3,9 +3,9 @@
 import contextlib
 import multiprocessing
 import os
+import runpy
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -51,12 +51,10 @@ class Session:
     Args:
         process: Its process.
         log: What it prints.
-        started: On the monotonic clock.
     """
 
     process: BaseProcess
     log: Path
-    started: float
 
     def end(self, timeout: float = TIMEOUT_SECONDS) -> Ended:
         """Wait for it; one that hangs is killed and fails the test."""
@@ -90,9 +88,8 @@ def start(
     log = log or folder.with_name(f"{folder.name}.log")
     flags = ("--preset", preset, "--run-dir", str(folder))
     process = server().Process(target=_session, args=(flags, log, preparations, environment or {}))
-    started = time.monotonic()
     process.start()
-    return Session(process, log, started)
+    return Session(process, log)
 
 
 def run(folder: Path, preset: str, *preparations: Preparation) -> Ended:
@@ -100,14 +97,42 @@ def run(folder: Path, preset: str, *preparations: Preparation) -> Ended:
     return start(folder, preset, *preparations).end()
 
 
+def start_script(
+    script: Path, flags: Sequence[str], log: Path, *preparations: Preparation
+) -> Session:
+    """Begin a session of a real recipe.
+
+    Args:
+        script: Its file.
+        flags: Its flags.
+        log: What it prints.
+        preparations: As of `start`.
+    """
+    process = server().Process(target=_script, args=(script, flags, log, preparations))
+    process.start()
+    return Session(process, log)
+
+
 def _session(
-    flags: tuple[str, ...],
+    flags: Sequence[str],
     log: Path,
-    preparations: tuple[Preparation, ...],
+    preparations: Sequence[Preparation],
     environment: dict[str, str],
 ) -> None:
-    torch.set_num_threads(1)
     os.environ.update(environment)
+    _prepare(["small", *flags], log, preparations)
+    run_recipe(small_runs.main, TrainingConfig, small_runs.PRESETS)
+
+
+def _script(
+    script: Path, flags: Sequence[str], log: Path, preparations: Sequence[Preparation]
+) -> None:
+    _prepare([str(script), *flags], log, preparations)
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def _prepare(argv: list[str], log: Path, preparations: Sequence[Preparation]) -> None:
+    torch.set_num_threads(1)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
@@ -115,10 +140,9 @@ def _session(
         open(standard, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
         for standard in (1, 2)
     )
-    sys.argv = ["small", *flags]
+    sys.argv = argv
     for prepare in preparations:
         prepare()
-    run_recipe(small_runs.main, TrainingConfig, small_runs.PRESETS)
 
 
 def whole_run(folder: Path, preset: str) -> small_runs.Fingerprint:
