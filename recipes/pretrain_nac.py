@@ -22,9 +22,6 @@ from nacgen.training.pretraining import (
 AUTHORS_MODEL = ModelConfig(
     flip_probability=0.1, posterior="separate", code_normalization="sqrt_dim"
 )
-AUTHORS_NAC = NACConfig(relaxation="tanh")
-NATURAL_MODEL = ModelConfig(code_normalization="sphere")  # for photographs, see docs/encoders.md
-NATURAL_NAC = NACConfig(relaxation="tanh")
 SIMCLR_VIEWS = ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, greyscale_probability=0.2)
 CIFAR10 = 50_000  # training images, to count epochs by
 IMAGENET = 1_281_167
@@ -33,14 +30,12 @@ PRESETS = {
     # 2 CPU cores, about a minute; linear probe 0.98 (measured).
     "digits": PretrainConfig(),
     # The authors' parametrisation; a run of this length stays on its plateau, a loss near 0 (measured).
-    "digits-authors": PretrainConfig(nac=AUTHORS_NAC, model=AUTHORS_MODEL),
+    "digits-authors": PretrainConfig(model=AUTHORS_MODEL),
     # 2 CPU cores, CIFAR-10's files in --data-dir; docs/encoders.md has what was measured.
     "cifar10-small": PretrainConfig(
         dataset="cifar10",
         total_images=51_200,
         probe_every=12_800,
-        nac=NATURAL_NAC,
-        model=NATURAL_MODEL,
         views=SIMCLR_VIEWS,
     ),
     # The same in the authors' parametrisation, which does not leave its plateau so soon (measured).
@@ -48,7 +43,6 @@ PRESETS = {
         dataset="cifar10",
         total_images=51_200,
         probe_every=12_800,
-        nac=AUTHORS_NAC,
         model=AUTHORS_MODEL,
         views=SIMCLR_VIEWS,
     ),
@@ -58,8 +52,7 @@ PRESETS = {
         total_images=200 * CIFAR10,
         batch_size=500,
         probe_every=10 * CIFAR10,
-        nac=NATURAL_NAC,
-        model=replace(NATURAL_MODEL, backbone="resnet18"),
+        model=ModelConfig(backbone="resnet18"),
         views=SIMCLR_VIEWS,
         optim=OptimConfig(learning_rate=1e-3, weight_decay=1e-4, warmup_images=2 * CIFAR10),
         run=RunConfig(log_every=5_000, checkpoint_every=10 * CIFAR10),
@@ -70,7 +63,6 @@ PRESETS = {
         total_images=1_000 * CIFAR10,
         batch_size=1_000,
         probe_every=50 * CIFAR10,
-        nac=AUTHORS_NAC,
         model=replace(AUTHORS_MODEL, backbone="resnet50"),
         views=SIMCLR_VIEWS,
         optim=OptimConfig(
@@ -85,7 +77,6 @@ PRESETS = {
         total_images=2_000 * 5_000,
         batch_size=1_000,
         probe_every=100 * 5_000,
-        nac=AUTHORS_NAC,
         model=replace(AUTHORS_MODEL, backbone="vgg16_bn", code_dim=64, flip_probability=0.4),
         views=SIMCLR_VIEWS,
         optim=OptimConfig(
@@ -99,7 +90,7 @@ PRESETS = {
         total_images=200 * IMAGENET // 1_024 * 1_024,
         batch_size=1_024,
         probe_every=5 * IMAGENET,
-        nac=replace(AUTHORS_NAC, code_penalty=0.1),
+        nac=NACConfig(code_penalty=0.1),
         queue=QueueConfig(size=65_536, momentum=0.999),
         data=DataConfig(image_size=256),
         model=replace(AUTHORS_MODEL, backbone="resnet50", stem="standard"),
@@ -116,7 +107,6 @@ PRESETS = {
         total_images=2_000 * 5_000,
         batch_size=500,
         probe_every=100 * 5_000,
-        nac=AUTHORS_NAC,
         data=DataConfig(image_size=256),
         model=replace(AUTHORS_MODEL, backbone="vgg16_bn", code_dim=64, flip_probability=0.4),
         views=replace(SIMCLR_VIEWS, size=224),

@@ -27,9 +27,9 @@ class ModelConfig:
     posterior: Literal["shared", "scaled", "separate"] = "shared"
     """shared: what the channel makes of the code logits; scaled: that, times a learned confidence;
     separate: an own head, the authors'."""
-    code_normalization: Literal["batch", "sphere", "sqrt_dim"] = "batch"
-    """Of code logits. batch: standardised, with a learned scale; sphere: those, of one length for every
-    image; sqrt_dim: over sqrt(code_dim), the authors'."""
+    code_normalization: Literal["batch", "sphere", "sqrt_dim"] = "sphere"
+    """Of code logits. sphere: standardised and of one length for every image, with a learned scale; batch:
+    those, of any length; sqrt_dim: over sqrt(code_dim), the authors'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,8 @@ class OptimConfig:
 class NACConfig:
     """Neural Activation Coding."""
 
-    relaxation: Literal["marginal", "tanh", "straight_through"] = "marginal"
-    """Of the codes while training; tanh is the authors'."""
+    relaxation: Literal["marginal", "tanh", "straight_through"] = "tanh"
+    """Of the codes while training; tanh is the authors', marginal makes the loss itself a bound."""
     num_draws: int = 1
     """Channel draws for each code in a step; more make the gradient less noisy."""
     code_penalty: float = 0.0
