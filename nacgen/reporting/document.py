@@ -232,7 +232,9 @@ def write_blocks(blocks: Sequence[Block], title: str, folder: Path) -> Reports:
     for path, content in zip(reports, contents, strict=True):
         new = path.with_name(f".{path.name}.new")
         try:
-            new.write_text(content, encoding="utf-8")
+            new.write_text(
+                content, encoding="utf-8", errors="backslashreplace"
+            )  # paths can be no text
             new.replace(path)
         except OSError as error:
             raise StorageError(
