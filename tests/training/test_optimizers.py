@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
+from nacgen.training import optimizers
 from nacgen.training.checkpoint import load_checkpoint, save_checkpoint
 from nacgen.training.optimizers import LARS, build_optimizer, exclude_from_decay
 from nacgen.training.snapshot import load_optimizer_tensors, optimizer_tensors
@@ -287,3 +288,21 @@ def test_builder_errors_name_the_optimizer() -> None:
         build_optimizer("sgd", network, 1.0, reference=True)
     with pytest.raises(ConfigurationError, match=r"adamw cannot be built: .*-1.0"):
         build_optimizer("adamw", network, -1.0)
+
+
+def test_lars_takes_the_same_steps_whatever_the_cache_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights = []
+    for cached in (1, 40, 10**9):
+        monkeypatch.setattr(optimizers, "CACHED", cached)
+        draw = torch.Generator().manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(n, 3, generator=draw)) for n in (2, 7, 1, 20, 3)]
+        for parameter in parameters[:-1]:  # the last one has no gradient
+            parameter.grad = torch.randn(parameter.shape, generator=draw)
+        lars = LARS(parameters, 0.3, weight_decay=1e-2)
+        lars.step()
+        lars.step()
+        weights.append(torch.cat([p.detach() for p in parameters]))
+    assert torch.equal(weights[0], weights[2])
+    assert torch.equal(weights[1], weights[2])
