@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -112,21 +112,25 @@ def list_images(root: Path) -> ImageFiles:
         DataNotFoundError: The folder holds no image.
         DataError: A folder cannot be listed, or links run in a circle.
     """
-    found = tuple(_walk(str(root), ()))
-    paths = tuple(path for path, _ in found)
-    no_files = tuple(path for path, is_file in found if not is_file)
+    paths, no_files = [], []
+    for path, is_file in _walk(str(root), ()):
+        paths.append(path)
+        if not is_file:
+            no_files.append(path)
     if not paths:
         raise DataNotFoundError(
             f"{root} must hold images ({', '.join(sorted(SUFFIXES))}), but none was found in it or below."
         )
     below = len(str(root)) + 1
-    classes = [path[below:].partition(os.sep) for path in paths]
-    if not all(separator for _, separator, _ in classes):  # an image beside the subfolders
-        return ImageFiles(paths, no_files=no_files)
-    class_names = tuple(sorted({name for name, _, _ in classes}))
-    numbers = {name: number for number, name in enumerate(class_names)}
-    labels = torch.tensor([numbers[name] for name, _, _ in classes])
-    return ImageFiles(paths, labels, class_names, no_files)
+    ends = [path.find(os.sep, below) for path in paths]
+    if min(ends) < 0:  # an image beside the subfolders
+        return ImageFiles(tuple(paths), no_files=tuple(no_files))
+    numbers: dict[str, int] = {}  # in the order of the walk, which is that of the names
+    labels = [
+        numbers.setdefault(path[below:end], len(numbers))
+        for path, end in zip(paths, ends, strict=True)
+    ]
+    return ImageFiles(tuple(paths), torch.tensor(labels), tuple(numbers), tuple(no_files))
 
 
 def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, bool]]:
@@ -154,7 +158,7 @@ def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[tuple[s
 
 def _kind(entry: "os.DirEntry[str]") -> tuple[bool, bool, bool]:
     """Whether an entry is named like an image, and whether it is a folder or a file."""
-    is_named = PurePath(entry.name).suffix.lower() in SUFFIXES
+    is_named = os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million times
     try:
         return is_named, entry.is_dir(), entry.is_file()
     except OSError:  # a link to itself

@@ -1,10 +1,13 @@
 import os
+import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nacgen.data.datasets import load_splits
 from nacgen.data.folder import decode, list_images
 from nacgen.errors import DataError
 from tests.data.files import write_photographs
@@ -81,3 +84,45 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1500])
     with pytest.raises(DataError, match=rf"{path} must be a readable image, but is not \(OSError"):
         decode(str(path), 16)
+
+
+class SimulatedEntry:
+    """What `os.scandir` gives of a file that need not be there."""
+
+    def __init__(self, folder: str, name: str) -> None:
+        self.name, self.path = name, f"{folder}/{name}"
+
+    def is_dir(self) -> bool:
+        return False
+
+    def is_file(self) -> bool:
+        return True
+
+
+@pytest.mark.usefixtures("as_users_run_it")  # a real DirEntry cannot be made
+def test_large_trees_are_listed_once_and_held_compactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ImageNet, but with 50,000 files: what is held of each is its path, and little passes beside it."""
+    num_folders, num_files = 50, 1000
+    for i in range(num_folders):
+        (tmp_path / f"n{i:08}").mkdir()
+    listed, scandir = [], os.scandir
+
+    def simulated(folder: str) -> object:
+        listed.append(folder)
+        if folder == str(tmp_path):
+            return scandir(folder)
+        return nullcontext(
+            SimulatedEntry(folder, f"n00000000_{i:08}.JPEG") for i in range(num_files)
+        )
+
+    monkeypatch.setattr(os, "scandir", simulated)
+    tracemalloc.start()
+    dataset, _ = load_splits("folder", tmp_path, 224)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(dataset) == num_folders * num_files * 4 // 5
+    assert len(listed) == len(set(listed)) == num_folders + 1
+    length = len(str(tmp_path)) + len("/n00000000/n00000000_00000000.JPEG")
+    assert peak / (num_folders * num_files) < length + 250  # bytes a file
