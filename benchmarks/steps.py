@@ -32,7 +32,7 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.training import gan_networks, objectives, vae_networks
 from nacgen.training.gan_presets import PRESETS as GAN_PRESETS
 from nacgen.training.nac import channel_uniforms, two_views
-from nacgen.training.pretraining import OptimConfig, PretrainConfig, ViewConfig
+from nacgen.training.pretraining import NACConfig, OptimConfig, PretrainConfig, ViewConfig
 from nacgen.training.update import Update
 from nacgen.training.vae_options import VAEConfig
 from optimizers import LoopLARS
@@ -42,6 +42,7 @@ from timing import Row, Size, agree, cost, in_turns, missing, noise, peak_memory
 VIEWS = ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, greyscale_probability=0.2)
 LARS = OptimConfig(name="lars", learning_rate=0.3, weight_decay=1e-4)
 SGD = OptimConfig(name="sgd", learning_rate=0.06, weight_decay=5e-4)
+MARGINAL = NACConfig(relaxation="marginal", num_draws=1)  # what the loop writes down
 KEEPING = {name: str(2**30) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")}
 
 
@@ -119,7 +120,7 @@ def pretraining(size: Size) -> list[Row]:
     """One epoch of NAC beside the loop; weights after a step on the same views and flips agree."""
     n, b = size.of((16, 8), (512, 128), (1024, 128))
     images = ImageDataset("noise", "train", noise(n, 32), None)
-    config = PretrainConfig(batch_size=b, views=VIEWS, optim=LARS)
+    config = PretrainConfig(batch_size=b, views=VIEWS, optim=LARS, nac=MARGINAL)
     loop, policy = Loop(config), objectives.build_views(VIEWS)
     steps, encoder = pretraining_steps(config, images)
     batch = steps.stream.batch(0)
