@@ -223,12 +223,17 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _write(room: Path, parts: Mapping[str, Tensors], record: Mapping[str, Any]) -> None:
-    files = {
-        f"{name}{TENSORS}": _write_synced(room / f"{name}{TENSORS}", _serialized(tensors))
-        for name, tensors in parts.items()
-    }
+    """One file after the other, each hashed while it goes to the disk; last the manifest."""
     state = json.dumps(record, indent=2, allow_nan=False).encode()
-    files[STATE] = _write_synced(room / STATE, [state])
+    contents = {f"{name}{TENSORS}": [*_serialized(part)] for name, part in parts.items()}
+    contents[STATE] = [state]
+    files = {}
+    with ThreadPoolExecutor(1) as pool:
+        for name, pieces in contents.items():
+            digest = pool.submit(_sha256, *pieces)
+            _write_synced(room / name, pieces)
+            size = sum(len(piece) for piece in pieces)
+            files[name] = {"size": size, "sha256": digest.result()}
     manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
     _write_synced(room / MANIFEST, [manifest.encode()])
     _sync_folder(room)
@@ -303,23 +308,19 @@ def _parse(content: bytes) -> dict[str, Any]:
     return values
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Write a file to the disk, and say of it what the manifest does; hashing does not wait for the disk."""
+def _sha256(*pieces: bytes | memoryview) -> str:
     digest = hashlib.sha256()
-    with ThreadPoolExecutor(1) as pool, path.open("xb") as file:
-        hashed = pool.submit(lambda: None)
-        size = 0
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    with path.open("xb") as file:
         for piece in pieces:
-            hashed = pool.submit(digest.update, piece)
-            size += file.write(piece)
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
-        hashed.result()
-    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,10 +12,11 @@ import torch
 ROOT = Path(__file__).parents[2] / "benchmarks"
 SHARED = ("gpu", "page", "pil_loader", "run", "timing")
 NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in SHARED)
-SLOW = {  # build Inception several times, or start fresh processes
+SLOW = {  # build Inception several times, train, or start fresh processes
     ("scores", "features"),
     ("scores", "folders"),
     ("steps", "allocator"),
+    ("checkpoints", "share"),
 }
 
 

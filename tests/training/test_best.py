@@ -167,9 +167,9 @@ def test_a_signal_during_a_save_waits_for_it(
 ) -> None:
     write = checkpoint._write_synced
 
-    def signalled(path: Path, pieces: Any) -> dict[str, Any]:
+    def signalled(path: Path, pieces: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        return write(path, pieces)
+        write(path, pieces)
 
     monkeypatch.setattr(checkpoint, "_write_synced", signalled)
     with pytest.raises(SystemExit) as stopped:

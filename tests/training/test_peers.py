@@ -173,7 +173,7 @@ def test_what_goes_wrong_on_one_process_ends_both_with_one_error(tmp_path: Path)
             found["lock"] = error_of(run("locked"), accelerator)
         write = checkpoint._write_synced
 
-        def full(path: Path, pieces: Any) -> dict[str, Any]:
+        def full(path: Path, pieces: Any) -> None:
             raise OSError(28, "No space left on device")
 
         checkpoint._write_synced = full if rank == 0 else write
