@@ -147,7 +147,15 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ |= {"NACGEN_FAULTS_SCALE": str(arguments.scale), "OMP_NUM_THREADS": "1"}
     recorder, started = Recorder(), time.monotonic()
-    options = ["-m", "not gpu", "-q", "-p", "no:cacheprovider", "-n", str(arguments.jobs)]
+    options = [
+        "-m",
+        "not gpu and not network",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        str(arguments.jobs),
+    ]
     code = pytest.main([*options, "--dist", "worksteal", *arguments.tests], plugins=[recorder])
     text = describe(recorder, arguments.jobs, arguments.scale, time.monotonic() - started)
     arguments.report.write_text(text, encoding="utf-8")

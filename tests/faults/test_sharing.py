@@ -73,7 +73,7 @@ def test_a_reader_beside_a_run_always_sees_a_whole_checkpoint(  # type: ignore[n
 ) -> None:
     """Checkpoints read while a run saves and prunes: each read gives a whole one, no older than the one
     before; nothing is called damaged, and the run is not disturbed."""
-    wanted, reads = 8 * SCALE, 0
+    wanted, reads = 4 * SCALE, 0
     expected = whole_run(tmp_path / "whole", "nac")
     for trial in range(1_000):
         folder, position = tmp_path / f"run{trial}", 0
