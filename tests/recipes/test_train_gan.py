@@ -48,10 +48,12 @@ def on_random_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         datasets,
         "load_dataset",
-        lambda name, split, data_dir, size: random_images(size or 16, split),
+        lambda name, split, data_dir, size, **_: random_images(size or 16, split),
     )
     monkeypatch.setattr(
-        datasets, "load_test_split", lambda train, *_: random_images(train.image_size, "test")
+        datasets,
+        "load_test_split",
+        lambda train, *_, **options: random_images(train.image_size, "test"),
     )
     monkeypatch.setattr(metrics, "build_extractor", lambda *_, **options: extractor)
 
@@ -214,7 +216,7 @@ def test_logits_beyond_their_bound_from_checkpoint_to_checkpoint_end_a_run(tmp_p
 @pytest.mark.usefixtures("on_random_images")
 def test_a_conditional_run_needs_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unlabelled = replace(random_images(16), labels=None, class_names=())
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_: unlabelled)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: unlabelled)
     config = replace(small(PRESETS["digits"], tmp_path / "run"), conditional=True)
     with pytest.raises(DataError, match="one class for each image, but random has none"):
         main(config)
