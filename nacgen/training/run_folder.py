@@ -9,6 +9,7 @@ import platform
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -283,8 +284,7 @@ def lock_folder(folder: Path) -> IO[str]:
         if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
             raise BlockingIOError("the folder was moved aside meanwhile")
     except BlockingIOError as error:
-        file.seek(0)
-        owner = file.read().strip()
+        owner = _owner(file)
         file.close()
         raise LockedError(
             f"one run trains in one folder, but {folder} is in use by {owner}. Wait for it, or "
@@ -299,6 +299,16 @@ def lock_folder(folder: Path) -> IO[str]:
             file.close()
         raise
     return file
+
+
+def _owner(file: IO[str]) -> str:
+    """Who holds a lock; a process that took it a moment ago has yet to write its name."""
+    for _ in range(20):
+        file.seek(0)
+        if owner := file.read().strip():
+            return owner
+        time.sleep(0.05)
+    return "another process"
 
 
 def move_aside(folder: Path) -> Path:

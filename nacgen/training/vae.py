@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nacgen.data.augment import to_float
 from nacgen.data.stream import Batch
+from nacgen.errors import NonFiniteError
 from nacgen.functional.vae import free_bits, gaussian_kl_by_axis
 from nacgen.models.vae import VAE
 from nacgen.training.update import Schedule, descend
@@ -82,10 +83,15 @@ class VAEUpdate:
             Loss, rate, distortion, the bound and their like in nats, and gradient norms.
 
         Raises:
-            NonFiniteError: A loss or gradient is not finite; nothing of that network is changed.
+            NonFiniteError: Images, a loss or a gradient are not finite; nothing of that network is changed.
             DivergenceError: The adversary's logits have been beyond their bound for too long.
         """
         images, likelihood = to_float(batch.images), self.vae.decoder.likelihood
+        if not images.isfinite().all():  # the likelihood would refuse them as out of range
+            raise NonFiniteError(
+                f"images must be finite, but at {batch.images_seen} images seen some numbers of the batch are "
+                "not. Look at the data."
+            )
         mean, log_variance, outputs = self.prepared(images, self.noise(batch))
         kl = gaussian_kl_by_axis(mean, log_variance)
         rate, distortion = reduce(kl, "b z -> b", "sum").mean(), -likelihood(images, outputs).mean()

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,9 @@ def _script(
 
 def _prepare(argv: list[str], log: Path, preparations: Sequence[Preparation]) -> None:
     torch.set_num_threads(1)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where tests run in the background
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
