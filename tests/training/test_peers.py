@@ -1,6 +1,7 @@
 """Two processes on gloo: what happens to one ends both alike, and a run goes on with another number of them.
 
-Processes are forked from this one, which has imported torch already.
+Processes are forked from this one, which has imported torch already but must not have used its threads: run this
+file by itself, `pytest -n 0 -m slow tests/training/test_peers.py`.
 """
 
 import json
@@ -31,6 +32,7 @@ from nacgen.training.run_folder import RunFolder, lock_folder
 from nacgen.training.update import descend
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.distributed,
     # Forked children use neither the threads nor the locks of this process.
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
