@@ -12,7 +12,7 @@ from typing import Any
 
 from nacgen.reporting.blocks import Table
 from nacgen.reporting.runs import Run
-from nacgen.training.run_folder import describe_hardware
+from nacgen.training.environment import describe_hardware
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ import yaml
 from nacgen.errors import CheckpointError, ConfigurationError, LockedError, StorageError
 from nacgen.training import run_folder
 from nacgen.training.config import RunConfig, TrainingConfig, parse, to_dict
-from nacgen.training.run_folder import RunFolder, describe_hardware, write_text
+from nacgen.training.environment import describe_hardware
+from nacgen.training.run_folder import RunFolder, write_text
 
 ROOT = Path(__file__).parents[2]
 
