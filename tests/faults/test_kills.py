@@ -24,7 +24,7 @@ from tests.faults.small_runs import (
 from tests.faults.trials import FULL, SCALE, Preparation, Session, run, start, whole_run
 
 KILLS_PER_RUN = 3
-PATIENCE = 1 if FULL else 20  # default tests run beside others
+PATIENCE = 1 if FULL else 5  # default tests run beside others
 
 
 @dataclass(frozen=True)

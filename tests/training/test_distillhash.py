@@ -17,7 +17,7 @@ def build(distill_at: int) -> tuple[DistillHashUpdate, ImageStream]:
     update = DistillHashUpdate(
         Accelerator(cpu=True),
         encoder,
-        torch.optim.Adam(encoder.parameters(), lr=3e-3),
+        torch.optim.Adam(encoder.parameters(), lr=1e-2),
         ViewPolicy(crop_scale=(1.0, 1.0), flip=False, jitter=0, saturation=0),
         stream,
         images,
@@ -45,7 +45,7 @@ def test_both_stages_bring_similar_pairs_together() -> None:
     first = update.update(stream.batch(0))["loss"]
     for _ in range(15):
         last = update.update(stream.batch(0))["loss"]
-    assert last < 0.85 * first
+    assert last < 0.7 * first
     update.distill_at = 0
     first = update.update(stream.batch(0))["loss"]  # distils, since the position is the first
     for _ in range(15):

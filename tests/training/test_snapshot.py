@@ -29,7 +29,7 @@ class Stepped:
         self.optimizers["net"].step()
 
     def update(self, batch: object) -> Tensors:
-        raise NotImplementedError
+        raise AssertionError("nothing here takes a step")
 
     def copy(self) -> dict[str, Tensors]:
         return {p: {k: v.clone() for k, v in each.items()} for p, each in capture(self).items()}
