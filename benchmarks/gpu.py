@@ -3,8 +3,9 @@
 `python benchmarks/gpu.py --docs FOLDER` takes under 10 minutes and keeps each part as soon as it is measured;
 `--missing` goes on where a run was cut off. Neither tyro nor pytorch-fid is needed; without the latter the
 features are those of torchvision's Inception, which costs the same. Pretraining and GAN steps are in bf16 with
-channels last, all else in float32. Shares are of 790 TFLOP/s in bf16 and 4.3 TB/s, what an H200 reaches; other
-devices have none. Operations are those of convolutions and matrix products, traffic is the least that must pass.
+channels last, all else in float32. Shares are of what an H100 and an H200 reach, 790 TFLOP/s in bf16 and 3.0 or
+4.3 TB/s; other devices have none. Operations are those of convolutions and matrix products, traffic is the least
+that must pass.
 """
 
 import dataclasses
@@ -47,7 +48,7 @@ class Roof(NamedTuple):
     traffic: float  # bytes a second
 
 
-ROOFS = {"H200": Roof(790e12, 4.3e12)}
+ROOFS = {"H100": Roof(790e12, 3.0e12), "H200": Roof(790e12, 4.3e12)}
 IS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if IS_GPU else "cpu")
 

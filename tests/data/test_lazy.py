@@ -1,6 +1,4 @@
 import os
-import select
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +14,7 @@ from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.stream import PREFETCH, ImageStream
 from nacgen.errors import DataError
 from tests.data.files import write_photographs
+from tests.processes import ended
 
 N = 23
 
@@ -144,24 +143,18 @@ def test_no_pixels_are_held(lazy: LazyImageDataset) -> None:
     assert not hasattr(lazy, "images")
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_reads_with_threads_of_its_own(
-    folder: Path, lazy: LazyImageDataset
-) -> None:
-    expected = int(lazy.read(torch.arange(N)).sum())  # the threads of this process run now
-    reader, writer = os.pipe()
+def read_forked(folder: Path) -> None:
+    """Both read the images, and the child what its parent read."""
+    data = load_dataset("folder", "train", str(folder), 16, max_bytes=0)
+    expected = int(data.read(torch.arange(N)).sum())  # the threads of this process run now
     child = os.fork()
     if child == 0:
-        try:
-            total = int(lazy.read(torch.arange(N)).sum())
-            os.write(writer, str(total).encode())
-        finally:
-            os._exit(0)
-    answered, _, _ = select.select([reader], [], [], 20)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert answered
-    assert int(os.read(reader, 100)) == expected
+        os._exit(0 if int(data.read(torch.arange(N)).sum()) == expected else 1)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def test_a_forked_process_reads_with_threads_of_its_own(folder: Path) -> None:
+    assert ended(read_forked, folder, timeout=40) == 0
 
 
 def test_a_run_that_ends_early_does_not_hang(folder: Path) -> None:

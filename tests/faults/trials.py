@@ -1,7 +1,6 @@
 """Trials: sessions of a run, each in a process forked from one that has imported torch already."""
 
 import contextlib
-import multiprocessing
 import os
 import runpy
 import signal
@@ -10,26 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch._dynamo  # the first optimizer would, in every trial
 
 from nacgen.training.config import TrainingConfig, run_recipe
 from tests.faults import small_runs
+from tests.processes import server
 
 SCALE = int(os.environ.get("NACGEN_FAULTS_SCALE", "1"))  # times as many trials, as run.py asks for
 FULL = SCALE > 1  # every point in place of a few
 TIMEOUT_SECONDS = 120.0
 
 Preparation = Callable[[], None]
-
-
-def server() -> Any:
-    """The fork server: one thread, torch imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "tests.faults.trials"])
-    return context
 
 
 @dataclass(frozen=True)

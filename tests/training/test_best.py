@@ -14,6 +14,7 @@ from nacgen.data.stream import Batch
 from nacgen.training import checkpoint, loop
 from nacgen.training.checkpoint import load_checkpoint
 from nacgen.training.loop import EXIT_PREEMPTED, Goal
+from tests.processes import ended
 from tests.training.test_loop import LineUpdate, train_line
 
 SCORES = {8: 5.0, 16: 3.0, 24: float("nan"), 32: 3.0, 40: 4.0, 48: 9.0}  # by images seen
@@ -180,33 +181,32 @@ def test_a_signal_during_a_save_waits_for_it(
     assert state["is_evaluated"] is True
 
 
+def insist_on_ending(folder: Path) -> None:
+    """A second signal while the run saves after the first; it should never come back."""
+
+    def look(images_seen: int) -> dict[str, Any]:
+        if images_seen == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(images_seen)
+
+    def insist(*_: Any) -> None:
+        signals = loop.StopRequests.latest  # type: ignore[attr-defined]
+        signals._signals._first[signal.SIGTERM] -= 1  # a second ago
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(1)
+
+    enter = loop.StopRequests.__enter__
+
+    def entered(self: loop.StopRequests) -> loop.StopRequests:
+        loop.StopRequests.latest = self  # type: ignore[attr-defined]
+        return enter(self)
+
+    loop.StopRequests.__enter__ = entered  # type: ignore[method-assign,assignment]
+    loop._Session.stop = insist  # type: ignore[method-assign,assignment]
+    run(folder, look)
+
+
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     """In a process of its own, since it dies of it; the checkpoint from before is whole."""
-    child = os.fork()
-    if child == 0:
-
-        def look(images_seen: int) -> dict[str, Any]:
-            if images_seen == 16:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return evaluate(images_seen)
-
-        def insist(*_: Any) -> None:
-            signals = loop.StopRequests.latest  # type: ignore[attr-defined]
-            signals._signals._first[signal.SIGTERM] -= 1  # a second ago
-            os.kill(os.getpid(), signal.SIGTERM)
-            os._exit(1)
-
-        enter = loop.StopRequests.__enter__
-
-        def entered(self: loop.StopRequests) -> loop.StopRequests:
-            loop.StopRequests.latest = self  # type: ignore[attr-defined]
-            return enter(self)
-
-        loop.StopRequests.__enter__ = entered  # type: ignore[method-assign,assignment]
-        loop._Session.stop = insist  # type: ignore[method-assign,assignment]
-        try:
-            run(tmp_path, look)
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert ended(insist_on_ending, tmp_path) == -signal.SIGTERM
     assert load_checkpoint(tmp_path / "checkpoints")[1]["images_seen"] == 8  # type: ignore[index]

@@ -18,6 +18,7 @@ from nacgen.training.checkpoint import (
     resume_checkpoint,
     save_checkpoint,
 )
+from tests.processes import ended
 
 
 def save(root: Path, images_seen: int) -> Path:
@@ -251,10 +252,8 @@ def test_a_reader_turns_to_what_replaced_a_checkpoint_under_its_eyes(
     assert "damaged" not in capsys.readouterr().err
 
 
-def test_a_kill_while_a_repeated_step_replaces_its_checkpoint_leaves_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save(tmp_path, 8)
+def save_and_die_amid(folder: Path) -> None:
+    """Killed at the second renaming."""
     rename, done = Path.rename, []
 
     def killed(self: Path, target: Path) -> Path:
@@ -263,12 +262,13 @@ def test_a_kill_while_a_repeated_step_replaces_its_checkpoint_leaves_one(
         done.append(target)
         return rename(self, target)
 
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(Path, "rename", killed)
-        save(tmp_path, 8)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    Path.rename = killed  # type: ignore[method-assign]
+    save(folder, 8)
+
+
+def test_a_kill_while_a_repeated_step_replaces_its_checkpoint_leaves_one(tmp_path: Path) -> None:
+    save(tmp_path, 8)
+    assert ended(save_and_die_amid, tmp_path) == 9
     assert load_checkpoint(tmp_path) is None
     assert resume_checkpoint(tmp_path, 48) is not None
     assert newest(tmp_path) == 8

@@ -43,12 +43,12 @@ def test_pairs_are_distilled_once_when_the_time_has_come() -> None:
 def test_both_stages_bring_similar_pairs_together() -> None:
     update, stream = build(distill_at=10**9)
     first = update.update(stream.batch(0))["loss"]
-    for _ in range(15):
+    for _ in range(30):
         last = update.update(stream.batch(0))["loss"]
     assert last < 0.7 * first
     update.distill_at = 0
     first = update.update(stream.batch(0))["loss"]  # distils, since the position is the first
-    for _ in range(15):
+    for _ in range(30):
         last = update.update(stream.batch(0))["loss"]
     assert last < first
 

@@ -1,8 +1,4 @@
-"""Two processes on gloo: what happens to one ends both alike, and a run goes on with another number of them.
-
-Processes are forked from this one, which has imported torch already but must not have used its threads: run this
-file by itself, `pytest -n 0 -m slow tests/training/test_peers.py`.
-"""
+"""Two processes on gloo: what happens to one ends both alike, and a run goes on with another number of them."""
 
 import json
 import os
@@ -12,13 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 
 from nacgen.data.augment import to_float
 from nacgen.data.datasets import load_dataset
@@ -30,13 +26,9 @@ from nacgen.training.launch import open_run
 from nacgen.training.loop import train
 from nacgen.training.run_folder import RunFolder, lock_folder
 from nacgen.training.update import descend
+from tests.processes import server
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.distributed,
-    # Forked children use neither the threads nor the locks of this process.
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.distributed
 
 
 class Slope:
@@ -86,38 +78,39 @@ def start(run: RunFolder, accelerator: Accelerator, **faults: Callable[..., None
 
 
 def two_processes(
-    folder: Path, main: Callable[[Accelerator], None], timeout: int = 60
+    folder: Path, main: Callable[..., None], *arguments: Any, timeout: int = 60
 ) -> list[int]:
-    """Exit codes of a recipe on two processes; what they print goes to `<folder>/log-<rank>`."""
+    """Exit codes of a recipe on two processes; what they print goes to `<folder>/log-<rank>`.
+
+    `main` is a function of this module, called with Accelerator, folder and arguments.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = []
-    for rank in range(2):
-        child = os.fork()
-        if child == 0:
-            try:
-                _be_process(rank, port, folder, main, timeout)
-            finally:
-                os._exit(99)
-        children.append(child)
-    deadline, codes = time.monotonic() + 120, dict[int, int]()
-    while len(codes) < 2:
-        for child in children:
-            if child not in codes and (ended := os.waitpid(child, os.WNOHANG))[0]:
-                codes[child] = os.waitstatus_to_exitcode(ended[1])
-        if time.monotonic() > deadline:
-            for child in set(children) - codes.keys():
-                os.kill(child, signal.SIGKILL)
-        time.sleep(0.02)
-    return [codes[child] for child in children]
+    work = partial(main, folder=folder), arguments
+    processes = [
+        server().Process(target=_be_process, args=(rank, port, folder, *work, timeout))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + 120
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [process.exitcode or 0 for process in processes]
 
 
 def _be_process(
-    rank: int, port: int, folder: Path, main: Callable[[Accelerator], None], timeout: int
+    rank: int,
+    port: int,
+    folder: Path,
+    main: Callable[..., None],
+    arguments: tuple[Any, ...],
+    timeout: int,
 ) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # of a single process
-    GradientState._reset_state()
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     os.environ |= {k: str(v) for k, v in (place | {"MASTER_PORT": port}).items()}
     os.environ["MASTER_ADDR"] = "127.0.0.1"
@@ -128,7 +121,7 @@ def _be_process(
     sys.argv = ["recipe"]
 
     def recipe(_: TrainingConfig) -> None:
-        main(open_run("x", config(folder / "unused", timeout=timeout))[1])
+        main(open_run("x", config(folder / "unused", timeout=timeout))[1], *arguments)
 
     try:
         run_recipe(recipe, TrainingConfig, {"digits": TrainingConfig()})
@@ -147,49 +140,49 @@ def error_of(run: RunFolder, accelerator: Accelerator, **faults: Any) -> list[An
     return [0, ""]
 
 
+def go_wrong_in_turn(accelerator: Accelerator, folder: Path) -> None:
+    rank, found = accelerator.process_index, {}
+
+    def raising(error: Exception, on: int) -> Callable[[int], None]:
+        def fault(images_seen: int) -> None:
+            if (rank, images_seen) == (on, 24):
+                raise error
+
+        return fault
+
+    def spoil(images_seen: int, update: Slope) -> None:
+        if (rank, images_seen) == (1, 24):
+            update.scale = float("nan")
+
+    def run(name: str) -> RunFolder:
+        return RunFolder("x", config(folder / name), is_main=rank == 0)
+
+    bad_image = raising(DataError("x.png cannot be decoded"), 1)
+    found["image"] = error_of(run("image"), accelerator, batch=bad_image)
+    found["nan"] = error_of(run("nan"), accelerator, step=spoil)
+    with lock_folder(folder / "locked") if rank == 0 else nullcontext():
+        found["lock"] = error_of(run("locked"), accelerator)
+    write = checkpoint._write_synced
+
+    def full(path: Path, pieces: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    checkpoint._write_synced = full if rank == 0 else write
+    found["disk"] = error_of(run("disk"), accelerator)
+    checkpoint._write_synced = write
+    resumed = run("image")  # has a checkpoint at 16
+    read = checkpoint._read
+    checkpoint._read = raising_oserror if rank == 0 else read  # type: ignore[assignment]
+    found["damage"] = error_of(resumed, accelerator)
+    checkpoint._read = read if rank == 0 else raising_oserror  # type: ignore[assignment]
+    found["other disk"] = error_of(resumed, accelerator)
+    (folder / f"found-{rank}").write_text(json.dumps(found))
+
+
 def test_what_goes_wrong_on_one_process_ends_both_with_one_error(tmp_path: Path) -> None:
     """One fault after the other in the same two processes, which stay in step through all of them."""
     (tmp_path / "locked").mkdir()
-
-    def main(accelerator: Accelerator) -> None:
-        rank, found = accelerator.process_index, {}
-
-        def raising(error: Exception, on: int) -> Callable[[int], None]:
-            def fault(images_seen: int) -> None:
-                if (rank, images_seen) == (on, 24):
-                    raise error
-
-            return fault
-
-        def spoil(images_seen: int, update: Slope) -> None:
-            if (rank, images_seen) == (1, 24):
-                update.scale = float("nan")
-
-        def run(name: str) -> RunFolder:
-            return RunFolder("x", config(tmp_path / name), is_main=rank == 0)
-
-        bad_image = raising(DataError("x.png cannot be decoded"), 1)
-        found["image"] = error_of(run("image"), accelerator, batch=bad_image)
-        found["nan"] = error_of(run("nan"), accelerator, step=spoil)
-        with lock_folder(tmp_path / "locked") if rank == 0 else nullcontext():
-            found["lock"] = error_of(run("locked"), accelerator)
-        write = checkpoint._write_synced
-
-        def full(path: Path, pieces: Any) -> None:
-            raise OSError(28, "No space left on device")
-
-        checkpoint._write_synced = full if rank == 0 else write
-        found["disk"] = error_of(run("disk"), accelerator)
-        checkpoint._write_synced = write
-        resumed = run("image")  # has a checkpoint at 16
-        read = checkpoint._read
-        checkpoint._read = raising_oserror if rank == 0 else read  # type: ignore[assignment]
-        found["damage"] = error_of(resumed, accelerator)
-        checkpoint._read = read if rank == 0 else raising_oserror  # type: ignore[assignment]
-        found["other disk"] = error_of(resumed, accelerator)
-        (tmp_path / f"found-{rank}").write_text(json.dumps(found))
-
-    codes = two_processes(tmp_path, main)
+    codes = two_processes(tmp_path, go_wrong_in_turn)
     assert codes == [0, 0], (tmp_path / "log-0").read_text()
     own, other = (json.loads((tmp_path / f"found-{rank}").read_text()) for rank in range(2))
     expected = {"image": 4, "nan": 3, "lock": 7, "disk": 6, "damage": 5, "other disk": 5}
@@ -207,15 +200,21 @@ def raising_oserror(*_: Any) -> None:
     raise OSError(5, "Input/output error")
 
 
+def stop(at: int, rank: int = 0) -> Callable[[int], None]:
+    def fault(images_seen: int) -> None:
+        if images_seen == at and int(os.environ.get("RANK", "0")) == rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return fault
+
+
+def stop_both(accelerator: Accelerator, folder: Path) -> None:
+    run = RunFolder("x", config(folder / "parts"), is_main=accelerator.process_index == 0)
+    start(run, accelerator, batch=stop(24, rank=1))
+
+
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     """One, then two, then one: the same images in the same order. A signal to one process stops both."""
-
-    def stop(at: int, rank: int = 0) -> Callable[[int], None]:
-        def fault(images_seen: int) -> None:
-            if images_seen == at and int(os.environ.get("RANK", "0")) == rank:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        return fault
 
     def alone(name: str, **faults: Any) -> RunFolder:
         run = RunFolder("x", config(tmp_path / name))
@@ -225,14 +224,10 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
             run.release()
         return run
 
-    def main(accelerator: Accelerator) -> None:
-        run = RunFolder("x", config(tmp_path / "parts"), is_main=accelerator.process_index == 0)
-        start(run, accelerator, batch=stop(24, rank=1))
-
     alone("whole")
     with pytest.raises(SystemExit):
         alone("parts", batch=stop(8))
-    assert two_processes(tmp_path, main) == [143, 143], (tmp_path / "log-0").read_text()
+    assert two_processes(tmp_path, stop_both) == [143, 143], (tmp_path / "log-0").read_text()
     rows = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == 4  # 16 alone, 16 by two
     alone("parts")
@@ -246,17 +241,18 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     assert parts[:2] == one[:2]
 
 
+def be_killed(accelerator: Accelerator, victim: int, folder: Path) -> None:
+    def die(images_seen: int, update: Slope) -> None:
+        if images_seen == 24 and accelerator.process_index == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run = RunFolder("x", config(folder / "run"), is_main=accelerator.process_index == 0)
+    start(run, accelerator, step=die)
+
+
 @pytest.mark.parametrize(("victim", "name"), [(1, "process 1"), (0, "the first process")])
 def test_a_killed_process_is_named_and_ends_the_run(tmp_path: Path, victim: int, name: str) -> None:
-    def main(accelerator: Accelerator) -> None:
-        def die(images_seen: int, update: Slope) -> None:
-            if images_seen == 24 and accelerator.process_index == victim:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        run = RunFolder("x", config(tmp_path / "run"), is_main=accelerator.process_index == 0)
-        start(run, accelerator, step=die)
-
-    codes = two_processes(tmp_path, main)
+    codes = two_processes(tmp_path, be_killed, victim)
     assert codes[victim] == -signal.SIGKILL
     assert codes[1 - victim] == 8
     said = (tmp_path / f"log-{1 - victim}").read_text()
@@ -264,23 +260,33 @@ def test_a_killed_process_is_named_and_ends_the_run(tmp_path: Path, victim: int,
     assert "Traceback" not in said
 
 
+def be_hung(accelerator: Accelerator, folder: Path) -> None:
+    def hang(images_seen: int, update: Slope) -> None:
+        if images_seen == 24 and accelerator.process_index == 1:
+            time.sleep(15)
+            os._exit(77)
+
+    run = RunFolder("x", config(folder / "run"), is_main=accelerator.process_index == 0)
+    begun = time.monotonic()
+    try:
+        start(run, accelerator, step=hang)
+    finally:
+        (folder / "seconds").write_text(str(time.monotonic() - begun))
+
+
 def test_a_process_that_hangs_is_named_within_the_set_time(tmp_path: Path) -> None:
-    def main(accelerator: Accelerator) -> None:
-        def hang(images_seen: int, update: Slope) -> None:
-            if images_seen == 24 and accelerator.process_index == 1:
-                time.sleep(15)
-                os._exit(77)
-
-        run = RunFolder("x", config(tmp_path / "run"), is_main=accelerator.process_index == 0)
-        begun = time.monotonic()
-        try:
-            start(run, accelerator, step=hang)
-        finally:
-            (tmp_path / "seconds").write_text(str(time.monotonic() - begun))
-
-    assert two_processes(tmp_path, main, timeout=3) == [8, 77]
+    assert two_processes(tmp_path, be_hung, timeout=3) == [8, 77]
     assert float((tmp_path / "seconds").read_text()) < 14
     assert "process 1 no longer answers" in (tmp_path / "log-0").read_text()
+
+
+def fail_amid(accelerator: Accelerator, error: NacgenError, folder: Path) -> None:
+    def fail(images_seen: int, update: Slope) -> None:
+        if images_seen == 24 and accelerator.process_index == 1:
+            raise error
+
+    run = RunFolder("x", config(folder / "run"), is_main=accelerator.process_index == 0)
+    start(run, accelerator, step=fail)
 
 
 @pytest.mark.parametrize(
@@ -289,14 +295,6 @@ def test_a_process_that_hangs_is_named_within_the_set_time(tmp_path: Path) -> No
 def test_an_error_amid_a_step_is_told_before_its_process_ends(
     tmp_path: Path, error: NacgenError, code: int
 ) -> None:
-    def main(accelerator: Accelerator) -> None:
-        def fail(images_seen: int, update: Slope) -> None:
-            if images_seen == 24 and accelerator.process_index == 1:
-                raise error
-
-        run = RunFolder("x", config(tmp_path / "run"), is_main=accelerator.process_index == 0)
-        start(run, accelerator, step=fail)
-
-    assert two_processes(tmp_path, main) == [code, code]
+    assert two_processes(tmp_path, fail_amid, error) == [code, code]
     said = (tmp_path / "log-0").read_text()
     assert f"error: process 1 stopped with {type(error).__name__}: {error}" in said
