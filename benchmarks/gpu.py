@@ -3,7 +3,8 @@
 `python benchmarks/gpu.py --docs FOLDER` takes under 10 minutes and keeps each part as soon as it is measured;
 `--missing` goes on where a run was cut off. Neither tyro nor pytorch-fid is needed; without the latter the
 features are those of torchvision's Inception, which costs the same. Pretraining and GAN steps are in bf16 with
-channels last, all else in float32. Shares are of what an H100 and an H200 reach, 790 TFLOP/s in bf16 and 3.0 or
+channels last, all else in float32; pytorch-fid's features, though, are computed in TF32, which torch allows by
+default and our extractor does not. Shares are of what an H100 and an H200 reach, 790 TFLOP/s in bf16 and 3.0 or
 4.3 TB/s; other devices have none. Operations are those of convolutions and matrix products, traffic is the least
 that must pass.
 """

@@ -80,7 +80,7 @@ def queue(size: Size) -> list[Row]:
 
 def growth(size: Size) -> list[Row]:
     """Memory over B, and the exponent of a power of B that fits it."""
-    batches = size.of((512, 1024), (1024, 2048, 4096), (1024, 2048, 4096, 8192))
+    batches = size.of([512, 1024], [1024, 2048, 4096], [1024 << i for i in range(6)])
     rows, logarithms = [], []
     for b in batches:
         own, keys = codes(2 * b)

@@ -2,11 +2,12 @@
 
 The loop has torchvision's PIL transforms in two worker processes, the plain loss and LARS one parameter after
 another; lightly has its own transform in as many workers, its own loss and SGD. Encoder, batch size and optimizer
-are ours on both sides: the tiny encoder, 128 images of 32 px. The step of the digits presets follows for each
-recipe; its ideal is the time that its convolutions take alone, so that the ratio is the share of the ideal that is
-reached. The last row starts the same steps with an allocator that keeps its memory, where glibc's gives it back to
-the system after each large tensor: `MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824` before
-the command.
+are ours on both sides: the tiny encoder, 128 images of 32 px. The loop's encoder is in torch's default memory
+format, as such loops leave it; a second row gives it our channels last, too. The step of the digits presets
+follows for each recipe; its ideal is the time that its convolutions take alone, so that the ratio is the share of
+the ideal that is reached. The last row starts the same steps with an allocator that keeps its memory, where
+glibc's gives it back to the system after each large tensor: `MALLOC_MMAP_THRESHOLD_=1073741824
+MALLOC_TRIM_THRESHOLD_=1073741824` before the command.
 """
 
 import hashlib
@@ -137,19 +138,23 @@ def pretraining(size: Size) -> list[Row]:
         for views in loader:
             loop.step(torch.cat(list(views)), torch.rand(2 * b, encoder.code_dim))
 
-    what, peer = "NAC pretraining, tiny encoder", f"PIL, {WORKERS} workers, plain loop"
-    return [
-        in_turns(
-            what,
-            peer,
-            theirs,
-            lambda: steps(n // b),
-            size.turns,
-            agreement=agreement,
-            items=(n // b * b, "images"),
-            at_least=2,
+    rows = []
+    for memory_format, target in ((torch.contiguous_format, 2.0), (torch.channels_last, None)):
+        loop.encoder.to(memory_format=memory_format)
+        form = ", channels last" if memory_format == torch.channels_last else ""
+        rows.append(
+            in_turns(
+                "NAC pretraining, tiny encoder",
+                f"PIL, {WORKERS} workers, plain loop{form}",
+                theirs,
+                lambda: steps(n // b),
+                size.turns,
+                agreement=agreement,
+                items=(n // b * b, "images"),
+                at_least=target,
+            )
         )
-    ]
+    return rows
 
 
 def lightly(size: Size) -> list[Row]:

@@ -46,7 +46,7 @@ PRESETS = {
         model=AUTHORS_MODEL,
         views=SIMCLR_VIEWS,
     ),
-    # One GPU, 200 epochs, meant to take under an hour; not measured.
+    # One GPU, 200 epochs: 7 minutes on an H200 with bf16, from 24,000 images a second (measured, 16 epochs of it).
     "cifar10-resnet18": PretrainConfig(
         dataset="cifar10",
         total_images=200 * CIFAR10,

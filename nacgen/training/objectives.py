@@ -43,7 +43,7 @@ def build_encoder(config: PretrainConfig) -> NACEncoder:
         encoder = NACEncoder.from_pretrained(config.encoder)
     else:
         options = asdict(config.model)
-        capacity = options.pop("capacity")
+        capacity, _ = options.pop("capacity"), options.pop("compile")
         if capacity is not None:
             try:
                 options["flip_probability"] = flip_probability_of_capacity(
@@ -185,6 +185,8 @@ def build_update(
     keys = None
     if config.queue.size:
         keys = MomentumEncoder(encoder, config.queue.size, config.queue.momentum, config.batch_size)
+    if config.model.compile:
+        encoder.compile()
     match config.objective:
         case "nac" if keys is not None:
             return NACQueueUpdate(

@@ -30,6 +30,9 @@ class ModelConfig:
     code_normalization: Literal["batch", "sphere", "sqrt_dim"] = "sphere"
     """Of code logits. sphere: standardised and of one length for every image, with a learned scale; batch:
     those, of any length; sqrt_dim: over sqrt(code_dim), the authors'."""
+    compile: bool = False
+    """Whether torch.compile translates the encoder's training step, which takes a minute and a C++ compiler; on a
+    GPU a ResNet-18 then trains a third faster."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,13 +66,47 @@ def test_every_preset_takes_its_first_steps(
     assert encoder.options["backbone"] == preset.model.backbone
 
 
-@pytest.mark.parametrize("objective", ["nac", "simclr", "supervised", "distillhash"])
-@pytest.mark.parametrize("queue", [0, 19])
+@pytest.mark.parametrize("queue", [0, pytest.param(19, marks=pytest.mark.slow)])
+def test_a_compiled_encoder_trains_as_it_does_otherwise(
+    queue: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced alone; what Inductor makes of it is tested with the generator's."""
+    compiled = []
+
+    def trace(encoder: NACEncoder) -> None:
+        compiled.append(encoder)
+        torch.nn.Module.compile(encoder, backend="eager")
+
+    monkeypatch.setattr(NACEncoder, "compile", trace)
+    config = replace(PRESETS["smoke"], total_images=16, batch_size=8, queue=QueueConfig(size=queue))
+    run(config, tmp_path / "plain", 16, monkeypatch)
+    assert not compiled
+    model = replace(config.model, compile=True)
+    run(replace(config, model=model), tmp_path / "traced", 16, monkeypatch)
+    assert len(compiled) == 1
+    one, other = (
+        NACEncoder.from_pretrained(tmp_path / name / "encoder").state_dict()
+        for name in ("plain", "traced")
+    )
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("queue", "objective"),
+    [
+        (0, "nac"),
+        (0, "simclr"),
+        (0, "supervised"),
+        (0, "distillhash"),
+        (19, "nac"),
+        pytest.param(19, "simclr", marks=pytest.mark.slow),
+    ],
+)
 def test_every_objective_resumes_to_the_same_weights(
     objective: str, queue: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if queue and objective not in ("nac", "simclr"):
-        return  # they have no queue; refused, see below
     config = replace(
         PRESETS["smoke"],
         objective=objective,  # type: ignore[arg-type]
