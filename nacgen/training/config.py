@@ -303,10 +303,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: No such file, or it holds something else.
+        StorageError: The disk fails.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
+        if is_storage_failure(error):
+            raise StorageError(
+                f"{path} cannot be read ({error}). Mend the permissions or the disk."
+            ) from error
         raise ConfigurationError(f"--config must name a YAML file, but {path}: {error}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid YAML: {error}") from error

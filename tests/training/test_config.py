@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from nacgen.errors import ConfigurationError, DataError
+from nacgen.errors import ConfigurationError, DataError, StorageError
 from nacgen.training.config import (
     TrainingConfig,
     flatten,
@@ -183,6 +184,15 @@ def test_files_that_hold_no_options_are_named(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=f"must name a YAML file, but {tmp_path}/no.yaml"):
         read("--config", str(tmp_path / "no.yaml"))
+
+
+def test_a_failing_disk_is_no_fault_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(StorageError, match=r"x\.yaml cannot be read .*or the disk"):
+        read_yaml(Path("x.yaml"))
 
 
 def test_an_empty_file_changes_nothing(file: Callable[[Any], str]) -> None:
