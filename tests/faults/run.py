@@ -155,6 +155,8 @@ def main() -> int:
         "no:cacheprovider",
         "-n",
         str(arguments.jobs),
+        "-o",
+        "faulthandler_timeout=0",  # a test has thousands of trials, each with a limit of its own
     ]
     code = pytest.main([*options, "--dist", "worksteal", *arguments.tests], plugins=[recorder])
     text = describe(recorder, arguments.jobs, arguments.scale, time.monotonic() - started)
