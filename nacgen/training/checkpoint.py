@@ -31,7 +31,6 @@ from nacgen.models.tensor_file import strict_json
 MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", ".safetensors"
 FORMAT = 1
 KEEP = 2
-NUM_WRITERS = 4  # threads, which wait for the disk or hash
 LARGEST_JSON = 1 << 20  # bytes
 DTYPES = {  # what safetensors calls them
     torch.float64: "F64",
@@ -224,21 +223,17 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _write(room: Path, parts: Mapping[str, Tensors], record: Mapping[str, Any]) -> None:
-    """All files at once, each hashed while it goes to the disk; last the manifest."""
+    """One file after the other, each hashed while it goes to the disk; last the manifest."""
     state = json.dumps(record, indent=2, allow_nan=False).encode()
     contents = {f"{name}{TENSORS}": [*_serialized(part)] for name, part in parts.items()}
     contents[STATE] = [state]
-    with ThreadPoolExecutor(NUM_WRITERS) as pool:
-        written = [
-            pool.submit(_write_synced, room / name, pieces) for name, pieces in contents.items()
-        ]
-        digests = {name: pool.submit(_sha256, *pieces) for name, pieces in contents.items()}
-    for file in written:
-        file.result()
-    files = {
-        name: {"size": sum(map(len, pieces)), "sha256": digests[name].result()}
-        for name, pieces in contents.items()
-    }
+    files = {}
+    with ThreadPoolExecutor(1) as pool:
+        for name, pieces in contents.items():
+            digest = pool.submit(_sha256, *pieces)
+            _write_synced(room / name, pieces)
+            size = sum(len(piece) for piece in pieces)
+            files[name] = {"size": size, "sha256": digest.result()}
     manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
     _write_synced(room / MANIFEST, [manifest.encode()])
     _sync_folder(room)

@@ -10,7 +10,6 @@ import io
 import os
 import signal
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ class FileFaults:
     def __call__(self) -> None:
         """Install it for the rest of this process."""
         self.kinds, self.lasts = FAULTS[self.fault]
-        self.count, self.counting = 0, threading.Lock()
+        self.count = 0
         self.open, self.fsync, self.write = io.open, os.fsync, os.write
         io.open = builtins.open = self._opened  # type: ignore[assignment]
         os.fsync, os.write = self._fsync, self._os_write  # type: ignore[assignment]
@@ -68,12 +67,10 @@ class FileFaults:
         inside = str(path).startswith(str(self.folder)) and self.only in f"{operation} {path}"
         if not inside or kind not in self.kinds:
             return False
-        with self.counting:  # files are written by several threads
-            self.count += 1
-            count = self.count
-        if count == self.at:
+        self.count += 1
+        if self.count == self.at:
             self.write(2, f"\nstruck: {operation} {path}\n".encode())
-        return count == self.at or (self.lasts and count > self.at)
+        return self.count == self.at or (self.lasts and self.count > self.at)
 
     def strike(self, path: object) -> None:
         """Do what the fault does."""
