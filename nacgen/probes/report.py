@@ -96,8 +96,9 @@ class EncoderProbe:
         few = thin(self.test, MAX_CODES)
         images = few.read(torch.arange(len(few))).to(self.device)
         batch = Batch(images, None, 0, 0, len(images), 0)
-        code_1, posterior_1 = encoder(random_view(batch, self.views, "probe_view_1"))
-        code_2, posterior_2 = encoder(random_view(batch, self.views, "probe_view_2"))
+        forward = encoder.forward  # as it is, where its training step is compiled
+        code_1, posterior_1 = forward(random_view(batch, self.views, "probe_view_1"))
+        code_2, posterior_2 = forward(random_view(batch, self.views, "probe_view_2"))
         return code_health(
             torch.cat([code_1, code_2]).float().cpu(),
             torch.cat([posterior_2, posterior_1]).float().cpu(),

@@ -185,8 +185,8 @@ def build_update(
     keys = None
     if config.queue.size:
         keys = MomentumEncoder(encoder, config.queue.size, config.queue.momentum, config.batch_size)
-    if config.model.compile:
-        encoder.compile()
+    if config.model.compile and config.objective != "supervised":
+        encoder.compile(dynamic=False)
     match config.objective:
         case "nac" if keys is not None:
             return NACQueueUpdate(
@@ -230,4 +230,6 @@ def build_update(
             with seeded(config.seed, "classifier"):
                 classifier = CodeClassifier(encoder, len(images.class_names))
             classifier.to(accelerator.device)
+            if config.model.compile:
+                classifier.compile(dynamic=False)
             return SupervisedUpdate(accelerator, classifier, optimizer(classifier), views)

@@ -31,8 +31,8 @@ class ModelConfig:
     """Of code logits. sphere: standardised and of one length for every image, with a learned scale; batch:
     those, of any length; sqrt_dim: over sqrt(code_dim), the authors'."""
     compile: bool = False
-    """Whether torch.compile translates the encoder's training step, which takes a minute and a C++ compiler; on a
-    GPU a ResNet-18 then trains a third faster."""
+    """Whether torch.compile translates the training step, which takes a minute and a C++ compiler. On a GPU a
+    ResNet-18 trains a third faster, a ResNet-50 3 %. Holds for a given encoder, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,24 +66,45 @@ def test_every_preset_takes_its_first_steps(
     assert encoder.options["backbone"] == preset.model.backbone
 
 
-@pytest.mark.parametrize("queue", [0, pytest.param(19, marks=pytest.mark.slow)])
-def test_a_compiled_encoder_trains_as_it_does_otherwise(
-    queue: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("objective", "queue"),
+    [
+        ("nac", 0),
+        ("supervised", 0),
+        pytest.param("nac", 19, marks=pytest.mark.slow),
+        pytest.param("simclr", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_a_compiled_step_trains_as_it_does_otherwise(
+    objective: str, queue: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced alone; what Inductor makes of it is tested with the generator's."""
-    compiled = []
+    sizes = []
+    module_compile = torch.nn.Module.compile
 
-    def trace(encoder: NACEncoder) -> None:
-        compiled.append(encoder)
-        torch.nn.Module.compile(encoder, backend="eager")
+    def backend(graph, example_inputs):  # type: ignore[no-untyped-def]
+        def counted(*inputs):  # type: ignore[no-untyped-def]
+            sizes.extend(len(x) for x in inputs if x.shape[1:] == (3, 16, 16))
+            return graph(*inputs)
 
-    monkeypatch.setattr(NACEncoder, "compile", trace)
-    config = replace(PRESETS["smoke"], total_images=16, batch_size=8, queue=QueueConfig(size=queue))
+        return counted
+
+    def trace(module: torch.nn.Module, **options: object) -> None:
+        module_compile(module, backend=backend, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", trace)
+    config = replace(
+        PRESETS["smoke"],
+        objective=objective,  # type: ignore[arg-type]
+        total_images=16,
+        batch_size=8,
+        queue=QueueConfig(size=queue),
+    )
     run(config, tmp_path / "plain", 16, monkeypatch)
-    assert not compiled
+    assert not sizes
     model = replace(config.model, compile=True)
     run(replace(config, model=model), tmp_path / "traced", 16, monkeypatch)
-    assert len(compiled) == 1
+    assert sizes == [8 if objective == "supervised" else 16] * 2  # the steps, and no probe
     one, other = (
         NACEncoder.from_pretrained(tmp_path / name / "encoder").state_dict()
         for name in ("plain", "traced")
