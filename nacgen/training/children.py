@@ -20,6 +20,7 @@ from nacgen.training.config import read_yaml
 from nacgen.training.parent import StopSignals, stop_with_parent
 
 SECONDS_TO_SAVE = 30.0
+SECONDS_BETWEEN_LOOKS = 2.0  # at the runs' files
 # What accelerate, torchrun and MPI tell the processes of a group; a child is a group of its own.
 LAUNCHER_VARIABLES = re.compile(
     r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
@@ -82,6 +83,7 @@ def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
     waiting = [child for child in children if not child.is_complete]
     running: dict[Child, Process] = {}
     diverged: list[Child] = []
+    look_at = 0.0
 
     def percentage() -> float:
         done = (1.0 if child in diverged else child.progress() for child in children)
@@ -111,6 +113,9 @@ def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
                     elif code != 0 or not child.is_complete:
                         raise _failure(child, code)
                     del running[child]
+            if running and time.monotonic() < look_at:
+                continue
+            look_at = time.monotonic() + SECONDS_BETWEEN_LOOKS
             num_complete = sum(child.is_complete for child in children) + len(diverged)
             bar.set_description_str(f"{num_complete} of {len(children)} runs", refresh=False)
             bar.update(percentage() - bar.n)
