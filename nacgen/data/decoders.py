@@ -1,14 +1,17 @@
 """Threads that decode image files.
 
 Pillow releases the interpreter's lock while it decodes and resizes, so threads suffice: nothing is sent between
-processes. They are daemons: one that hangs on a dead disk does not keep the process from ending.
+processes. They are daemons: one that hangs on a dead disk does not keep the process from ending. The others end
+before the interpreter does, for a thread that it finds within torch aborts the process.
 """
 
+import atexit
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cache
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -18,6 +21,7 @@ T = TypeVar("T")
 
 NUM_THREADS = min(16, os.cpu_count() or 1)
 TIMEOUT_S = 120.0  # for one file, once all before it in the same batch are done
+PATIENCE_S = 1.0  # for all threads together, as the process ends
 BLOCK = 1024  # files that are under way at once where there are many
 
 
@@ -29,9 +33,15 @@ class Decoders:
     """
 
     def __init__(self, num_threads: int) -> None:
-        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[str], Any], str]] = SimpleQueue()
-        for i in range(num_threads):
-            Thread(target=self._work, name=f"decode-{i}", daemon=True).start()
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[str], Any], str] | None]
+        self._tasks = SimpleQueue()
+        self._process_id = os.getpid()
+        self._threads = [
+            Thread(target=self._work, name=f"decode-{i}", daemon=True) for i in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+        atexit.register(self._end)
 
     def submit(self, work: Callable[[str], T], path: str) -> Future[T]:
         """Have a thread work on a file.
@@ -48,14 +58,29 @@ class Decoders:
         return future
 
     def _work(self) -> None:
-        while True:
-            future, work, path = self._tasks.get()
+        while (task := self._tasks.get()) is not None:
+            future, work, path = task
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work(path))
                 except BaseException as error:
                     future.set_exception(error)
-            del future, work  # and with them the batch
+            del task, future, work  # and with them the batch
+
+    def _end(self) -> None:
+        """Begin no more files, and wait a moment for those that were begun."""
+        if os.getpid() != self._process_id:  # a fork has none of these threads
+            return
+        try:
+            while (task := self._tasks.get_nowait()) is not None:
+                task[0].cancel()
+        except Empty:
+            pass
+        for _ in self._threads:
+            self._tasks.put(None)
+        deadline = time.monotonic() + PATIENCE_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @cache
