@@ -30,7 +30,7 @@ CIFAR10 = GANConfig(
 PRESETS = {
     # 2 CPU cores, two minutes (measured).
     "digits": GANConfig(),
-    # 2 CPU cores, under a quarter of an hour: 66 images a second on one core (measured). Scores not measured.
+    # 2 CPU cores, under a quarter of an hour: 66 images a second on one core (measured).
     "cifar10-small": GANConfig(
         dataset="cifar10",
         total_images=51_200,
