@@ -37,7 +37,7 @@ class TimmBackbone(Backbone):
         try:
             # timm announces its optional backends by warnings about its own imports
             model: Any = _import_timm().create_model(name, pretrained=False, features_only=True)
-        except (RuntimeError, AttributeError, NotImplementedError) as error:
+        except (RuntimeError, AttributeError) as error:
             raise ConfigurationError(
                 f"backbone timm:{name} must be a model of timm that gives feature maps, but: {error} "
                 "See timm.list_models()."

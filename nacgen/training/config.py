@@ -7,6 +7,7 @@ does not import torch, which keeps `--help` fast.
 import argparse
 import contextlib
 import dataclasses
+import errno
 import math
 import os
 import sys
@@ -308,10 +309,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        if is_storage_failure(error):
-            raise StorageError(
-                f"{path} cannot be read ({error}). Mend the permissions or the disk."
-            ) from error
+        if error.errno == errno.EIO:
+            raise StorageError(f"{path} cannot be read ({error}). Mend the disk.") from error
         raise ConfigurationError(f"--config must name a YAML file, but {path}: {error}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid YAML: {error}") from error

@@ -191,7 +191,7 @@ def test_a_failing_disk_is_no_fault_of_the_configuration(monkeypatch: pytest.Mon
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Path, "read_text", fail)
-    with pytest.raises(StorageError, match=r"x\.yaml cannot be read .*or the disk"):
+    with pytest.raises(StorageError, match=r"x\.yaml cannot be read .*Mend the disk"):
         read_yaml(Path("x.yaml"))
 
 

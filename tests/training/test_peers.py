@@ -79,7 +79,7 @@ def start(run: RunFolder, accelerator: Accelerator, **faults: Callable[..., None
 
 def two_processes(
     folder: Path, main: Callable[..., None], *arguments: Any, timeout: int = 60
-) -> list[int]:
+) -> list[int | None]:
     """Exit codes of a recipe on two processes; what they print goes to `<folder>/log-<rank>`.
 
     `main` is a function of this module, called with Accelerator, folder and arguments.
@@ -100,7 +100,7 @@ def two_processes(
         if process.is_alive():
             process.kill()
             process.join()
-    return [process.exitcode or 0 for process in processes]
+    return [process.exitcode for process in processes]
 
 
 def _be_process(
