@@ -15,8 +15,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from nacgen.errors import StorageError
 from nacgen.reporting.runs import Run, better
 
-# Grey for the control; the others by Okabe & Ito 2008, safe for the colour-blind.
-COLORS = ("#5f6670", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6bb1")
+# Grey for the control; the next by Okabe & Ito 2008, safe for the colour-blind; more for many arms.
+COLORS = (
+    *("#5f6670", "#0072b2", "#d55e00", "#009e73", "#cc79a7"),
+    *("#8c6bb1", "#a07800", "#56b4e9", "#7a3b1e"),
+)
 INK, FAINT = "#1f2328", "#d9dce1"
 TITLE_WIDTH = 62  # letters that fit over the chart in one line
 LABEL_GAP = 0.055  # of the axis: the least distance between two labels at the lines' ends

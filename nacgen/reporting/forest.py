@@ -21,7 +21,7 @@ from nacgen.reporting.verdict import change
 
 ROW_INCHES = 0.36
 TICKS = (  # percent
-    *(-95, -90, -80, -70, -60, -50, -40, -30, -20, -10, 0, 10, 20, 30, 50, 75),
+    *(-95, -90, -80, -70, -60, -50, -40, -30, -20, -10, -5, -2, 0, 2, 5, 10, 20, 30, 50, 75),
     *(100, 150, 200, 300, 400, 600, 900, 1_900),
 )
 TICK_GAP = 0.15  # of the axis
@@ -131,18 +131,29 @@ def _frame(axes: Axes, limits: tuple[float, float], num_lines: int) -> None:
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=8.5, length=0)
     axes.yaxis.set_major_locator(NullLocator())
-    ticks = [0.0]
-    for percent in sorted(
-        TICKS, key=abs, reverse=True
-    ):  # from the outside, as far as there is room
-        place = math.log1p(percent / 100)
-        if low < place < high and all(abs(place - at) > TICK_GAP * (high - low) for at in ticks):
-            ticks.append(place)
-    axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
+    axes.xaxis.set_major_locator(FixedLocator(tick_places(low, high)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: _tick(ratio)))
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.set_axisbelow(True)
+
+
+def tick_places(low: float, high: float) -> list[float]:
+    """Where the axis is marked: at round changes, from the outside as far as there is room, and at none.
+
+    Args:
+        low: Left end, a log ratio.
+        high: Right end.
+
+    Returns:
+        Log ratios, ascending.
+    """
+    places = [0.0]
+    for percent in sorted(TICKS, key=abs, reverse=True):
+        place = math.log1p(percent / 100)
+        if low < place < high and all(abs(place - at) > TICK_GAP * (high - low) for at in places):
+            places.append(place)
+    return sorted(places)
 
 
 def _draw(

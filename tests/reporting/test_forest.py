@@ -7,7 +7,7 @@ from PIL import Image
 from nacgen.errors import StorageError
 from nacgen.reporting import compare, compare_arms
 from nacgen.reporting.charts import COLORS
-from nacgen.reporting.forest import forest_plot, forest_rows
+from nacgen.reporting.forest import forest_plot, forest_rows, tick_places
 from tests.reporting.folders import MakeRun
 from tests.reporting.test_charts import colors_in, rgb
 
@@ -49,3 +49,11 @@ def test_a_place_that_cannot_be_written_is_named(
 ) -> None:
     with pytest.raises(StorageError, match=r"nowhere/forest\.png cannot be written"):
         forest_plot([compare(folders["random"], folders["nac"])], tmp_path / "nowhere/forest.png")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "percents"),
+    [(-0.056, 0.056, [-5, -2, 0, 2, 5]), (-0.5, 0.9, [-30, 0, 50, 100])],
+)
+def test_narrow_and_wide_axes_are_marked(low: float, high: float, percents: list[int]) -> None:
+    assert [round(100 * math.expm1(place)) for place in tick_places(low, high)] == percents
