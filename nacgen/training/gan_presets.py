@@ -12,6 +12,8 @@ from nacgen.training.gan_options import (
     ScoreConfig,
 )
 
+# On photographs the trunk learns at the heads' rate: see docs/generative.md.
+PHOTOGRAPHS = DiscriminatorConfig(trunk_lr_multiplier=1.0)
 # Of R3GAN (Huang et al. 2024, arXiv:2501.05441) for 32 px, at a batch of 256.
 R3GAN = OptimConfig(
     learning_rate=4e-4, penalty_weight=0.05, final_penalty_weight=0.005, ema_half_life=76_800
@@ -21,6 +23,7 @@ CIFAR10 = GANConfig(
     total_images=1_536_000,
     batch_size=256,
     generator=GeneratorConfig(channels=(256, 256, 256, 256)),
+    discriminator=PHOTOGRAPHS,
     optim=R3GAN,
     augment=AugmentConfig(translation=0.125, cutout=0.25),
     score=ScoreConfig(extractor="inception", num_samples=10_000, every=153_600),
@@ -34,6 +37,7 @@ PRESETS = {
     "cifar10-small": GANConfig(
         dataset="cifar10",
         total_images=51_200,
+        discriminator=PHOTOGRAPHS,
         optim=OptimConfig(penalty_weight=0.05, ema_half_life=2_560),
         augment=AugmentConfig(translation=0.125, cutout=0.25),
         score=ScoreConfig(extractor="classifier", every=10_240),
