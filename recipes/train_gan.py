@@ -29,7 +29,7 @@ def main(config: GANConfig) -> None:
     from nacgen.data.stream import ImageStream
     from nacgen.reporting.document import report_run
     from nacgen.training.gan_evaluation import GANEvaluation
-    from nacgen.training.gan_networks import build_update
+    from nacgen.training.gan_networks import build_update, num_classes_of
     from nacgen.training.launch import finish, open_run
     from nacgen.training.loop import Goal, train
     from nacgen.training.skipped import settle_skipped
@@ -49,6 +49,8 @@ def main(config: GANConfig) -> None:
     config.check_networks()
     held_out = load_test_split(dataset, config.data_dir, size, skip_bad=skip_bad)
     settle_skipped(run, dataset, held_out)
+    if held_out is not None:
+        num_classes_of(config, held_out)  # which the first evaluation needs
     stream = ImageStream(dataset, config.batch_size, config.seed, device, *share)
     extractor = metrics.build_extractor(
         config.score.extractor or "digits_classifier", weights=config.score.weights, device=device

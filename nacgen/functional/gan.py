@@ -145,7 +145,8 @@ def squared_gradient_norm(
     for a discriminator that treats images separately (no batch statistics).
 
     Args:
-        logits: Discriminator output for `images`, which must require gradients.
+        logits: Discriminator output for `images`, which must require gradients; of several heads the sum is
+            differentiated.
         images: The images it was computed from.
 
     Returns:

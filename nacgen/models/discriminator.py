@@ -43,6 +43,7 @@ class Discriminator(nn.Module):
         self.trunk, self.num_classes, make = trunk, num_classes, HEADS[head]
         shapes = trunk.map_shapes(image_size, taps)
         self.taps, self.mixing = tuple(shapes), None
+        trunk.leave_out_above(shapes)
         if head == "projected":
             self.mixing = RandomMixing(shapes)
             shapes = {tap: (self.mixing.out_channels, size) for tap, (_, size) in shapes.items()}

@@ -51,10 +51,12 @@ def match_tensors(trunk: Tensors, module: Tensors, match: Match) -> Matching:
         found = (_by_name if match == "name" else _by_order)(trunk, module)
     else:
         found = _by_mapping(trunk, module, match)
-    if not found.pairs:
+    # Where of convolutions none fits, but norms, biases or counters do, no knowledge is carried over.
+    least = min(2, max(tensor.ndim for tensor in trunk.values())) if isinstance(match, str) else 0
+    if not any(trunk[name].ndim >= least for name in found.pairs):
         raise ConfigurationError(
-            f"at least one tensor of the encoder must fit into the module, but by {_manner(match)} none of "
-            f"{len(trunk)} does. The encoder has {_shapes(trunk)}; the module has {_shapes(module)}. Try "
+            f"at least one convolution of the encoder must fit into the module, but by {_manner(match)} none "
+            f"does. The encoder has {_shapes(trunk)}; the module has {_shapes(module)}. Try "
             "another manner of matching, with dry_run=True."
         )
     return found

@@ -49,13 +49,13 @@ class SpectralCap(nn.Module):
 
 
 def cap_trunk(trunk: Trunk) -> None:
-    """Cap every convolution that trains.
+    """Cap every convolution that trains but for those that are zero, which would stay so for ever.
 
     Args:
         trunk: Changed in place; its function stays what it is.
     """
     for module in trunk.backbone.modules():
-        if isinstance(module, nn.Conv2d) and module.weight.requires_grad:
+        if isinstance(module, nn.Conv2d) and module.weight.requires_grad and module.weight.any():
             parametrize.register_parametrization(module, "weight", SpectralCap(module.weight))
 
 

@@ -143,7 +143,10 @@ def transplant(
     if isinstance(into, str):
         check_choice("into", into, get_args(Target))
     target = into if isinstance(into, str) else "module"
-    mode = mode or ("frozen" if target == "perceptual" else "init")
+    if mode is None:
+        mode = "frozen" if target == "perceptual" else "init"
+    if image_size is not None and not (isinstance(image_size, int) and image_size > 0):
+        raise ConfigurationError(f"image_size must be a number of pixels, got {image_size!r}.")
     if batch_norm is None:
         batch_norm = "fold"
         if not isinstance(into, str) and any(isinstance(m, BatchNorm) for m in into.modules()):
@@ -151,7 +154,7 @@ def transplant(
     check_request(target, mode, source, batch_norm, given)
     if calibration_images is not None:
         check_calibration_images(calibration_images, image_size)
-    size = image_size or encoder.backbone.total_stride
+    size = image_size if image_size is not None else encoder.backbone.total_stride
     stages = list(encoder.backbone.stage_channels)
     half = (len(stages) + 1) // 2 if frozen_stages is None else frozen_stages
     num_frozen = {"init": 0, "partial": half, "frozen": len(stages)}[mode]
@@ -171,7 +174,7 @@ def transplant(
                 model,
                 backbone,
                 probe if image_size is not None else None,
-                match=match or "name",
+                match="name" if match is None else match,
                 num_frozen=num_frozen,
                 mode=mode,
                 source=source,

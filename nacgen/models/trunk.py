@@ -1,7 +1,7 @@
 """A pretrained trunk as part of another model: input in [-1, 1], stages that never train, no batch statistics."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, Self
 
 import torch
@@ -17,7 +17,7 @@ BatchNormUse = Literal["fold", "freeze", "train"]
 
 
 class Trunk(nn.Module):
-    """Feature maps of images, of which the first stages may be frozen.
+    """Feature maps of images, of which the first stages may be frozen, and those that nothing reads.
 
     A frozen stage has no gradients of its own, and stays in evaluation mode through every `train()`;
     gradients pass through it to the images.
@@ -65,6 +65,19 @@ class Trunk(nn.Module):
     def _frozen_modules(self) -> list[nn.Module]:
         stages = self.backbone.stages()
         return [module for stage in self.frozen_stages for module in stages[stage]]
+
+    def leave_out_above(self, taps: Collection[str]) -> None:
+        """Freeze the stages above the last tap: they get no gradients, which several processes would wait for.
+
+        Args:
+            taps: Stages that are read.
+        """
+        stages = list(self.backbone.stage_channels)
+        last = max(stages.index(tap) for tap in taps)
+        self.frozen_stages += tuple(s for s in stages[last + 1 :] if s not in self.frozen_stages)
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+        self.train(self.training)
 
     def map_shapes(
         self, image_size: int, taps: Sequence[str] | None = None

@@ -47,6 +47,7 @@ class VAEEncoder(nn.Module):
             raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim}.")
         self.trunk, self.latent_dim = trunk, latent_dim
         shapes = trunk.map_shapes(image_size, taps)
+        trunk.leave_out_above(shapes)
         self.taps, self.map_size = tuple(shapes), min(size for _, size in shapes.values())
         channels = sum(width for width, _ in shapes.values())
         self.rgb_branch = RGBBranch() if rgb_branch else None

@@ -60,8 +60,9 @@ def save_checkpoint(
     state: Mapping[str, Any],
     images_seen: int,
     best: int | None = None,
+    sound: int | None = None,
 ) -> Path:
-    """Write one checkpoint and remove all but the last two and the best.
+    """Write one checkpoint and remove all but the last two, the best, and the last that is surely sound.
 
     Args:
         root: Folder of the run's checkpoints; created where it is missing.
@@ -69,6 +70,7 @@ def save_checkpoint(
         state: JSON values.
         images_seen: Position of the run.
         best: Position of the best checkpoint, which stays.
+        sound: Up to here the run was sound; the last checkpoint from before stays, too.
 
     Returns:
         The checkpoint's folder.
@@ -92,8 +94,13 @@ def save_checkpoint(
             f"the checkpoint {target} could not be written ({error}): it needs {needed:,} bytes, {_free(root)} "
             "are free. Free space or choose another --run-dir; earlier checkpoints are intact."
         ) from error
-    best_name = None if best is None else _name(best)
-    _remove([folder for folder in _folders(root)[:-KEEP] if folder.name != best_name])
+    folders = _folders(root)
+    kept = {folder.name for folder in folders[-KEEP:]}
+    if best is not None:
+        kept.add(_name(best))
+    if sound is not None:
+        kept.update([f.name for f in folders if f.name <= _name(sound)][-1:])
+    _remove([folder for folder in folders if folder.name not in kept])
     return target
 
 

@@ -44,8 +44,8 @@ def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:
     if dataset.labels is None or dataset.labels.ndim != 1:
         came = "none" if dataset.labels is None else "several an image"
         raise DataError(
-            f"--conditional needs one class for each image, but {dataset.name} has {came}. Put the images of each "
-            "class into a subfolder of its own, or leave --conditional out."
+            f"--conditional needs one class for each image, but the {dataset.split} split of {dataset.name} has "
+            f"{came}. Put the images of each class into a subfolder of its own, or leave --conditional out."
         )
     return len(dataset.class_names)
 

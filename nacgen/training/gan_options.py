@@ -99,7 +99,10 @@ class OptimConfig:
             *("learning_rate", "discriminator_steps", "micro_batches", "penalty_every"),
             *("ema_half_life", "largest_logit"),
         )
-        require_between(self, 0, 1, "beta2")
+        if not 0 <= self.beta2 < 1:
+            raise ConfigurationError(
+                f"beta2 must be 0 or more and below 1, got {self.beta2}. Change --optim.beta2."
+            )
         require_between(self, 0, math.inf, "penalty_weight")
         if self.final_penalty_weight is not None:
             require_between(self, 0, math.inf, "final_penalty_weight")

@@ -1,5 +1,7 @@
 """What adversarial training watches itself by, saved with the run: all of it are buffers of small modules."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -86,11 +88,24 @@ class LogitWatch(nn.Module):
             since = now - int(self.images_beyond)
             raise DivergenceError(
                 f"logits must stay below {self.bound:g} on average, but since {since} images seen they have been "
-                f"beyond it, now {size:.3g} at {now}. The last checkpoint from before is kept, later ones are "
-                "not: start anew with a lower learning rate or a higher penalty weight and another --run-dir, or "
-                f"raise {self.option} with it.",
+                f"beyond it, now {size:.3g} at {now}. Of the checkpoints only those from before are kept: start "
+                "anew with a lower learning rate or a higher penalty weight and another --run-dir, or raise "
+                f"{self.option} with it.",
                 since,
             )
+
+
+def images_beyond(modules: Mapping[str, nn.Module]) -> int:
+    """For how many images logits have been beyond their bound by now, at the most of all watches.
+
+    Args:
+        modules: Of an update.
+
+    Returns:
+        Images; 0 where no bound is exceeded, or nothing watches.
+    """
+    watches = [module for module in modules.values() if isinstance(module, LogitWatch)]
+    return max((int(watch.images_beyond) for watch in watches), default=0)
 
 
 class LastValues(nn.Module):

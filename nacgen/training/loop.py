@@ -29,6 +29,7 @@ from nacgen.training.checkpoint import (
     save_checkpoint,
 )
 from nacgen.training.config import flatten, to_dict
+from nacgen.training.gauges import images_beyond
 from nacgen.training.parent import InterruptedBlock, StopRequests
 from nacgen.training.run_folder import RunFolder
 from nacgen.training.snapshot import capture, restore
@@ -287,6 +288,7 @@ class _Session:
                     state,
                     self.images_seen,
                     best=None if self.best is None else self.best["images_seen"],
+                    sound=self.images_seen - images_beyond(self.update.modules),
                 )
         self.saved_at = self.images_seen
 

@@ -148,3 +148,13 @@ def test_discriminators_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         small_discriminator(**options)  # type: ignore[arg-type]
+
+
+def test_stages_above_the_last_tap_do_not_train() -> None:
+    """They would get no gradient, and several processes would wait for it."""
+    discriminator = small_discriminator(taps=["stem", "layer1"])
+    discriminator(random_images()).sum().backward()
+    trained = {name for name, p in discriminator.named_parameters() if p.requires_grad}
+    assert trained == {name for name, has_any in gradients_of(discriminator).items() if has_any}
+    assert any("layer1" in name for name in trained)
+    assert not any("layer2" in name for name in trained)

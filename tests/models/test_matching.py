@@ -47,7 +47,7 @@ def test_names_match_by_whole_parts() -> None:
 
 def test_a_name_that_only_ends_alike_is_another_one() -> None:
     trunk, module = tensors(conv1__weight=(4, 3)), tensors(net__myconv1__weight=(4, 3))
-    with pytest.raises(ConfigurationError, match="none of 1 does"):
+    with pytest.raises(ConfigurationError, match="by name none does"):
         match_tensors(trunk, module, "name")
 
 
@@ -117,7 +117,7 @@ def test_order_is_the_best_of_all_alignments(seed: int) -> None:
 @pytest.mark.parametrize("match", ["name", "order", {"conv1": "x"}])
 def test_nothing_matched_is_an_error(match: str | dict[str, str]) -> None:
     with pytest.raises(
-        ConfigurationError, match=r"none of 3 does\. The encoder has conv1\.weight \(4, 3\), .*x"
+        ConfigurationError, match=r"none does\. The encoder has conv1\.weight \(4, 3\), .*x"
     ):
         match_tensors(TRUNK, tensors(x__weight=(9, 9)), match)
 
@@ -125,3 +125,12 @@ def test_nothing_matched_is_an_error(match: str | dict[str, str]) -> None:
 def test_an_unknown_manner_is_named(as_users_run_it: None) -> None:
     with pytest.raises(ConfigurationError, match=r"name, order or a mapping .* got 'shape'"):
         match_tensors(TRUNK, TRUNK, "shape")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("match", ["name", "order"])
+def test_statistics_and_biases_alone_are_no_match(match: str) -> None:
+    trunk = {"conv1.weight": torch.zeros(4, 3), "bn1.weight": torch.zeros(4)}
+    module = {"conv1.weight": torch.zeros(8, 3), "bn1.weight": torch.zeros(4)}
+    with pytest.raises(ConfigurationError, match="at least one convolution"):
+        match_tensors(trunk, module, match)  # type: ignore[arg-type]
+    assert match_tensors(trunk, module, {"bn1": "bn1"}).pairs  # asked for

@@ -146,7 +146,9 @@ def test_controls_go_into_own_modules_too(encoder: NACEncoder) -> None:
 
 def test_nothing_matched_is_an_error_in_a_dry_run_too(encoder: NACEncoder) -> None:
     for dry_run in (False, True):
-        with pytest.raises(ConfigurationError, match=r"by name none of \d+ does.*0\.weight \(8, 3"):
+        with pytest.raises(
+            ConfigurationError, match=r"by name none does.*; the module has 0\.weight \(8, 3"
+        ):
             transplant(encoder, chain(8, kernel=4), dry_run=dry_run)
 
 

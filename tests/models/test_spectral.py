@@ -52,3 +52,14 @@ def test_the_cap_is_the_identity_at_first_and_a_bound_later(encoder: NACEncoder)
     with torch.no_grad():  # a weight that shrinks stays as it is
         grown.mul_(0.01 * first / torch.linalg.matrix_norm(grown.flatten(1), 2))
     assert torch.equal(conv.weight, grown)
+
+
+def test_a_convolution_that_is_zero_has_no_cap_and_trains(encoder: NACEncoder) -> None:
+    torch.nn.init.zeros_(encoder.backbone.get_submodule("layer2.0.bn2").weight)  # type: ignore[arg-type]
+    module = transplant(encoder, image_size=16, spectral_norm="cap").module
+    zero = module.trunk.backbone.get_submodule("layer2.0.conv2")
+    module(images()).sum().backward()
+    assert isinstance(zero.weight, torch.nn.Parameter)
+    assert zero.weight.grad is not None
+    assert zero.weight.grad.abs().sum() > 0
+    assert module(images()).isfinite().all()

@@ -25,7 +25,7 @@ INFINITY, NAN = float("inf"), float("nan")
         ("Optim", "penalty_every", [0]),
         ("Optim", "ema_half_life", [0.0]),
         ("Optim", "final_penalty_weight", [-0.1, INFINITY]),
-        ("Optim", "beta2", [-0.1, 1.1]),
+        ("Optim", "beta2", [-0.1, 1.0, 1.1]),
         ("Optim", "discriminator_steps", [0]),
         ("Optim", "micro_batches", [0]),
         ("Optim", "largest_logit", [0.0]),

@@ -218,5 +218,14 @@ def test_a_conditional_run_needs_classes(tmp_path: Path, monkeypatch: pytest.Mon
     unlabelled = replace(random_images(16), labels=None, class_names=())
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: unlabelled)
     config = replace(small(PRESETS["digits"], tmp_path / "run"), conditional=True)
-    with pytest.raises(DataError, match="one class for each image, but random has none"):
+    with pytest.raises(
+        DataError, match="one class for each image, but the train split of random has none"
+    ):
         main(config)
+    labelled = random_images(16)
+    test = replace(unlabelled, split="test")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: labelled)
+    monkeypatch.setattr(datasets, "load_test_split", lambda *_, **options: test)
+    with pytest.raises(DataError, match="one class for each image, but the test split of random"):
+        main(config)
+    assert not (tmp_path / "run").exists()

@@ -49,6 +49,13 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_the_last_sound_one_is_kept_besides_the_last_two(tmp_path: Path) -> None:
+    save(tmp_path, 8)
+    for images_seen in (16, 24, 32, 40):
+        save_checkpoint(tmp_path, {}, {}, images_seen, sound=20)
+    assert sorted(path.name[-2:] for path in tmp_path.iterdir()) == ["16", "32", "40"]
+
+
 def test_checkpoints_behind_a_position_can_be_removed(tmp_path: Path) -> None:
     for images_seen in (16, 24):
         save(tmp_path, images_seen)

@@ -19,7 +19,7 @@ from nacgen.errors import (
     NonFiniteError,
 )
 from nacgen.training.config import RunConfig, TrainingConfig
-from nacgen.training.loop import EXIT_PREEMPTED, TrainingResult, train
+from nacgen.training.loop import EXIT_PREEMPTED, Goal, TrainingResult, train
 from nacgen.training.run_folder import RunFolder
 from tests.training.small_gan import build
 
@@ -118,6 +118,33 @@ def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
     ) as e:
         train(update, stream, run, accelerator)
     assert (e.value.since, e.value.exit_code) == (24, 3)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000000000016"]
+    run.release()
+
+
+def test_evaluations_that_improve_do_not_push_the_last_good_checkpoint_out(tmp_path: Path) -> None:
+    """Logits exceed their bound from image 16 on, while the score gets better with every batch."""
+    update, stream, accelerator = build()
+    update.watch.patience = 32
+    step = update.update
+
+    def diverge(batch):  # type: ignore[no-untyped-def]
+        update.watch.bound = 0.0 if batch.images_seen >= 16 else 1e9
+        return step(batch)
+
+    update.update = diverge  # type: ignore[method-assign]
+    run = RunFolder("x", config(tmp_path))
+    goal = Goal("loss", "lower")
+    with pytest.raises(DivergenceError, match=r"since 16 .* at 48"):
+        train(
+            update,
+            stream,
+            run,
+            accelerator,
+            evaluate=lambda images_seen: {"loss": -images_seen},
+            evaluate_every=8,
+            goal=goal,
+        )
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000000000016"]
     run.release()
 
