@@ -225,9 +225,14 @@ def join_folder(config: CompareConfig) -> CompareConfig:
     known = {parse_arm(text).name: text for text in before.get("arms", ())}
     for text in config.arms:
         arm = parse_arm(text)
-        if known.get(arm.name, text) != text:
+        files = [
+            file
+            for file in sorted(folder.glob(f"{arm.name}-seed*/config.yaml"))
+            if file.parent.name.removeprefix(f"{arm.name}-seed").isdigit()
+        ]
+        if files and known.get(arm.name, text) != text:  # an arm without a run may be mended
             differences[f"arm {arm.name}: {known[arm.name]} there, {text} here"] = None
-        for file in sorted(folder.glob(f"{arm.name}-seed*/config.yaml")):
+        for file in files:
             there = flatten(read_yaml(file))
             differences |= {
                 f"{name}: {there[name]} there, {value} here": None

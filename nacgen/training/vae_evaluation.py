@@ -1,5 +1,6 @@
 """What is measured and drawn of a VAE: bounds on held-out images, scores of samples, sheets of pictures."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,8 +152,11 @@ class VAEEvaluation:
             )
             means.update(mean)
             made = metrics.to_uint8(self.vae.decoder.images(mean))
-            values = [-self.vae.decoder.likelihood(images, outputs), psnr(pixels, made)]
-            values.append(ssim(pixels, made))
+            most = 10 * math.log10(
+                255**2 * pixels[0].numel()
+            )  # one level in one value; not infinity
+            values = [-self.vae.decoder.likelihood(images, outputs)]
+            values += [psnr(pixels, made).clamp_max(most), ssim(pixels, made)]
             kl = gaussian_kl_by_axis(mean, log_variance)
             totals += torch.cat([torch.stack(values, dim=1), kl], dim=1).double().sum(dim=0)
         means.reduce()

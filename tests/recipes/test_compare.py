@@ -156,6 +156,22 @@ def test_a_folder_of_other_runs_is_refused(
     assert (tmp_path / "runs" / "config.yaml").read_text() == before
 
 
+def test_an_arm_that_never_ran_may_be_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIL", "b-seed0")
+    with pytest.raises(NacgenError):
+        run(tmp_path, "--seeds", "0", "--arms", "random", "b=--init nac --discriminator.mode frozn")
+    monkeypatch.delenv("FAIL")
+    run(tmp_path, "--seeds", "0", "--arms", "random", "b=--init nac --discriminator.mode frozen")
+
+
+def test_an_arm_is_not_taken_for_one_whose_name_it_begins(tmp_path: Path) -> None:
+    arms = ("--arms", "random", "nac", "nac-seedless=--init nac --preset smoke")
+    run(tmp_path, "--seeds", "0", *arms)
+    run(tmp_path, "--seeds", "0", "1", *arms)
+
+
 def test_what_is_added_is_trained_like_what_is_there(tmp_path: Path) -> None:
     run_dir = run(tmp_path, "--seeds", "0", "--total-images", "640", "--encoder", "mine")
     run(tmp_path, "--seeds", "0", "1")

@@ -18,6 +18,7 @@ from nacgen.data.randomness import normal_rows, seeded
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.functional.fidelity import psnr
 from nacgen.models.vae import VAE, Decoder
+from nacgen.training import vae_evaluation
 from nacgen.training.config import TrainingConfig
 from nacgen.training.run_folder import RunFolder
 from nacgen.training.vae_evaluation import VAEEvaluation
@@ -115,6 +116,16 @@ class LinearVAE(nn.Module):
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         mean = images.flatten(1)[:, 116:120] @ self.map.T
         return mean, self.log_variance.expand_as(mean)
+
+
+def test_images_that_are_met_exactly_leave_the_mean_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They count as if one of 768 values were off by one level."""
+    infinite = torch.full((1,), math.inf)
+    monkeypatch.setattr(vae_evaluation, "psnr", lambda a, b: infinite.expand(len(a)))
+    measured, _ = evaluation(tmp_path, small_vae()).measure()
+    assert measured["psnr"] == pytest.approx(10 * math.log10(255**2 * 768))
 
 
 def test_bounds_rise_to_the_evidence_of_a_linear_gaussian_model(tmp_path: Path) -> None:
