@@ -19,7 +19,8 @@ class DiscriminatorConfig:
     network: Literal["encoder", "sngan"] = "encoder"
     """encoder: a transplanted one; sngan: that of Miyato et al. 2018, which starts from random weights."""
     mode: Literal["init", "partial", "frozen"] = "init"
-    """init: all of it trains; partial: half of its stages is frozen; frozen: only heads train."""
+    """init: all of it trains; partial: half of its stages is frozen; frozen: only heads train, one on
+    every stage and one on a small branch that sees the pixels."""
     head: Literal["linear", "basis", "projected"] = "basis"
     """linear: on mean features; basis: on weighted pixels; projected: on maps that are mixed at random over
     channels and scales, each halved down to 4 px."""

@@ -16,7 +16,8 @@ class PosteriorConfig:
     """How the encoder becomes the VAE's, see nacgen.transplant."""
 
     mode: Literal["init", "partial", "frozen"] = "init"
-    """init: all of it trains; partial: half of its stages is frozen; frozen: only new layers train."""
+    """init: all of it trains; partial: half of its stages is frozen; frozen: only new layers train, which
+    read every stage and, through a small branch, the pixels."""
     latent_dim: int = 32
     """Length of the latent vector."""
     trunk_lr_multiplier: float = 1.0
