@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from nacgen.errors import ConfigurationError
 from nacgen.models.backbones import Backbone
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.matching import Match, match_tensors
@@ -50,12 +51,14 @@ def fill_module(
         The module, its stages, and the report.
 
     Raises:
-        ConfigurationError: Nothing matches, or in several ways.
+        ConfigurationError: Nothing matches, or in several ways, or the module cannot be called with the probe.
     """
     filled = copy.deepcopy(module) if dry_run else module
     tensors = backbone.state_dict()
     places = {name: x for name, x in filled.state_dict().items() if isinstance(x, Tensor)}
     found = match_tensors(tensors, places, match)
+    if probe is not None:
+        _check_call(filled, model.normalize(probe[:1]))
     with torch.no_grad():
         for name, place in found.pairs.items():
             places[place].copy_(tensors[name])
@@ -100,6 +103,19 @@ def fill_module(
         is_dry_run=dry_run,
     )
     return Transplant(module, report, stages)
+
+
+def _check_call(module: nn.Module, images: Tensor) -> None:
+    """Call a copy, before the module is changed."""
+    try:
+        with torch.no_grad():
+            copy.deepcopy(module).cpu().eval()(images)
+    except Exception as error:
+        raise ConfigurationError(
+            f"{type(module).__name__} must take float32 images {tuple(images.shape)} to be measured, "
+            f"but fails ({type(error).__name__}: {error}). Nothing was loaded. Leave image_size out to fill it "
+            "without a call."
+        ) from error
 
 
 def _evaluate(layer: nn.Module, inputs: object) -> None:

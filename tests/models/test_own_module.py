@@ -160,3 +160,18 @@ def test_options_of_other_targets_are_refused(encoder: NACEncoder) -> None:
     frozen = transplant(encoder, chain(16, 16), "frozen", match="order")
     with pytest.raises(ConfigurationError, match="all parameters of Sequential are frozen"):
         frozen.param_groups(0.1)
+
+
+def test_a_module_that_cannot_be_called_is_left_as_it_was(encoder: NACEncoder) -> None:
+    class Timed(nn.Sequential):
+        def forward(self, images: Tensor, time: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(images) * time
+
+    module = Timed(copy.deepcopy(encoder.backbone.get_submodule("conv1")))
+    before = {name: x.clone() for name, x in module.state_dict().items()}
+    torch.nn.init.zeros_(encoder.backbone.get_submodule("conv1").weight)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"Timed must take .* Nothing was loaded"):
+        transplant(encoder, module, match="order", image_size=16)
+    assert all(torch.equal(before[name], x) for name, x in module.state_dict().items())
+    transplant(encoder, module, match="order")
+    assert not torch.equal(before["0.weight"], module.state_dict()["0.weight"])
