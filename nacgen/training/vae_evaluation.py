@@ -152,9 +152,8 @@ class VAEEvaluation:
             )
             means.update(mean)
             made = metrics.to_uint8(self.vae.decoder.images(mean))
-            most = 10 * math.log10(
-                255**2 * pixels[0].numel()
-            )  # one level in one value; not infinity
+            # Equal images count as if one value were off by one level, not as infinity.
+            most = 10 * math.log10(255**2 * pixels[0].numel())
             values = [-self.vae.decoder.likelihood(images, outputs)]
             values += [psnr(pixels, made).clamp_max(most), ssim(pixels, made)]
             kl = gaussian_kl_by_axis(mean, log_variance)
