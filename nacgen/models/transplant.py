@@ -145,8 +145,8 @@ def transplant(
     target = into if isinstance(into, str) else "module"
     if mode is None:
         mode = "frozen" if target == "perceptual" else "init"
-    if image_size is not None and not (isinstance(image_size, int) and image_size > 0):
-        raise ConfigurationError(f"image_size must be a number of pixels, got {image_size!r}.")
+    if image_size is not None and image_size < 1:
+        raise ConfigurationError(f"image_size must be 1 pixel or more, got {image_size}.")
     if batch_norm is None:
         batch_norm = "fold"
         if not isinstance(into, str) and any(isinstance(m, BatchNorm) for m in into.modules()):

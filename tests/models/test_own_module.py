@@ -175,3 +175,13 @@ def test_a_module_that_cannot_be_called_is_left_as_it_was(encoder: NACEncoder) -
     assert all(torch.equal(before[name], x) for name, x in module.state_dict().items())
     transplant(encoder, module, match="order")
     assert not torch.equal(before["0.weight"], module.state_dict()["0.weight"])
+
+
+def test_an_empty_mapping_and_an_empty_mode_are_not_the_defaults(
+    encoder: NACEncoder, as_users_run_it: None
+) -> None:
+    module = copy.deepcopy(encoder.backbone)
+    with pytest.raises(ConfigurationError, match="by the mapping none does"):
+        transplant(encoder, module, match={})
+    with pytest.raises(ConfigurationError, match="mode must be"):
+        transplant(encoder, module, mode="")  # type: ignore[call-overload]

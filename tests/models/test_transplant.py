@@ -256,5 +256,5 @@ def test_bad_requests_are_named(encoder: NACEncoder, as_users_run_it: None) -> N
 
 @pytest.mark.parametrize("image_size", [0, -4])
 def test_a_size_that_is_none_is_refused(encoder: NACEncoder, image_size: int) -> None:
-    with pytest.raises(ConfigurationError, match="image_size must be a number of pixels, got"):
+    with pytest.raises(ConfigurationError, match="image_size must be 1 pixel or more, got"):
         transplant(encoder, image_size=image_size)

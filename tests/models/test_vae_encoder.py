@@ -58,3 +58,12 @@ def test_a_frozen_trunk_is_unchanged_by_training() -> None:
         if not torch.equal(value, before[name])
     }
     assert moved == {"head", "rgb_branch"}
+
+
+def test_stages_above_the_last_tap_do_not_train() -> None:
+    module = build(taps=["layer1"]).module
+    torch.cat(module(images()), dim=1).square().sum().backward()
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in module.named_parameters() if p.grad is not None}
+    assert any("layer1" in name for name in trained)
+    assert not any("layer2" in name for name in trained)

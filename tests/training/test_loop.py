@@ -19,6 +19,7 @@ from nacgen.errors import (
     NonFiniteError,
 )
 from nacgen.training.config import RunConfig, TrainingConfig
+from nacgen.training.gan import GANUpdate
 from nacgen.training.loop import EXIT_PREEMPTED, Goal, TrainingResult, train
 from nacgen.training.run_folder import RunFolder
 from tests.training.small_gan import build
@@ -101,17 +102,21 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     assert all(torch.equal(before[k], v) for k, v in update.discriminator.state_dict().items())
 
 
-def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
-    """Logits exceed their bound from image 24 on; the checkpoint at 16 is good, that at 32 is not."""
-    update, stream, accelerator = build()
-    update.watch.patience = 16
-    step = update.update
+def diverge_from(images_seen: int, update: GANUpdate, patience: int) -> None:
+    """Logits exceed their bound from there on."""
+    update.watch.patience, step = patience, update.update
 
-    def diverge(batch):  # type: ignore[no-untyped-def]
-        update.watch.bound = 0.0 if batch.images_seen >= 24 else 1e9
+    def diverge(batch: Batch) -> Any:
+        update.watch.bound = 0.0 if batch.images_seen >= images_seen else 1e9
         return step(batch)
 
     update.update = diverge  # type: ignore[method-assign]
+
+
+def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
+    """Logits exceed their bound from image 24 on; the checkpoint at 16 is good, that at 32 is not."""
+    update, stream, accelerator = build()
+    diverge_from(24, update, patience=16)
     run = RunFolder("x", config(tmp_path))
     with pytest.raises(
         DivergenceError, match=r"below 0 .* since 24 .* at 40\. .*largest-logit"
@@ -125,14 +130,7 @@ def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
 def test_evaluations_that_improve_do_not_push_the_last_good_checkpoint_out(tmp_path: Path) -> None:
     """Logits exceed their bound from image 16 on, while the score gets better with every batch."""
     update, stream, accelerator = build()
-    update.watch.patience = 32
-    step = update.update
-
-    def diverge(batch):  # type: ignore[no-untyped-def]
-        update.watch.bound = 0.0 if batch.images_seen >= 16 else 1e9
-        return step(batch)
-
-    update.update = diverge  # type: ignore[method-assign]
+    diverge_from(16, update, patience=32)
     run = RunFolder("x", config(tmp_path))
     goal = Goal("loss", "lower")
     with pytest.raises(DivergenceError, match=r"since 16 .* at 48"):
