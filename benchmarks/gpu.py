@@ -27,17 +27,17 @@ import page
 from augmentation import POLICY, kornia_pipeline
 from loss import codes, descend, plain
 from nacgen.data.augment import diff_augment
-from nacgen.data.randomness import seeded
 from nacgen.data.stream import Batch
 from nacgen.functional.log_sum_exp import tiled_log_sum_exp
-from nacgen.metrics.inception import InceptionExtractor, build_inception
+from nacgen.gan.update import GANUpdate
+from nacgen.metrics.extractors.inception import InceptionExtractor, build_inception
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator, channels_for
-from nacgen.models.transplant import transplant
-from nacgen.training.gan import GANUpdate
+from nacgen.pretraining.nac import NACUpdate, two_views
+from nacgen.system.randomness import seeded
 from nacgen.training.gauges import LogitWatch
-from nacgen.training.nac import NACUpdate, two_views
 from nacgen.training.optimizers import LARS, build_optimizer
+from nacgen.transplant.transplant import transplant
 from retrieval import counted_form, labelled_codes, sorted_form
 from timing import Row, Size, Work, agree, cost, in_turns, missing, noise, peak_memory
 

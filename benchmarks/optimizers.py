@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import page
-from nacgen.data.randomness import seeded
+from nacgen.system.randomness import seeded
 from nacgen.training.optimizers import LARS
 from timing import Row, Size, Work, agree, in_turns, missing
 

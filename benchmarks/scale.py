@@ -24,11 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import page
 from nacgen.data.augment import ViewPolicy
-from nacgen.data.randomness import seeded
 from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
-from nacgen.training.momentum import MomentumEncoder
-from nacgen.training.nac import NACQueueUpdate, NACUpdate
+from nacgen.pretraining.momentum import MomentumEncoder
+from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
+from nacgen.system.randomness import seeded
 from nacgen.training.optimizers import build_optimizer
 from timing import Row, Size, cost, noise, peak_memory
 

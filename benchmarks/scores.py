@@ -20,7 +20,7 @@ import page
 from nacgen.data.image_sets import open_folder
 from nacgen.functional.frechet import frechet_distance
 from nacgen.metrics import evaluate
-from nacgen.metrics.inception import NAME, InceptionExtractor, build_inception
+from nacgen.metrics.extractors.inception import NAME, InceptionExtractor, build_inception
 from timing import Row, Size, agree, in_turns, missing, noise
 
 

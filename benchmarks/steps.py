@@ -26,16 +26,18 @@ from torch.profiler import ProfilerActivity, profile
 
 import page
 from nacgen.data.datasets import ImageDataset, load_dataset
-from nacgen.data.randomness import generator
 from nacgen.data.stream import ImageStream
 from nacgen.functional.contrastive import nt_xent
+from nacgen.gan import build as gan_networks
+from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.models.encoder import NACEncoder
-from nacgen.training import gan_networks, objectives, vae_networks
-from nacgen.training.gan_presets import PRESETS as GAN_PRESETS
-from nacgen.training.nac import channel_uniforms, two_views
-from nacgen.training.pretraining import NACConfig, OptimConfig, PretrainConfig, ViewConfig
+from nacgen.pretraining import build as objectives
+from nacgen.pretraining.nac import channel_uniforms, two_views
+from nacgen.pretraining.options import NACConfig, OptimConfig, PretrainConfig, ViewConfig
+from nacgen.system.randomness import generator
 from nacgen.training.update import Update
-from nacgen.training.vae_options import VAEConfig
+from nacgen.vae import build as vae_networks
+from nacgen.vae.options import VAEConfig
 from optimizers import LoopLARS
 from pil_loader import WORKERS, TwoViews, build_loader
 from timing import Row, Size, agree, cost, in_turns, missing, noise, peak_memory

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 import nacgen
-from nacgen.data.augment import to_float
 from nacgen.data.datasets import load_dataset
+from nacgen.data.pixels import to_float
 from nacgen.data.stream import ImageStream
 from nacgen.models.gan import Generator
 

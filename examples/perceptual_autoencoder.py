@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 import nacgen
-from nacgen.data.augment import to_float
 from nacgen.data.datasets import load_dataset
+from nacgen.data.pixels import to_float
 from nacgen.data.stream import ImageStream
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nacgen
-from nacgen.data.augment import to_float
 from nacgen.data.datasets import load_dataset
+from nacgen.data.pixels import to_float
 from nacgen.data.stream import ImageStream
 
 

@@ -18,13 +18,13 @@ import os
 import sys
 from pathlib import Path
 
-from nacgen.errors import StorageError
-from nacgen.training.comparing import (
+from nacgen.comparison.arms import (
     CompareConfig,
     join_folder,
     train_arms,
     write_comparison,
 )
+from nacgen.errors import StorageError
 from nacgen.training.config import run_recipe
 
 RECIPES = Path(__file__).parent
@@ -41,7 +41,7 @@ def main(config: CompareConfig) -> None:
     """Look at the folder, lock it, and compare in it."""
     if os.environ.get("RANK", "0") != "0":
         return  # the main process starts all runs
-    from nacgen.training.run_folder import lock_folder
+    from nacgen.system.files import lock_folder
 
     config = join_folder(config)
     check_metric(config)
@@ -59,10 +59,10 @@ def main(config: CompareConfig) -> None:
 
 def train_and_report(config: CompareConfig) -> None:
     """Train what is missing, compare, report."""
-    from nacgen.reporting.comparison import compare_arms
-    from nacgen.reporting.comparison_report import divergence_notes, write_comparison_report
+    from nacgen.comparison.compare import compare_arms
+    from nacgen.comparison.report import divergence_notes, write_comparison_report
+    from nacgen.comparison.tables import comparison_text
     from nacgen.reporting.runs import load_run
-    from nacgen.reporting.tables import comparison_text
 
     folders = train_arms(config, RECIPES / f"{config.recipe}.py")
     runs = {

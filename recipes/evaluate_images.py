@@ -107,8 +107,8 @@ def score(config: EvaluateConfig) -> None:
     """Open both sets, score, print."""
     from nacgen import metrics
     from nacgen.metrics.reference import says_origin
+    from nacgen.metrics.sources import RunImages
     from nacgen.reporting.scores import score_text
-    from nacgen.training.scored_images import RunImages
 
     accelerator = build_accelerator()
     sources = [
@@ -200,7 +200,7 @@ def open_source(
     source: str, config: ExtractorConfig, accelerator: "Accelerator"
 ) -> "ImageSet | Path":
     """Images or a file of statistics; what should be known of them goes to stderr."""
-    from nacgen.training.scored_images import describe, find_images
+    from nacgen.metrics.sources import describe, find_images
 
     images = find_images(
         source,
@@ -215,7 +215,7 @@ def open_source(
 
 def require_use(config: ExtractorConfig, sources: "list[ImageSet | Path]") -> None:
     """Refuse single images, and a number of samples where nothing is sampled."""
-    from nacgen.training.scored_images import RunImages
+    from nacgen.metrics.sources import RunImages
 
     for images in sources:
         if not isinstance(images, Path) and len(images) < 2:

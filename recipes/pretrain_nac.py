@@ -9,8 +9,7 @@ encoder in runs/pretrain_nac-digits-seed0/encoder; `nacgen.NACEncoder.from_pretr
 import sys
 from dataclasses import asdict, replace
 
-from nacgen.training.config import DataConfig, RunConfig, run_recipe
-from nacgen.training.pretraining import (
+from nacgen.pretraining.options import (
     ModelConfig,
     NACConfig,
     OptimConfig,
@@ -18,6 +17,7 @@ from nacgen.training.pretraining import (
     QueueConfig,
     ViewConfig,
 )
+from nacgen.training.config import DataConfig, RunConfig, run_recipe
 
 AUTHORS_MODEL = ModelConfig(
     flip_probability=0.1, posterior="separate", code_normalization="sqrt_dim"
@@ -128,19 +128,19 @@ PRESETS = {
 
 def main(config: PretrainConfig) -> None:
     """Build data, encoder and update; train; save the encoder."""
-    from nacgen.data.augment import to_float
+    from nacgen.data.pixels import to_float
     from nacgen.data.stream import ImageStream
-    from nacgen.probes.report import EncoderProbe
-    from nacgen.probes.suite import untrained_like
-    from nacgen.training.launch import finish, open_run
-    from nacgen.training.loop import Goal, train
-    from nacgen.training.objectives import (
+    from nacgen.pretraining.build import (
         build_encoder,
         build_update,
         build_views,
         load_training_images,
         pretraining_cost,
     )
+    from nacgen.probes.report import EncoderProbe
+    from nacgen.probes.suite import untrained_like
+    from nacgen.training.loop import Goal, train
+    from nacgen.training.run import finish, open_run
     from nacgen.training.skipped import settle_skipped
     from nacgen.training.update import warmup_cosine
 

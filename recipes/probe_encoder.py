@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nacgen.errors import ConfigurationError, StorageError
+from nacgen.pretraining.options import ViewConfig
 from nacgen.training.config import DataConfig, require_positive, run_recipe
-from nacgen.training.pretraining import ViewConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nacgen.models.encoder import NACEncoder
     from nacgen.probes.suite import EncoderSuite
-    from nacgen.reporting.encoders import Measurement
+    from nacgen.reporting.encoders.report import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +88,11 @@ def main(config: ProbeConfig) -> None:
     import torch
     from accelerate import Accelerator
 
-    from nacgen.data.augment import to_float
     from nacgen.data.datasets import load_splits
+    from nacgen.data.pixels import to_float
+    from nacgen.pretraining.build import build_views
     from nacgen.probes.suite import EncoderSuite
-    from nacgen.reporting.encoders import Measurement, encoder_text, write_encoder_report
-    from nacgen.training.objectives import build_views
+    from nacgen.reporting.encoders.report import Measurement, encoder_text, write_encoder_report
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     folder = Path(config.run_dir or f"runs/probe_encoder-{config.preset}")
@@ -146,8 +146,8 @@ def draw(
     folder: Path,
 ) -> dict[str, Path]:
     """The pictures by caption: what codes retrieve, linear regions, nearest neighbours."""
-    from nacgen.reporting.encoders import retrieval_chart
-    from nacgen.reporting.slices import slice_picture
+    from nacgen.reporting.encoders.regions import slice_picture
+    from nacgen.reporting.encoders.report import retrieval_chart
 
     pictures = {}
     if "retrieval" in suite.evaluators:

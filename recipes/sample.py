@@ -55,7 +55,7 @@ def main(config: SampleConfig) -> None:
     import torch
 
     from nacgen.data.pictures import write_grid, write_image
-    from nacgen.training.sampling import load_model, sample_images
+    from nacgen.models.sampling import load_model, sample_images
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(config.run_dir).to(device)

@@ -62,15 +62,16 @@ def main(config: ClassifierConfig) -> None:
     """Build data, classifier and update; train; save the classifier."""
     import torch
 
-    from nacgen.data.augment import ViewPolicy, to_float
+    from nacgen.data.augment import ViewPolicy
     from nacgen.data.datasets import load_splits
-    from nacgen.data.randomness import seeded
+    from nacgen.data.pixels import to_float
     from nacgen.data.stream import ImageStream
     from nacgen.errors import DataError
     from nacgen.models.classifier import ImageClassifier
-    from nacgen.training.classifier import ClassifierUpdate
-    from nacgen.training.launch import finish, open_run
+    from nacgen.pretraining.supervised import ClassifierUpdate
+    from nacgen.system.randomness import seeded
     from nacgen.training.loop import Goal, train
+    from nacgen.training.run import finish, open_run
     from nacgen.training.skipped import settle_skipped
     from nacgen.training.update import warmup_cosine
 

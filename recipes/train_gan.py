@@ -12,14 +12,14 @@ scores and the generator in runs/train_gan-digits-nac-seed0. Your own images, la
     accelerate launch recipes/train_classifier.py $data --run-dir runs/own-classifier
     accelerate launch recipes/train_gan.py $data $score --encoder runs/own-nac/encoder --run-dir runs/own-gan
 
-Options stand in nacgen/training/gan_options.py, presets in nacgen/training/gan_presets.py.
+Options stand in nacgen/gan/options.py, presets in nacgen/gan/presets.py.
 """
 
 from functools import partial
 
+from nacgen.gan.options import GANConfig
+from nacgen.gan.presets import PRESETS
 from nacgen.training.config import run_recipe, to_dict
-from nacgen.training.gan_options import GANConfig
-from nacgen.training.gan_presets import PRESETS
 
 
 def main(config: GANConfig) -> None:
@@ -27,11 +27,11 @@ def main(config: GANConfig) -> None:
     from nacgen import metrics
     from nacgen.data.datasets import load_dataset, load_test_split
     from nacgen.data.stream import ImageStream
+    from nacgen.gan.build import build_update, num_classes_of
+    from nacgen.gan.evaluation import GANEvaluation
     from nacgen.reporting.document import report_run
-    from nacgen.training.gan_evaluation import GANEvaluation
-    from nacgen.training.gan_networks import build_update, num_classes_of
-    from nacgen.training.launch import finish, open_run
     from nacgen.training.loop import Goal, train
+    from nacgen.training.run import finish, open_run
     from nacgen.training.skipped import settle_skipped
     from nacgen.training.update import constant, linear_decay
 

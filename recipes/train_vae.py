@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 
 from nacgen.training.config import DataConfig, RunConfig, run_recipe, to_dict
-from nacgen.training.vae_options import (
+from nacgen.vae.options import (
     DecoderConfig,
     OptimConfig,
     PosteriorConfig,
@@ -78,12 +78,12 @@ def main(config: VAEConfig) -> None:
     from nacgen.data.datasets import load_splits
     from nacgen.data.stream import ImageStream
     from nacgen.reporting.document import report_run
-    from nacgen.training.launch import finish, open_run
     from nacgen.training.loop import Goal, train
+    from nacgen.training.run import finish, open_run
     from nacgen.training.skipped import settle_skipped
     from nacgen.training.update import warmup_cosine
-    from nacgen.training.vae_evaluation import VAEEvaluation
-    from nacgen.training.vae_networks import build_update
+    from nacgen.vae.build import build_update
+    from nacgen.vae.evaluation import VAEEvaluation
 
     run, accelerator = open_run(
         f"train_vae-{config.preset}-{config.init}", config, allow_fp16=not config.adversarial

@@ -10,18 +10,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nacgen.data.stream import Batch
 from nacgen.errors import ConfigurationError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in torchvision's rgb_to_grayscale
-
-
-def to_float(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Pixels 0..255 to the models' range of -1 to 1."""
-    return images.float() / 127.5 - 1
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from nacgen.data.cifar import read_cifar10, read_cifar100
-from nacgen.data.flickr25k import list_flickr25k
 from nacgen.data.folder import (
     ImageFiles,
     decoded_bytes,
@@ -24,9 +22,11 @@ from nacgen.data.folder import (
     list_folder,
     read_images,
 )
-from nacgen.data.imagenet import list_imagenet
 from nacgen.data.lazy import LazyImageDataset
-from nacgen.data.stl10 import read_stl10
+from nacgen.data.sources.cifar import read_cifar10, read_cifar100
+from nacgen.data.sources.flickr25k import list_flickr25k
+from nacgen.data.sources.imagenet import list_imagenet
+from nacgen.data.sources.stl10 import read_stl10
 from nacgen.errors import ConfigurationError, DataError
 
 MAX_BYTES = 2 * 1024**3  # of pixels in memory

@@ -26,8 +26,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from nacgen.data.decoders import try_each
-from nacgen.data.regular_file import open_regular
 from nacgen.errors import DataError, DataNotFoundError
+from nacgen.system.files import open_regular
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"})
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")  # PostScript, say, would start a program

@@ -18,11 +18,11 @@ from einops import rearrange
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from nacgen.data.archive import ARCHIVE_ERRORS, read_arrays
 from nacgen.data.datasets import SPLITS, ImageDataset, load_dataset
 from nacgen.data.decoders import try_each
 from nacgen.data.folder import channel_depth, decode, list_images, open_image
 from nacgen.errors import DataError, DataNotFoundError
+from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
 
 T = TypeVar("T")
 

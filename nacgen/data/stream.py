@@ -7,8 +7,8 @@ from torch import Tensor
 
 from nacgen.data.datasets import Dataset, ImageDataset
 from nacgen.data.lazy import LazyImageDataset, PendingImages
-from nacgen.data.randomness import generator
 from nacgen.errors import ConfigurationError, DataError
+from nacgen.system.randomness import generator
 
 PREFETCH = 2  # batches that are decoded while others are trained on
 

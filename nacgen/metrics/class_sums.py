@@ -11,7 +11,7 @@ from nacgen.functional.inception_score import (
     score_of_splits,
     split_of,
 )
-from nacgen.metrics.processes import Share
+from nacgen.system.processes import Share
 
 
 class ClassSums:

@@ -10,9 +10,9 @@ from torch import Tensor
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.functional.inception_score import InceptionScore
 from nacgen.metrics.class_sums import ClassSums
-from nacgen.metrics.extractors import FeatureExtractor, check_images
-from nacgen.metrics.processes import Share
+from nacgen.metrics.extractors.base import FeatureExtractor, check_images
 from nacgen.metrics.statistics import GaussianStats, StatsAccumulator
+from nacgen.system.processes import Share
 
 ImageSource = Callable[[Int64[Tensor, " b"]], UInt8[Tensor, "b 3 h w"]]
 

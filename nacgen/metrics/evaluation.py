@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from nacgen.data.image_sets import ImageSet
+from nacgen.data.pixels import QUANTISATION
 from nacgen.errors import ConfigurationError
 from nacgen.metrics.collection import Collected, ImageSource, collect
-from nacgen.metrics.extractors import FeatureExtractor
-from nacgen.metrics.processes import Launched, Share
-from nacgen.metrics.quantisation import QUANTISATION
+from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.reference import ReferenceStatistics
 from nacgen.metrics.result import (
     EvaluationProtocol,
@@ -18,6 +17,7 @@ from nacgen.metrics.result import (
     MetricSettings,
 )
 from nacgen.metrics.scores import METRICS, Pair
+from nacgen.system.processes import Launched, Share
 
 
 def evaluate(

@@ -20,14 +20,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nacgen.data.archive import ARCHIVE_ERRORS, read_arrays
 from nacgen.data.image_sets import ImageSet
 from nacgen.errors import ConfigurationError, DataError, DataNotFoundError, StorageError
 from nacgen.functional.frechet import ROUNDING
 from nacgen.metrics.collection import collect
-from nacgen.metrics.extractors import FeatureExtractor
-from nacgen.metrics.processes import Launched, Share
+from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.statistics import GaussianStats
+from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
+from nacgen.system.processes import Launched, Share
 
 FORMAT = "nacgen reference statistics 1"
 

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from nacgen.data.datasets import ImageDataset, load_dataset
 from nacgen.data.image_sets import ImageSet, open_folder
+from nacgen.data.pixels import to_uint8
 from nacgen.functional.frechet import frechet_distance
 from nacgen.functional.inception_score import inception_score
 from nacgen.functional.kernel_distance import kernel_distance_of_subsets
 from nacgen.functional.neighbours import precision_recall_density_coverage
 from nacgen.metrics.evaluation import evaluate
-from nacgen.metrics.extractors import build_extractor
-from nacgen.metrics.quantisation import to_uint8
-from nacgen.metrics.resize import resize_bilinear, resize_tf1
+from nacgen.metrics.extractors.build import build_extractor
+from nacgen.metrics.extractors.resize import resize_bilinear, resize_tf1
 
 
 class Check(NamedTuple):

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nacgen.data.randomness import seeded
 from nacgen.errors import CheckpointError
 from nacgen.models.backbones import BACKBONES, RESNETS, Stem, build_backbone
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.foreign import find_prefix, translated_trunk
+from nacgen.system.randomness import seeded
 
 AUTHORS_HEADS = {
     "head.0": "code_head.mlp.0",

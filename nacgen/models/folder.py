@@ -13,11 +13,10 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import save_file
 
-import nacgen
-from nacgen.data.regular_file import read_regular
 from nacgen.errors import CheckpointError, CheckpointNotFoundError
-from nacgen.models.hub import download
-from nacgen.models.tensor_file import read_tensor_file, require_finite, strict_json
+from nacgen.system.files import read_regular
+from nacgen.system.hub import download
+from nacgen.system.tensor_file import read_tensor_file, require_finite, strict_json
 
 MAX_CONFIG_BYTES = 1_000_000
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -32,7 +31,7 @@ def resolve_folder(path_or_id: str | Path) -> Path | None:
     Returns:
         The folder, or None where no such folder exists.
     """
-    package = Path(nacgen.__file__).parent
+    package = Path(__file__).parents[1]
     for base in (Path(), package.parent, package):  # as given; source checkout; installed wheel
         if (base / path_or_id).is_dir():
             return base / path_or_id

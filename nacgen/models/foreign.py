@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError
-from nacgen.models.tensor_file import read_tensor_file
+from nacgen.system.tensor_file import read_tensor_file
 
 # Keys under which training scripts put weights.
 WRAPPERS = ("state_dict", "model_state_dict", "model")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
-from nacgen.models.backbones import Backbone
+from nacgen.models.backbone import Backbone
 
 
 class TimmBackbone(Backbone):

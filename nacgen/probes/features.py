@@ -7,8 +7,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from nacgen.data.augment import to_float
 from nacgen.data.datasets import Dataset
+from nacgen.data.pixels import to_float
 
 
 def extract(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nacgen.functional.codes import CALIBRATION_BINS, bit_correlation, calibration_error, rank_me
 from nacgen.functional.nac import channel_capacity, nac_bound
-from nacgen.probes.patterns import count_patterns
+from nacgen.probes.regions.patterns import count_patterns
 
 SCALES = tuple(2 ** (i / 4) for i in range(-16, 17))  # of the posterior logits, 1/16 to 16
 NARROW_MARGIN = 0.1  # of a logit: tanh is linear there, and the code all but undecided

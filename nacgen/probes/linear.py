@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from nacgen.data.randomness import generator
 from nacgen.errors import DataError
 from nacgen.probes.labelled import check_features, check_labels, check_lengths, top_accuracies
+from nacgen.system.randomness import generator
 
 L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1)
 L2_UNTUNED = 1e-2  # where no image can be spared for the choice

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from nacgen.data.augment import random_boxes, resized_crop
 from nacgen.data.datasets import Dataset
-from nacgen.data.randomness import seeded
 from nacgen.data.stream import Batch, ImageStream
 from nacgen.probes.features import extract, require_eval
 from nacgen.probes.labelled import check_features, check_labels, top_accuracies
+from nacgen.system.randomness import seeded
 
 CROP_RATIO = 4 / 3
 

@@ -9,23 +9,24 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from nacgen.data.augment import ViewPolicy, to_float
+from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import Dataset
-from nacgen.data.randomness import seeded
+from nacgen.data.pixels import to_float
 from nacgen.functional.hashing import is_relevant
-from nacgen.models.backbones import calibrate_batch_norm
+from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
 from nacgen.probes.features import extract
-from nacgen.probes.hash_baselines import baseline_codes
 from nacgen.probes.knn import knn_probe
 from nacgen.probes.linear import fit_linear
 from nacgen.probes.linear_sgd import linear_probe_sgd
-from nacgen.probes.regions import measure_regions
+from nacgen.probes.regions.regions import measure_regions
+from nacgen.probes.regions.slices import RegionSlice, slice_regions
 from nacgen.probes.report import EncoderProbe, thin
-from nacgen.probes.retrieval import evaluate_retrieval, nearest_neighbours
-from nacgen.probes.retrieval_protocols import open_protocol
-from nacgen.probes.retrieval_sheet import write_retrieval_sheet
-from nacgen.probes.slices import RegionSlice, slice_regions
+from nacgen.probes.retrieval.baselines import baseline_codes
+from nacgen.probes.retrieval.evaluate import evaluate_retrieval, nearest_neighbours
+from nacgen.probes.retrieval.protocols import open_protocol
+from nacgen.probes.retrieval.sheet import write_retrieval_sheet
+from nacgen.system.randomness import seeded
 
 Evaluator = Literal["linear", "linear_sgd", "knn", "retrieval", "health", "regions"]
 LABEL_FRACTIONS = (1.0, 0.1, 0.01)
@@ -44,7 +45,7 @@ class EncoderSuite:
         test: Held-out images, with labels.
         views: How two views of an image are drawn, for code health and regions.
         evaluators: What is measured.
-        protocol: Of retrieval, see `nacgen.probes.retrieval_protocols`.
+        protocol: Of retrieval, see `nacgen.probes.retrieval.protocols`.
         num_segments: Of each kind, for the regions.
         region_method: `"exact"`, or `"sampled"` for large networks.
         seed: Of everything drawn.

@@ -1,27 +1,14 @@
-"""Many runs into one table, one chart, one verdict: `compare`, `compare_arms` and `load_run`."""
+"""Reports: one run, or the encoders of several runs, as a page."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from nacgen.reporting.comparison import compare as compare
-    from nacgen.reporting.comparison import compare_arms as compare_arms
-    from nacgen.reporting.runs import load_run as load_run
+from lazy_loader import attach
 
-_HOMES = {
-    "compare": "nacgen.reporting.comparison",
-    "compare_arms": "nacgen.reporting.comparison",
-    "load_run": "nacgen.reporting.runs",
-}
-
-__all__ = ["compare", "compare_arms", "load_run"]
+_load, __dir__, __all__ = attach(__name__, submod_attrs={"runs": ["load_run"]})
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'nacgen.reporting' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+    if name in ("compare", "compare_arms"):  # names that users know from before `comparison`
+        return getattr(import_module("nacgen.comparison"), name)
+    return _load(name)

@@ -19,9 +19,8 @@ from nacgen.reporting.blocks import (
     to_markdown,
 )
 from nacgen.reporting.charts import run_curve, score
-from nacgen.reporting.runs import Evaluation, Run, better, load_run
-from nacgen.reporting.tables import warnings_of
-from nacgen.training.config import flatten
+from nacgen.reporting.runs import Evaluation, Run, better, load_run, warnings_of
+from nacgen.system.files import flatten
 
 Reports = tuple[Path, Path]
 

@@ -1,7 +1,7 @@
 """Read run folders: what was configured, every score on the way, and how the run ended."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,3 +221,10 @@ def _damaged(path: Path, expected: str, came: object) -> CheckpointError:
         f"{path} should hold {expected}, but does not ({came}). Resume the run with the command "
         "that started it, or train it again in a new folder."
     )
+
+
+def warnings_of(arms: Iterable[Sequence[Run]]) -> list[str]:
+    """What the last evaluations complained of, each complaint once."""
+    last = [run.evaluations[-1] for runs in arms for run in runs]
+    texts = dict.fromkeys(text for evaluation in last for text in evaluation.warnings)
+    return [f"Warning: {text}" for text in texts]

@@ -24,9 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from nacgen.data.regular_file import read_regular
 from nacgen.errors import CheckpointError, StorageError
-from nacgen.models.tensor_file import strict_json
+from nacgen.system.files import read_regular
+from nacgen.system.tensor_file import strict_json
 
 MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", ".safetensors"
 FORMAT = 1

@@ -7,7 +7,6 @@ does not import torch, which keeps `--help` fast.
 import argparse
 import contextlib
 import dataclasses
-import errno
 import math
 import os
 import sys
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 import tyro
-import yaml
 
 from nacgen.errors import (
     EXIT_INTERRUPTED,
@@ -26,7 +24,8 @@ from nacgen.errors import (
     StorageError,
     is_storage_failure,
 )
-from nacgen.training.parent import stop_with_launcher
+from nacgen.system.files import read_yaml
+from nacgen.system.signals import stop_with_launcher
 
 Config = TypeVar("Config")
 UNRECORDED = {
@@ -253,7 +252,7 @@ def _error_of_all(error: Exception) -> Exception:
     """The error of this process, or that of another one whose end it is the echo of."""
     if "torch.distributed" not in sys.modules:
         return error
-    from nacgen.training.peers import error_of_all
+    from nacgen.system.peers import error_of_all
 
     return error_of_all(error)
 
@@ -291,53 +290,6 @@ def to_dict(config: Any) -> dict[str, Any]:
             value = to_dict(value)
         plain[field.name] = list(value) if isinstance(value, tuple) else value
     return plain
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The mapping; empty for an empty file.
-
-    Raises:
-        ConfigurationError: No such file, or it holds something else.
-        StorageError: The disk fails.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        if error.errno == errno.EIO:
-            raise StorageError(f"{path} cannot be read ({error}). Mend the disk.") from error
-        raise ConfigurationError(f"--config must name a YAML file, but {path}: {error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigurationError(
-            f"{path} must hold a mapping of options, got a {type(values).__name__}. "
-            "Start from the config.yaml of a run."
-        )
-    return values
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dots between the keys.
-
-    Args:
-        values: The nested mapping.
-        prefix: Put before every key.
-
-    Returns:
-        `{"optim.learning_rate": 0.002, ...}`.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _as_flags(values: Mapping[str, Any], prefix: str = "--") -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-import nacgen
+from nacgen.version import __version__
 
 
 def describe_hardware(environment: Mapping[str, Any]) -> str:
@@ -39,7 +39,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         # Not platform.platform() and platform.processor(), which start a process to ask.
         "platform": f"{platform.system()} {platform.release()}",
-        "versions": {"nacgen": nacgen.__version__, **{name: version(name) for name in packages}},
+        "versions": {"nacgen": __version__, **{name: version(name) for name in packages}},
         "processor": platform.machine(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),

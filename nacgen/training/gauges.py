@@ -3,54 +3,10 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from nacgen.data.adaptive_augment import adaptive_augment
 from nacgen.data.stream import Batch
 from nacgen.errors import DivergenceError
-
-
-class AdaptiveAugmentation(nn.Module):
-    """Augments more while the discriminator is too sure of its training images, less while it is not.
-
-    Args:
-        target: Mean sign of real logits to hold, -1 to 1.
-        images_to_full: Images over which the probability may go from 0 to 1.
-
-    Source:
-        Karras et al. 2020, arXiv:2006.06676, section 3.
-    """
-
-    NUM_STEPS = 4  # between two adjustments
-    probability: Tensor
-    signs: Tensor
-
-    def __init__(self, target: float, images_to_full: float) -> None:
-        super().__init__()
-        self.target, self.images_to_full = target, images_to_full
-        self.register_buffer("probability", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("signs", torch.full((self.NUM_STEPS,), torch.nan))
-
-    def forward(
-        self, images: Float[Tensor, "b 3 h h"], batch: Batch, purpose: str
-    ) -> Float[Tensor, "b 3 h h"]:
-        """Augment images with today's probability, see `adaptive_augment`."""
-        return adaptive_augment(images, batch, purpose, float(self.probability))
-
-    def observe(self, sign: float, num_images: int) -> None:
-        """Note a step; after every fourth, the probability moves.
-
-        Args:
-            sign: Mean sign of the step's real logits over all processes.
-            num_images: Real images in the step over all processes.
-        """
-        self.signs[int(self.signs.isfinite().sum())] = sign
-        if self.signs.isfinite().all():
-            change = self.NUM_STEPS * num_images / self.images_to_full
-            up = 1 if self.signs.mean() > self.target else -1
-            self.probability.add_(up * change).clamp_(0, 1)
-            self.signs.fill_(torch.nan)
 
 
 class LogitWatch(nn.Module):

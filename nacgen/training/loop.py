@@ -21,16 +21,17 @@ from nacgen.errors import (
     DivergenceError,
     StopRequestedError,
 )
-from nacgen.metrics.processes import Share
+from nacgen.system.files import flatten
+from nacgen.system.processes import Share
+from nacgen.system.signals import InterruptedBlock, StopRequests
 from nacgen.training.checkpoint import (
     discard_checkpoints_after,
     read_checkpoint,
     resume_checkpoint,
     save_checkpoint,
 )
-from nacgen.training.config import flatten, to_dict
+from nacgen.training.config import to_dict
 from nacgen.training.gauges import images_beyond
-from nacgen.training.parent import InterruptedBlock, StopRequests
 from nacgen.training.run_folder import RunFolder
 from nacgen.training.snapshot import capture, restore
 from nacgen.training.update import Schedule, Update, constant, group_factor

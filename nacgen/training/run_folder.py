@@ -2,13 +2,10 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
-import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -18,14 +15,14 @@ import yaml
 from nacgen.errors import (
     CheckpointError,
     ConfigurationError,
-    LockedError,
     NacgenError,
     StorageError,
     is_storage_failure,
 )
-from nacgen.metrics.processes import Launched, Share
 from nacgen.models.folder import PretrainedModel
-from nacgen.training.config import TrainingConfig, flatten, read_yaml, to_dict
+from nacgen.system.files import _open, flatten, lock_folder, move_aside, read_yaml, write_text
+from nacgen.system.processes import Launched, Share
+from nacgen.training.config import TrainingConfig, to_dict
 from nacgen.training.environment import describe_environment, describe_hardware
 
 NOT_COMPARED = ("config", "run_dir", "run.timeout")
@@ -259,109 +256,6 @@ class RunFolder:
                 "command, which writes it again from the last checkpoint."
             ) from error
         return summary
-
-
-def lock_folder(folder: Path) -> IO[str]:
-    """Lock a folder for this process, until the file is closed or the process ends.
-
-    Args:
-        folder: An existing folder.
-
-    Returns:
-        The open file that holds the lock.
-
-    Raises:
-        LockedError: Another process holds it; the message says which.
-        OSError: The folder cannot be written.
-    """
-    path = folder / ".lock"
-    file = _open(path, "a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            raise BlockingIOError("the folder was moved aside meanwhile")
-    except BlockingIOError as error:
-        owner = _owner(file)
-        file.close()
-        raise LockedError(
-            f"one run trains in one folder, but {folder} is in use by {owner}. Wait for it, or "
-            "choose another --run-dir."
-        ) from error
-    try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-    except OSError:
-        with contextlib.suppress(OSError):  # closing would write what is left
-            file.close()
-        raise
-    return file
-
-
-def _owner(file: IO[str]) -> str:
-    """Who holds a lock; a process that took it a moment ago has yet to write its name."""
-    for _ in range(20):
-        file.seek(0)
-        if owner := file.read().strip():
-            return owner
-        time.sleep(0.05)
-    return "another process"
-
-
-def move_aside(folder: Path) -> Path:
-    """Rename a folder to the first free one of `<folder>.old-1`, `<folder>.old-2`, and so on.
-
-    Args:
-        folder: An existing folder, locked by the caller.
-
-    Returns:
-        Its new path.
-
-    Raises:
-        ConfigurationError: It is, or holds, the working folder, which would move along.
-        OSError: It cannot be renamed.
-    """
-    if Path.cwd().is_relative_to(folder.resolve()):
-        raise ConfigurationError(
-            f"the folder to be moved aside must not be the working folder, got {folder}. Change to another one."
-        )
-    name = folder.absolute()
-    number = 1
-    while os.path.lexists(aside := name.with_name(f"{name.name}.old-{number}")):
-        number += 1
-    return name.rename(aside)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one.
-
-    Args:
-        path: The file.
-        text: Its new content.
-
-    Raises:
-        OSError: It cannot be written; the old text stands.
-    """
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with _open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def _open(path: Path, mode: str) -> IO[str]:
-    """Open a text file, but no link to a file elsewhere."""
-
-    def without_links(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
-
-    return open(path, mode, encoding="utf-8", opener=without_links)
 
 
 def _probe(folder: Path) -> None:

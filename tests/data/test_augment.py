@@ -14,8 +14,8 @@ from nacgen.data.augment import (
     random_boxes,
     random_view,
     resized_crop,
-    to_float,
 )
+from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch
 
 PLAIN = ViewPolicy(

@@ -17,21 +17,22 @@ from torch import Tensor, nn
 
 from nacgen.data.augment import ViewPolicy, diff_augment
 from nacgen.data.datasets import load_dataset
-from nacgen.data.randomness import seeded
 from nacgen.data.stream import ImageStream
+from nacgen.gan.adaptive import AdaptiveAugmentation
+from nacgen.gan.update import GANUpdate
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
 from nacgen.models.vae import VAE, Decoder
+from nacgen.pretraining.momentum import MomentumEncoder
+from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
+from nacgen.system.randomness import seeded
 from nacgen.training.config import RunConfig, TrainingConfig
-from nacgen.training.gan import GANUpdate
-from nacgen.training.gauges import AdaptiveAugmentation, LogitWatch
-from nacgen.training.launch import finish, open_run
+from nacgen.training.gauges import LogitWatch
 from nacgen.training.loop import train
-from nacgen.training.momentum import MomentumEncoder
-from nacgen.training.nac import NACQueueUpdate, NACUpdate
+from nacgen.training.run import finish, open_run
 from nacgen.training.update import Update, warmup_cosine
-from nacgen.training.vae import VAEUpdate, warm_up
-from nacgen.training.vae_gan import Adversary
+from nacgen.vae.adversary import Adversary
+from nacgen.vae.update import VAEUpdate, warm_up
 
 BATCH, STEPS, SIZE = 8, 60, 8
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nacgen.errors import CheckpointNotFoundError
-from nacgen.metrics import inception
+from nacgen.metrics.extractors import inception
 
 CONTENT = bytes(range(256)) * 40
 

@@ -13,9 +13,9 @@ from recipes import pretrain_nac, train_classifier, train_gan, train_vae
 from tests.data.files import write_photographs
 
 RECIPES = {
-    "pretrain_nac": (pretrain_nac, "nacgen.training.objectives.build_encoder"),
-    "train_gan": (train_gan, "nacgen.training.gan_networks.build_update"),
-    "train_vae": (train_vae, "nacgen.training.vae_networks.build_update"),
+    "pretrain_nac": (pretrain_nac, "nacgen.pretraining.build.build_encoder"),
+    "train_gan": (train_gan, "nacgen.gan.build.build_update"),
+    "train_vae": (train_vae, "nacgen.vae.build.build_update"),
     "train_classifier": (train_classifier, "nacgen.models.classifier.ImageClassifier"),
 }
 

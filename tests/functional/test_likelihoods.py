@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.distributions import Normal
 
-from nacgen.data.augment import to_float
+from nacgen.data.pixels import to_float
 from nacgen.functional.likelihoods import (
     expected_squared_error,
     gaussian_log_likelihood,

@@ -5,7 +5,7 @@ from einops import reduce
 from torch import Tensor
 
 from nacgen.data.datasets import ImageDataset
-from nacgen.metrics.extractors import Features
+from nacgen.metrics.extractors.base import Features
 
 
 class ChannelMeans:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from nacgen.metrics.inception import build_inception
+from nacgen.metrics.extractors.inception import build_inception
 
 State = dict[str, Tensor]
 DIM, DEPTH, GRID = 128, 2, 5

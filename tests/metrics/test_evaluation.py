@@ -13,6 +13,7 @@ from nacgen import metrics
 from nacgen.data.datasets import ImageDataset
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.pictures import FRAME, write_grid
+from nacgen.data.pixels import to_uint8
 from nacgen.errors import ConfigurationError, DataError, NonFiniteError
 from nacgen.functional.features import draw_rows
 from nacgen.functional.fid_infinity import fid_infinity
@@ -27,7 +28,6 @@ from nacgen.metrics import (
     MetricSettings,
     ReferenceStatistics,
     evaluate,
-    to_uint8,
 )
 from nacgen.metrics.collection import Collected
 from nacgen.metrics.scores import Pair

@@ -11,8 +11,9 @@ from torch import Tensor
 from nacgen.data.datasets import load_dataset
 from nacgen.functional.frechet import frechet_distance_from_features
 from nacgen.functional.neighbours import precision_recall_density_coverage
-from nacgen.metrics.extractors import FeatureExtractor, build_extractor
-from nacgen.metrics.inception import InceptionExtractor, build_inception
+from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.metrics.extractors.build import build_extractor
+from nacgen.metrics.extractors.inception import InceptionExtractor, build_inception
 from tests.metrics.seeded import dinov2_state, inception_state
 
 MODES = (10, 7, 4, 1)  # classes that are left

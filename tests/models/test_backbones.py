@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
-from nacgen.models.backbones import BACKBONES, Backbone, build_backbone, calibrate_batch_norm
+from nacgen.models.backbone import Backbone, calibrate_batch_norm
+from nacgen.models.backbones import BACKBONES, build_backbone
 
 CHANNELS = {
     "tiny": (16, 16, 32, 64),

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nacgen.data.randomness import seeded
 from nacgen.errors import ConfigurationError
 from nacgen.models.likelihoods import GaussianLikelihood, LogisticMixtureLikelihood
 from nacgen.models.vae import VAE, Decoder
+from nacgen.system.randomness import seeded
 
 
 class LinearEncoder(nn.Module):

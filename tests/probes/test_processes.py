@@ -21,9 +21,9 @@ from nacgen.probes.health import code_health
 from nacgen.probes.knn import knn_probe
 from nacgen.probes.linear import fit_linear
 from nacgen.probes.linear_sgd import linear_probe_sgd
-from nacgen.probes.regions import measure_regions
-from nacgen.probes.retrieval import evaluate_retrieval
-from nacgen.probes.retrieval_protocols import open_protocol
+from nacgen.probes.regions.regions import measure_regions
+from nacgen.probes.retrieval.evaluate import evaluate_retrieval
+from nacgen.probes.retrieval.protocols import open_protocol
 
 ROOT = Path(__file__).parents[2]
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nacgen.data.augment import ViewPolicy, random_view, to_float
+from nacgen.data.augment import ViewPolicy, random_view
 from nacgen.data.datasets import ImageDataset, load_dataset
+from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
 from nacgen.probes.health import code_health

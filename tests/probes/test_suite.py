@@ -3,15 +3,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from nacgen.data.augment import ViewPolicy, to_float
+from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import load_splits
+from nacgen.data.pixels import to_float
 from nacgen.errors import DataError
 from nacgen.models.encoder import NACEncoder
 from nacgen.probes.features import extract
 from nacgen.probes.knn import knn_probe
 from nacgen.probes.linear import fit_linear
-from nacgen.probes.retrieval import evaluate_retrieval
-from nacgen.probes.slices import slice_regions
+from nacgen.probes.regions.slices import slice_regions
+from nacgen.probes.retrieval.evaluate import evaluate_retrieval
 from nacgen.probes.suite import SLICE_RESOLUTION, EncoderSuite, untrained_like
 
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)

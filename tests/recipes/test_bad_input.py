@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from nacgen.errors import ConfigurationError
-from nacgen.training import gan_options
+from nacgen.gan import options as gan_options
 from recipes import train_classifier
 from tests.recipes.test_recipes import ROOT, run, start
 

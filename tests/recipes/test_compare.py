@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nacgen.comparison.arms import CompareConfig
 from nacgen.errors import (
     ConfigurationError,
     LockedError,
@@ -15,9 +16,8 @@ from nacgen.errors import (
     NonFiniteError,
     StorageError,
 )
-from nacgen.training.comparing import CompareConfig
+from nacgen.system.files import lock_folder
 from nacgen.training.config import parse
-from nacgen.training.run_folder import lock_folder
 from recipes import compare
 
 # Stands for train_gan.py: leaves a run folder with invented scores at once.

@@ -11,7 +11,7 @@ import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.utils import DistributedType
 
-from nacgen.training.gan_presets import PRESETS
+from nacgen.gan.presets import PRESETS
 from tests.recipes.test_recipes import ROOT, run
 
 EXAMPLE = ROOT / "docs" / "two_machines.yaml"

@@ -11,16 +11,16 @@ from einops import repeat
 from nacgen.data.datasets import ImageDataset
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
-from nacgen.training import objectives
-from nacgen.training.config import RunConfig
-from nacgen.training.loop import TrainingResult
-from nacgen.training.pretraining import (
+from nacgen.pretraining import build as objectives
+from nacgen.pretraining.options import (
     DistillHashConfig,
     NACConfig,
     OptimConfig,
     PretrainConfig,
     QueueConfig,
 )
+from nacgen.training.config import RunConfig
+from nacgen.training.loop import TrainingResult
 from recipes.pretrain_nac import PRESETS, main
 
 RUN = RunConfig(log_every=4, checkpoint_every=100, tracker="none")

@@ -8,12 +8,12 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from nacgen.data.randomness import normal_rows
+from nacgen.data.pixels import to_uint8
 from nacgen.errors import CheckpointNotFoundError, ConfigurationError, StorageError
-from nacgen.metrics import to_uint8
 from nacgen.models.gan import Generator
+from nacgen.models.sampling import sample_images
 from nacgen.models.vae import Decoder
-from nacgen.training.sampling import sample_images
+from nacgen.system.randomness import normal_rows
 from recipes.sample import SampleConfig, main
 
 

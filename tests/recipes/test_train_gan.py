@@ -14,16 +14,16 @@ from nacgen import metrics
 from nacgen.data import datasets
 from nacgen.data.datasets import ImageDataset
 from nacgen.errors import ConfigurationError, DataError, DivergenceError
-from nacgen.metrics.callables import CallableExtractor
-from nacgen.models.gan import Generator
-from nacgen.training.config import DataConfig, RunConfig
-from nacgen.training.gan_options import (
+from nacgen.gan.options import (
     DiscriminatorConfig,
     GANConfig,
     GeneratorConfig,
     OptimConfig,
     ScoreConfig,
 )
+from nacgen.metrics.extractors.callables import CallableExtractor
+from nacgen.models.gan import Generator
+from nacgen.training.config import DataConfig, RunConfig
 from recipes.train_gan import PRESETS, main
 
 RUN = RunConfig(log_every=4, checkpoint_every=8, tracker="none")
@@ -120,7 +120,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With all that is saved besides weights: ADA's probability, last values, penalties that change."""
-    from nacgen.training.gan import GANUpdate
+    from nacgen.gan.update import GANUpdate
 
     preset = small(PRESETS["folder"], tmp_path / "straight", 6)
     optim = replace(preset.optim, discriminator_steps=2, micro_batches=2, final_penalty_weight=0.1)

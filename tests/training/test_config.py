@@ -9,14 +9,8 @@ import pytest
 import yaml
 
 from nacgen.errors import ConfigurationError, DataError, StorageError
-from nacgen.training.config import (
-    TrainingConfig,
-    flatten,
-    parse,
-    read_yaml,
-    run_recipe,
-    to_dict,
-)
+from nacgen.system.files import flatten, read_yaml
+from nacgen.training.config import TrainingConfig, parse, run_recipe, to_dict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ import torch
 
 from nacgen.functional.contrastive import nt_xent
 from nacgen.functional.nac import nac_loss
-from nacgen.training.distributed import gather_rows
-from tests.training.small_gan import build
+from nacgen.system.processes import gather_rows
+from tests.gan.small_gan import build
 
 ROOT = Path(__file__).parents[2]
 

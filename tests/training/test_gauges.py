@@ -3,7 +3,8 @@ import torch
 
 from nacgen.data.stream import Batch
 from nacgen.errors import DivergenceError
-from nacgen.training.gauges import AdaptiveAugmentation, LastValues, LogitWatch
+from nacgen.gan.adaptive import AdaptiveAugmentation
+from nacgen.training.gauges import LastValues, LogitWatch
 
 
 def batch_at(images_seen: int) -> Batch:

@@ -18,11 +18,11 @@ from nacgen.errors import (
     LockedError,
     NonFiniteError,
 )
+from nacgen.gan.update import GANUpdate
 from nacgen.training.config import RunConfig, TrainingConfig
-from nacgen.training.gan import GANUpdate
 from nacgen.training.loop import EXIT_PREEMPTED, Goal, TrainingResult, train
 from nacgen.training.run_folder import RunFolder
-from tests.training.small_gan import build
+from tests.gan.small_gan import build
 
 
 def config(folder: Path, **options: object) -> TrainingConfig:

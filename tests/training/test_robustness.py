@@ -26,7 +26,7 @@ from nacgen.errors import (
     StorageError,
     is_storage_failure,
 )
-from nacgen.training import parent
+from nacgen.system import signals as parent
 from nacgen.training.config import (
     RunConfig,
     TrainingConfig,
@@ -35,10 +35,10 @@ from nacgen.training.config import (
     require_positive,
     run_recipe,
 )
-from nacgen.training.launch import open_run
 from nacgen.training.loop import train
+from nacgen.training.run import open_run
 from nacgen.training.run_folder import RunFolder
-from tests.training.small_gan import build
+from tests.gan.small_gan import build
 
 ROOT = Path(__file__).parents[2]
 ACCELERATE = ("accelerate.commands.launch", "--cpu")

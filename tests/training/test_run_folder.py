@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from nacgen.errors import CheckpointError, ConfigurationError, LockedError, StorageError
+from nacgen.system.files import write_text
 from nacgen.training import run_folder
 from nacgen.training.config import RunConfig, TrainingConfig, parse, to_dict
 from nacgen.training.environment import describe_hardware
-from nacgen.training.run_folder import RunFolder, write_text
+from nacgen.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,194 @@
+"""Several runs side by side, each in a process of its own that does not outlive this one."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+from nacgen.errors import EXIT_PREEMPTED, ConfigurationError, NacgenError, NonFiniteError
+from nacgen.system.files import read_yaml
+from nacgen.system.signals import StopSignals, stop_with_parent
+
+SECONDS_TO_SAVE = 30.0
+SECONDS_BETWEEN_LOOKS = 2.0  # at the runs' files
+# What accelerate, torchrun and MPI tell the processes of a group; a child is a group of its own.
+LAUNCHER_VARIABLES = re.compile(
+    r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
+    r"|(PMI|OMPI_COMM_WORLD|MV2_COMM_WORLD)_\w+|KMP_AFFINITY|FSDP_\w+"
+    r"|ACCELERATE_(NUM_PROCESSES|CPU_AFFINITY|USE_(FSDP|DEEPSPEED|MEGATRON_LM|PARALLELISM_CONFIG))"
+)
+
+Process = subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True)
+class Child:
+    """A run in a process of its own.
+
+    Args:
+        folder: Its run folder; `summary.json` in it says that the run is complete.
+        command: The command that starts or resumes it.
+    """
+
+    folder: Path
+    command: tuple[str, ...]
+
+    @property
+    def log(self) -> Path:
+        """What the process printed, beside its run folder."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing left to run."""
+        return (self.folder / "summary.json").is_file()
+
+    def progress(self) -> float:
+        """Share of the run that is done, 0 to 1, as its files tell."""
+        if self.is_complete:
+            return 1.0
+        try:
+            last = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+            total = read_yaml(self.folder / "config.yaml")["total_images"]
+            return float(json.loads(last)["images_seen"] / total)
+        except (OSError, IndexError, KeyError, ValueError, ConfigurationError):
+            return 0.0  # not begun, or read while it was being written
+
+
+def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
+    """Run the children that are not complete, in order, with one progress bar for all.
+
+    Args:
+        children: The runs; the folder that holds their folders exists.
+        jobs: Processes side by side; each gets an equal share of the processor cores.
+
+    Returns:
+        Those that diverged: they stopped with the exit code of a non-finite loss.
+
+    Raises:
+        NacgenError: A child failed in another way: its name, its exit code, which is also the error's,
+            and the end of its log. The others are stopped first.
+        SystemExit: 143, after stopping the children, when asked to stop by SIGTERM or SIGINT.
+    """
+    waiting = [child for child in children if not child.is_complete]
+    running: dict[Child, Process] = {}
+    diverged: list[Child] = []
+    look_at = 0.0
+
+    def percentage() -> float:
+        done = (1.0 if child in diverged else child.progress() for child in children)
+        return 100 * sum(done) / len(children)
+
+    with (
+        _stopping(running),
+        tqdm(
+            total=100.0,
+            initial=percentage(),
+            bar_format="{desc} {percentage:3.0f} % |{bar}| {elapsed}<{remaining}",
+            miniters=0,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        ) as bar,
+    ):
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                child = waiting.pop(0)
+                running[child] = _start(child, jobs)
+            time.sleep(0.1)
+            for child, process in list(running.items()):
+                if (code := process.poll()) is not None:
+                    if code == NonFiniteError.exit_code:
+                        diverged.append(child)
+                    elif code != 0 or not child.is_complete:
+                        raise _failure(child, code)
+                    del running[child]
+            if running and time.monotonic() < look_at:
+                continue
+            look_at = time.monotonic() + SECONDS_BETWEEN_LOOKS
+            num_complete = sum(child.is_complete for child in children) + len(diverged)
+            bar.set_description_str(f"{num_complete} of {len(children)} runs", refresh=False)
+            bar.update(percentage() - bar.n)
+    return diverged
+
+
+def child_environment(jobs: int) -> dict[str, str]:
+    """Our environment for a child: out of the launcher's process group, with a share of the cores.
+
+    Args:
+        jobs: Children side by side.
+
+    Returns:
+        The variables.
+    """
+    inherited = {k: v for k, v in os.environ.items() if not LAUNCHER_VARIABLES.fullmatch(k)}
+    linux = sys.platform == "linux"
+    num_cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    return inherited | {"OMP_NUM_THREADS": str(max(1, num_cores // jobs))}
+
+
+def _start(child: Child, jobs: int) -> Process:
+    with child.log.open("ab") as log:
+        return subprocess.Popen(
+            child.command,
+            env=child_environment(jobs),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches it through us alone, once
+            preexec_fn=stop_with_parent,  # noqa: PLW1509
+        )
+
+
+@contextmanager
+def _stopping(running: dict[Child, Process]) -> Iterator[None]:
+    """Leave no child behind: on any way out they get SIGTERM, time to save, then SIGKILL."""
+    signals, is_stopping = StopSignals(), False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal is_stopping
+        if not signals.is_repeated(number) and is_stopping:
+            return
+        is_stopping = True
+        raise SystemExit(EXIT_PREEMPTED)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        deadline = time.monotonic() + SECONDS_TO_SAVE
+        for process in running.values():
+            process.terminate()
+        try:
+            for process in running.values():
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+        finally:  # a second signal ends the waiting
+            for process in running.values():
+                process.kill()
+                process.wait()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _failure(child: Child, code: int) -> NacgenError:
+    text = child.log.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+    end = "\n".join(f"    {line}" for line in lines[-10:])
+    error = NacgenError(
+        f"{child.folder.name} should have run to its end, but stopped with exit code {code}; its "
+        f"log ends with\n\n{end}\n\nThe whole log is {child.log}. Mend the cause and repeat the "
+        "command: complete runs are kept, this one resumes."
+    )
+    error.exit_code = 128 - code if code < 0 else code or 1
+    return error

@@ -1,0 +1,190 @@
+"""The forest plot of a comparison: every endpoint's mean change with its interval, and every pair.
+
+Lewis & Clarke 2001, Forest plots: trying to see the wood and the trees.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from nacgen.comparison.compare import Comparison
+from nacgen.comparison.verdict import change
+from nacgen.reporting.charts import COLORS, FAINT, INK, save_chart, score
+from nacgen.reporting.runs import better
+
+ROW_INCHES = 0.36
+TICKS = (  # percent
+    *(-95, -90, -80, -70, -60, -50, -40, -30, -20, -10, -5, -2, 0, 2, 5, 10, 20, 30, 50, 75),
+    *(100, 150, 200, 300, 400, 600, 900, 1_900),
+)
+TICK_GAP = 0.15  # of the axis
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """One line of the plot.
+
+    Args:
+        label: The endpoint.
+        log_ratios: One for each pair; none where runs are censored.
+        mean: Their mean, or None.
+        interval: Its interval, or None.
+        remark: Said in place of figures.
+    """
+
+    label: str
+    log_ratios: Sequence[float]
+    mean: float | None
+    interval: tuple[float, float] | None
+    remark: str = ""
+
+
+def forest_rows(comparison: Comparison) -> list[ForestRow]:
+    """The endpoints of one comparison: scores early, over all of training, at the end, and images."""
+    rows = [
+        ForestRow(f"score {point.when}", point.log_ratios, point.mean_log_ratio, point.interval)
+        for point in comparison.points
+    ]
+    time, label = (
+        comparison.images_to_score,
+        f"images to {score(comparison.images_to_score.target)}",
+    )
+    if time.log_ratios is None:
+        remark = (
+            f"sooner in {time.num_sooner}, later in {time.num_later} of {len(time.seeds)}; "
+            f"{time.num_censored} never"
+        )
+        return [*rows, ForestRow(label, (), None, None, remark)]
+    return [*rows, ForestRow(label, time.log_ratios, time.mean_log_ratio, time.interval)]
+
+
+def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
+    """Draw every endpoint of every comparison.
+
+    Args:
+        comparisons: With one control.
+        path: The PNG to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    first = comparisons[0]
+    blocks = [(comparison, forest_rows(comparison)) for comparison in comparisons]
+    num_lines = sum(len(rows) + 1 for _, rows in blocks)
+    height = 0.98 + ROW_INCHES * num_lines
+    figure = Figure(figsize=(7.6, height), dpi=200, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.26, 0.35 / height, 0.42, ROW_INCHES * num_lines / height))
+    limits = _limits([row for _, rows in blocks for row in rows])
+    _frame(axes, limits, num_lines)
+    line = 0
+    for index, (comparison, rows) in enumerate(blocks, start=1):
+        color = COLORS[index % len(COLORS)]
+        _text(axes, -0.6, line, comparison.arm_b, color=color, weight="bold")
+        for row in rows:
+            line += 1
+            is_verdict = row.label == f"score {comparison.end.when}"
+            _draw(axes, line, row, limits, color, is_verdict)
+        line += 1
+    figure.text(
+        0.012,
+        1 - 0.3 / height,
+        f"Change against {first.arm_a}",
+        fontsize=11.5,
+        fontweight="bold",
+        color=INK,
+    )
+    level = f"{100 * (1 - first.end.level):.4g} %"
+    note = (
+        f"{first.metric}: {better(first.metric)} is better; images: fewer are better. "
+        f"Diamond: mean, bar: {level} interval, circles: pairs."
+    )
+    figure.text(0.012, 1 - 0.52 / height, note, fontsize=8.5, color=COLORS[0])
+    return save_chart(figure, path)
+
+
+def _limits(rows: Sequence[ForestRow]) -> tuple[float, float]:
+    """How far the axis reaches to both sides: over every pair, and over intervals up to thrice that."""
+    pairs = [ratio for row in rows for ratio in row.log_ratios]
+    reach = 3 * (max(map(abs, pairs), default=0.0) or 0.1)
+    ends = [max(-reach, min(end, reach)) for row in rows for end in row.interval or ()]
+    low, high = min([*pairs, *ends, -0.05]), max([*pairs, *ends, 0.05])
+    margin = 0.06 * (high - low)
+    return low - margin, high + margin
+
+
+def _frame(axes: Axes, limits: tuple[float, float], num_lines: int) -> None:
+    low, high = limits
+    axes.set_xlim(low, high)
+    axes.set_ylim(num_lines - 0.4, -0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=8.5, length=0)
+    axes.yaxis.set_major_locator(NullLocator())
+    axes.xaxis.set_major_locator(FixedLocator(tick_places(low, high)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: _tick(ratio)))
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.axvline(0, color=INK, linewidth=0.9)
+    axes.set_axisbelow(True)
+
+
+def tick_places(low: float, high: float) -> list[float]:
+    """Where the axis is marked: at round changes, from the outside as far as there is room, and at none.
+
+    Args:
+        low: Left end, a log ratio.
+        high: Right end.
+
+    Returns:
+        Log ratios, ascending.
+    """
+    places = [0.0]
+    for percent in sorted(TICKS, key=abs, reverse=True):
+        place = math.log1p(percent / 100)
+        if low < place < high and all(abs(place - at) > TICK_GAP * (high - low) for at in places):
+            places.append(place)
+    return sorted(places)
+
+
+def _draw(
+    axes: Axes, line: int, row: ForestRow, limits: tuple[float, float], color: str, is_verdict: bool
+) -> None:
+    weight = "bold" if is_verdict else "normal"
+    _text(axes, -0.58, line, row.label, weight=weight)
+    if row.mean is None:
+        _text(axes, 1.04, line, row.remark, color=COLORS[0], size=8)
+        return
+    figures = change(row.mean)
+    if row.interval is not None:
+        low, high = row.interval
+        figures += f"  ({change(low)} to {change(high)})".replace(" %", "")
+        ends = max(low, limits[0]), min(high, limits[1])
+        axes.plot(ends, (line, line), color=color, linewidth=3.4 if is_verdict else 1.8, alpha=0.75)
+        for end, shown, arrow in zip((low, high), ends, "<>", strict=True):
+            if end != shown:  # the interval goes on outside
+                axes.plot([shown], [line], arrow, color=color, markersize=6, clip_on=False)
+    below = [line + 0.27] * len(row.log_ratios)
+    axes.plot(row.log_ratios, below, "o", color=color, markersize=3, markerfacecolor="white")
+    axes.plot([row.mean], [line], "D", color=color, markersize=6.5 if is_verdict else 5)
+    _text(axes, 1.04, line, figures, weight=weight, size=8.5)
+
+
+def _text(axes: Axes, x: float, line: float, text: str, **options: Any) -> None:
+    """Beside the axes: `x` in their widths, `line` in rows."""
+    options = {"color": INK, "size": 9, "va": "center", **options}
+    axes.text(x, line, text, transform=axes.get_yaxis_transform(), **options)
+
+
+def _tick(log_ratio: float) -> str:
+    percent = round(100 * math.expm1(log_ratio))
+    return "0" if percent == 0 else f"{percent:+,d} %".replace("-", "\N{MINUS SIGN}")

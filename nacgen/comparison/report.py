@@ -1,0 +1,142 @@
+"""The report of a comparison: verdict, curves, forest plot, every seed, samples, cost, protocol."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from nacgen.comparison.compare import Comparison
+from nacgen.comparison.compute import COST_NOTE, cost_table, pretraining_note
+from nacgen.comparison.forest import forest_plot
+from nacgen.comparison.tables import arms_of, difference_table, seed_table, time_to_score_table
+from nacgen.comparison.verdict import limits
+from nacgen.errors import ConfigurationError
+from nacgen.reporting.blocks import Block, Heading, Images, Paragraph, Table
+from nacgen.reporting.charts import comparison_chart, score
+from nacgen.reporting.document import Reports, bias_note, mapping_table, samples, write_blocks
+from nacgen.reporting.runs import better, warnings_of
+
+
+def write_comparison_report(
+    comparisons: Sequence[Comparison],
+    run_dir: str | Path,
+    diverged: Mapping[str, Collection[int]] | None = None,
+) -> Reports:
+    """Write `report.md`, `report.html`, `curve.png` and `forest.png` of a comparison.
+
+    Args:
+        comparisons: What `compare_arms` gave, or one of `compare`; at least one.
+        run_dir: Existing folder to write into; run folders may lie below it.
+        diverged: For each arm, those that were left out included, the seeds with which it diverged.
+
+    Returns:
+        Paths of the Markdown and the HTML file.
+
+    Raises:
+        ConfigurationError: Several comparisons were not corrected for their number.
+        StorageError: The folder cannot be written.
+    """
+    base, first = Path(run_dir), comparisons[0]
+    if any(comparison.num_comparisons != len(comparisons) for comparison in comparisons):
+        raise ConfigurationError(
+            f"the claims of {len(comparisons)} comparisons must be corrected for their number, but these are "
+            f"for {first.num_comparisons}. Make all of them in one call of compare_arms."
+        )
+    arms = arms_of(comparisons)
+    pairs, metric = len(first.end.seeds), first.metric
+    others = " and ".join(comparison.arm_b for comparison in comparisons)
+    title = f"{others} against {first.arm_a}: {metric}, {_paired_seeds(pairs)}"
+    curves = comparison_chart(arms, metric, base / "curve.png", title=_finding(comparisons))
+    forest = forest_plot(comparisons, base / "forest.png")
+    moments = [point.images_seen for point in (first.early, first.end) if point is not None]
+    seeds = f"seed{'s' * (pairs > 1)} {', '.join(map(str, first.end.seeds))}"
+    blocks: list[Block] = [Heading(title, 1)]
+    blocks += [Paragraph(comparison.verdict, lead=True) for comparison in comparisons]
+    blocks += [Paragraph(text) for text in divergence_notes(diverged or _diverged(comparisons))]
+    blocks += [
+        Images([curves], [f"`{metric}` against images seen, {seeds}"], "chart"),
+        Images([forest], ["Mean changes, their intervals, and every pair"], "chart"),
+        Heading("Every seed"),
+        *map(seed_table, comparisons),
+        Heading("Paired differences"),
+        difference_table(comparisons),
+        Paragraph(_METHOD),
+        Paragraph(limits(pairs, first.end.level, len(comparisons))),
+    ]
+    if len(comparisons) > 1:
+        blocks += [Paragraph(_CORRECTION.format(len(comparisons)))]
+    blocks += [Heading("Images to a score"), time_to_score_table(comparisons)]
+    blocks += [Paragraph(_time_note(first))]
+    blocks += samples({arm: runs[0] for arm, runs in arms.items()}, moments)
+    blocks += [Heading("Time and compute"), cost_table(arms)]
+    blocks += [Paragraph(pretraining_note(arms)), Paragraph(COST_NOTE)]
+    blocks += [Heading("Protocol of the scores"), mapping_table("Field", first.end.protocol)]
+    blocks += [Paragraph(bias_note([run for runs in arms.values() for run in runs], metric))]
+    blocks += map(Paragraph, warnings_of(arms.values()))
+    blocks += [Heading("What the arms differ in"), *map(_configuration_differences, comparisons)]
+    return write_blocks(blocks, title, base)
+
+
+def divergence_notes(diverged: Mapping[str, Collection[int]]) -> list[str]:
+    """One sentence for each arm whose runs did not all reach their end."""
+    return [
+        f"{arm} diverged (a loss was not finite) with seed{'s' * (len(seeds) > 1)} "
+        f"{', '.join(map(str, sorted(seeds)))}: left out of every arm, and no score of {arm} tells of it."
+        for arm, seeds in diverged.items()
+        if seeds
+    ]
+
+
+def _diverged(comparisons: Sequence[Comparison]) -> dict[str, Collection[int]]:
+    first = comparisons[0]
+    return {first.arm_a: first.diverged_a, **{each.arm_b: each.diverged_b for each in comparisons}}
+
+
+_METHOD = (
+    "A change is an arm's score relative to the control's with the same seed. Mean and interval "
+    "are those of the logarithm of that ratio (Student's t). The exact test flips the signs of the "
+    "logarithms in every way; smallest p is the least that this number of pairs can give. Over all of "
+    "training, a run's score is the area under its logarithm, as a geometric mean over the images seen. "
+    "The verdict rests on the scores at the end alone; the other rows describe."
+)
+
+_CORRECTION = (
+    "Corrected p is the exact p at the end after Holm, for {} comparisons with one control: all claims "
+    "together are wrong at the stated rate. Intervals are those of each comparison by itself."
+)
+
+
+def _time_note(comparison: Comparison) -> str:
+    time = comparison.images_to_score
+    return (
+        f"The first evaluation with a score of {score(time.target)} or {better(comparison.metric)}. A run "
+        f"that did not reach it within {time.total_images:,} images is censored: it counts as later than "
+        "all that did, and enters no mean. The test is the exact sign test, for the order within a pair is "
+        "all that is known."
+    )
+
+
+def _finding(comparisons: Sequence[Comparison]) -> str:
+    """What the chart shows, in neutral words."""
+    side = better(comparisons[0].metric)
+    counts = [
+        f"{each.arm_b} in {each.end.num_lower if side == 'lower' else each.end.num_higher}"
+        for each in comparisons
+    ]
+    pairs = _paired_seeds(len(comparisons[0].end.seeds))
+    return f"{side.capitalize()} than {comparisons[0].arm_a} at the end: {', '.join(counts)} of {pairs}"
+
+
+def _paired_seeds(pairs: int) -> str:
+    return f"{pairs} paired seed{'s' if pairs > 1 else ''}"
+
+
+def _configuration_differences(comparison: Comparison) -> Block:
+    if not comparison.differences:
+        return Paragraph(
+            f"{comparison.arm_a} and {comparison.arm_b} have one configuration: they differ in "
+            "nothing but seeds and folders."
+        )
+    rows = [
+        [f"`{field}`", *(", ".join(map(str, values)) for values in both)]
+        for field, both in comparison.differences.items()
+    ]
+    return Table(["Field", comparison.arm_a, comparison.arm_b], rows)

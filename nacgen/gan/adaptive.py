@@ -1,0 +1,182 @@
+"""Augmentation of what a discriminator sees, applied with a probability that training adapts.
+
+Every draw is made at any probability, for the global batch, so that an augmented image is a function of
+(seed, purpose, position, probability).
+
+Source:
+    Karras et al. 2020, arXiv:2006.06676, appendix B: pixel blitting, geometry and colours ("bgc").
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nacgen.data.stream import Batch
+
+
+def adaptive_augment(
+    images: Float[Tensor, "b 3 h h"], batch: Batch, purpose: str, probability: float
+) -> Float[Tensor, "b 3 h h"]:
+    """Flip, turn, shift, stretch and recolour images, each with some probability, differentiably.
+
+    Differs from the paper: pixels between pixels are interpolated linearly, without its wavelet filters.
+
+    Args:
+        images: Real or generated square images in [-1, 1]; row `i` belongs to row `i` of the batch.
+        batch: Gives the position in the stream.
+        purpose: Name of the draw, so that real and generated images differ.
+        probability: Of each transform, 0 to 1.
+
+    Returns:
+        Augmented images; colours may leave [-1, 1]. At probability 0 the images themselves.
+    """
+    if probability == 0:
+        return images
+    draw, n = batch.generator(purpose), batch.global_size
+    geometry = batch.share(random_geometry(n, images.shape[-1], probability, draw))
+    colours = batch.share(random_colours(n, probability, draw))
+    grid = F.affine_grid(geometry[:, :2], list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    images = einsum(colours[:, :3, :3], images, "b i j, b j h w -> b i h w")
+    return images + rearrange(colours[:, :3, 3], "b i -> b i 1 1")
+
+
+def random_geometry(
+    num_images: int, image_size: int, probability: float, draw: torch.Generator
+) -> Float[Tensor, "n 3 3"]:
+    """Random maps from where a pixel goes to where it comes from, images spanning [-1, 1].
+
+    Args:
+        num_images: How many.
+        image_size: Height and width in pixels; blitting shifts by whole ones.
+        probability: Of each transform, 0 to 1.
+        draw: Their source.
+
+    Returns:
+        Homogeneous matrices, the identity where nothing was drawn.
+    """
+
+    def uniform() -> Tensor:
+        return torch.rand(num_images, generator=draw)
+
+    def normal() -> Tensor:
+        return torch.randn(num_images, generator=draw)
+
+    def gate(value: Tensor, neutral: float = 0.0, chance: float = probability) -> Tensor:
+        return torch.where(uniform() < chance, value, neutral)
+
+    one = torch.ones(num_images)
+    turn_chance = 1 - math.sqrt(1 - probability)  # of each of two, together `probability`
+    matrices = _scaling(gate(1 - 2 * (2 * uniform()).floor(), 1.0), one)  # mirrored or not
+    matrices = matrices @ _rotation(gate((4 * uniform()).floor()) * math.pi / 2)
+    steps = [gate((0.25 * uniform() - 0.125) * image_size).round() for _ in range(2)]
+    matrices = matrices @ _shift(steps[0] * 2 / image_size, steps[1] * 2 / image_size)
+    size = gate(2 ** (0.2 * normal()), 1.0)
+    matrices = matrices @ _scaling(size, size)
+    matrices = matrices @ _rotation(gate((2 * uniform() - 1) * math.pi, chance=turn_chance))
+    stretch = gate(2 ** (0.2 * normal()), 1.0)
+    matrices = matrices @ _scaling(stretch, 1 / stretch)
+    matrices = matrices @ _rotation(gate((2 * uniform() - 1) * math.pi, chance=turn_chance))
+    return matrices @ _shift(gate(0.25 * normal()), gate(0.25 * normal()))  # 0.125 of the size
+
+
+def random_colours(
+    num_images: int, probability: float, draw: torch.Generator
+) -> Float[Tensor, "n 4 4"]:
+    """Random affine maps of colours in [-1, 1]: brightness, contrast, luma, hue, saturation.
+
+    Args:
+        num_images: How many.
+        probability: Of each transform, 0 to 1.
+        draw: Their source.
+
+    Returns:
+        Homogeneous matrices, the identity where nothing was drawn.
+    """
+
+    def uniform() -> Tensor:
+        return torch.rand(num_images, generator=draw)
+
+    def gate(value: Tensor, neutral: float = 0.0) -> Tensor:
+        value = torch.where(uniform() < probability, value, neutral)
+        return rearrange(value, "n -> n 1 1")
+
+    grey = torch.full((3, 3), 1 / 3)  # projection on the grey axis
+    colour = torch.eye(3) - grey
+    # turns by an angle about the grey axis: cos * colour + sin * cross + grey
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    brightness = gate(0.2 * torch.randn(num_images, generator=draw))
+    contrast = gate(2 ** (0.5 * torch.randn(num_images, generator=draw)), 1.0)
+    luma = gate(1 - 2 * (2 * uniform()).floor(), 1.0)
+    hue = gate((2 * uniform() - 1) * math.pi)
+    saturation = gate(2 ** torch.randn(num_images, generator=draw), 1.0)
+    linear = luma * grey + saturation * (hue.cos() * colour + hue.sin() * cross)
+    matrices = torch.eye(4).repeat(num_images, 1, 1)
+    matrices[:, :3, :3] = contrast * linear
+    matrices[:, :3, 3:] = contrast * luma * brightness  # brightness is grey, so luma alone turns it
+    return matrices
+
+
+def _scaling(x: Tensor, y: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    return _matrices([x, zero, zero], [zero, y, zero], [zero, zero, one])
+
+
+def _rotation(angle: Tensor) -> Tensor:
+    zero, one, c, s = torch.zeros_like(angle), torch.ones_like(angle), angle.cos(), angle.sin()
+    return _matrices([c, -s, zero], [s, c, zero], [zero, zero, one])
+
+
+def _shift(x: Tensor, y: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    return _matrices([one, zero, x], [zero, one, y], [zero, zero, one])
+
+
+def _matrices(*rows: list[Tensor]) -> Tensor:
+    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+
+
+class AdaptiveAugmentation(nn.Module):
+    """Augments more while the discriminator is too sure of its training images, less while it is not.
+
+    Args:
+        target: Mean sign of real logits to hold, -1 to 1.
+        images_to_full: Images over which the probability may go from 0 to 1.
+
+    Source:
+        Karras et al. 2020, arXiv:2006.06676, section 3.
+    """
+
+    NUM_STEPS = 4  # between two adjustments
+    probability: Tensor
+    signs: Tensor
+
+    def __init__(self, target: float, images_to_full: float) -> None:
+        super().__init__()
+        self.target, self.images_to_full = target, images_to_full
+        self.register_buffer("probability", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("signs", torch.full((self.NUM_STEPS,), torch.nan))
+
+    def forward(
+        self, images: Float[Tensor, "b 3 h h"], batch: Batch, purpose: str
+    ) -> Float[Tensor, "b 3 h h"]:
+        """Augment images with today's probability, see `adaptive_augment`."""
+        return adaptive_augment(images, batch, purpose, float(self.probability))
+
+    def observe(self, sign: float, num_images: int) -> None:
+        """Note a step; after every fourth, the probability moves.
+
+        Args:
+            sign: Mean sign of the step's real logits over all processes.
+            num_images: Real images in the step over all processes.
+        """
+        self.signs[int(self.signs.isfinite().sum())] = sign
+        if self.signs.isfinite().all():
+            change = self.NUM_STEPS * num_images / self.images_to_full
+            up = 1 if self.signs.mean() > self.target else -1
+            self.probability.add_(up * change).clamp_(0, 1)
+            self.signs.fill_(torch.nan)

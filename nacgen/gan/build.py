@@ -1,0 +1,206 @@
+"""From the options of GAN training to its networks and its update."""
+
+import sys
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from nacgen.data.augment import diff_augment
+from nacgen.data.datasets import Dataset
+from nacgen.data.pixels import to_float
+from nacgen.data.stream import ImageStream
+from nacgen.errors import ConfigurationError, DataError
+from nacgen.gan.adaptive import AdaptiveAugmentation
+from nacgen.gan.options import GANConfig
+from nacgen.gan.update import GANUpdate
+from nacgen.models.encoder import NACEncoder
+from nacgen.models.gan import Generator, channels_for
+from nacgen.models.sngan import SNGANDiscriminator
+from nacgen.system.randomness import seeded
+from nacgen.training.gauges import LogitWatch
+from nacgen.training.update import cosine_between
+from nacgen.transplant.discriminator import Discriminator
+from nacgen.transplant.report import Transplant
+from nacgen.transplant.transplant import transplant
+
+DIGITS_ENCODER = "checkpoints/digits-nac"
+
+
+def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:
+    """Classes that the networks know.
+
+    Args:
+        config: Options of the run.
+        dataset: The training images.
+
+    Returns:
+        Their number; None for an unconditional run.
+
+    Raises:
+        DataError: A conditional run has images without exactly one class each.
+    """
+    if not config.conditional:
+        return None
+    if dataset.labels is None or dataset.labels.ndim != 1:
+        came = "none" if dataset.labels is None else "several an image"
+        raise DataError(
+            f"--conditional needs one class for each image, but the {dataset.split} split of {dataset.name} has "
+            f"{came}. Put the images of each class into a subfolder of its own, or leave --conditional out."
+        )
+    return len(dataset.class_names)
+
+
+def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1) -> Generator:
+    """The generator, at its start.
+
+    Args:
+        config: Options of the run.
+        dataset: The training images.
+        num_processes: That train it.
+
+    Returns:
+        The generator, on the CPU.
+
+    Raises:
+        ConfigurationError: The images' size does not fit, or BatchNorm would differ between processes.
+        DataError: A conditional run has no classes.
+    """
+    options = config.generator
+    has_batch_norm = options.block == "sngan"
+    with seeded(config.seed, "generator"):
+        generator = Generator(
+            dataset.image_size,
+            options.latent_dim,
+            options.channels or channels_for(dataset.image_size),
+            num_classes_of(config, dataset),
+            options.block,
+        )
+    if has_batch_norm and num_processes > 1:
+        if not torch.cuda.is_available():
+            raise ConfigurationError(
+                f"generator.block sngan takes BatchNorm over the whole batch, which {num_processes} processes "
+                "share on GPUs alone. Start one process, or give --generator.block small."
+            )
+        synchronized: Generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
+        return synchronized
+    return generator
+
+
+def transplant_encoder(
+    config: GANConfig, encoder: NACEncoder, calibration_images: Tensor, num_classes: int | None
+) -> Transplant[Discriminator]:
+    """The discriminator on an encoder.
+
+    Args:
+        config: Options of the run.
+        encoder: What it starts from, or what the control arms take their architecture from.
+        calibration_images: `(b, 3, h, w)` in [-1, 1], by which these set their scale.
+        num_classes: That it knows, or None.
+
+    Returns:
+        Discriminator, parameter groups and report.
+    """
+    options = config.discriminator
+    return transplant(
+        encoder,
+        into="discriminator",
+        mode=options.mode,
+        image_size=calibration_images.shape[-1],
+        source=config.init if config.init in ("random", "shuffled") else "encoder",
+        calibration_images=calibration_images,
+        head=options.head,
+        taps=options.taps,
+        spectral_norm=options.spectral_norm,
+        num_classes=num_classes,
+        seed=config.seed,
+    )
+
+
+def build_update(
+    config: GANConfig, accelerator: Accelerator, dataset: Dataset, stream: ImageStream
+) -> tuple[GANUpdate, NACEncoder | None]:
+    """Networks, optimizers and the update of a run.
+
+    Args:
+        config: Options of the run.
+        accelerator: Prepared for it; its main process prints the transplant's report.
+        dataset: The training images.
+        stream: Their batches.
+
+    Returns:
+        The update, and the encoder that the discriminator was made from, if any.
+
+    Raises:
+        ConfigurationError: Options, encoder and images do not fit.
+        CheckpointError: The encoder cannot be loaded.
+        DataError: A conditional run has no classes.
+    """
+    optim = config.optim
+    if stream.local_size % optim.micro_batches:
+        raise ConfigurationError(
+            f"optim.micro_batches must divide the {stream.local_size} images of a process, got "
+            f"{optim.micro_batches}. Change --optim.micro-batches, or --batch-size."
+        )
+    generator = build_generator(config, dataset, accelerator.num_processes)
+    encoder: NACEncoder | None = None
+    discriminator: nn.Module
+    if config.discriminator.network == "sngan":
+        with seeded(config.seed, "discriminator"):
+            discriminator = SNGANDiscriminator(num_classes=generator.num_classes)
+        groups = [{"params": list(discriminator.parameters()), "lr": optim.learning_rate}]
+    else:
+        encoder = NACEncoder.from_pretrained(config.encoder or DIGITS_ENCODER)
+        images = to_float(dataset.read(stream.indices(0)))
+        part = transplant_encoder(config, encoder, images, generator.num_classes)
+        accelerator.print(part.report, file=sys.stderr)
+        discriminator = part.module
+        groups = part.param_groups(
+            optim.learning_rate,
+            trunk_multiplier=config.discriminator.trunk_lr_multiplier,
+            stage_decay=config.discriminator.stage_lr_decay,
+            start_images=config.discriminator.head_warmup_images,
+            unfreeze_every=config.discriminator.unfreeze_every,
+            ramp_images=config.discriminator.ramp_images,
+        )
+    device = accelerator.device
+    generator = generator.to(memory_format=torch.channels_last).to(device)
+    discriminator = discriminator.to(memory_format=torch.channels_last).to(device)
+    betas = (0.0, optim.beta2)
+    augment = config.augment
+    final = optim.final_penalty_weight
+    update = GANUpdate(
+        accelerator,
+        generator,
+        discriminator,
+        torch.optim.Adam(generator.parameters(), lr=optim.learning_rate, betas=betas),
+        torch.optim.Adam(groups, lr=optim.learning_rate, betas=betas),
+        batch_size=config.batch_size,
+        loss=optim.loss,
+        penalty_weight=cosine_between(
+            optim.penalty_weight,
+            optim.penalty_weight if final is None else final,
+            config.total_images,
+        ),
+        penalty_every=optim.penalty_every,
+        penalize_fake=optim.penalized == "both",
+        ema_half_life=optim.ema_half_life,
+        augment=partial(
+            diff_augment,
+            translation=augment.translation,
+            cutout=augment.cutout,
+            color=augment.color,
+        ),
+        adaptive=(
+            AdaptiveAugmentation(augment.target, augment.images_to_full)
+            if augment.adaptive
+            else None
+        ),
+        discriminator_steps=optim.discriminator_steps,
+        micro_batches=optim.micro_batches,
+        watch=LogitWatch(optim.largest_logit, config.run.checkpoint_every),
+    )
+    if config.generator.compile:
+        generator.compile()
+    return update, encoder

@@ -1,0 +1,137 @@
+"""What is measured and drawn while a GAN trains: its score, its overfitting, sheets of samples."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from nacgen import metrics
+from nacgen.data.datasets import Dataset
+from nacgen.data.pictures import write_gif, write_grid
+from nacgen.data.pixels import to_float
+from nacgen.functional.gan import overfitting
+from nacgen.gan.options import ScoreConfig
+from nacgen.gan.update import GANUpdate
+from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.models.sampling import interpolate, sample_images
+from nacgen.system.processes import Share
+from nacgen.system.randomness import generator as seeded_generator
+from nacgen.training.run_folder import RunFolder
+
+COLUMNS, ZOOM = 10, 2
+NUM_JUDGED = 500  # images of each kind that the gauge of overfitting looks at
+
+
+class GANEvaluation:
+    """Scores the averaged generator, draws its images and saves it; every process calls it.
+
+    Args:
+        update: The run's update.
+        run: The run's folder.
+        accelerator: The run's.
+        config: How to score.
+        extractor: Features that images are compared by.
+        dataset: The training images.
+        held_out: Images that are not trained on, or None where there are none.
+    """
+
+    def __init__(
+        self,
+        update: GANUpdate,
+        run: RunFolder,
+        accelerator: Accelerator,
+        config: ScoreConfig,
+        extractor: FeatureExtractor,
+        dataset: Dataset,
+        held_out: Dataset | None,
+    ) -> None:
+        self.update, self.run, self.accelerator = update, run, accelerator
+        self.config, self.extractor = config, extractor
+        self.dataset, self.held_out = dataset, held_out
+        self.device = accelerator.device
+        self.reference = metrics.ReferenceStatistics.compute(
+            dataset, extractor, accelerator=accelerator
+        )
+
+    def __call__(self, images_seen: int) -> dict[str, Any]:
+        """Score, draw and save.
+
+        Args:
+            images_seen: Position of the run.
+
+        Returns:
+            JSON values: the evaluation, and where images are held out mean logits and overfitting.
+        """
+        result = metrics.evaluate(
+            self.generate,
+            self.reference,
+            extractor=self.extractor,
+            num_samples=self.config.num_samples,
+            accelerator=self.accelerator,
+        )
+        path = self.run.path / "samples" / f"images_{images_seen:08d}.png"
+        with Share.of(self.accelerator).failing_together(), self.run.writing("sample grid"):
+            if self.accelerator.is_main_process:
+                write_grid(self.generate(torch.arange(COLUMNS**2)), path, COLUMNS, ZOOM)
+        self.run.export(self.update.averaged_generator, "generator", self.accelerator)
+        gauges = {} if self.held_out is None else self.judge(self.held_out)
+        return {**gauges, "evaluation": result.to_dict()}
+
+    def generate(self, indices: Tensor) -> Tensor:
+        """Images of the averaged generator by number."""
+        return sample_images(self.update.averaged_generator, indices, self.device)
+
+    @torch.no_grad()
+    def judge(self, held_out: Dataset) -> dict[str, float]:
+        """Mean logits of training, held-out and generated images, and what they say of overfitting.
+
+        The same images at every position, without augmentation; the generator is the one that trains.
+
+        Args:
+            held_out: Real images that are not trained on.
+
+        Returns:
+            `logits_train`, `logits_held_out`, `logits_generated` and `overfitting`.
+        """
+        update, logits = self.update, {}
+        for kind, images in (("train", self.dataset), ("held_out", held_out)):
+            chosen = torch.randperm(len(images), generator=seeded_generator(0, "judged"))
+            chosen = chosen[:NUM_JUDGED].sort().values
+            labels = None
+            if update.generator.num_classes is not None:
+                assert images.labels is not None
+                labels = images.labels[chosen].to(self.device)
+            pixels = to_float(images.read(chosen)).to(self.device)
+            logits[kind] = self._logits(pixels, labels)
+            if kind == "train":
+                z = update.generator.latent_dim
+                draw = seeded_generator(0, "judged")
+                latents = torch.randn(len(chosen), z, generator=draw).to(self.device)
+                was_training = update.generator.training
+                fakes = update.generator.eval()(latents, labels)
+                update.generator.train(was_training)
+                logits["generated"] = self._logits(fakes, labels)
+        gauge = overfitting(logits["train"], logits["held_out"], logits["generated"])
+        means = {f"logits_{kind}": float(values.mean()) for kind, values in logits.items()}
+        return means | {"overfitting": float(gauge)}
+
+    def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Mean logit over heads of each image."""
+        given = {} if labels is None else {"labels": labels}
+        discriminator = self.update.discriminator
+        was_training = discriminator.training
+        discriminator.eval()  # spectral norm counts no step
+        logits: Tensor = discriminator(images, full_precision=True, **given)
+        discriminator.train(was_training)
+        return logits.reshape(len(images), -1).mean(1)
+
+    def draw_ending(self) -> None:
+        """An interpolation strip, and a GIF of the sample grids, on the main process."""
+        if not self.accelerator.is_main_process:
+            return
+        folder = self.run.path / "samples"
+        images = interpolate(self.update.averaged_generator, COLUMNS, COLUMNS, self.device)
+        with self.run.writing("pictures"):
+            write_grid(images, folder / "interpolation.png", COLUMNS, ZOOM)
+            write_gif(sorted(folder.glob("images_*.png")), folder / "training.gif", ZOOM)

@@ -1,0 +1,154 @@
+"""DINOv2 as extractor: features of photographs that agree with human judgement better than Inception's.
+
+Source:
+    Oquab et al. 2023, arXiv:2304.07193 (the network); Stein et al. 2023, arXiv:2306.04675 (its use for scores).
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nacgen.errors import CheckpointError, ConfigurationError
+from nacgen.metrics.extractors.base import Features, NetworkExtractor
+from nacgen.metrics.extractors.resize import resize_clean
+from nacgen.models.foreign import read_foreign
+from nacgen.system.tensor_file import require_finite
+
+NAMES = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14"}
+SIZE, PATCH, HEAD_DIM = 224, 14, 64
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MAX_BATCH = 32
+
+
+class DINOv2Extractor(NetworkExtractor):
+    """The class token of a DINOv2 vision transformer, after its last norm.
+
+    Args:
+        network: Images `(b, 3, 224, 224)`, normalised, to features `(b, d)`.
+        name: As in the protocol of a score.
+        feature_dim: Length of a feature vector.
+        device: Where it runs.
+    """
+
+    resize = "clean, 224 px"
+    normalisation = f"(u / 255 - {MEAN}) / {STD}"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        feature_dim: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(
+            network, name=name, score_name=f"fd_{name}", feature_dim=feature_dim, device=device
+        )
+        self.mean, self.std = (
+            rearrange(torch.tensor(values, device=self.device), "c -> c 1 1")
+            for values in (MEAN, STD)
+        )
+
+    def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
+        """Features of pixels in 0 to 255, of any size."""
+        parts = []
+        for part in pixels.split(MAX_BATCH):
+            resized = resize_clean(part, SIZE) / 255
+            parts.append(self.network((resized - self.mean) / self.std))
+        return Features(torch.cat(parts), None)
+
+
+def load_dinov2(weights: str | Path | None, device: torch.device | str = "cpu") -> DINOv2Extractor:
+    """DINOv2 from a local file of its published weights, ViT-S/14, B/14 or L/14 without registers.
+
+    Args:
+        weights: `dinov2_vitl14_pretrain.pth` and the like, or the same tensors as `.safetensors`.
+        device: Where it runs.
+
+    Returns:
+        The extractor; its fingerprint tells weights apart, for the file's name says nothing sure.
+
+    Raises:
+        ConfigurationError: No weights are given, or timm is not installed.
+        CheckpointNotFoundError: There is no such file.
+        CheckpointError: The file is damaged, or does not hold such a network.
+    """
+    if weights is None:
+        raise ConfigurationError(
+            "the extractor dinov2 needs a file of weights, got none. Download dinov2_vitl14_pretrain.pth from "
+            "https://github.com/facebookresearch/dinov2 and give its path as weights."
+        )
+    state = read_foreign(weights)
+    require_finite(state, str(weights))
+    state.pop("mask_token", None)  # of its pretraining
+    network, feature_dim = _build(state, str(weights))
+    state["pos_embed"] = interpolate_positions(state["pos_embed"], SIZE // PATCH)
+    try:
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{weights} does not fit DINOv2's ViT with {feature_dim} features: {error}. Give the weights of "
+            "ViT-S/14, B/14 or L/14 without registers."
+        ) from error
+    name = NAMES.get(feature_dim, f"dinov2_{feature_dim}")
+    return DINOv2Extractor(network, name=name, feature_dim=feature_dim, device=device)
+
+
+def interpolate_positions(positions: Float[Tensor, "1 n d"], grid: int) -> Float[Tensor, "1 m d"]:
+    """Bring position embeddings to another grid of patches, as the published code does it.
+
+    Bicubic without antialiasing, at a scale that is a tenth of a patch too large.
+
+    Args:
+        positions: That of the class token, then those of a square grid.
+        grid: Patches along each side.
+
+    Returns:
+        As many as the grid has, and the class token's before them.
+    """
+    there = round((positions.shape[1] - 1) ** 0.5)
+    if there == grid:
+        return positions
+    maps = rearrange(positions[:, 1:], "1 (h w) d -> 1 d h w", h=there)
+    scale = (grid + 0.1) / there
+    maps = F.interpolate(maps, scale_factor=(scale, scale), mode="bicubic")
+    return torch.cat([positions[:, :1], rearrange(maps, "1 d h w -> 1 (h w) d")], dim=1)
+
+
+def _build(state: dict[str, Tensor], source: str) -> tuple[nn.Module, int]:
+    try:
+        vision_transformer: Any = import_module("timm.models.vision_transformer")
+    except ImportError as error:
+        raise ConfigurationError(
+            'the extractor dinov2 needs timm, which is not installed. Run `pip install "nacgen[timm]"`.'
+        ) from error
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    positions = state.get("pos_embed", torch.empty(0))
+    is_square = (
+        positions.ndim == 3
+        and round((positions.shape[1] - 1) ** 0.5) ** 2 + 1 == positions.shape[1]
+    )
+    if depth == 0 or not is_square or positions.shape[2] % HEAD_DIM:
+        raise CheckpointError(
+            f"{source} must hold a DINOv2 ViT (pos_embed, blocks.0.norm1.weight, …), got "
+            f"{', '.join(sorted(state)[:5])}, …. Give the weights of ViT-S/14, B/14 or L/14."
+        )
+    feature_dim = positions.shape[2]
+    with torch.device("meta"):
+        network: nn.Module = vision_transformer.VisionTransformer(
+            img_size=SIZE,
+            patch_size=PATCH,
+            embed_dim=feature_dim,
+            depth=depth,
+            num_heads=feature_dim // HEAD_DIM,
+            init_values=1.0,
+            num_classes=0,
+            global_pool="token",
+        )
+    return network, feature_dim

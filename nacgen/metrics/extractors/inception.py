@@ -1,0 +1,228 @@
+"""The Inception network of the FID, in pytorch-fid's architecture, and where its weights come from.
+
+The weights are published as a pickle. It is checked against its SHA-256, read once, and kept as
+safetensors from then on.
+
+Source:
+    Heusel et al. 2017, arXiv:1706.08500, and https://github.com/mseitzer/pytorch-fid, Apache-2.0.
+"""
+
+import hashlib
+import socket
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from nacgen.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConfigurationError,
+    StorageError,
+)
+from nacgen.metrics.extractors.base import Features, NetworkExtractor, digest_tensors
+from nacgen.metrics.extractors.resize import RESIZES
+from nacgen.system.tensor_file import TensorFile, read_tensor_file
+
+NAME = "pt_inception-2015-12-05-6726825d"
+SHA256_PREFIX = "6726825d"
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}.pth"
+CONNECTION_TIMEOUT_S = 10.0
+SIZE = 299  # pixels that the network looks at
+# At 299x299 px an image takes about 15 MB on its way; a processor's cache holds few.
+MAX_BATCH, MAX_BATCH_ON_CPU = 50, 16
+
+
+class InceptionExtractor(NetworkExtractor):
+    """The pool3 features (2,048) and 1,008 logits of the FID Inception.
+
+    The logits lack the bias vector, because the Inception Score's do. The resize is part of a score's name:
+    `fid` is pytorch-fid's, `fid_tf1` that of the original code and of torch-fidelity, `fid_clean` clean-fid's.
+
+    Args:
+        network: What `build_inception` gives, with weights; it is taken over and changed.
+        is_published: Whether these are the published weights; only their scores are called `fid`.
+        resize: How images reach 299x299 px, a name in `RESIZES`.
+        device: Where it runs.
+
+    Raises:
+        ConfigurationError: The resize is unknown.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        is_published: bool,
+        resize: str = "pytorch_fid",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if resize not in RESIZES:
+            raise ConfigurationError(f"resize must be one of {', '.join(RESIZES)}, got {resize!r}.")
+        self.resize, self.normalisation = resize, RESIZES[resize].normalisation
+        score_name = "fid" if is_published else "fd_inception"
+        super().__init__(
+            network,
+            name="inception",
+            score_name=score_name if resize == "pytorch_fid" else f"{score_name}_{resize}",
+            feature_dim=2048,
+            device=device,
+        )
+        assert isinstance(network.fc, nn.Linear)
+        self.head, network.fc = network.fc, nn.Identity()  # the network now ends at its features
+        _fold_batch_norm(network)
+        network.to(memory_format=torch.channels_last)
+
+    def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
+        """Features of pixels in 0 to 255, of any size."""
+        apply, normalise, _ = RESIZES[self.resize]
+        parts = []
+        for part in pixels.split(MAX_BATCH_ON_CPU if pixels.device.type == "cpu" else MAX_BATCH):
+            images = normalise(apply(part, SIZE))
+            parts.append(self.network(images.contiguous(memory_format=torch.channels_last)))
+        pooled = torch.cat(parts)
+        return Features(pooled, F.linear(pooled, self.head.weight))
+
+
+def load_inception(
+    weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    resize: str = "pytorch_fid",
+) -> InceptionExtractor:
+    """The FID Inception with its published weights: from a path, torch's hub cache, or a download.
+
+    Args:
+        weights: The published `.pth`, or the `.safetensors` that was made from it here.
+        device: Where it runs.
+        resize: As in `InceptionExtractor`.
+
+    Returns:
+        The extractor, whose scores are called `fid`.
+
+    Raises:
+        ConfigurationError: The resize is unknown.
+        CheckpointNotFoundError: The weights are nowhere; the message names the remedies.
+        CheckpointError: The file does not hold the published weights.
+        StorageError: torch's hub cache cannot be written.
+    """
+    with torch.device("meta"):
+        network = build_inception()
+    expected = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
+    path = _find_weights(None if weights is None else Path(weights))
+    file = read_tensor_file(path, expected)
+    _check_origin(path, file)
+    network.load_state_dict(file.tensors, assign=True)
+    return InceptionExtractor(network, is_published=True, resize=resize, device=device)
+
+
+def build_inception() -> nn.Module:
+    """The architecture: torchvision's Inception with pytorch-fid's blocks, without weights.
+
+    Returns:
+        Images `(b, 3, 299, 299)` in [-1, 1] to logits `(b, 1008)`.
+    """
+    from pytorch_fid import inception as fid
+    from torchvision.models import inception as vision
+
+    network: nn.Module = vision.Inception3(
+        num_classes=1008,
+        aux_logits=False,
+        init_weights=False,
+        inception_blocks=[
+            vision.BasicConv2d,
+            fid.FIDInceptionA,
+            vision.InceptionB,
+            fid.FIDInceptionC,
+            vision.InceptionD,
+            fid.FIDInceptionE_1,
+            vision.InceptionAux,
+        ],
+    )
+    network.Mixed_7c = fid.FIDInceptionE_2(2048)  # the last block pools by maximum
+    return network
+
+
+def _fold_batch_norm(network: nn.Module) -> None:
+    """Put every BatchNorm into the convolution before it, in float64: the same function, one pass less."""
+    for block in network.modules():
+        convolution, norm = getattr(block, "conv", None), getattr(block, "bn", None)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            block.conv = fuse_conv_bn_eval(convolution.double(), norm.double()).float()
+            block.bn = nn.Identity()
+
+
+def _find_weights(path: Path | None) -> Path:
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    converted = cache / f"{NAME}.safetensors"
+    if path is None:
+        if converted.is_file():
+            return converted
+        path = cache / f"{NAME}.pth"
+        if not path.is_file():
+            _download(path)
+    elif not path.is_file():
+        raise CheckpointNotFoundError(
+            f"weights must be the file {NAME}.pth or the .safetensors made from it, but {path} "
+            "does not exist. Check the path, or leave it out for torch's hub cache or a download."
+        )
+    if path.suffix == ".safetensors":
+        return path
+    _convert(path, converted)
+    return converted
+
+
+def _download(path: Path) -> None:
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECTION_TIMEOUT_S)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(URL, str(path), hash_prefix=SHA256_PREFIX)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointNotFoundError(
+            f"the FID Inception's weights are not in {path.parent} and could not be downloaded "
+            f"({error}). Pass the path of a copy as weights, or put {path.name} into that folder, "
+            f"or run once with a connection to {URL}."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _convert(path: Path, target: Path) -> None:
+    """Turn the published pickle into safetensors; nothing else is ever unpickled."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(SHA256_PREFIX):
+        raise CheckpointError(
+            f"{path} must be the published weights, whose SHA-256 starts with {SHA256_PREFIX}, got "
+            f"{digest[:8]}. Delete it and download {URL}."
+        )
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = {k: v.contiguous() for k, v in state.items() if v.is_floating_point()}
+    origin = {"source_sha256": digest, "tensors_sha256": digest_tensors(tensors)}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=target.parent) as room:
+            save_file(tensors, Path(room) / target.name, metadata=origin)
+            (Path(room) / target.name).replace(target)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{target.parent} must be writable to keep the FID Inception's weights, got {error}. "
+            "Make room there, or set TORCH_HOME to another folder."
+        ) from error
+
+
+def _check_origin(path: Path, file: TensorFile) -> None:
+    source = file.metadata.get("source_sha256", "unknown")
+    recorded, digest = file.metadata.get("tensors_sha256", "none"), digest_tensors(file.tensors)
+    if not source.startswith(SHA256_PREFIX) or recorded != digest:
+        raise CheckpointError(
+            f"{path} must hold the weights of {NAME}.pth as converted here, got tensors with "
+            f"digest {digest[:8]} (recorded: {recorded[:8]}) from source {source[:8]}. Delete it, "
+            "and pass the .pth as weights."
+        )

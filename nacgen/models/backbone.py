@@ -1,0 +1,98 @@
+"""The interface of a backbone, and the calibration of its BatchNorm."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nacgen.errors import ConfigurationError
+
+
+class Backbone(nn.Module, ABC):
+    """A trunk without classifier: what encoders and transplants ask of it.
+
+    Args:
+        stage_channels: Channels of each stage's feature map, `"stem"` first.
+        total_stride: Pixels of the input that one pixel of the features stands for.
+    """
+
+    def __init__(self, stage_channels: dict[str, int], total_stride: int) -> None:
+        super().__init__()
+        self.stage_channels, self.total_stride = stage_channels, total_stride
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the pooled features."""
+        return list(self.stage_channels.values())[-1]
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """He initialisation of convolutions (fan-out), ones and zeros for BatchNorm, as torchvision."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(
+                    module.weight, mode="fan_out", nonlinearity="relu", generator=generator
+                )
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+
+    @abstractmethod
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """The modules of each stage, stem first."""
+
+    def convolution_norm_pairs(self) -> Iterator[tuple[nn.Module, str, str]]:
+        """Each convolution with the BatchNorm behind it, as (owner, convolution's name, norm's name)."""
+        for owner in self.modules():
+            for name, child in owner.named_children():
+                if isinstance(child, nn.Conv2d):
+                    norm = str(int(name) + 1) if name.isdigit() else name.replace("conv", "bn")
+                    yield owner, name, norm
+
+    def pool(self, last_map: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
+        """Features from the last stage's map: its mean over pixels."""
+        return reduce(last_map, "b d h w -> b d", "mean")
+
+    def synchronized(self) -> "Backbone":
+        """The trunk with BatchNorm over the images of all processes."""
+        trunk: Backbone = nn.SyncBatchNorm.convert_sync_batchnorm(self)
+        return trunk
+
+    def check_size(self, images: Tensor) -> None:
+        """Raise unless images are large enough.
+
+        Args:
+            images: `(b, 3, h, w)`.
+
+        Raises:
+            ConfigurationError: They are smaller than the total stride.
+        """
+        if min(images.shape[-2:]) < self.total_stride:
+            raise ConfigurationError(
+                f"images must be at least {self.total_stride} px high and wide for this encoder, got "
+                f"{images.shape[-2]}x{images.shape[-1]}. Use larger images, or an encoder with fewer stages "
+                "or the small stem."
+            )
+
+
+def calibrate_batch_norm(module: nn.Module, forward: Callable[[], object]) -> None:
+    """Set the statistics of every BatchNorm to those of one forward pass.
+
+    Args:
+        module: Holds them; left in evaluation mode.
+        forward: Passes images through the module.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches seen since the reset
+    module.train()
+    with torch.no_grad():
+        forward()
+    module.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

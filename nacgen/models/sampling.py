@@ -1,0 +1,86 @@
+"""Image i from seed i: what scores, sample sheets and recipes/sample.py have in common."""
+
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from nacgen.data.pixels import to_uint8
+from nacgen.errors import CheckpointNotFoundError
+from nacgen.functional.gan import great_circle
+from nacgen.models.gan import Generator
+from nacgen.models.vae import Decoder
+from nacgen.system.randomness import normal_rows
+
+MODELS: dict[str, type[Generator] | type[Decoder]] = {"generator": Generator, "decoder": Decoder}
+
+
+def load_model(run_dir: str | Path) -> Generator | Decoder:
+    """What makes the images of a run.
+
+    Args:
+        run_dir: Folder of a run of train_gan.py or train_vae.py; the model is that of its last evaluation.
+
+    Returns:
+        On the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointNotFoundError: The folder holds neither.
+        CheckpointError: What it holds is damaged.
+    """
+    for name, model in MODELS.items():
+        if (Path(run_dir) / name).is_dir():
+            return model.from_pretrained(Path(run_dir) / name)
+    raise CheckpointNotFoundError(
+        f"run_dir must hold a generator or a decoder, but {run_dir} has neither. Train one with accelerate launch "
+        "recipes/train_gan.py or train_vae.py, or wait for the run's first evaluation."
+    )
+
+
+def sample_images(
+    model: Generator | Decoder, indices: Int64[Tensor, " b"], device: torch.device | str = "cpu"
+) -> UInt8[Tensor, "b 3 h w"]:
+    """Images by number, each from its own seed and, where there are classes, of each class in turn.
+
+    Args:
+        model: In evaluation mode, on `device`.
+        indices: Numbers of the images, zero or more.
+        device: Where they are made.
+
+    Returns:
+        The same image for a number, whatever else is asked for.
+    """
+    z = normal_rows(0, "sample", indices, model.latent_dim).to(device)
+    labels = None
+    if isinstance(model, Generator) and model.num_classes is not None:
+        labels = indices.to(device) % model.num_classes
+    with torch.no_grad():
+        images = model.images(z) if isinstance(model, Decoder) else model(z, labels)
+        return to_uint8(images.float())
+
+
+def interpolate(
+    generator: Generator, num_rows: int, num_columns: int, device: torch.device | str = "cpu"
+) -> UInt8[Tensor, "n 3 h w"]:
+    """Rows of images whose latents lead from one sample to another of the same class.
+
+    Args:
+        generator: In evaluation mode, on `device`.
+        num_rows: Row `r` is of class `r`, where there are classes.
+        num_columns: Two or more.
+        device: Where they are made.
+
+    Returns:
+        `num_rows * num_columns` images, row by row.
+    """
+    num_ends, width = 2 * num_rows, generator.latent_dim
+    ends = normal_rows(0, "sample", torch.arange(num_ends), width).to(device)
+    z = torch.stack([great_circle(a, b, num_columns) for a, b in ends.split(2)])
+    labels = None
+    if generator.num_classes is not None:
+        classes = torch.arange(num_rows, device=device) % generator.num_classes
+        labels = classes.repeat_interleave(num_columns)
+    with torch.no_grad():
+        return to_uint8(generator(rearrange(z, "r k z -> (r k) z"), labels).float())

@@ -1,0 +1,1 @@
+"""Pretraining of encoders: NAC and the methods it is compared to."""

@@ -1,0 +1,235 @@
+"""From the options of pretraining to its encoder, views, images and update."""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from nacgen.data.augment import ViewPolicy
+from nacgen.data.datasets import Dataset, load_splits
+from nacgen.data.stream import ImageStream
+from nacgen.errors import ConfigurationError, DataError
+from nacgen.functional.nac import flip_probability_of_capacity
+from nacgen.models.encoder import NACEncoder
+from nacgen.pretraining.distillhash import DistillHashUpdate
+from nacgen.pretraining.momentum import MomentumEncoder
+from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
+from nacgen.pretraining.options import PretrainConfig, ViewConfig
+from nacgen.pretraining.simclr import SimCLRUpdate
+from nacgen.pretraining.supervised import CodeClassifier, SupervisedUpdate
+from nacgen.probes.retrieval.protocols import load_protocol
+from nacgen.system.randomness import seeded
+from nacgen.training.loop import TrainingResult
+from nacgen.training.optimizers import build_optimizer
+from nacgen.training.update import Update
+
+
+def build_encoder(config: PretrainConfig) -> NACEncoder:
+    """The encoder that a run starts from.
+
+    Args:
+        config: Options of pretraining.
+
+    Returns:
+        The encoder of `config.encoder`, or a fresh one that is a function of the seed.
+
+    Raises:
+        ConfigurationError: An option of the model is out of range.
+        CheckpointError: `config.encoder` cannot be loaded.
+    """
+    if config.encoder is not None:
+        encoder = NACEncoder.from_pretrained(config.encoder)
+    else:
+        options = asdict(config.model)
+        capacity, _ = options.pop("capacity"), options.pop("compile")
+        if capacity is not None:
+            try:
+                options["flip_probability"] = flip_probability_of_capacity(
+                    capacity, config.model.code_dim
+                )
+            except ValueError as error:
+                raise ConfigurationError(f"model.capacity: {error}") from error
+        with seeded(config.seed, "encoder"):
+            encoder = NACEncoder(**options)
+    if config.objective != "nac":  # a posterior has no part in the loss
+        for name, parameter in encoder.named_parameters():
+            if name.startswith("posterior"):  # else a process group would wait for its gradient
+                parameter.requires_grad_(False)
+    return encoder.to(memory_format=torch.channels_last)  # half as fast again on CPUs
+
+
+def pretraining_cost(
+    config: PretrainConfig, encoder: NACEncoder, result: TrainingResult, hardware: str
+) -> dict[str, Any] | None:
+    """What an encoder's weights have cost by the end of a run, see `NACEncoder.pretraining`.
+
+    Args:
+        config: Options of the run.
+        encoder: The encoder, with the cost of what the run started from.
+        result: How the run ended.
+        hardware: What it computed on, in words.
+
+    Returns:
+        The cost; that of the encoder that the run started from is added, and where it is not known, None.
+    """
+    cost = {"images": result.images_seen, "seconds": round(result.seconds, 1)}
+    if config.encoder is None:
+        return cost | {"hardware": hardware}
+    before = encoder.pretraining
+    if before is None:
+        return None
+    return {
+        "images": before["images"] + cost["images"],
+        "seconds": before["seconds"] + cost["seconds"],
+        "hardware": ", then ".join(dict.fromkeys([before["hardware"], hardware])),
+    }
+
+
+def build_views(views: ViewConfig) -> ViewPolicy:
+    """How views are drawn.
+
+    Args:
+        views: Options.
+
+    Returns:
+        The policy.
+    """
+    return ViewPolicy(
+        crop_scale=(views.smallest_crop, 1.0),
+        flip=views.flip,
+        jitter=views.jitter,
+        saturation=views.jitter,
+        hue=views.hue,
+        greyscale_probability=views.greyscale_probability,
+        size=views.size,
+    )
+
+
+def load_training_images(config: PretrainConfig) -> tuple[Dataset, Dataset]:
+    """The images to train on, and held-out ones to look at the encoder with.
+
+    Args:
+        config: Options of pretraining.
+
+    Returns:
+        Train and test split of the dataset, or training images and queries of a retrieval protocol. For
+        DistillHash the training images are thinned to the number whose pairs are labelled.
+
+    Raises:
+        DataError: They cannot be had, or the objective needs labels and there are none.
+        ConfigurationError: The protocol is unknown or does not fit the dataset.
+    """
+    train, test = load_splits(
+        config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
+    )
+    if config.protocol is not None:
+        train, test = load_protocol(config.protocol, train, test, config.seed)
+    if config.objective == "supervised" and train.labels is None:
+        raise DataError(
+            f"a supervised encoder needs labels, but {config.dataset} has none. Put the images of each "
+            "class into a subfolder of its own."
+        )
+    limit = config.distillhash.num_images
+    if config.objective == "distillhash" and len(train) > limit:
+        train = train.subset(torch.linspace(0, len(train) - 1, limit).long())
+    return train, test
+
+
+def build_update(
+    config: PretrainConfig,
+    accelerator: Accelerator,
+    encoder: NACEncoder,
+    views: ViewPolicy,
+    stream: ImageStream,
+    images: Dataset,
+) -> Update:
+    """The update of the configured objective.
+
+    Args:
+        config: Options of pretraining.
+        accelerator: Prepared for this run.
+        encoder: To be trained, on the accelerator's device.
+        views: How views are drawn.
+        stream: Of the training images.
+        images: The training images.
+
+    Returns:
+        The update.
+
+    Raises:
+        ConfigurationError: A process would get a single image, or the optimizer's options do not fit.
+    """
+    if stream.local_size < 2:
+        raise ConfigurationError(
+            f"each process needs two images or more in a batch for BatchNorm, got {config.batch_size} for "
+            f"{accelerator.num_processes} processes. Raise --batch-size."
+        )
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        encoder.backbone = encoder.backbone.synchronized()
+        encoder.code_head = nn.SyncBatchNorm.convert_sync_batchnorm(encoder.code_head)
+        if encoder.posterior_head is not None:
+            encoder.posterior_head = nn.SyncBatchNorm.convert_sync_batchnorm(encoder.posterior_head)
+    optim = config.optim
+
+    def optimizer(module: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(
+            optim.name,
+            module,
+            optim.learning_rate,
+            optim.weight_decay,
+            reference=optim.reference,
+        )
+
+    keys = None
+    if config.queue.size:
+        keys = MomentumEncoder(encoder, config.queue.size, config.queue.momentum, config.batch_size)
+    if config.model.compile and config.objective != "supervised":
+        encoder.compile(dynamic=False)
+    match config.objective:
+        case "nac" if keys is not None:
+            return NACQueueUpdate(
+                accelerator,
+                encoder,
+                optimizer(encoder),
+                views,
+                config.nac.relaxation,
+                config.nac.num_draws,
+                keys=keys,
+                code_penalty=config.nac.code_penalty,
+                divide=config.nac.divide,
+            )
+        case "nac":
+            return NACUpdate(
+                accelerator,
+                encoder,
+                optimizer(encoder),
+                views,
+                config.nac.relaxation,
+                config.nac.num_draws,
+            )
+        case "simclr":
+            return SimCLRUpdate(
+                accelerator, encoder, optimizer(encoder), views, config.temperature, keys
+            )
+        case "distillhash":
+            return DistillHashUpdate(
+                accelerator,
+                encoder,
+                optimizer(encoder),
+                views,
+                stream,
+                images,
+                distill_at=int(config.distillhash.noisy_share * config.total_images),
+                num_neighbours=config.distillhash.num_neighbours,
+                quantization_weight=config.distillhash.quantization_weight,
+            )
+        case "supervised":
+            assert images.labels is not None  # load_training_images refuses a dataset without
+            with seeded(config.seed, "classifier"):
+                classifier = CodeClassifier(encoder, len(images.class_names))
+            classifier.to(accelerator.device)
+            if config.model.compile:
+                classifier.compile(dynamic=False)
+            return SupervisedUpdate(accelerator, classifier, optimizer(classifier), views)

@@ -1,0 +1,94 @@
+"""A momentum encoder and a queue of what it said, for objectives that need more keys than a batch has.
+
+Source:
+    He et al. 2020, arXiv:1911.05722.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nacgen.data.stream import Batch
+from nacgen.errors import ConfigurationError
+from nacgen.models.encoder import NACEncoder
+from nacgen.system.processes import gather_rows
+from nacgen.system.randomness import generator
+
+
+class MomentumEncoder(nn.Module):
+    """An average of an encoder's weights and buffers, with a queue of the code logits it gave.
+
+    The queue holds the newest rows of all processes and is the same on each of them. Where a row stands is
+    a function of the position in the stream, so nothing but the rows is saved.
+
+    Args:
+        encoder: The one that trains.
+        queue_size: Rows; any number that takes both views of a global batch.
+        momentum: Weight of the past in an average of one step's distance, in [0, 1).
+        batch_size: Images in a step over all processes.
+
+    Raises:
+        ConfigurationError: The queue is smaller than a batch's two views, or momentum out of range.
+    """
+
+    queue: Tensor
+
+    def __init__(
+        self, encoder: NACEncoder, queue_size: int, momentum: float, batch_size: int
+    ) -> None:
+        super().__init__()
+        if queue_size < 2 * batch_size:
+            raise ConfigurationError(
+                f"a queue must take both views of a batch, {2 * batch_size} rows or more, got {queue_size}. "
+                "Raise --queue.size or lower --batch-size."
+            )
+        if not 0 <= momentum < 1:
+            raise ConfigurationError(f"momentum must lie in [0, 1), got {momentum}. 0.99 is usual.")
+        self.average = AveragedModel(
+            encoder, multi_avg_fn=get_ema_multi_avg_fn(momentum), use_buffers=True
+        )
+        self.average.requires_grad_(False)
+        self.average.n_averaged.fill_(1)  # it is a copy already; its first step is an average too
+        # Random at first, as in MoCo: nothing that an objective could learn from.
+        draw = generator(0, "queue")
+        self.register_buffer("queue", torch.randn(queue_size, encoder.code_dim, generator=draw))
+
+    @torch.no_grad()
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """What the average says of this process's views.
+
+        BatchNorm uses the batch, as in the encoder that trains, so both speak of the same scale.
+
+        Args:
+            views: `(2b, 3, h, w)` in [-1, 1].
+
+        Returns:
+            Code logits `(2b, k)` and posterior logits `(2b, k)`.
+        """
+        self.average.train()
+        code_logits, posterior_logits = self.average(views)
+        return code_logits.float(), posterior_logits.float()
+
+    def push(self, code_logits: Tensor, batch: Batch) -> Tensor:
+        """Let the queue take a batch's rows in place of its oldest.
+
+        Args:
+            code_logits: Of this process's views, `(2b, k)`.
+            batch: Gives the position in the stream.
+
+        Returns:
+            All rows that came from images, the new ones included, `(n, k)`.
+        """
+        fresh = gather_rows(code_logits)
+        size, pushed = len(self.queue), 2 * batch.images_seen
+        rows = (pushed + torch.arange(len(fresh), device=fresh.device)) % size
+        self.queue[rows] = fresh
+        return self.queue[: min(size, pushed + len(fresh))].clone()
+
+    def follow(self, encoder: NACEncoder) -> None:
+        """Move the average towards the encoder.
+
+        Args:
+            encoder: The one that trains.
+        """
+        self.average.update_parameters(encoder)

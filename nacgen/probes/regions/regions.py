@@ -1,0 +1,192 @@
+"""Linear regions of a ReLU network along segments between images.
+
+A ReLU network is linear wherever no ReLU switches, so the regions that a straight segment crosses say how finely
+the network divides the space between two images. Within an augmentation orbit (between two views of one image)
+an invariant network crosses few; between images one that tells them apart crosses many.
+
+Regions are those of the activation pattern: two neighbours may, exceptionally, share their linear map.
+
+Source:
+    Park et al. 2021, arXiv:2112.04014; Hanin & Rolnick 2019, arXiv:1906.00904, for regions along lines.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from nacgen.data.augment import ViewPolicy, random_view
+from nacgen.data.pixels import to_float
+from nacgen.data.stream import Batch
+from nacgen.probes.features import require_eval
+from nacgen.probes.labelled import check_features
+from nacgen.probes.regions.crossings import sampled_crossings, segment_crossings
+from nacgen.probes.regions.patterns import (
+    Network,
+    PatternCount,
+    count_patterns,
+    naswot,
+    visit_relus,
+)
+from nacgen.system.randomness import generator
+
+Method = Literal["exact", "sampled"]
+NASWOT_BATCH = 128
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class SegmentCrossings:
+    """Regions crossed along segments of one kind.
+
+    Args:
+        mean: Breakpoints of a segment; it passes through one region more.
+        standard_error: Of the mean.
+        num_segments: Segments measured.
+        mean_length: Euclidean length of a segment, pixels in [-1, 1].
+    """
+
+    mean: float
+    standard_error: float
+    num_segments: int
+    mean_length: float
+
+
+@dataclass(frozen=True)
+class RegionReport:
+    """How finely a network divides the space of images.
+
+    Args:
+        between: Along segments between different images.
+        within_orbit: Along segments between two views of one image.
+        output_codes: Patterns of the output's signs; the activation codes when the output is code logits.
+        last_relu: Patterns of the last ReLU's units; a head's hidden units when the output is code logits.
+        naswot: Log-determinant of the kernel of whole-network patterns, see `patterns.naswot`.
+        protocol: Everything that changes the figures.
+    """
+
+    between: SegmentCrossings
+    within_orbit: SegmentCrossings
+    output_codes: PatternCount
+    last_relu: PatternCount
+    naswot: float
+    protocol: dict[str, Any]
+
+    def __str__(self) -> str:
+        """A few lines for a terminal."""
+        at_least = "at least " if self.protocol["method"] == "sampled" else ""
+        lines = [
+            f"{name}: {at_least}{part.mean:,.0f} crossings (standard error {part.standard_error:,.0f}, "
+            f"{part.num_segments} segments, mean length {part.mean_length:.1f})"
+            for name, part in (
+                ("between images", self.between),
+                ("within an orbit", self.within_orbit),
+            )
+        ]
+        lines += [
+            f"{name}: {part.distinct} distinct of {part.num_images}, effective number {part.effective:.1f}"
+            for name, part in (
+                ("output codes", self.output_codes),
+                ("last ReLU's patterns", self.last_relu),
+            )
+        ]
+        return "\n".join([*lines, f"NASWOT {self.naswot:.1f}"])
+
+
+def measure_regions(
+    network: Network,
+    images: UInt8[Tensor, "n 3 h w"],
+    views: ViewPolicy,
+    *,
+    num_segments: int = 128,
+    seed: int = 0,
+    method: Method = "exact",
+    num_points: int = 512,
+    device: torch.device | str = "cpu",
+) -> RegionReport:
+    """Measure a network's regions between images and within augmentation orbits.
+
+    Args:
+        network: As `segment_crossings` takes it, in evaluation mode and on `device`. With
+            `encoder.piecewise_linear_logits` the output's signs are the activation code and the last ReLU is that
+            of the head's hidden units.
+        images: Pixels, 0 to 255; all of them are told apart by their patterns.
+        views: How the two views that span an orbit's segment are drawn.
+        num_segments: Of each kind; their ends are drawn from the images.
+        seed: Of the draws: networks measured with one seed meet the same segments.
+        method: `"exact"` or `"sampled"`, a lower bound for large networks.
+        num_points: Of a segment when it is sampled.
+        device: Where to compute.
+
+    Returns:
+        The figures and their protocol.
+
+    Raises:
+        ValueError: As `segment_crossings`; or there are fewer than two images or segments; or the method is
+            unknown; or the network's output is not finite.
+    """
+    require_eval(network)
+    if method not in ("exact", "sampled"):
+        raise ValueError(f"method must be exact or sampled, got {method!r}.")
+    for name, number in (("images", len(images)), ("num_segments", num_segments)):
+        if number < 2:
+            raise ValueError(f"{name} must be two or more, got {number}. Give more.")
+
+    def count(start: Tensor, end: Tensor) -> SegmentCrossings:
+        if method == "exact":
+            crossings = segment_crossings(network, start, end)
+        else:
+            crossings = sampled_crossings(network, start, end, num_points)
+        error = float(crossings.double().std()) / math.sqrt(len(crossings))
+        length = (end - start).flatten(1).norm(dim=1).mean()
+        return SegmentCrossings(
+            float(crossings.double().mean()), error, len(crossings), float(length)
+        )
+
+    ends = (generator(seed, "region_start"), generator(seed, "region_end"))
+    first = torch.randint(len(images), (num_segments,), generator=ends[0])
+    other = torch.randint(len(images) - 1, (num_segments,), generator=ends[1])
+    second = other + (other >= first)  # any image but the first
+    batch = Batch(images[first].to(device), None, seed, 0, num_segments, 0)
+    order = torch.randperm(len(images), generator=generator(seed, "region_naswot"))
+    chosen = order[:NASWOT_BATCH]
+    outputs, last_relu = _patterns(network, images, device)
+    return RegionReport(
+        between=count(to_float(images[first].to(device)), to_float(images[second].to(device))),
+        within_orbit=count(
+            random_view(batch, views, "region_view_1"), random_view(batch, views, "region_view_2")
+        ),
+        output_codes=count_patterns(outputs),
+        last_relu=count_patterns(last_relu),
+        naswot=naswot(network, to_float(images[chosen].to(device))),
+        protocol={
+            "method": method,
+            "num_points": num_points if method == "sampled" else None,
+            "num_segments": num_segments,
+            "seed": seed,
+            "num_images": len(images),
+            "naswot_images": len(chosen),
+            "views": str(views),
+        },
+    )
+
+
+def _patterns(
+    network: Network, images: Tensor, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Signs of the output and patterns of the last ReLU, (n, k) and (n, u)."""
+    outputs, last_relu = [], []
+    for chunk in images.split(CHUNK):
+        seen: list[Tensor] = []
+
+        def keep(pre_activation: Tensor, seen: list[Tensor] = seen) -> None:
+            seen[:] = [(pre_activation > 0).flatten(1).cpu()]
+
+        output = visit_relus(network, to_float(chunk.to(device)), keep)
+        check_features("the network's outputs", output)
+        outputs.append((output >= 0).flatten(1).cpu())
+        last_relu += seen
+    return torch.cat(outputs), torch.cat(last_relu)

@@ -1,0 +1,171 @@
+"""Linear regions on a plane through three images, for pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import count
+from typing import Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nacgen.probes.regions.patterns import Network, visit_relus
+from nacgen.system.randomness import generator
+
+Part = Literal["network", "last_relu", "code"]
+MARGIN = 0.12  # around the images, as a share of the picture's side
+CHUNK = 512
+SKETCH_DIM = 64  # patterns are compared by so many random projections
+
+
+@dataclass(frozen=True)
+class RegionSlice:
+    """The regions that the pixels of a plane lie in.
+
+    Args:
+        region_ids: Region of each pixel, 0 to `num_regions - 1`, the largest first; the first row is the upper
+            one.
+        likeness: Of each region, the pattern's place along the three main directions in which patterns vary,
+            -1 to 1: near for regions whose patterns differ in few bits.
+        corners: Column and row of the three images, in pixels.
+        num_regions: Regions met by a pixel; smaller ones lie between pixels.
+        part: Whose patterns tell regions apart.
+        zoom: Magnification about the mean of the three images.
+    """
+
+    region_ids: Int64[Tensor, "r r"]
+    likeness: Float[Tensor, "g 3"]
+    corners: Float[Tensor, "3 2"]
+    num_regions: int
+    part: Part
+    zoom: float
+
+
+def slice_regions(
+    network: Network,
+    images: Float[Tensor, "3 c h w"],
+    resolution: int = 256,
+    part: Part = "network",
+    zoom: float = 1.0,
+) -> RegionSlice:
+    """Find the regions that a plane through three images cuts.
+
+    Args:
+        network: A module, a method of one (`encoder.code_logits`) or a function, in evaluation mode.
+        images: As the network takes them, on its device; not on one line.
+        resolution: Pixels of a side; the network is run for each of `resolution**2`.
+        part: `"network"`: patterns of all ReLUs, linear regions; `"last_relu"`: of the last one; `"code"`:
+            signs of the output, the activation codes where it is code logits.
+        zoom: Magnification. A plane cuts so many regions of a whole network that only a small window shows
+            them.
+
+    Returns:
+        The region of each pixel.
+
+    Raises:
+        ValueError: The images lie on one line or are not finite, a number is out of range, the part is unknown,
+            or the network is in training mode or has no ReLU.
+    """
+    if part not in ("network", "last_relu", "code"):
+        raise ValueError(f"part must be network, last_relu or code, got {part!r}.")
+    if resolution < 2 or not zoom > 0:
+        raise ValueError(
+            f"resolution must be 2 or more and zoom above 0, got {resolution} and {zoom}."
+        )
+    pixels, corners = _plane(images, resolution, zoom)
+    reader = _PatternReader()
+    for chunk in pixels.split(CHUNK):
+        if part == "network":
+            visit_relus(network, chunk, reader.start(len(chunk)))
+            continue
+        last: list[Tensor] = []
+
+        def keep(pre_activation: Tensor, last: list[Tensor] = last) -> None:
+            last[:] = [pre_activation]
+
+        output = visit_relus(network, chunk, keep)
+        # codes count a logit of exactly zero as +1, ReLUs as off
+        reader.start(len(chunk))(last[0] if part == "last_relu" else (output >= 0).float())
+    region_ids, likeness = reader.regions(resolution)
+    return RegionSlice(region_ids, likeness, corners, len(likeness), part, zoom)
+
+
+class _PatternReader:
+    """Names and sketches the patterns of images chunk by chunk, without holding them."""
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+        self.sketches: list[Tensor] = []
+        self.digests: list[blake2b] = []
+        self.directions: list[Tensor] = []
+
+    def start(self, num_images: int) -> Callable[[Tensor], None]:
+        """Begin a chunk; the function returned takes the layers of its patterns in order."""
+        self._finish()
+        self.digests = [blake2b(digest_size=16) for _ in range(num_images)]
+        self.sketches.append(torch.zeros(num_images, SKETCH_DIM))
+        layer = count()
+        return lambda values: self._read((values > 0).flatten(1).cpu(), next(layer))
+
+    def _read(self, is_on: Tensor, layer: int) -> None:
+        for digest, bits in zip(self.digests, np.packbits(is_on.numpy(), axis=1), strict=True):
+            digest.update(bits.tobytes())
+        if layer == len(self.directions):
+            draw = generator(0, "region_sketch", layer)
+            self.directions.append(torch.randn(is_on.shape[1], SKETCH_DIM, generator=draw))
+        self.sketches[-1] += torch.where(is_on, 1.0, -1.0) @ self.directions[layer]
+
+    def _finish(self) -> None:
+        self.names += [digest.digest() for digest in self.digests]
+        self.digests = []
+
+    def regions(self, resolution: int) -> tuple[Tensor, Tensor]:
+        """Region of each pixel and likeness of each region."""
+        self._finish()
+        _, pixel, inverse, size = np.unique(
+            np.array(self.names, dtype="V16"),
+            return_index=True,
+            return_inverse=True,
+            return_counts=True,
+        )
+        order = np.lexsort((pixel, -size))  # the largest first, then by first appearance
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        ids = rearrange(torch.from_numpy(rank[inverse]), "(y x) -> y x", y=resolution)
+        sketches = torch.cat(self.sketches).double()
+        rounding = 1e-6 * sketches.abs().max()
+        sketches -= sketches.mean(0)
+        along = sketches @ torch.linalg.svd(sketches, full_matrices=False).Vh[:3].T  # (p, 3)
+        along /= along.std(0).clamp_min(rounding)  # not below: a single region has no directions
+        return ids.long(), along[torch.from_numpy(pixel[order])].tanh().float()
+
+
+def _plane(images: Tensor, resolution: int, zoom: float) -> tuple[Tensor, Tensor]:
+    """Images at the pixels of a plane, (r r) c h w, and where the three lie in it, in pixels."""
+    if not images.isfinite().all():
+        raise ValueError(
+            f"images must be finite, but {int((~images.isfinite()).sum())} values are not."
+        )
+    exact = images.double()
+    middle = exact.mean(0)
+    first, second = (exact[1] - exact[0]).flatten(), (exact[2] - exact[0]).flatten()
+    across = first / first.norm()
+    up = second - (second @ across) * across
+    if not up.norm() > 1e-6 * second.norm():
+        raise ValueError(
+            "images must span a plane, but the three lie on one line. Choose three different images."
+        )
+    axes = torch.stack([across, up / up.norm()], dim=1)  # (d, 2)
+    places = (exact - middle).flatten(1) @ axes
+    side = 2 * float(places.abs().max()) / (1 - 2 * MARGIN) / zoom
+    ticks = (
+        (torch.arange(resolution, dtype=torch.float64, device=images.device) + 0.5) / resolution
+        - 0.5
+    ) * side
+    grid = torch.cartesian_prod(-ticks, ticks).flip(1)  # rows from above, (r r) 2 as (x, y)
+    pixels = (grid @ axes.T).unflatten(1, middle.shape) + middle
+    corners = (places * places.new_tensor([1.0, -1.0]) / side + 0.5) * resolution - 0.5
+    return pixels.to(images.dtype), corners.cpu().float()

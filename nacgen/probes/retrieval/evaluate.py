@@ -1,0 +1,211 @@
+"""How well binary codes retrieve images of the same class: mean average precision and what belongs to it.
+
+```python
+images, protocol = open_protocol("split", *load_splits("digits"))
+codes, labels = extract(encoder.codes, images), images.labels
+result = evaluate_retrieval(
+    *(codes[protocol.query], labels[protocol.query]),
+    *(codes[protocol.gallery], labels[protocol.gallery]),
+    protocol=protocol,
+)
+```
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from nacgen.errors import DataError
+from nacgen.functional.hamming import Neighbours, Ranking, nearest_codes
+from nacgen.functional.hashing import Labels, distance_counts, stable_average_precision
+from nacgen.functional.ranking import (
+    DistanceCounts,
+    average_precision,
+    precision_at,
+    precision_recall,
+    precision_within,
+)
+from nacgen.probes.retrieval.index import RetrievalProtocol
+
+NUM_ITEMS = (1, 10, 100, 1_000)  # at which precision is reported, where the gallery has so many
+TOP = 1_000
+RADIUS = 2
+
+
+@dataclass(frozen=True)
+class PrecisionRecallCurve:
+    """All pairs up to each distance retrieved, pooled over queries; from the smallest distance that occurs.
+
+    Args:
+        distances: Hamming distances, rising.
+        precision: Share of relevant pairs among those retrieved.
+        recall: Share of retrieved pairs among the relevant ones.
+    """
+
+    distances: tuple[int, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """What codes retrieve, means over all queries.
+
+    Args:
+        mean_average_precision: Expected value over all orders of tied items, over the whole gallery, or over
+            the first `protocol["top"]` items.
+        mean_average_precision_stable: The same with ties in the order of the gallery's indices.
+        mean_average_precision_at_1000: Expected value over the first 1,000 items, None for smaller galleries.
+        precision_at: Share of relevant items among the first N, by N, expected over ties.
+        precision_within_radius_2: Share of relevant items within Hamming distance 2, 0 for an empty ball.
+        num_empty_balls: Queries with nothing within distance 2.
+        curve: Precision and recall over distances.
+        chance: Mean share of relevant items in the gallery, what codes without information give.
+        protocol: All that decides the figures apart from the codes.
+    """
+
+    mean_average_precision: float
+    mean_average_precision_stable: float
+    mean_average_precision_at_1000: float | None
+    precision_at: dict[str, float]
+    precision_within_radius_2: float
+    num_empty_balls: int
+    curve: PrecisionRecallCurve
+    chance: float
+    protocol: dict[str, Any]
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        settings, lost = self.protocol, self.protocol["num_queries_without_relevant"]
+        ranked = "" if settings["top"] is None else f"@{settings['top']}"
+        counted = f"; {lost} queries without a relevant item count as 0" if lost else ""
+        return (
+            f"{settings['name']}, {settings['code_dim']} bits: mAP{ranked} "
+            f"{self.mean_average_precision:.3f} (chance {self.chance:.3f}), precision within radius 2 "
+            f"{self.precision_within_radius_2:.3f} ({self.num_empty_balls} of "
+            f"{settings['num_queries']} balls empty){counted}"
+        )
+
+
+def evaluate_retrieval(
+    query_codes: Bool[Tensor, "q k"],
+    query_labels: Labels,
+    gallery_codes: Bool[Tensor, "n k"],
+    gallery_labels: Labels,
+    *,
+    protocol: RetrievalProtocol | str = "unnamed",
+    top: int | None = None,
+    ranking: Ranking = "hamming",
+    allow_queries_without_relevant: bool = False,
+) -> RetrievalResult:
+    """Rank the gallery for each query by Hamming distance, and say what the ranking is worth.
+
+    Args:
+        query_codes: One row a query.
+        query_labels: Classes `(q,)`, where equal ones are relevant, or multi-hot `(q, c)`, where any shared
+            label is.
+        gallery_codes: One row an item.
+        gallery_labels: The same kind.
+        protocol: Where the queries and the gallery come from, for the record: what `build_protocol` gave, or a
+            name for images that were chosen otherwise.
+        top: Only so many first items count for the mean average precision. Absent: as the protocol says.
+        ranking: `"hamming"`, or `"reference"`, see `nacgen.functional.hashing.distance_counts`.
+        allow_queries_without_relevant: Let queries without a relevant item count as 0.
+
+    Returns:
+        The figures; `protocol["num_queries_without_relevant"]` says how many queries had no relevant item.
+
+    Raises:
+        DataError: A query has no relevant item and that is not allowed, none has one, or the codes are not as
+            many as the protocol's.
+        ValueError: Codes or labels are missing, of unequal length or of the wrong kind, or `top` is below one.
+    """
+    origin: dict[str, Any] = {"name": protocol, "seed": None, "fingerprint": None}
+    if isinstance(protocol, RetrievalProtocol):
+        _check_sizes(protocol, len(query_codes), len(gallery_codes))
+        top = protocol.top if top is None else top
+        origin = {key: getattr(protocol, key) for key in origin}
+    counts = distance_counts(query_codes, query_labels, gallery_codes, gallery_labels, ranking)
+    num_queries, num_gallery = len(query_codes), len(gallery_codes)
+    num_lost = _check_relevant(counts, allow_queries_without_relevant)
+    stable = stable_average_precision(
+        query_codes, query_labels, gallery_codes, gallery_labels, top, ranking
+    )
+    ball, curve = precision_within(counts, RADIUS), precision_recall(counts)
+    return RetrievalResult(
+        mean_average_precision=_mean(average_precision(counts, top)),
+        mean_average_precision_stable=_mean(stable),
+        mean_average_precision_at_1000=(
+            _mean(average_precision(counts, TOP)) if num_gallery >= TOP else None
+        ),
+        precision_at={
+            str(num): _mean(precision_at(counts, num)) for num in NUM_ITEMS if num <= num_gallery
+        },
+        precision_within_radius_2=_mean(ball.precision),
+        num_empty_balls=int(ball.is_empty.sum()),
+        curve=PrecisionRecallCurve(*(tuple(part.tolist()) for part in curve)),
+        chance=_mean(counts.relevant.sum(1).double() / num_gallery),
+        protocol={
+            **origin,
+            "num_queries": num_queries,
+            "num_gallery": num_gallery,
+            "code_dim": query_codes.shape[1],
+            "top": top,
+            "average_precision_over": "relevant items among those ranked",
+            "ranking": ranking,
+            "ties": "expected value over all orders",
+            "relevant": "equal class" if query_labels.ndim == 1 else "any shared label",
+            "num_queries_without_relevant": num_lost,
+        },
+    )
+
+
+def nearest_neighbours(
+    query_codes: Bool[Tensor, "q k"], gallery_codes: Bool[Tensor, "n k"], num_neighbours: int
+) -> Neighbours:
+    """The nearest gallery items of each query in Hamming distance, ties by gallery index.
+
+    Args:
+        query_codes: One row a query.
+        gallery_codes: One row an item.
+        num_neighbours: Items for each query, at most the gallery.
+
+    Returns:
+        `(indices, distances)`, both `(q, m)`, nearest first.
+
+    Raises:
+        ValueError: There are fewer items, or the codes are no bits of one length.
+    """
+    return nearest_codes(query_codes, gallery_codes, num_neighbours)
+
+
+def _check_sizes(protocol: RetrievalProtocol, num_queries: int, num_gallery: int) -> None:
+    if (num_queries, num_gallery) != (len(protocol.query), len(protocol.gallery)):
+        raise DataError(
+            f"{protocol.name} has {len(protocol.query)} queries and {len(protocol.gallery)} gallery items, got "
+            f"codes of {num_queries} and {num_gallery}. Take codes[protocol.query] and codes[protocol.gallery]."
+        )
+
+
+def _check_relevant(counts: DistanceCounts, is_allowed: bool) -> int:
+    """Number of queries without a relevant item."""
+    is_lost = counts.relevant.sum(1) == 0
+    num_lost = int(is_lost.sum())
+    if num_lost and not is_allowed:
+        raise DataError(
+            f"each query needs a relevant item in the gallery, but {num_lost} of {len(is_lost)} have none, the "
+            f"first is query {int(is_lost.nonzero()[0])}. Choose other queries, or pass "
+            "allow_queries_without_relevant=True to count them as 0."
+        )
+    if num_lost == len(is_lost):
+        raise DataError(
+            f"some query needs a relevant item in the gallery, but none of {num_lost} has one. Check that "
+            "queries and gallery come from one dataset."
+        )
+    return num_lost
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())

@@ -1,0 +1,267 @@
+"""Which images are queries, gallery and training images: retrieval protocols by name, as index files.
+
+Figures of different protocols are never comparable, so a protocol's name, seed and fingerprint go with every
+figure. Indices refer to one dataset, all of its splits one after the other, train first; or to the dataset's
+own order where a part of it was held out for want of a test split (but for `split`, which keeps that part last).
+
+| name | images | queries | gallery | for training | ranked |
+| --- | --- | --- | --- | --- | --- |
+| `cifar10-10k` | 60,000 | 1,000 a class | 50,000 | 500 a class | all |
+| `cifar10-1k` | 60,000 | 100 a class | 59,000 | 500 a class | first 1,000 |
+| `flickr25k-25000` | all | 2,000 | 23,000 | 5,000 | all |
+| `flickr25k-24581` | those with a label | 2,000 | 22,581 | 5,000 | all |
+| `flickr25k-20015` | a list that is given | 2,000 | 18,015 | 5,000 | all |
+| `split` | any labelled dataset | its test split or held-out fifth | its train split | the gallery | all |
+
+Training images are part of the gallery.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from nacgen.data.datasets import Dataset, ImageDataset
+from nacgen.data.lazy import LazyImageDataset
+from nacgen.errors import ConfigurationError, DataError
+from nacgen.functional.hashing import Labels
+from nacgen.probes.retrieval.index import (
+    RetrievalProtocol,
+    check_labels,
+    fingerprint_labels,
+    read_protocol,
+)
+from nacgen.system.randomness import generator
+
+CIFAR10_QUERIES = {"cifar10-10k": 1_000, "cifar10-1k": 100}  # of each class
+CIFAR10_TRAINING = 500  # of each class
+FLICKR25K_IMAGES = {
+    "flickr25k-25000": 25_000,
+    "flickr25k-24581": 24_581,
+    "flickr25k-20015": 20_015,
+}
+FLICKR25K_LABELS = 24
+FLICKR25K_QUERIES, FLICKR25K_TRAINING = 2_000, 5_000
+TOP = {"cifar10-1k": 1_000}  # items that are ranked, all where it says nothing
+NAMES = (*CIFAR10_QUERIES, *FLICKR25K_IMAGES, "split")
+INDEX_FILE = ".safetensors"
+
+
+def build_protocol(
+    name: str,
+    labels: Labels,
+    *,
+    seed: int = 0,
+    num_train: int | None = None,
+    kept: Int64[Tensor, " kept"] | None = None,
+) -> RetrievalProtocol:
+    """Draw the images of a protocol.
+
+    Args:
+        name: See the table above.
+        labels: Of the whole dataset, train split first: classes `(n,)` from 0, or multi-hot `(n, c)`.
+        seed: Which images are drawn; `"split"` draws nothing.
+        num_train: For `"split"`, and only there: the size of the train split.
+        kept: For `"flickr25k-20015"`, and only there: indices of the images that belong to it.
+
+    Returns:
+        The protocol.
+
+    Raises:
+        ConfigurationError: The name is unknown, or an argument is missing or not for this protocol.
+        DataError: The labels are not those of the protocol's dataset, or a class has too few images.
+    """
+    if name not in NAMES:
+        raise ConfigurationError(f"protocol must be one of {', '.join(NAMES)}, got {name!r}.")
+    for argument, value, owner in (
+        ("num_train", num_train, "split"),
+        ("kept", kept, "flickr25k-20015"),
+    ):
+        if value is not None and name != owner:
+            raise ConfigurationError(
+                f"{argument} belongs to the protocol {owner}, but came with {name}. Leave it out."
+            )
+    check_labels(labels)
+    if name == "split":
+        query, gallery, train = _split(labels, num_train)
+    elif name in CIFAR10_QUERIES:
+        query, gallery, train = _cifar10(name, labels, seed)
+    else:
+        query, gallery, train = _flickr25k(name, labels, seed, kept)
+    query, gallery, train = (part.sort().values for part in (query, gallery, train))
+    labels_fingerprint = fingerprint_labels(labels)
+    return RetrievalProtocol(
+        name, seed, query, gallery, train, labels_fingerprint, top=TOP.get(name)
+    )
+
+
+def load_protocol(
+    name: str, train: Dataset, test: Dataset, seed: int = 0
+) -> tuple[Dataset, Dataset]:
+    """The images that a protocol trains on, and its queries.
+
+    Args:
+        name: As in `open_protocol`.
+        train: As in `open_protocol`.
+        test: As in `open_protocol`.
+        seed: As in `open_protocol`.
+
+    Returns:
+        Training images and queries.
+
+    Raises:
+        ConfigurationError: As `build_protocol`.
+        DataError: As `open_protocol`.
+    """
+    pooled, protocol = open_protocol(name, train, test, seed)
+    return pooled.subset(protocol.train), pooled.subset(protocol.query)
+
+
+def open_protocol(
+    name: str, train: Dataset, test: Dataset, seed: int = 0
+) -> tuple[Dataset, RetrievalProtocol]:
+    """All images of a dataset, and a protocol on them.
+
+    Args:
+        name: Of a protocol, see the table above, or the path of an index file, which ends in `.safetensors`.
+        train: Train split of a dataset.
+        test: Its test split or held-out fifth, as `nacgen.data.datasets.load_splits` gives them.
+        seed: Which images are drawn; an index file holds its own.
+
+    Returns:
+        The images, and the protocol whose indices refer to them.
+
+    Raises:
+        ConfigurationError: As `build_protocol`.
+        DataError: As `build_protocol`, `pool` or `read_protocol`.
+    """
+    if name == "split":  # the train split first, also where the two were one
+        train, test = replace(train, positions=None), replace(test, positions=None)
+    pooled = pool(train, test)
+    check_labels(pooled.labels)
+    assert pooled.labels is not None
+    if name.endswith(INDEX_FILE):
+        return pooled, read_protocol(name, pooled.labels)
+    num_train = len(train) if name == "split" else None
+    return pooled, build_protocol(name, pooled.labels, seed=seed, num_train=num_train)
+
+
+def pool(train: Dataset, test: Dataset) -> Dataset:
+    """All images of a dataset: what the indices of a protocol refer to.
+
+    Args:
+        train: Train split.
+        test: Test split, or the fifth that was held out of the training images.
+
+    Returns:
+        The dataset, of split `"all"`: the train split first, or in the order that it had before a fifth was
+        held out.
+
+    Raises:
+        DataError: The two are one split, only one of them has labels, or only one is decoded when read.
+    """
+    if test.split == train.split:
+        raise DataError(
+            f"two splits of {train.name} are to be pooled, got {train.split} twice. Take both from load_splits."
+        )
+    labels = None
+    if train.labels is not None and test.labels is not None:
+        labels = torch.cat([train.labels, test.labels])
+    elif train.labels is not None or test.labels is not None:
+        raise DataError(
+            f"both splits of {train.name} must have labels, but only one has. Check its files."
+        )
+    whole: Dataset
+    if isinstance(train, ImageDataset) and isinstance(test, ImageDataset):
+        images = torch.cat([train.images, test.images])
+        whole = replace(train, split="all", images=images, labels=labels, positions=None)
+    elif isinstance(train, LazyImageDataset) and isinstance(test, LazyImageDataset):
+        paths = train.paths + test.paths
+        whole = replace(train, split="all", paths=paths, labels=labels, positions=None)
+    else:
+        raise DataError(
+            f"both splits of {train.name} must be in memory, or both be decoded when read, got one of each. Give "
+            "both the same max_bytes."
+        )
+    if train.positions is None or test.positions is None:
+        return whole
+    return whole.subset(torch.cat([train.positions, test.positions]).argsort())
+
+
+def _split(labels: Tensor, num_train: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    if num_train is None:
+        raise ConfigurationError(
+            "the protocol split needs num_train, the size of the train split, but it is not given. Pass "
+            "num_train=len(train)."
+        )
+    if not 0 < num_train < len(labels):
+        raise ConfigurationError(
+            f"num_train must leave images on both sides of {len(labels)}, got {num_train}. Give the labels of "
+            "both splits, train first."
+        )
+    gallery = torch.arange(num_train)
+    return torch.arange(num_train, len(labels)), gallery, gallery
+
+
+def _cifar10(name: str, labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    if labels.ndim != 1 or len(labels) != 60_000 or int(labels.max()) != 9:
+        raise DataError(
+            f"{name} needs the classes of CIFAR-10's 60,000 images, train and test together, 0 to 9, got labels "
+            f"{tuple(labels.shape)}. For other datasets use the protocol split."
+        )
+    num_queries = CIFAR10_QUERIES[name]
+    query, train = [], []
+    for label in range(10):
+        (members,) = (labels.cpu() == label).nonzero(as_tuple=True)
+        if len(members) < num_queries + CIFAR10_TRAINING:
+            raise DataError(
+                f"{name} takes {num_queries} queries and {CIFAR10_TRAINING} training images of each class, but "
+                f"class {label} has {len(members)} images. Check the labels."
+            )
+        draw = torch.randperm(len(members), generator=generator(seed, f"{name}/{label}"))
+        query.append(members[draw[:num_queries]])
+        train.append(members[draw[num_queries : num_queries + CIFAR10_TRAINING]])
+    queries = torch.cat(query)
+    return queries, _without(len(labels), queries), torch.cat(train)
+
+
+def _flickr25k(
+    name: str, labels: Tensor, seed: int, kept: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    if labels.shape != (25_000, FLICKR25K_LABELS):
+        raise DataError(
+            f"{name} needs the {FLICKR25K_LABELS} potential labels of 25,000 images, bool (25000, 24), got "
+            f"{labels.dtype} {tuple(labels.shape)}. Leave out the stricter labels, the files that end in _r1."
+        )
+    if name == "flickr25k-25000":
+        members = torch.arange(len(labels))
+    elif name == "flickr25k-24581":
+        (members,) = labels.cpu().any(1).nonzero(as_tuple=True)
+    elif kept is None:
+        raise ConfigurationError(
+            "flickr25k-20015 needs kept, the indices of its images, but it is not given: the images were chosen "
+            "by their tags, which the label files do not hold. Take the list from the authors who are to be "
+            "compared with."
+        )
+    else:
+        members = kept.cpu().unique()
+        if len(members) != len(kept) or ((kept < 0) | (kept >= len(labels))).any():
+            raise DataError(
+                f"kept must be different indices from 0 to {len(labels) - 1}, got {len(kept)} indices, "
+                f"{len(members)} of them different. Count from 0."
+            )
+    if len(members) != FLICKR25K_IMAGES[name]:
+        raise DataError(
+            f"{name} has {FLICKR25K_IMAGES[name]} images, got {len(members)}. These are other annotations, or "
+            "another list; their figures would not be comparable."
+        )
+    draw = members[torch.randperm(len(members), generator=generator(seed, name))]
+    gallery = draw[FLICKR25K_QUERIES:]
+    return draw[:FLICKR25K_QUERIES], gallery, gallery[:FLICKR25K_TRAINING]
+
+
+def _without(size: int, indices: Tensor) -> Tensor:
+    rest = torch.ones(size, dtype=torch.bool)
+    rest[indices] = False
+    return rest.nonzero().squeeze(1)

@@ -1,0 +1,1 @@
+"""The ground floor: files, processes, signals, randomness and precision."""

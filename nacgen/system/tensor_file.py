@@ -1,0 +1,265 @@
+"""Reading safetensors that a stranger may have written.
+
+A safetensors file is eight bytes with the length of a header, the header in JSON, and the tensors' bytes. The
+header is checked here, against limits and against what is expected, before a tensor is read and before the
+library sees the file. Files are read into memory: one that is cut off while it is mapped would end the process.
+"""
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from nacgen.errors import CheckpointError
+from nacgen.system.files import open_regular
+
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "F32": torch.float32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F64": torch.float64,
+}
+HEADER_BYTES, BYTES_PER_TENSOR = 1_000_000, 300  # the longest header that is read
+MANY_TENSORS = 10_000  # are provided for where it is not known how many are expected
+MAX_AXES = 16
+ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """What a safetensors file holds.
+
+    Args:
+        tensors: By name, on the CPU.
+        metadata: Texts of its header.
+    """
+
+    tensors: Tensors
+    metadata: dict[str, str]
+
+
+def read_tensor_file(
+    path: str | Path,
+    expected: Mapping[str, Tensor] | None = None,
+    inside: Path | None = None,
+) -> TensorFile:
+    """Read a safetensors file.
+
+    Args:
+        path: The file.
+        expected: Names, shapes and dtypes that it must hold, no more and no less; no tensor is read unless all of
+            it fits. Tensors on the meta device will do. Absent: any.
+        inside: A folder that a link must not lead out of. Absent: it may lead anywhere.
+
+    Returns:
+        Tensors and metadata.
+
+    Raises:
+        CheckpointError: The file cannot be read, is no whole safetensors file, or does not fit; up to ten
+            differences are listed.
+    """
+    try:
+        with open_regular(path, inside) as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            return _read(file, size, str(path), expected)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} must be a file that can be read, but is not ({error}). Give a safetensors file."
+        ) from error
+
+
+def parse_tensor_file(
+    content: bytes, name: str, expected: Mapping[str, Tensor] | None = None
+) -> TensorFile:
+    """As `read_tensor_file`, of bytes in memory.
+
+    Args:
+        content: Of the file.
+        name: Of the file, for messages.
+        expected: As in `read_tensor_file`.
+
+    Returns:
+        Tensors and metadata.
+
+    Raises:
+        CheckpointError: As `read_tensor_file`.
+    """
+    return _read(io.BytesIO(content), len(content), name, expected)
+
+
+def strict_json(text: bytes) -> Any:
+    """Parse JSON without its ambiguities: duplicate keys, NaN and infinity, endless nesting.
+
+    Args:
+        text: UTF-8; whoever reads it limits its length.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: The text is not such JSON.
+    """
+    try:
+        return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights with NaN or infinity in them.
+
+    Args:
+        tensors: By name.
+        source: Where they come from, for the message.
+
+    Raises:
+        CheckpointError: Some are not finite; up to ten are named.
+    """
+    wrong = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point()
+        and not (tensor.float() if tensor.itemsize == 1 else tensor).isfinite().all()
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"all tensors must be finite, but {len(wrong)} in {source} are not: {', '.join(wrong[:10])}. Take a "
+            "checkpoint from before the run diverged."
+        )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def _read(
+    file: io.BufferedIOBase, size: int, name: str, expected: Mapping[str, Tensor] | None
+) -> TensorFile:
+    num_tensors = MANY_TENSORS if expected is None else len(expected)
+    try:
+        head = _read_head(file, size, HEADER_BYTES + BYTES_PER_TENSOR * num_tensors)
+        entries, metadata = _parse_head(head[8:])
+        _check_layout(entries, size - len(head))
+        if expected is not None:
+            _check_fit(entries, expected, name)
+        content = head + file.read(size - len(head))
+        if len(content) != size:
+            raise ValueError(f"it ends after {len(content):,} of {size:,} bytes")
+        tensors = load(content)
+    except (ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{name} is no whole safetensors file ({error}). Save or download it again."
+        ) from error
+    return TensorFile(tensors, metadata)
+
+
+def _read_head(file: io.BufferedIOBase, size: int, longest: int) -> bytes:
+    """The first eight bytes, and the header whose length they give."""
+    head = file.read(8)
+    length = int.from_bytes(head, "little")
+    if len(head) < 8 or length > size - 8:
+        raise ValueError(f"{size:,} bytes cannot hold its header of {length:,} bytes")
+    if length > longest:
+        raise ValueError(f"its header of {length:,} bytes is longer than {longest:,}")
+    return head + file.read(length)
+
+
+def _parse_head(text: bytes) -> tuple[dict[str, _Entry], dict[str, str]]:
+    header = strict_json(text) if text.startswith(b"{") else None
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("its metadata are not texts by name")
+    return {name: _parse_entry(name, entry) for name, entry in header.items()}, metadata
+
+
+def _parse_entry(name: str, entry: Any) -> _Entry:
+    if not isinstance(entry, dict) or set(entry) != ENTRY_KEYS:
+        raise ValueError(f"{name!r:.200} is not described by {', '.join(sorted(ENTRY_KEYS))}")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"{name!r:.200} is of dtype {dtype!r:.50}")
+    if (
+        not _are_sizes(shape)
+        or len(shape) > MAX_AXES
+        or math.prod(max(n, 1) for n in shape) > 2**60
+    ):
+        raise ValueError(f"{name!r:.200} has the shape {shape!r:.100}")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"{name!r:.200} lies at {offsets!r:.100}")
+    num_bytes = math.prod(shape) * DTYPES[dtype].itemsize
+    if offsets[1] - offsets[0] != num_bytes:
+        raise ValueError(f"{name!r:.200} takes {num_bytes:,} bytes, but lies at {offsets!r:.100}")
+    return _Entry(DTYPES[dtype], tuple(shape), *offsets)
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(n) is int and 0 <= n < 2**60 for n in values)
+
+
+def _check_layout(entries: Mapping[str, _Entry], num_bytes: int) -> None:
+    """Every byte behind the header belongs to one tensor."""
+    position = 0
+    for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.end)):
+        if entry.start != position:
+            raise ValueError(f"its tensors overlap or leave a gap at byte {position:,} of its data")
+        position = entry.end
+    if position != num_bytes:
+        raise ValueError(
+            f"its tensors take {position:,} bytes, but {num_bytes:,} follow its header"
+        )
+
+
+def _check_fit(entries: Mapping[str, _Entry], expected: Mapping[str, Tensor], source: str) -> None:
+    differences = [f"{name} is missing" for name in expected if name not in entries]
+    differences += [f"{name} is unexpected" for name in entries if name not in expected]
+    for name, tensor in expected.items():
+        there, shape = entries.get(name), tuple(tensor.shape)
+        if there is not None and there.shape != shape:
+            differences.append(f"{name}: {there.shape} in the file, {shape} in the model")
+        elif there is not None and there.dtype != tensor.dtype:
+            differences.append(f"{name}: {there.dtype} in the file, {tensor.dtype} in the model")
+    if differences:
+        raise CheckpointError(
+            f"{source} does not fit the model, {len(differences)} differences: "
+            f"{'; '.join(f'{difference:.300}' for difference in differences[:10])}. Load it into the model that "
+            "wrote it."
+        )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return values
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,1 @@
+"""VAE training on a transplanted encoder."""

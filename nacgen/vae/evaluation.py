@@ -1,0 +1,286 @@
+"""What is measured and drawn of a VAE: bounds on held-out images, scores of samples, sheets of pictures."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from einops import rearrange, repeat
+from torch import Tensor
+
+from nacgen import metrics
+from nacgen.data.datasets import Dataset
+from nacgen.data.pictures import write_grid
+from nacgen.data.pixels import to_float, to_uint8
+from nacgen.errors import ConfigurationError, DataError
+from nacgen.functional.fidelity import WINDOW, psnr, ssim
+from nacgen.functional.mixture import GaussianMixture
+from nacgen.functional.vae import (
+    active_units,
+    bits_per_dim,
+    gaussian_kl_by_axis,
+    importance_bound,
+    log_importance_weights,
+)
+from nacgen.metrics.collection import ImageSource
+from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.models.vae import VAE
+from nacgen.system.processes import Share
+from nacgen.system.randomness import generator, normal_rows
+from nacgen.training.run_folder import RunFolder
+from nacgen.vae.options import ScoreConfig
+
+BOUNDS = (64, 1_000)  # samples of the importance-weighted bounds
+CHUNK = 250  # images that pass a network at a time
+MOST_LATENTS = 10_000  # training images that the mixture is fitted to
+COLUMNS, ZOOM = 10, 2
+REACH = 3.0  # of a traversal, in standard deviations of the prior
+
+
+class VAEEvaluation:
+    """Measures and draws; every process calls it, and all get the same values.
+
+    Every draw is a function of the image's number, so values depend neither on the batch size nor on the number of
+    processes. Images are the likelihood's expectations, without its noise; reconstructions are of posterior means.
+
+    Args:
+        vae: To be measured.
+        run: The run's folder.
+        accelerator: The run's.
+        config: How to score.
+        extractor: Features that images are compared by.
+        train: The training images, which samples are compared with.
+        held_out: Images that are not trained on, which bounds and reconstructions are measured on.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        run: RunFolder,
+        accelerator: Accelerator,
+        config: ScoreConfig,
+        extractor: FeatureExtractor,
+        train: Dataset,
+        held_out: Dataset,
+    ) -> None:
+        self.vae, self.run, self.accelerator = vae, run, accelerator
+        self.config, self.extractor = config, extractor
+        self.train, self.held_out = train, held_out
+        self.device = accelerator.device
+        if held_out.image_size < WINDOW:
+            raise ConfigurationError(
+                f"images must be {WINDOW} px or more for structural similarity, got {held_out.image_size}. Raise "
+                "--data.image-size."
+            )
+        if len(held_out) < 2:
+            raise DataError(
+                f"a VAE is measured on two held-out images or more, but {held_out.name}/{held_out.split} has "
+                f"{len(held_out)}. Give more images."
+            )
+        self.reference = metrics.ReferenceStatistics.compute(
+            train, extractor, accelerator=accelerator
+        )
+
+    def __call__(self, images_seen: int) -> dict[str, Any]:
+        """The bound and its parts, and the score of samples from the prior; at the end all of `conclude` too.
+
+        Args:
+            images_seen: Position of the run.
+
+        Returns:
+            JSON values; `evaluation` holds the score with its protocol, and bits per dimension.
+        """
+        measured, rate_by_axis = self.measure()
+        self.draw(f"images_{images_seen:08d}", self.from_prior(torch.arange(COLUMNS**2)))
+        evaluation = self.score(self.from_prior, "samples from the prior").to_dict()
+        evaluation["scores"]["bits_per_dim"] = {
+            "value": measured["bits_per_dim"],
+            "settings": {
+                "images": f"{self.held_out.name}/{self.held_out.split}",
+                "num_images": len(self.held_out),
+            },
+        }
+        is_last = images_seen >= self.run.config.total_images
+        ending = self.conclude(rate_by_axis) if is_last else {}
+        return {**measured, **ending, "evaluation": evaluation}
+
+    def conclude(self, rate_by_axis: Tensor) -> dict[str, Any]:
+        """What is measured once, at the end; draws reconstructions, traversals and samples from the mixture.
+
+        Args:
+            rate_by_axis: Of each latent axis, `(z,)`, as `measure` gives it.
+
+        Returns:
+            JSON values.
+        """
+        mixture = self.fit_mixture()
+
+        def from_mixture(indices: Tensor) -> Tensor:
+            draws = normal_rows(0, "mixture", indices, 1 + self.vae.decoder.latent_dim)
+            z = mixture.transport(torch.special.ndtr(draws[:, 0]), draws[:, 1:])
+            return self.decode(z.float())
+
+        results = {
+            "mixture": self.score(from_mixture, f"samples from {self.config.components} Gaussians"),
+            "reconstructions": self.score_reconstructions(),
+        }
+        self.draw("mixture", from_mixture(torch.arange(COLUMNS**2)))
+        columns = min(COLUMNS, len(self.held_out))
+        self.draw("reconstructions", self.reconstruction_sheet(columns), columns)
+        self.draw("traversals", self.traversals(rate_by_axis))
+        name = self.extractor.score_name
+        values = {f"{name}_{kind}": result.scores[name].value for kind, result in results.items()}
+        whole = {f"evaluation_{kind}": result.to_dict() for kind, result in results.items()}
+        return {**self.importance_bounds(), **values, **whole}
+
+    @torch.no_grad()
+    def measure(self) -> tuple[dict[str, float], Tensor]:
+        """Bound, rate and distortion in nats, bits per dimension, active units, PSNR and SSIM.
+
+        Returns:
+            Means over all held-out images, and the rate of each latent axis, `(z,)`.
+        """
+        width = self.vae.decoder.latent_dim
+        totals = torch.zeros(3 + width, dtype=torch.float64, device=self.device)
+        means = metrics.StatsAccumulator(width, self.device)
+        for rows in self._own(len(self.held_out)):
+            pixels = self.held_out.read(rows).to(self.device)
+            images = to_float(pixels)
+            mean, log_variance, outputs = self.vae(
+                images, normal_rows(0, "posterior", rows, width).to(self.device)
+            )
+            means.update(mean)
+            made = to_uint8(self.vae.decoder.images(mean))
+            # Equal images count as if one value were off by one level, not as infinity.
+            most = 10 * math.log10(255**2 * pixels[0].numel())
+            values = [-self.vae.decoder.likelihood(images, outputs)]
+            values += [psnr(pixels, made).clamp_max(most), ssim(pixels, made)]
+            kl = gaussian_kl_by_axis(mean, log_variance)
+            totals += torch.cat([torch.stack(values, dim=1), kl], dim=1).double().sum(dim=0)
+        means.reduce()
+        totals = self.accelerator.reduce(totals, "sum") / len(self.held_out)
+        distortion, mean_psnr, mean_ssim = totals[:3].tolist()
+        rate_by_axis = totals[3:].cpu()
+        rate = float(rate_by_axis.sum())
+        variances = means.result().covariance.diagonal()
+        measured = {
+            "elbo": -(rate + distortion),
+            "rate": rate,
+            "distortion": distortion,
+            "bits_per_dim": bits_per_dim(rate + distortion, 3 * self.held_out.image_size**2),
+            "active_units": int(active_units(variances).sum()),
+            "psnr": mean_psnr,
+            "ssim": mean_ssim,
+        }
+        return measured, rate_by_axis
+
+    @torch.no_grad()
+    def importance_bounds(self) -> dict[str, float]:
+        """Bounds from 1, 64 and 1,000 posterior samples of the first held-out images, in nats.
+
+        Returns:
+            Means over these images, and their number.
+        """
+        number, decoder = min(self.config.bound_images, len(self.held_out)), self.vae.decoder
+        totals = torch.zeros(1 + len(BOUNDS), dtype=torch.float64, device=self.device)
+        for index in torch.cat([torch.empty(0, dtype=torch.int64), *self._own(number)]).tolist():
+            images = to_float(self.held_out.read(torch.tensor([index])).to(self.device))
+            mean, log_variance = self.vae.posterior(images)
+            draw = generator(0, "importance", index)
+            noise = torch.randn(max(BOUNDS), decoder.latent_dim, generator=draw).to(self.device)
+            z = mean + torch.exp(0.5 * log_variance) * noise
+            log_likelihood = torch.cat(
+                [
+                    decoder.likelihood(images.expand(len(part), -1, -1, -1), decoder(part))
+                    for part in z.split(CHUNK)
+                ]
+            )
+            log_weights = log_importance_weights(log_likelihood, z, noise, log_variance[0])
+            rows = rearrange(log_weights.double(), "n -> n 1")
+            totals += torch.cat([importance_bound(rows, k) for k in (1, *BOUNDS)])
+        bounds = (self.accelerator.reduce(totals, "sum") / number).tolist()
+        names = [f"importance_bound_{k}" for k in (1, *BOUNDS)]
+        return dict(zip(names, bounds, strict=True)) | {"bound_images": number}
+
+    @torch.no_grad()
+    def fit_mixture(self) -> GaussianMixture:
+        """A Gaussian mixture over one posterior sample of each training image, of some where there are many."""
+        count = min(len(self.train), MOST_LATENTS)
+        rows = torch.linspace(0, len(self.train) - 1, count).long()
+        latents = []
+        for part in rows.split(
+            CHUNK
+        ):  # on every process all of them: a sum would differ in its last bits
+            mean, log_variance = self.vae.posterior(to_float(self.train.read(part).to(self.device)))
+            noise = normal_rows(0, "aggregate", part, mean.shape[1]).to(self.device)
+            latents.append(mean + torch.exp(0.5 * log_variance) * noise)
+        components = min(self.config.components, count)
+        return GaussianMixture.fit(torch.cat(latents), components, generator(0, "mixture"))
+
+    def score(self, generate: ImageSource, label: str) -> metrics.EvaluationResult:
+        """Score images against the training images."""
+        return metrics.evaluate(
+            generate,
+            self.reference,
+            extractor=self.extractor,
+            num_samples=self.config.num_samples,
+            accelerator=self.accelerator,
+            model_label=label,
+        )
+
+    def score_reconstructions(self) -> metrics.EvaluationResult:
+        """Score the reconstructions of all held-out images against these images."""
+        return metrics.evaluate(
+            lambda indices: self.reconstruct(self.held_out.read(indices)),
+            self.held_out,
+            extractor=self.extractor,
+            num_samples=len(self.held_out),
+            accelerator=self.accelerator,
+            model_label="reconstructions",
+        )
+
+    def from_prior(self, indices: Tensor) -> Tensor:
+        """Images by number, from latents of the prior."""
+        return self.decode(normal_rows(0, "sample", indices, self.vae.decoder.latent_dim))
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Images to expect of latents, uint8."""
+        return to_uint8(self.vae.decoder.images(z.to(self.device)))
+
+    @torch.no_grad()
+    def reconstruct(self, pixels: Tensor) -> Tensor:
+        """Images to expect of the posterior means of uint8 images."""
+        return self.decode(self.vae.posterior(to_float(pixels.to(self.device)))[0])
+
+    def reconstruction_sheet(self, columns: int) -> Tensor:
+        """Held-out images at even distances in up to five rows, each row above its reconstructions."""
+        count = min(5, len(self.held_out) // columns) * columns
+        rows = torch.linspace(0, len(self.held_out) - 1, count).long()
+        pixels = self.held_out.read(rows).to(self.device)
+        pair = torch.stack([pixels, self.reconstruct(pixels)])
+        return rearrange(pair, "v (r k) c h w -> (r v k) c h w", k=columns)
+
+    @torch.no_grad()
+    def traversals(self, rate_by_axis: Tensor) -> Tensor:
+        """The first held-out image with one latent axis moved in each row, those of the highest rate first."""
+        axes = rate_by_axis.argsort(descending=True)[:COLUMNS]
+        image = to_float(self.held_out.read(torch.tensor([0])).to(self.device))
+        z = repeat(self.vae.posterior(image)[0].cpu(), "1 z -> r k z", r=len(axes), k=COLUMNS)
+        z = z.clone()
+        for row, axis in enumerate(axes.tolist()):
+            z[row, :, axis] = torch.linspace(-REACH, REACH, COLUMNS)
+        return self.decode(rearrange(z, "r k z -> (r k) z"))
+
+    def draw(self, name: str, images: Tensor, columns: int = COLUMNS) -> None:
+        """Write a sheet into the run folder, on the main process."""
+        path = self.run.path / "samples" / f"{name}.png"
+        with Share.of(self.accelerator).failing_together(), self.run.writing("sheet of images"):
+            if self.accelerator.is_main_process:
+                write_grid(images, path, columns, ZOOM)
+
+    def _own(self, number: int) -> Iterator[Tensor]:
+        """This process's share of so many indices, some at a time."""
+        own = torch.arange(number)[self.accelerator.process_index :: self.accelerator.num_processes]
+        yield from own.split(CHUNK) if len(own) else ()

@@ -1,0 +1,59 @@
+import math
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nacgen.comparison.forest import forest_plot, forest_rows, tick_places
+from nacgen.errors import StorageError
+from nacgen.reporting import compare, compare_arms
+from nacgen.reporting.charts import COLORS
+from tests.reporting.folders import MakeRun
+from tests.reporting.test_charts import colors_in, rgb
+
+
+def test_every_endpoint_has_a_row_with_its_figures(folders: dict[str, list[Path]]) -> None:
+    comparison = compare(folders["random"], folders["nac"], target=14.0)
+    early, area, end, images = forest_rows(comparison)
+    assert early.label == "score at 20 %"
+    assert area.label == "score over all of training"
+    assert (end.mean, end.interval) == (comparison.end.mean_log_ratio, comparison.end.interval)
+    assert (images.label, images.mean) == ("images to 14.00", None)
+    assert images.remark == "sooner in 1, later in 0 of 3; 1 never"
+    reached = forest_rows(compare(folders["random"], folders["nac"], target=25.0))[-1]
+    assert reached.mean == pytest.approx(2 / 3 * math.log(1 / 5))  # one pair took as long
+
+
+def test_every_arm_is_drawn_in_its_color(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    path = forest_plot(compare_arms(folders), tmp_path / "forest.png")
+    assert {rgb(COLORS[1]), rgb(COLORS[2])} <= colors_in(path)
+    assert rgb(COLORS[3]) not in colors_in(path)
+    one = forest_plot([compare(folders["random"], folders["nac"])], tmp_path / "one.png")
+    with Image.open(one) as small, Image.open(path) as large:
+        assert small.height < large.height
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_few_pairs_and_equal_scores_can_be_drawn(
+    make_run: MakeRun, tmp_path: Path, seeds: tuple[int, ...]
+) -> None:
+    arms = [
+        [make_run({64: 9.0, 640: 8.0}, init=init, seed=seed) for seed in seeds]
+        for init in ("random", "nac")
+    ]
+    assert forest_plot([compare(*arms)], tmp_path / "forest.png").is_file()
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    folders: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    with pytest.raises(StorageError, match=r"nowhere/forest\.png cannot be written"):
+        forest_plot([compare(folders["random"], folders["nac"])], tmp_path / "nowhere/forest.png")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "percents"),
+    [(-0.056, 0.056, [-5, -2, 0, 2, 5]), (-0.5, 0.9, [-30, 0, 50, 100])],
+)
+def test_narrow_and_wide_axes_are_marked(low: float, high: float, percents: list[int]) -> None:
+    assert [round(100 * math.expm1(place)) for place in tick_places(low, high)] == percents

@@ -1,0 +1,127 @@
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nacgen.comparison.paired import (
+    holm,
+    sign_flip_p_value,
+    sign_test_p_value,
+    smallest_p_value,
+    student_t_critical,
+    t_interval,
+)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.9, 0.95, 0.99, 0.999])
+def test_critical_value_is_scipys(confidence: float) -> None:
+    for degrees_of_freedom in [*range(1, 41), 99, 100, 1000]:
+        expected = stats.t.ppf((1 + confidence) / 2, degrees_of_freedom)
+        found = student_t_critical(confidence, degrees_of_freedom)
+        assert found == pytest.approx(expected, rel=1e-9), degrees_of_freedom
+
+
+def test_critical_value_in_closed_form() -> None:
+    # One degree of freedom is Cauchy's distribution; for two, t = q sqrt(2 / (1 - q^2)).
+    assert student_t_critical(0.95, 1) == pytest.approx(math.tan(0.95 * math.pi / 2), rel=1e-12)
+    assert student_t_critical(0.95, 2) == pytest.approx(0.95 * math.sqrt(2 / (1 - 0.95**2)))
+
+
+@pytest.mark.parametrize(("confidence", "degrees"), [(0.0, 3), (1.0, 3), (0.95, 0)])
+def test_critical_value_names_what_is_out_of_range(confidence: float, degrees: int) -> None:
+    with pytest.raises(ValueError, match=f"got {confidence} and {degrees}"):
+        student_t_critical(confidence, degrees)
+
+
+def test_interval_is_scipys() -> None:
+    values = [-0.188, -0.142, -0.240]
+    expected = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert t_interval(values) == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_value_has_no_interval() -> None:
+    assert t_interval([0.1]) is None
+
+
+@pytest.mark.parametrize("num_pairs", [2, 3, 8])
+def test_interval_holds_the_true_mean_in_95_of_100_cases(num_pairs: int) -> None:
+    draws = np.random.default_rng(1).normal(0.3, 2.0, (4000, num_pairs))
+    intervals = (t_interval(row) for row in draws.tolist())
+    held = np.mean([low < 0.3 < high for low, high in filter(None, intervals)])
+    assert held == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors
+
+
+def brute_force_p_value(differences: list[float]) -> float:
+    """Every pattern of signs, one after another."""
+    observed = abs(sum(differences))
+    signs = product((1, -1), repeat=len(differences))
+    means = [
+        abs(sum(s * d for s, d in zip(pattern, differences, strict=True))) for pattern in signs
+    ]
+    return float(np.mean([mean >= observed - 1e-9 for mean in means]))
+
+
+@pytest.mark.parametrize("num_pairs", range(1, 11))
+def test_p_value_is_that_of_all_patterns(num_pairs: int) -> None:
+    generator = np.random.default_rng(num_pairs)
+    for shift in (0.0, 0.5, 3.0):
+        differences = generator.normal(shift, 1, num_pairs).tolist()
+        assert sign_flip_p_value(differences) == pytest.approx(brute_force_p_value(differences))
+
+
+def test_p_value_counts_patterns_that_equal_the_observed_one() -> None:
+    differences = [0.1, 0.2, 0.3, -0.2]  # sums with ties, inexact in binary
+    assert sign_flip_p_value(differences) == brute_force_p_value(differences)
+    assert sign_flip_p_value([0.1, -0.1]) == 1.0
+    assert sign_flip_p_value([0.0, 0.0, 0.0]) == 1.0
+
+
+def test_p_value_ignores_order_sign_and_scale() -> None:
+    differences = [0.4, -0.1, 0.35, 0.2, 0.05]
+    expected = sign_flip_p_value(differences)
+    assert sign_flip_p_value(differences[::-1]) == expected
+    assert sign_flip_p_value([-d for d in differences]) == expected
+    assert sign_flip_p_value([1e-9 * d for d in differences]) == expected
+
+
+@pytest.mark.parametrize("num_pairs", [1, 2, 3, 5, 6, 10, 40])
+def test_pairs_that_agree_reach_the_smallest_p_value(num_pairs: int) -> None:
+    assert smallest_p_value(num_pairs) == 2 / 2**num_pairs
+    differences = [-0.1 - 0.01 * i for i in range(num_pairs)]
+    assert sign_flip_p_value(differences) == smallest_p_value(num_pairs)
+
+
+@pytest.mark.parametrize("num_pairs", [0, 41])
+def test_p_value_names_a_number_of_pairs_it_cannot_take(num_pairs: int) -> None:
+    with pytest.raises(ValueError, match=f"1 to 40 pairs, got {num_pairs}"):
+        sign_flip_p_value([0.1] * num_pairs)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (3, 0), (5, 2), (4, 4), (0, 9), (12, 7)])
+def test_sign_test_is_the_binomial_one(first: int, second: int) -> None:
+    decided = first + second
+    expected = stats.binomtest(first, decided).pvalue if decided else 1.0
+    assert sign_test_p_value(first, second) == pytest.approx(expected)
+
+
+def holm_step_by_step(p_values: list[float], level: float) -> list[bool]:
+    """As Holm writes it: reject the smallest while it is at most `level / (comparisons left)`."""
+    rejected = [False] * len(p_values)
+    for step, index in enumerate(np.argsort(p_values)):
+        if p_values[index] > level / (len(p_values) - step):
+            break
+        rejected[index] = True
+    return rejected
+
+
+def test_adjusted_p_values_reject_what_holm_rejects() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        p_values = draw.beta(0.3, 1, draw.integers(1, 6)).tolist()
+        adjusted = holm(p_values)
+        for level in (0.01, 0.05, 0.2):
+            assert [p <= level for p in adjusted] == holm_step_by_step(p_values, level)
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.7, 0.6]) == [1.0, 1.0]

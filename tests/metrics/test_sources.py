@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from nacgen.data.image_sets import ImageSet, open_folder
+from nacgen.data.pixels import to_uint8
+from nacgen.errors import ConfigurationError, DataNotFoundError
+from nacgen.metrics.sources import RunImages, describe, find_images
+from nacgen.models.gan import Generator
+from nacgen.system.randomness import normal_rows, seeded
+from tests.data.files import write_photographs
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump({"score": {"num_samples": 40}}))
+    with seeded(0, "test"):
+        Generator(16, 8, (16, 8, 8), num_classes=3).save_pretrained(folder / "generator")
+    return folder
+
+
+def test_a_run_is_scored_on_image_i_from_seed_i(run: Path) -> None:
+    images = find_images(str(run))
+    assert isinstance(images, RunImages)
+    assert len(images) == 40
+    indices = torch.tensor([7, 0, 30])
+    generator = Generator.from_pretrained(run / "generator")
+    with torch.no_grad():
+        expected = to_uint8(generator(normal_rows(0, "sample", indices, 8), indices % 3))
+    assert torch.equal(images.read(indices), expected)
+    assert torch.equal(images.read(indices[:1]), expected[:1])
+    assert list(describe(images)) == [f"{run}/ema: 40 images, 16x16 px"]
+
+
+def test_the_number_of_a_runs_images_can_be_chosen(run: Path) -> None:
+    images = find_images(str(run), num_samples=5)
+    assert isinstance(images, RunImages)
+    assert len(images) == 5
+    with pytest.raises(ConfigurationError, match="num_samples must be two or more, got 1"):
+        find_images(str(run), num_samples=1)
+
+
+def test_a_run_without_generator_is_named(run: Path) -> None:
+    (run / "generator" / "config.json").unlink()
+    with pytest.raises(DataNotFoundError, match=f"{run} is a run without a folder generator"):
+        find_images(str(run))
+
+
+def test_images_and_statistics_are_found_by_what_names_them(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "images", ["a.png", "cat/b.png"], (9, 9))
+    found = find_images(str(tmp_path / "images"))
+    assert isinstance(found, ImageSet)
+    assert found == open_folder(tmp_path / "images")
+    first, note = describe(found)
+    assert first == f"{tmp_path}/images/all: 2 images, 9x9 px"
+    assert note.startswith("nested: 1 of 2 images")
+    np.savez(tmp_path / "statistics.npz", mu=np.zeros(2), sigma=np.eye(2))
+    assert find_images(str(tmp_path / "statistics.npz")) == tmp_path / "statistics.npz"
+    np.savez(tmp_path / "images.npz", np.zeros((2, 5, 4, 3), np.uint8))
+    found = find_images(str(tmp_path / "images.npz"))
+    assert list(describe(found)) == [f"{tmp_path}/images.npz/all: 2 images, 4x5 px"]

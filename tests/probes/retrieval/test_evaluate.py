@@ -1,0 +1,235 @@
+import ast
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nacgen.data.datasets import load_splits
+from nacgen.data.pixels import to_float
+from nacgen.errors import DataError
+from nacgen.probes.features import extract
+from nacgen.probes.retrieval import evaluate as retrieval
+from nacgen.probes.retrieval.evaluate import RetrievalResult, evaluate_retrieval, nearest_neighbours
+from nacgen.probes.retrieval.index import RetrievalProtocol
+from nacgen.probes.retrieval.protocols import build_protocol, open_protocol
+from nacgen.probes.retrieval.sheet import RIGHT_FRAME, WRONG_FRAME, write_retrieval_sheet
+from tests.reference import retrieval as reference
+
+
+def random_case(seed: int = 0, bits: int = 12) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Codes that know something of three classes."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.rand(3, bits, generator=generator) < 0.5
+    labels = torch.randint(3, (60,), generator=generator)
+    flips = torch.rand(60, bits, generator=generator) < 0.25
+    codes = centres[labels] ^ flips
+    return codes[:20], labels[:20], codes[20:], labels[20:]
+
+
+def evaluate(case: tuple[Tensor, Tensor, Tensor, Tensor], **options: object) -> RetrievalResult:
+    return evaluate_retrieval(*case, **options)  # type: ignore[arg-type]
+
+
+def test_figures_are_means_over_queries_of_what_loops_give() -> None:
+    queries, query_labels, gallery, gallery_labels = random_case()
+    result = evaluate((queries, query_labels, gallery, gallery_labels))
+    stable, ball, empty = [], [], 0
+    for code, label in zip(queries.tolist(), query_labels.tolist(), strict=True):
+        distances = [reference.hamming(code, item) for item in gallery.tolist()]
+        relevant = [other == label for other in gallery_labels.tolist()]
+        order = sorted(range(len(distances)), key=distances.__getitem__)
+        stable.append(reference.average_precision([relevant[i] for i in order]))
+        inside = [r for d, r in zip(distances, relevant, strict=True) if d <= 2]
+        empty += not inside
+        ball.append(sum(inside) / len(inside) if inside else 0.0)
+    assert result.mean_average_precision_stable == pytest.approx(np.mean(stable), abs=1e-12)
+    assert result.precision_within_radius_2 == pytest.approx(np.mean(ball), abs=1e-12)
+    assert result.num_empty_balls == empty > 0
+    share = (query_labels[:, None] == gallery_labels).double().mean()
+    assert result.chance == pytest.approx(share.item(), abs=1e-12)
+    assert result.chance < result.mean_average_precision < 1
+    assert result.precision_at.keys() == {"1", "10"}
+    assert result.mean_average_precision_at_1000 is None
+    assert result.curve.recall[-1] == 1
+    assert result.curve.precision[-1] == pytest.approx(share.item(), abs=1e-12)
+
+
+def test_the_order_of_the_gallery_moves_nothing_but_the_stable_value() -> None:
+    queries, query_labels, gallery, gallery_labels = random_case(bits=4)
+    result = evaluate((queries, query_labels, gallery, gallery_labels))
+    turned = evaluate((queries, query_labels, gallery.flip(0), gallery_labels.flip(0)))
+    assert turned.mean_average_precision_stable != result.mean_average_precision_stable
+    same = {"mean_average_precision_stable": result.mean_average_precision_stable}
+    assert asdict(turned) | same == asdict(result)
+
+
+def test_perfect_codes_score_one_and_empty_codes_the_share() -> None:
+    labels = torch.arange(4).repeat(300)
+    perfect = (torch.eye(4) > 0)[labels].repeat(1, 3)
+    result = evaluate((perfect[:40], labels[:40], perfect, labels))
+    assert result.mean_average_precision == result.mean_average_precision_stable == 1
+    assert result.precision_at["100"] == result.precision_within_radius_2 == 1
+    constant = torch.zeros_like(perfect)
+    result = evaluate((constant[:40], labels[:40], constant, labels))
+    assert result.mean_average_precision == pytest.approx(result.chance, abs=5e-3)
+    assert result.precision_at["1000"] == pytest.approx(0.25, abs=1e-12)
+    assert result.mean_average_precision_at_1000 == pytest.approx(0.25, abs=5e-3)
+
+
+def test_the_result_survives_json_and_says_how_it_came_about() -> None:
+    labels = torch.arange(10).repeat(120)
+    own = torch.arange(1_200)
+    protocol = RetrievalProtocol("own", 3, own[1_100:], own[:1_100], own[:9], "sha256:0", top=1_000)
+    codes = (torch.eye(10) > 0)[labels]
+    result = evaluate_retrieval(
+        *(codes[protocol.query], labels[protocol.query]),
+        *(codes[protocol.gallery], labels[protocol.gallery]),
+        protocol=protocol,
+    )
+    fields = json.loads(json.dumps(asdict(result), allow_nan=False))
+    assert fields["mean_average_precision"] == fields["mean_average_precision_at_1000"] == 1
+    settings = fields["protocol"]
+    assert settings["fingerprint"] == protocol.fingerprint
+    expected = {"name": "own", "seed": 3, "top": 1_000, "ranking": "hamming"}
+    expected |= {"num_queries": 100, "num_gallery": 1_100, "code_dim": 10}
+    assert settings.items() >= expected.items()
+    assert "own, 10 bits: mAP@1000 1.000 (chance 0.100)" in str(result)
+
+
+def test_the_top_that_is_given_overrules_the_protocol() -> None:
+    case = random_case()
+    labels = torch.cat([case[3], case[1]])
+    protocol = build_protocol("split", labels, num_train=40)
+    assert evaluate(case, protocol=protocol).protocol["top"] is None
+    cut = evaluate(case, protocol=protocol, top=5)
+    assert cut.protocol["top"] == 5
+    assert cut.mean_average_precision != evaluate(case).mean_average_precision
+
+
+def test_three_lines_of_python_evaluate_any_network() -> None:
+    """The example of the module's docstring, run on a network that is no encoder of ours."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.LazyLinear(12), torch.nn.BatchNorm1d(12, affine=False)
+    )
+    images, _ = open_protocol("split", *load_splits("digits"))
+    network(to_float(images.read(torch.arange(len(images)))))  # BatchNorm's statistics
+    network.eval().codes = lambda x: network(x) >= 0
+    source = retrieval.__doc__.split("```python")[1].split("```")[0]
+    names = {"encoder": network, "load_splits": load_splits, "open_protocol": open_protocol}
+    names |= {"extract": extract, "evaluate_retrieval": evaluate_retrieval}
+    exec(source, names)
+    assert len(ast.parse(source).body) == 3
+    result = names["result"]
+    assert result.protocol["num_gallery"] == 1_442
+    assert result.mean_average_precision > 1.5 * result.chance
+
+
+def test_multi_hot_labels_are_relevant_where_they_share_one() -> None:
+    queries, query_labels, gallery, gallery_labels = random_case()
+    hot = (queries, torch.eye(3)[query_labels] > 0, gallery, torch.eye(3)[gallery_labels] > 0)
+    result = evaluate(hot)
+    plain = evaluate((queries, query_labels, gallery, gallery_labels))
+    assert result.mean_average_precision == plain.mean_average_precision
+    assert result.protocol["relevant"] == "any shared label"
+    assert plain.protocol["relevant"] == "equal class"
+
+
+def test_the_reference_ranking_is_named_and_differs() -> None:
+    case = random_case()
+    result = evaluate(case, ranking="reference")
+    assert result.protocol["ranking"] == "reference"
+    assert result.mean_average_precision < evaluate(case).mean_average_precision
+
+
+def test_queries_without_relevant_items_raise_or_count_as_zero() -> None:
+    queries, query_labels, gallery, gallery_labels = random_case()
+    query_labels = query_labels.clone()
+    query_labels[[4, 9]] = 7
+    case = (queries, query_labels, gallery, gallery_labels)
+    with pytest.raises(DataError, match="but 2 of 20 have none, the first is query 4"):
+        evaluate(case)
+    result = evaluate(case, allow_queries_without_relevant=True)
+    assert result.protocol["num_queries_without_relevant"] == 2
+    assert str(result).endswith("; 2 queries without a relevant item count as 0")
+    found = query_labels != 7
+    rest = evaluate((queries[found], query_labels[found], gallery, gallery_labels))
+    assert result.mean_average_precision == pytest.approx(0.9 * rest.mean_average_precision)
+    assert rest.protocol["num_queries_without_relevant"] == 0
+    assert "count as 0" not in str(rest)
+    none = (queries, torch.full_like(query_labels, 7), gallery, gallery_labels)
+    with pytest.raises(DataError, match="none of 20 has one"):
+        evaluate(none, allow_queries_without_relevant=True)
+
+
+def test_codes_of_another_protocol_are_refused() -> None:
+    case = random_case()
+    protocol = build_protocol("split", torch.zeros(60, dtype=torch.int64), num_train=30)
+    with pytest.raises(DataError, match=r"split has 30 queries and 30 .* got codes of 20 and 40"):
+        evaluate(case, protocol=protocol)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_what_cannot_be_evaluated_is_named() -> None:
+    queries, query_labels, gallery, gallery_labels = random_case()
+    with pytest.raises(ValueError, match="gallery_labels is None"):
+        evaluate((queries, query_labels, gallery, None))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"query_codes must be bits.*got torch.float32"):
+        evaluate((queries.float(), query_labels, gallery, gallery_labels))
+    with pytest.raises(ValueError, match="one code length, got 12 and 11 bits"):
+        evaluate((queries, query_labels, gallery[:, 1:], gallery_labels))
+    with pytest.raises(ValueError, match=r"query_codes must be \(n, k\).*got \(0, 12\)"):
+        evaluate((queries[:0], query_labels[:0], gallery, gallery_labels))
+    with pytest.raises(ValueError, match="top must be one item or more, got 0"):
+        evaluate((queries, query_labels, gallery, gallery_labels), top=0)
+
+
+def test_neighbours_come_nearest_first() -> None:
+    queries, _, gallery, _ = random_case()
+    found = nearest_neighbours(queries, gallery, 3)
+    assert found.indices.shape == found.distances.shape == (20, 3)
+    assert (found.distances.diff(dim=1) >= 0).all()
+    first = [min(reference.hamming(q, g) for g in gallery.tolist()) for q in queries.tolist()]
+    assert found.distances[:, 0].tolist() == first
+
+
+def test_the_sheet_frames_right_neighbours_green_and_wrong_ones_red(tmp_path: Path) -> None:
+    queries = torch.full((2, 3, 4, 6), 10, dtype=torch.uint8)
+    neighbours = torch.full((2, 3, 3, 4, 6), 20, dtype=torch.uint8)
+    relevant = torch.tensor([[True, False, True], [False, False, True]])
+    write_retrieval_sheet(queries, neighbours, relevant, tmp_path / "sheet.png", zoom=2)
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))[::2, ::2]
+    # per image: gap 1, frame 1, 6 pixels, frame 1, gap 1; the queries' column is a third wider
+    left, gap, cell = 1, 10 // 3, 10
+    assert pixels.shape == (2 * 8, left + 10 + gap + 3 * cell + 1, 3)
+    for row in range(2):
+        assert pixels[row * 8 + 4, left + 5].tolist() == [10] * 3
+        for column in range(3):
+            start = left + 10 + gap + column * cell
+            colour = RIGHT_FRAME if relevant[row, column] else WRONG_FRAME
+            assert pixels[row * 8 + 1, start + 4].tolist() == list(colour)
+            assert pixels[row * 8 + 4, start + 1].tolist() == list(colour)
+            assert pixels[row * 8 + 4, start + 4].tolist() == [20] * 3
+            assert pixels[row * 8, start].tolist() == [255] * 3
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_sheet_that_does_not_fit_together_is_refused(tmp_path: Path) -> None:
+    queries = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    neighbours = torch.zeros(2, 5, 3, 4, 4, dtype=torch.uint8)
+    relevant = torch.ones(2, 5, dtype=torch.bool)
+    path = tmp_path / "sheet.png"
+    with pytest.raises(ValueError, match="got 0 queries with 5 neighbours"):
+        write_retrieval_sheet(queries[:0], neighbours[:0], relevant[:0], path)
+    with pytest.raises(ValueError, match=r"\(2, 3, 4, 4\), \(2, 5, 3, 4, 4\) and \(2, 4\)"):
+        write_retrieval_sheet(queries, neighbours, relevant[:, 1:], path)
+    with pytest.raises(ValueError, match=r"\(1, 3, 4, 4\), \(2, 5, 3, 4, 4\) and \(2, 5\)"):
+        write_retrieval_sheet(queries[:1], neighbours, relevant, path)
+    with pytest.raises(ValueError, match="zoom must be 1 or more, got 0"):
+        write_retrieval_sheet(queries, neighbours, relevant, path, zoom=0)
+    assert not path.exists()

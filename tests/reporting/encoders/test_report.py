@@ -1,0 +1,80 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nacgen.errors import StorageError
+from nacgen.reporting.encoders.report import (
+    Measurement,
+    encoder_text,
+    retrieval_chart,
+    write_encoder_report,
+)
+from nacgen.reporting.encoders.retrieval import precision_recall_chart
+
+
+def results(accuracy: float, precision: float = 0.5) -> dict[str, Any]:
+    code = {
+        "mean_average_precision": precision,
+        "precision_within_radius_2": 0.25,
+        "chance": 0.1,
+        "curve": {"recall": (0.1, 1.0), "precision": (precision, 0.1)},
+        "protocol": {"name": "split", "code_dim": 16, "num_queries_without_relevant": 3},
+    }
+    return {
+        "linear": {
+            "1": {"top_1": accuracy, "protocol": {"fraction": 1}},
+            "0.1": {"top_1": accuracy / 2, "protocol": {"fraction": 0.1}},
+        },
+        "retrieval": {"code": code, "itq": code},
+        "health": {"warnings": ("the bound is -1 nats",), "protocol": {"num_images": 9}},
+    }
+
+
+MEASUREMENTS = [
+    Measurement("NAC", "a/encoder", results(0.9)),
+    Measurement("NAC", "b/encoder", results(0.8)),
+    Measurement("SimCLR", "c/encoder", results(0.7, 0.4)),
+]
+
+
+def test_seeds_of_one_name_are_one_row_with_their_spread(tmp_path: Path) -> None:
+    text = encoder_text(MEASUREMENTS)
+    assert "0.850 ± 0.071" in text  # the standard deviation of 0.9 and 0.8
+    assert "0.425 ± 0.035" in text  # with 10 % of the labels
+    markdown, html = write_encoder_report(MEASUREMENTS, tmp_path, "Encoders on digits", {})
+    report = markdown.read_text()
+    assert "Linear, 10% of the labels" in report
+    assert "| NAC | 2 |" in report
+    assert "| SimCLR | 1 | 0.700 | 0.350 |" in report
+    assert "16-bit codes" in report
+    assert "chance is 0.100" in report
+    assert "3 queries have no relevant item" in report
+    assert "NAC: the bound is -1 nats" in report
+    assert "`b/encoder`" in report
+    assert "fraction 0.1" in report  # the protocol
+    assert "<table" in html.read_text()
+
+
+def test_what_was_not_measured_has_no_column(tmp_path: Path) -> None:
+    only = [Measurement("NAC", "a", {"linear": results(0.9)["linear"]})]
+    text = encoder_text(only)
+    assert "0.900" in text
+    assert "mAP" not in text
+    assert "Bound" not in text
+
+
+def test_precision_and_recall_are_drawn_for_every_seed(tmp_path: Path) -> None:
+    picture = Image.open(retrieval_chart(MEASUREMENTS, tmp_path / "curve.png")).convert("RGB")
+    pixels = np.asarray(picture).reshape(-1, 3)
+    for color in ((0x5F, 0x66, 0x70), (0x00, 0x72, 0xB2)):  # of the first and second encoder
+        assert (pixels == color).all(1).sum() > 300
+    assert (pixels == (0xD5, 0x5E, 0x00)).all(1).sum() == 0  # there is no third
+
+
+def test_a_chart_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "curve.png"
+    with pytest.raises(StorageError, match=f"chart {path} cannot be written"):
+        precision_recall_chart({"a": [((0.0, 1.0), (1.0, 0.0))]}, 0.1, path, title="t")

@@ -1,0 +1,261 @@
+import copy
+import importlib
+
+import pytest
+import torch
+from torchvision import models
+
+from nacgen.errors import CheckpointError, ConfigurationError
+from nacgen.models.backbone import Backbone
+from nacgen.models.backbones import ResNet
+from nacgen.models.encoder import NACEncoder
+from nacgen.transplant.transplant import transplant
+
+MODES, SOURCES = ("init", "partial", "frozen"), ("encoder", "random", "shuffled")
+
+
+def images(count: int = 8, size: int = 16) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture
+def encoder() -> NACEncoder:
+    torch.manual_seed(0)
+    encoder = NACEncoder(code_dim=16)
+    encoder.train()
+    encoder(images(32))  # statistics that are not zero and one
+    return encoder.eval()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_resnets_are_torchvisions(name: str) -> None:
+    ours, theirs = ResNet(name, "standard").eval(), getattr(models, name)().eval()
+    theirs.fc = torch.nn.Identity()
+    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        features = ours(images(2, 64))["layer4"].mean((2, 3))
+        assert torch.allclose(features, theirs(images(2, 64)), atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_mode_and_source_judges_images(encoder: NACEncoder, mode: str, source: str) -> None:
+    part = transplant(
+        encoder,
+        mode=mode,  # type: ignore[arg-type]
+        source=source,  # type: ignore[arg-type]
+        image_size=16,
+        calibration_images=images(64),
+    )
+    assert part.module(images()).shape == ((8, 5) if mode == "frozen" else (8,))
+    assert part.report.probe_difference < 1e-4
+    with torch.no_grad():
+        maps = part.module.trunk(images(64))
+    assert 0.1 < maps["layer3"].std() < 10  # folded random weights have a scale too
+
+
+def test_arms_differ_in_trunk_weights_only(encoder: NACEncoder) -> None:
+    states = [
+        transplant(
+            encoder,
+            source=s,
+            image_size=16,
+            calibration_images=images(),
+            seed=3,  # type: ignore[arg-type]
+        ).module.state_dict()
+        for s in SOURCES
+    ]
+    for name in states[0]:
+        equal = all(torch.equal(states[0][name], other[name]) for other in states[1:])
+        assert equal != name.startswith("trunk.backbone."), name
+
+
+def test_frozen_trunk_is_unchanged_by_training_and_lets_gradients_through(
+    encoder: NACEncoder,
+) -> None:
+    part = transplant(encoder, mode="frozen", image_size=16)
+    before = copy.deepcopy(part.module.trunk.state_dict())
+    optimizer = torch.optim.Adam(part.param_groups(1e-2))
+    x = images().requires_grad_()
+    for _ in range(2):
+        part.module.train()
+        optimizer.zero_grad()
+        part.module(x).square().mean().backward()
+        optimizer.step()
+    assert all(torch.equal(before[k], v) for k, v in part.module.trunk.state_dict().items())
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+def test_partial_freezes_the_first_half(encoder: NACEncoder) -> None:
+    trunk = transplant(encoder, mode="partial", image_size=16).module.trunk.backbone
+    trainable = {n.split(".")[0] for n, p in trunk.named_parameters() if p.requires_grad}
+    assert trainable == {"layer2", "layer3"}
+
+
+def test_the_middle_of_an_odd_number_of_stages_is_frozen() -> None:
+    part = transplant(NACEncoder("resnet18", code_dim=8), mode="partial", image_size=16)
+    frozen = {
+        n.split(".")[1] for n, p in part.module.trunk.named_parameters() if not p.requires_grad
+    }
+    assert frozen == {"conv1", "layer1", "layer2"}  # of five stages
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_does_not_train_is_in_no_group(encoder: NACEncoder, mode: str) -> None:
+    part = transplant(encoder, mode=mode, image_size=16)  # type: ignore[arg-type]
+    grouped = [id(p) for group in part.param_groups(0.1) for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in part.module.parameters() if p.requires_grad)
+
+
+def test_learning_rates_of_stages_and_heads(encoder: NACEncoder) -> None:
+    part = transplant(encoder, mode="partial", image_size=16)
+    groups = part.param_groups(
+        0.4,
+        trunk_multiplier=0.25,
+        stage_decay=0.5,
+        start_images=100,
+        unfreeze_every=50,
+        ramp_images=10,
+    )
+    times = [(g["lr"], g["start_images"], g["ramp_images"]) for g in groups]
+    assert times == [(0.1, 100, 10), (0.05, 150, 10), (0.4, 0, 0)]  # layer3, layer2, head
+    sizes = [sum(p.numel() for p in group["params"]) for group in groups]
+    backbone = part.module.trunk.backbone
+    stages = [backbone.get_submodule(name).parameters() for name in ("layer3", "layer2")]
+    parameters = [*stages, part.module.heads.parameters()]
+    assert sizes == [sum(p.numel() for p in group) for group in parameters]
+    assert torch.optim.Adam(groups).param_groups[1]["start_images"] == 150
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bound"),
+    [
+        ("trunk_multiplier", -1.0, "above 0"),
+        ("stage_decay", float("nan"), "above 0"),
+        ("start_images", -1, "0 or more"),
+        ("unfreeze_every", -1, "0 or more"),
+        ("ramp_images", -5, "0 or more"),
+    ],
+)
+def test_groups_refuse_numbers_without_a_meaning(
+    encoder: NACEncoder, name: str, value: float, bound: str
+) -> None:
+    part = transplant(encoder, image_size=16)
+    with pytest.raises(ConfigurationError, match=f"{name} must be a number {bound}, got {value}"):
+        part.param_groups(0.1, **{name: value})  # type: ignore[arg-type]
+
+
+def test_encoder_is_left_as_it_was(encoder: NACEncoder) -> None:
+    before = copy.deepcopy(encoder.state_dict())
+    transplant(encoder, source="shuffled", image_size=16, calibration_images=images())
+    assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
+
+
+def test_the_probe_is_compared_in_plain_float32(encoder: NACEncoder) -> None:
+    expected = transplant(encoder, image_size=16).report.probe_difference
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert transplant(encoder, image_size=16).report.probe_difference == expected
+
+
+def test_the_probe_is_compared_relative_to_the_features(encoder: NACEncoder) -> None:
+    with torch.no_grad():
+        for norm in encoder.backbone.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.weight.mul_(30)
+    with torch.no_grad():
+        last = encoder.feature_maps(images())["layer3"]
+    assert last.max() > 1e4
+    assert transplant(encoder, image_size=16).report.probe_difference < 1e-5
+
+
+def test_a_trunk_that_is_not_the_encoder_is_refused(
+    encoder: NACEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("nacgen.transplant.transplant")
+    fold = module.fold_batch_norm
+
+    def careless(trunk: Backbone) -> Backbone:
+        folded = fold(trunk)
+        with torch.no_grad():
+            folded.get_parameter("conv1.bias").add_(0.01)
+        return folded
+
+    monkeypatch.setattr(module, "fold_batch_norm", careless)
+    with pytest.raises(CheckpointError, match=r"within 0\.0001 .* differs by \d.* values reach \d"):
+        transplant(encoder, image_size=16)
+    monkeypatch.setattr(module, "fold_batch_norm", fold)
+    with torch.no_grad():
+        encoder.get_parameter("backbone.conv1.weight")[0] = float("nan")
+    with pytest.raises(CheckpointError, match="differs by nan on the probe images"):
+        transplant(encoder, image_size=16)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_encoder_on_a_gpu_gives_the_same_discriminator_there(
+    encoder: NACEncoder, source: str
+) -> None:
+    options = {"source": source, "image_size": 16, "calibration_images": images()}
+    expected = transplant(encoder, **options).module.state_dict()
+    module = transplant(encoder.cuda(), **options).module
+    assert module(images().cuda()).device.type == "cuda"
+    for name, value in module.state_dict().items():
+        assert torch.equal(value.cpu(), expected[name]), name
+
+
+def test_the_encoder_may_lie_elsewhere(
+    encoder: NACEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: whatever the device, the work is done on a copy on the CPU."""
+    moved = []
+    cpu = NACEncoder.cpu
+    monkeypatch.setattr(NACEncoder, "cpu", lambda self: moved.append(self) or cpu(self))
+    transplant(encoder, source="random", image_size=16, calibration_images=images())
+    assert len(moved) == 1
+    assert moved[0] is not encoder
+
+
+def test_discriminator_judges_each_image_alone(encoder: NACEncoder) -> None:
+    module = transplant(encoder, image_size=16).module
+    with torch.no_grad():
+        assert torch.allclose(module(images())[:2], module(images()[:2]), atol=1e-5)
+
+
+def test_bad_requests_are_named(encoder: NACEncoder, as_users_run_it: None) -> None:
+    with pytest.raises(ConfigurationError, match="got 'thaw'"):
+        transplant(encoder, mode="thaw", image_size=16)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="calibration_images"):
+        transplant(encoder, source="random", image_size=16)
+    with pytest.raises(ConfigurationError, match=r"at least 4 px .* got 2x2"):
+        transplant(encoder, image_size=2)
+    for options, message in (
+        ({}, "image_size must be given for a discriminator, got None"),
+        ({"image_size": 16, "taps": ["layer7"]}, "among stem, .* got layer7"),
+        ({"image_size": 16, "head": "deep"}, "head must be one of linear, basis, .* got 'deep'"),
+        ({"image_size": 16, "frozen_stages": 2}, "belongs to mode partial, got 2 in mode init"),
+        ({"image_size": 16, "frozen_stages": 9, "mode": "partial"}, "0 to 4 of stem, .* got 9"),
+        ({"image_size": 16, "latent_dim": 4}, "into discriminator takes head, .* got latent_dim"),
+        ({"image_size": 16, "spectral_norm": "trunk"}, "got 'trunk'. Plain .* cap bounds"),
+        ({"image_size": 16, "batch_norm": "drop"}, "one of fold, freeze, train, got 'drop'"),
+        ({"image_size": 16, "mode": "frozen", "batch_norm": "train"}, "got batch_norm 'train'"),
+        ({"into": "vae_encoder", "image_size": 16}, "latent_dim must be given .* got None"),
+        ({"into": "vae_encoder", "image_size": 16, "latent_dim": 0}, "one or more, got 0"),
+        ({"into": "perceptual", "mode": "init"}, "mode must be one of frozen, got 'init'"),
+        ({"into": "perceptual", "rgb_branch": True}, "into perceptual takes taps, got rgb_branch"),
+        ({"image_size": 16, "calibration_images": images(size=8)}, "image_size, 16 px, got 8x8"),
+        (
+            {"image_size": 16, "calibration_images": images() * 2},
+            r"floats in \[-1, 1\], got .* from -2 to",
+        ),
+        ({"into": "module"}, "into must be one of discriminator, .* got 'module'"),
+        ({"into": "generator"}, "into must be one of discriminator, .* got 'generator'"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            transplant(encoder, **options)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("image_size", [0, -4])
+def test_a_size_that_is_none_is_refused(encoder: NACEncoder, image_size: int) -> None:
+    with pytest.raises(ConfigurationError, match="image_size must be 1 pixel or more, got"):
+        transplant(encoder, image_size=image_size)
