@@ -19,7 +19,7 @@ from nacgen.pretraining.nac import two_views
 from pil_loader import WORKERS, TwoViews, build_loader
 from timing import Row, Size, agree, in_turns, missing, noise
 
-POLICY = ViewPolicy(crop_scale=(0.2, 1.0), greyscale_probability=0.2, hue=0.1)
+POLICY = ViewPolicy(crop_scale=(0.2, 1.0), grayscale_probability=0.2, hue=0.1)
 
 
 def compare_operations(images: Tensor) -> str:
@@ -87,7 +87,7 @@ def kornia_pipeline() -> Callable[[Tensor], Tensor]:
         k.RandomResizedCrop((32, 32), scale=POLICY.crop_scale, ratio=(3 / 4, 4 / 3)),
         k.RandomHorizontalFlip(p=0.5),
         k.ColorJitter(POLICY.jitter, POLICY.jitter, POLICY.saturation, POLICY.hue, p=0.8),
-        k.RandomGrayscale(p=POLICY.greyscale_probability),
+        k.RandomGrayscale(p=POLICY.grayscale_probability),
     )
 
 

@@ -88,7 +88,7 @@ def save(size: Size) -> list[Row]:
     return rows
 
 
-def share(size: Size) -> list[Row]:
+def processes(size: Size) -> list[Row]:
     """Of the GAN recipe's default run, scores, pictures and reports included."""
     import train_gan
 
@@ -117,7 +117,7 @@ def share(size: Size) -> list[Row]:
     return [Row(what=what, ours=[percent], unit="% of its time", at_most=target)]
 
 
-PARTS = {"save": save, "share": share}
+PARTS = {"save": save, "share": processes}
 
 if __name__ == "__main__":
     page.main(__doc__, __file__, PARTS)

@@ -35,10 +35,10 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator, channels_for
 from nacgen.pretraining.nac import NACUpdate, two_views
 from nacgen.system.randomness import seeded
-from nacgen.training.gauges import LogitWatch
+from nacgen.training.monitors import DivergenceMonitor
 from nacgen.training.optimizers import LARS, build_optimizer
 from nacgen.transplant.transplant import transplant
-from retrieval import counted_form, labelled_codes, sorted_form
+from retrieval import counted_form, labeled_codes, sorted_form
 from timing import Row, Size, Work, agree, cost, in_turns, missing, noise, peak_memory
 
 
@@ -100,9 +100,9 @@ def measured(
                 (traffic, roof.traffic, "traffic"),
             ):
                 if amount:
-                    share = 100 * amount / median(row.ours) / most
+                    processes = 100 * amount / median(row.ours) / most
                     rows.append(
-                        Row(what=f"{what}: share of the {kind} roof", ours=[share], unit="%")
+                        Row(what=f"{what}: share of the {kind} roof", ours=[processes], unit="%")
                     )
     return rows
 
@@ -301,7 +301,7 @@ def gan(size: Size) -> list[Row]:
         penalty_every=2,
         ema_half_life=1000,
         augment=partial(diff_augment, translation=0.125, cutout=0.5),
-        watch=LogitWatch(1e6, 10**9),
+        watch=DivergenceMonitor(1e6, 10**9),
     )
     stream = batches(n)
 
@@ -360,7 +360,7 @@ def features(size: Size) -> list[Row]:
 def precision(size: Size) -> list[Row]:
     """Mean average precision of codes of 64 bits; a few queries are compared with the sorted form."""
     num_queries, num_gallery = size.of((20, 200), (1000, 50_000), (10_000, 50_000))
-    queries, gallery = labelled_codes(num_queries, 1), labelled_codes(num_gallery, 2)
+    queries, gallery = labeled_codes(num_queries, 1), labeled_codes(num_gallery, 2)
     few = (queries[0][:5], queries[1][:5])
     queries, gallery_there = (
         (codes.to(DEVICE), labels.to(DEVICE)) for codes, labels in (queries, gallery)

@@ -30,7 +30,7 @@ class TwoViews:
                 transforms.RandomResizedCrop(size, scale=policy.crop_scale, ratio=ratio),
                 transforms.RandomHorizontalFlip(0.5 if policy.flip else 0.0),
                 transforms.RandomApply([jitter], policy.jitter_probability),
-                transforms.RandomGrayscale(policy.greyscale_probability),
+                transforms.RandomGrayscale(policy.grayscale_probability),
                 transforms.ToTensor(),
                 transforms.Normalize([0.5] * 3, [0.5] * 3),
             ]

@@ -17,25 +17,25 @@ from nacgen.functional.ranking import average_precision
 from timing import Row, Size, agree, cost, in_turns, missing, peak_memory
 
 CODE_DIM, NUM_CLASSES = 64, 10
-NUM_NEIGHBOURS = 10
-Labelled = tuple[Tensor, Tensor]
+NUM_NEIGHBORS = 10
+Labeled = tuple[Tensor, Tensor]
 
 
-def labelled_codes(n: int, seed: int) -> Labelled:
+def labeled_codes(n: int, seed: int) -> Labeled:
     """Codes, (n, k), that lie a little closer to those of their own class, and the classes, (n,)."""
     draw = torch.Generator().manual_seed(seed)
-    centres = torch.rand(NUM_CLASSES, CODE_DIM, generator=torch.Generator().manual_seed(0)) < 0.5
+    centers = torch.rand(NUM_CLASSES, CODE_DIM, generator=torch.Generator().manual_seed(0)) < 0.5
     labels = torch.randint(NUM_CLASSES, (n,), generator=draw)
     flips = torch.rand(n, CODE_DIM, generator=draw) < 0.4
-    return centres[labels] ^ flips, labels
+    return centers[labels] ^ flips, labels
 
 
-def counted_form(queries: Labelled, gallery: Labelled) -> Tensor:
+def counted_form(queries: Labeled, gallery: Labeled) -> Tensor:
     """Average precision of each query, (q,)."""
     return average_precision(distance_counts(*queries, *gallery))
 
 
-def sorted_form(queries: Labelled, gallery: Labelled) -> Tensor:
+def sorted_form(queries: Labeled, gallery: Labeled) -> Tensor:
     """The same by sorting.
 
     Of `n` tied items after `N` others, `r` and `R` of them relevant, place `i` adds
@@ -61,7 +61,7 @@ def precision(size: Size) -> list[Row]:
     num_queries, some, num_gallery = size.of(
         (50, 5, 500), (1000, 50, 50_000), (10_000, 100, 50_000)
     )
-    queries, gallery = labelled_codes(num_queries, 1), labelled_codes(num_gallery, 2)
+    queries, gallery = labeled_codes(num_queries, 1), labeled_codes(num_gallery, 2)
     few = (queries[0][:some], queries[1][:some])
     agreement = agree(
         sorted_form(few, gallery), counted_form(few, gallery), 1e-9, "average precisions"
@@ -86,11 +86,11 @@ def precision(size: Size) -> list[Row]:
 def growth(size: Size) -> list[Row]:
     """Time over the gallery, and the exponent of a power of its size that fits."""
     galleries = size.of((500, 1000), (10_000, 100_000, 1_000_000), (10_000, 100_000, 1_000_000))
-    queries = labelled_codes(size.of(5, 20, 100), 1)
-    counted_form(queries, labelled_codes(galleries[0], 2))  # warms up
+    queries = labeled_codes(size.of(5, 20, 100), 1)
+    counted_form(queries, labeled_codes(galleries[0], 2))  # warms up
     rows, logarithms = [], []
     for n in galleries:
-        gallery = labelled_codes(n, 2)
+        gallery = labeled_codes(n, 2)
         seconds = min(cost(lambda g=gallery: counted_form(queries, g)).wall for _ in range(2))
         rows.append(Row(what=f"{len(queries[0])} queries, gallery of {n:,}", ours=[seconds]))
         logarithms.append((math.log(n), math.log(seconds)))
@@ -103,25 +103,25 @@ def growth(size: Size) -> list[Row]:
 def nearest(size: Size) -> list[Row]:
     """Neighbours of each query; their distances must be faiss's, ties have no order there."""
     num_queries, num_gallery = size.of((5, 500), (1000, 50_000), (5000, 50_000))
-    what = f"{NUM_NEIGHBOURS} nearest of {num_gallery:,} codes for {num_queries:,} queries"
+    what = f"{NUM_NEIGHBORS} nearest of {num_gallery:,} codes for {num_queries:,} queries"
     peer = "faiss IndexBinaryFlat"
     if reason := missing("faiss-cpu"):
         return [Row(what=what, peer=peer, skipped=reason)]
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
-    queries, gallery = labelled_codes(num_queries, 1)[0], labelled_codes(num_gallery, 2)[0]
+    queries, gallery = labeled_codes(num_queries, 1)[0], labeled_codes(num_gallery, 2)[0]
     index = faiss.IndexBinaryFlat(CODE_DIM)
     index.add(pack_codes(gallery).numpy())
     packed = pack_codes(queries).numpy()
-    theirs = torch.from_numpy(index.search(packed, NUM_NEIGHBOURS)[0])
-    ours = nearest_codes(queries, gallery, NUM_NEIGHBOURS).distances
+    theirs = torch.from_numpy(index.search(packed, NUM_NEIGHBORS)[0])
+    ours = nearest_codes(queries, gallery, NUM_NEIGHBORS).distances
     return [
         in_turns(
             what,
             peer,
-            lambda: index.search(packed, NUM_NEIGHBOURS),
-            lambda: nearest_codes(queries, gallery, NUM_NEIGHBOURS),
+            lambda: index.search(packed, NUM_NEIGHBORS),
+            lambda: nearest_codes(queries, gallery, NUM_NEIGHBORS),
             size.turns,
             agreement=agree(theirs, ours, 0, "distances"),
         )

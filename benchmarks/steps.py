@@ -42,7 +42,7 @@ from optimizers import LoopLARS
 from pil_loader import WORKERS, TwoViews, build_loader
 from timing import Row, Size, agree, cost, in_turns, missing, noise, peak_memory
 
-VIEWS = ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, greyscale_probability=0.2)
+VIEWS = ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, grayscale_probability=0.2)
 LARS = OptimConfig(name="lars", learning_rate=0.3, weight_decay=1e-4)
 SGD = OptimConfig(name="sgd", learning_rate=0.06, weight_decay=5e-4)
 MARGINAL = NACConfig(relaxation="marginal", num_draws=1)  # what the loop writes down
@@ -112,8 +112,8 @@ class Loop:
         bits = torch.where(uniform < (1 + mean) / 2, 1.0, -1.0)
         received = mean + (bits - mean).detach()
         half = torch.atanh(mean)
-        normaliser = torch.logaddexp(half, -half).sum(1)
-        joint = received @ half.T - normaliser  # (m, n)
+        normalizer = torch.logaddexp(half, -half).sum(1)
+        joint = received @ half.T - normalizer  # (m, n)
         mixture = torch.logsumexp(joint, 1) - torch.log(torch.tensor(float(len(half))))
         posterior = received * posterior_logits / 2 + posterior_logits / 2
         return (mixture - (posterior - F.softplus(posterior_logits)).sum(1)).mean()

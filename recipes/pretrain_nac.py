@@ -22,7 +22,7 @@ from nacgen.training.config import DataConfig, RunConfig, run_recipe
 AUTHORS_MODEL = ModelConfig(
     flip_probability=0.1, posterior="separate", code_normalization="sqrt_dim"
 )
-SIMCLR_VIEWS = ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, greyscale_probability=0.2)
+SIMCLR_VIEWS = ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, grayscale_probability=0.2)
 CIFAR10 = 50_000  # training images, to count epochs by
 IMAGENET = 1_281_167
 
@@ -141,7 +141,7 @@ def main(config: PretrainConfig) -> None:
     from nacgen.probes.suite import untrained_like
     from nacgen.training.loop import Goal, train
     from nacgen.training.run import finish, open_run
-    from nacgen.training.skipped import settle_skipped
+    from nacgen.training.skipped import record_skipped
     from nacgen.training.update import warmup_cosine
 
     run, accelerator = open_run(f"pretrain_{config.objective}-{config.preset}", config)
@@ -149,7 +149,7 @@ def main(config: PretrainConfig) -> None:
         finish(run)
         return
     train_set, test_set = load_training_images(config)
-    settle_skipped(run, train_set, test_set)
+    record_skipped(run, train_set, test_set)
     stream = ImageStream(
         train_set,
         config.batch_size,

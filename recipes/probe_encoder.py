@@ -76,7 +76,7 @@ PRESETS = {
     "cifar10": ProbeConfig(
         dataset="cifar10",
         encoders=("untrained", "NAC=runs/pretrain_nac-cifar10-small-seed0/encoder"),
-        views=ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, greyscale_probability=0.2),
+        views=ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, grayscale_probability=0.2),
     ),
     # Seconds, for tests.
     "smoke": ProbeConfig(num_segments=2),

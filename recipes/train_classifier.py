@@ -72,7 +72,7 @@ def main(config: ClassifierConfig) -> None:
     from nacgen.system.randomness import seeded
     from nacgen.training.loop import Goal, train
     from nacgen.training.run import finish, open_run
-    from nacgen.training.skipped import settle_skipped
+    from nacgen.training.skipped import record_skipped
     from nacgen.training.update import warmup_cosine
 
     run, accelerator = open_run(f"train_classifier-{config.preset}", config)
@@ -82,7 +82,7 @@ def main(config: ClassifierConfig) -> None:
     train_set, test_set = load_splits(
         config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
     )
-    settle_skipped(run, train_set, test_set)
+    record_skipped(run, train_set, test_set)
     if train_set.labels is None or test_set.labels is None:
         raise DataError(
             f"a classifier needs labels, but {config.dataset} has none. Put the images of each "
@@ -107,7 +107,7 @@ def main(config: ClassifierConfig) -> None:
         classifier.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     views = ViewPolicy(
-        crop_scale=(config.smallest_crop, 1.0), flip=config.flip, greyscale_probability=0.0
+        crop_scale=(config.smallest_crop, 1.0), flip=config.flip, grayscale_probability=0.0
     )
     update = ClassifierUpdate(accelerator, classifier, optimizer, views)
     labels, parts = test_set.labels, torch.arange(len(test_set)).split(500)

@@ -32,7 +32,7 @@ def main(config: GANConfig) -> None:
     from nacgen.reporting.document import report_run
     from nacgen.training.loop import Goal, train
     from nacgen.training.run import finish, open_run
-    from nacgen.training.skipped import settle_skipped
+    from nacgen.training.skipped import record_skipped
     from nacgen.training.update import constant, linear_decay
 
     run, accelerator = open_run(
@@ -42,16 +42,16 @@ def main(config: GANConfig) -> None:
     if run.is_complete:
         finish(run, report=report)
         return
-    device, share = accelerator.device, (accelerator.process_index, accelerator.num_processes)
+    device, processes = accelerator.device, (accelerator.process_index, accelerator.num_processes)
 
     size, skip_bad = config.data.image_size, config.data.skip_bad
     dataset = load_dataset(config.dataset, "train", config.data_dir, size, skip_bad=skip_bad)
     config.check_networks()
     held_out = load_test_split(dataset, config.data_dir, size, skip_bad=skip_bad)
-    settle_skipped(run, dataset, held_out)
+    record_skipped(run, dataset, held_out)
     if held_out is not None:
         num_classes_of(config, held_out)  # which the first evaluation needs
-    stream = ImageStream(dataset, config.batch_size, config.seed, device, *share)
+    stream = ImageStream(dataset, config.batch_size, config.seed, device, *processes)
     extractor = metrics.build_extractor(
         config.score.extractor or "digits_classifier", weights=config.score.weights, device=device
     )

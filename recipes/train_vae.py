@@ -80,7 +80,7 @@ def main(config: VAEConfig) -> None:
     from nacgen.reporting.document import report_run
     from nacgen.training.loop import Goal, train
     from nacgen.training.run import finish, open_run
-    from nacgen.training.skipped import settle_skipped
+    from nacgen.training.skipped import record_skipped
     from nacgen.training.update import warmup_cosine
     from nacgen.vae.build import build_update
     from nacgen.vae.evaluation import VAEEvaluation
@@ -93,13 +93,13 @@ def main(config: VAEConfig) -> None:
         finish(run, report=report)
         return
     config.check_networks()
-    device, share = accelerator.device, (accelerator.process_index, accelerator.num_processes)
+    device, processes = accelerator.device, (accelerator.process_index, accelerator.num_processes)
 
     train_set, held_out = load_splits(
         config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
     )
-    settle_skipped(run, train_set, held_out)
-    stream = ImageStream(train_set, config.batch_size, config.seed, device, *share)
+    record_skipped(run, train_set, held_out)
+    stream = ImageStream(train_set, config.batch_size, config.seed, device, *processes)
     extractor = metrics.build_extractor(
         config.score.extractor or "digits_classifier", weights=config.score.weights, device=device
     )

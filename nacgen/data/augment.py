@@ -30,7 +30,7 @@ class ViewPolicy:
         jitter: Strength of brightness and contrast changes; factors lie in 1 - jitter to 1 + jitter.
         saturation: Strength of saturation changes.
         jitter_probability: Share of images whose colours change.
-        greyscale_probability: Share of images that lose their colour.
+        grayscale_probability: Share of images that lose their colour.
         hue: Strength of hue changes, of the images whose colours change; shifts lie in -hue to hue turns of the
             colour circle, at most 0.5.
         size: Height and width of a view in pixels; None keeps those of the images.
@@ -45,7 +45,7 @@ class ViewPolicy:
     jitter: float = 0.4
     saturation: float = 0.4
     jitter_probability: float = 0.8
-    greyscale_probability: float = 0.2
+    grayscale_probability: float = 0.2
     hue: float = 0.0
     size: int | None = None
 
@@ -62,10 +62,10 @@ class ViewPolicy:
                 f"jitter and saturation must lie between 0 and 1, got {self.jitter} and {self.saturation}. The "
                 "paper's are 0.4."
             )
-        if not (0 <= self.jitter_probability <= 1 and 0 <= self.greyscale_probability <= 1):
+        if not (0 <= self.jitter_probability <= 1 and 0 <= self.grayscale_probability <= 1):
             raise ConfigurationError(
-                "jitter_probability and greyscale_probability must lie between 0 and 1, got "
-                f"{self.jitter_probability} and {self.greyscale_probability}. The paper's are 0.8 and 0.2."
+                "jitter_probability and grayscale_probability must lie between 0 and 1, got "
+                f"{self.jitter_probability} and {self.grayscale_probability}. The paper's are 0.8 and 0.2."
             )
         if not 0 <= self.hue <= 0.5:
             raise ConfigurationError(
@@ -98,13 +98,13 @@ def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor,
     factors = 1 + jitter * (2 * torch.rand(n, 3, generator=draw) - 1)
     is_unchanged = torch.rand(n, generator=draw) >= policy.jitter_probability
     factors[is_unchanged] = 1.0
-    factors[torch.rand(n, generator=draw) < policy.greyscale_probability, 2] = 0.0
+    factors[torch.rand(n, generator=draw) < policy.grayscale_probability, 2] = 0.0
     images = batch.images / 255
-    images = resized_crop(images, batch.share(boxes), batch.share(flips), policy.size)
-    images = color_jitter(images, batch.share(factors))
+    images = resized_crop(images, batch.processes(boxes), batch.processes(flips), policy.size)
+    images = color_jitter(images, batch.processes(factors))
     if policy.hue > 0:  # drawn last, so that a policy without hue draws what it always drew
         shifts = policy.hue * (2 * torch.rand(n, generator=draw) - 1)
-        images = shift_hue(images, batch.share(shifts.masked_fill(is_unchanged, 0.0)))
+        images = shift_hue(images, batch.processes(shifts.masked_fill(is_unchanged, 0.0)))
     return images.mul_(2).sub_(1)
 
 
@@ -172,8 +172,8 @@ def resized_crop(
 
 def _source_coordinates(new_size: int, size: int, start: Tensor, extent: Tensor) -> Tensor:
     """Where each output pixel centre lies in the source, in grid_sample's -1..1, (b, new_size)."""
-    centres = torch.arange(new_size, device=start.device) + 0.5
-    pixels = start + centres * extent / new_size - 0.5
+    centers = torch.arange(new_size, device=start.device) + 0.5
+    pixels = start + centers * extent / new_size - 0.5
     pixels = torch.minimum(torch.maximum(pixels, start), start + extent - 1)
     return (2 * pixels + 1) / size - 1
 
@@ -192,9 +192,9 @@ def color_jitter(
     """
     brightness, contrast, saturation = (rearrange(f, "b -> b 1 1 1") for f in factors.unbind(1))
     images = (images * brightness).clamp_(0, 1)
-    mean = reduce(_greyscale(images), "b 1 h w -> b 1 1 1", "mean")
+    mean = reduce(_grayscale(images), "b 1 h w -> b 1 1 1", "mean")
     images = torch.lerp(mean, images, contrast).clamp_(0, 1)
-    return torch.lerp(_greyscale(images), images, saturation).clamp_(0, 1)
+    return torch.lerp(_grayscale(images), images, saturation).clamp_(0, 1)
 
 
 def shift_hue(
@@ -227,7 +227,7 @@ def shift_hue(
     return largest - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 
-def _greyscale(images: Tensor) -> Tensor:
+def _grayscale(images: Tensor) -> Tensor:
     """Luma, (b, 3, h, w) -> (b, 1, h, w)."""
     red, green, blue = images.split(1, dim=1)
     luma: Tensor = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
@@ -263,18 +263,18 @@ def diff_augment(
     draw, n = batch.generator(purpose), batch.global_size
     height, width = images.shape[-2:]
     shifts = (2 * torch.rand(n, 2, generator=draw) - 1) * translation
-    centres = torch.rand(n, 2, generator=draw)
+    centers = torch.rand(n, 2, generator=draw)
     if color:  # drawn last, so that shifts and squares are the same without it
-        strength = batch.share(torch.rand(n, 3, generator=draw))
+        strength = batch.processes(torch.rand(n, 3, generator=draw))
         brightness, saturation, contrast = rearrange(strength, "b k -> k b 1 1 1")
         images = images + brightness - 0.5
-        grey = reduce(images, "b c h w -> b 1 h w", "mean")
-        images = grey + (images - grey) * 2 * saturation
+        gray = reduce(images, "b c h w -> b 1 h w", "mean")
+        images = gray + (images - gray) * 2 * saturation
         mean = reduce(images, "b c h w -> b 1 1 1", "mean")
         images = mean + (images - mean) * (contrast + 0.5)
     if translation == cutout == 0:
         return images
-    pixels = batch.share((shifts * torch.tensor([height, width])).round())
+    pixels = batch.processes((shifts * torch.tensor([height, width])).round())
     y = torch.arange(height, device=images.device) - pixels[:, :1]  # (b, h): source row
     x = torch.arange(width, device=images.device) - pixels[:, 1:]
     inside = _outer((y >= 0) & (y < height), (x >= 0) & (x < width))
@@ -282,7 +282,7 @@ def diff_augment(
     columns = rearrange(x.clamp(0, width - 1).long(), "b w -> b 1 1 w").expand_as(images)
     images = images.gather(2, rows).gather(3, columns) * inside
     if cutout > 0:
-        middle = batch.share(centres * torch.tensor([height, width])).floor()
+        middle = batch.processes(centers * torch.tensor([height, width])).floor()
         half = torch.tensor([height, width], device=images.device) * cutout / 2
         hole_y = (torch.arange(height, device=images.device) + 0.5 - middle[:, :1]).abs() < half[0]
         hole_x = (torch.arange(width, device=images.device) + 0.5 - middle[:, 1:]).abs() < half[1]

@@ -227,7 +227,7 @@ def load_test_split(
     if not has_test:
         return None
     test = load_dataset(train.name, "test", data_dir, image_size, max_bytes, skip_bad)
-    return _labelled_as(train, test)
+    return _labeled_as(train, test)
 
 
 def _hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:
@@ -258,7 +258,7 @@ def _every_fifth(classes: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
     return position_in_class % 5 == 4
 
 
-def _labelled_as(train: Dataset, test: Dataset) -> Dataset:
+def _labeled_as(train: Dataset, test: Dataset) -> Dataset:
     """The test images with the training images' class numbers: a class may have no test image."""
     if train.labels is None or test.labels is None or test.class_names == train.class_names:
         return test
@@ -275,8 +275,8 @@ def _labelled_as(train: Dataset, test: Dataset) -> Dataset:
 def _load_digits(split: str, image_size: int | None) -> ImageDataset:
     with np.load(Path(__file__).with_name("digits.npz")) as archive:
         pixels, labels = archive["images"], torch.from_numpy(archive["labels"]).long()
-    grey = rearrange(torch.from_numpy(pixels).float(), "n h w -> n 1 h w") * (255 / 16)
-    images = repeat(_resize(grey, image_size or 16), "n 1 h w -> n c h w", c=3).contiguous()
+    gray = rearrange(torch.from_numpy(pixels).float(), "n h w -> n 1 h w") * (255 / 16)
+    images = repeat(_resize(gray, image_size or 16), "n 1 h w -> n c h w", c=3).contiguous()
     is_test = _every_fifth(labels)
     chosen = is_test if split == "test" else ~is_test
     names = tuple(str(digit) for digit in range(10))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from nacgen.errors import DataError, NonFiniteError
 
-QUANTISATION = "uint8, round half up"
+QUANTIZATION = "uint8, round half up"
 
 
 def to_uint8(images: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:

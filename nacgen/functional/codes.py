@@ -18,11 +18,11 @@ def bit_correlation(codes: Bool[Tensor, "m k"]) -> Float[Tensor, "c c"]:
         Float64, in [0, 1] above the diagonal and 0 elsewhere; constant bits, which have no correlation, are
         left out.
     """
-    centred = codes.double() - codes.double().mean(0)
-    norms = centred.norm(dim=0)
+    centered = codes.double() - codes.double().mean(0)
+    norms = centered.norm(dim=0)
     changing = codes.any(0) & ~codes.all(0)
-    centred = centred[:, changing] / norms[changing]
-    correlation: Tensor = centred.T @ centred
+    centered = centered[:, changing] / norms[changing]
+    correlation: Tensor = centered.T @ centered
     return correlation.abs().clamp_max(1).triu(1)
 
 

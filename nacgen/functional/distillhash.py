@@ -22,7 +22,7 @@ from jaxtyping import Float, Int8, Int64
 from torch import Tensor
 
 NUM_BINS = 100
-NUM_NEIGHBOURS = 20
+NUM_NEIGHBORS = 20
 
 
 class HalfGaussians(NamedTuple):
@@ -161,14 +161,14 @@ def pair_posterior(outputs: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
     return torch.sigmoid(outputs @ outputs.T / 2)
 
 
-def feature_neighbours(
-    distances: Float[Tensor, "n n"], num_neighbours: int = NUM_NEIGHBOURS
+def feature_neighbors(
+    distances: Float[Tensor, "n n"], num_neighbors: int = NUM_NEIGHBORS
 ) -> Int64[Tensor, "n m"]:
     """The nearest images of each image, itself the first.
 
     Args:
         distances: `cosine_distances` of pretrained features.
-        num_neighbours: With the image itself, at most `n`.
+        num_neighbors: With the image itself, at most `n`.
 
     Returns:
         Indices, nearest first.
@@ -176,17 +176,17 @@ def feature_neighbours(
     Raises:
         ValueError: There are fewer images.
     """
-    if not 1 <= num_neighbours <= len(distances):
+    if not 1 <= num_neighbors <= len(distances):
         raise ValueError(
-            f"num_neighbours must lie between 1 and the number of images, {len(distances)}, got "
-            f"{num_neighbours}. Give more images."
+            f"num_neighbors must lie between 1 and the number of images, {len(distances)}, got "
+            f"{num_neighbors}. Give more images."
         )
     own_first = distances.clone().fill_diagonal_(-1)
-    return own_first.topk(num_neighbours, dim=1, largest=False).indices
+    return own_first.topk(num_neighbors, dim=1, largest=False).indices
 
 
 def noise_rate_bounds(
-    posterior: Float[Tensor, "n n"], neighbours: Int64[Tensor, "n m"]
+    posterior: Float[Tensor, "n n"], neighbors: Int64[Tensor, "n m"]
 ) -> NoiseRateBounds:
     """Upper bounds on the rates of wrong labels, from the posteriors nearby (step 3).
 
@@ -196,7 +196,7 @@ def noise_rate_bounds(
 
     Args:
         posterior: From `pair_posterior`.
-        neighbours: From `feature_neighbours`.
+        neighbors: From `feature_neighbors`.
 
     Returns:
         Both bounds.
@@ -204,13 +204,13 @@ def noise_rate_bounds(
     Raises:
         ValueError: The two are not of the same images.
     """
-    if len(posterior) != len(neighbours):
+    if len(posterior) != len(neighbors):
         raise ValueError(
-            f"posterior and neighbours must be of the same images, got {len(posterior)} and {len(neighbours)}. "
+            f"posterior and neighbours must be of the same images, got {len(posterior)} and {len(neighbors)}. "
             "Compute both from one set."
         )
-    plus = _least_among_neighbours(1 - posterior, neighbours)
-    return NoiseRateBounds(plus, _least_among_neighbours(posterior, neighbours))
+    plus = _least_among_neighbors(1 - posterior, neighbors)
+    return NoiseRateBounds(plus, _least_among_neighbors(posterior, neighbors))
 
 
 def distilled_pair_labels(
@@ -293,11 +293,11 @@ def quantization_loss(outputs: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
     return reduce((outputs.abs() - 1).square(), "b k -> b", "mean")
 
 
-def _least_among_neighbours(values: Tensor, neighbours: Tensor) -> Tensor:
+def _least_among_neighbors(values: Tensor, neighbors: Tensor) -> Tensor:
     """Least value over all pairs of a neighbour of `i` and a neighbour of `j`, one side after the other."""
     for _ in range(2):  # the minimum over m x m pairs is a minimum over m of minima over m
-        least = values[neighbours[:, 0]]
-        for column in neighbours[:, 1:].unbind(1):
+        least = values[neighbors[:, 0]]
+        for column in neighbors[:, 1:].unbind(1):
             torch.minimum(least, values[column], out=least)
         values = rearrange(least, "i j -> j i").contiguous()
     return values

@@ -77,9 +77,9 @@ def fid_infinity(
 
 
 def _intercept(x: Tensor, y: Tensor) -> FIDInfinity:
-    centred = x - x.mean()
-    slope = (centred @ y) / (centred @ centred)
+    centered = x - x.mean()
+    slope = (centered @ y) / (centered @ centered)
     intercept = y.mean() - slope * x.mean()
     variance = (y - intercept - slope * x).square().sum() / (len(x) - 2)
-    error = variance * (1 / len(x) + x.mean().square() / (centred @ centred))
+    error = variance * (1 / len(x) + x.mean().square() / (centered @ centered))
     return FIDInfinity(intercept, error.sqrt(), slope)

@@ -207,12 +207,12 @@ def great_circle(
         )
     a, b = F.normalize(start, dim=0), F.normalize(end, dim=0)
     angle = torch.arccos((a @ b).clamp(-1, 1))
-    share = torch.linspace(0, 1, num_points, dtype=start.dtype, device=start.device)[:, None]
-    length = (1 - share) * start.norm() + share * end.norm()
+    processes = torch.linspace(0, 1, num_points, dtype=start.dtype, device=start.device)[:, None]
+    length = (1 - processes) * start.norm() + processes * end.norm()
     if angle < 1e-4:  # one direction
         directions = a.expand(num_points, -1)
     else:
-        mixed = torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b
+        mixed = torch.sin((1 - processes) * angle) * a + torch.sin(processes * angle) * b
         directions = mixed / torch.sin(angle)
     points: Tensor = directions * length
     return points

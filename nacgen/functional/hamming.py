@@ -24,7 +24,7 @@ NUM_GROUPS = 512  # least number of groups that bound the nearest items of a que
 MAX_CODE_DIM = 2**15 - 1  # of distances in int16
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """Gallery items of each query, nearest first, equal distances by gallery index."""
 
     indices: Int64[Tensor, "q m"]
@@ -105,15 +105,15 @@ def hamming_distances(
 def nearest_codes(
     query_codes: Bool[Tensor, "q k"],
     gallery_codes: Bool[Tensor, "n k"],
-    num_neighbours: int,
+    num_neighbors: int,
     ranking: Ranking = "hamming",
-) -> Neighbours:
+) -> Neighbors:
     """The nearest gallery items of each query.
 
     Args:
         query_codes: One row a query.
         gallery_codes: One row an item.
-        num_neighbours: Items for each query, `m`, at most the gallery.
+        num_neighbors: Items for each query, `m`, at most the gallery.
         ranking: As in `distance_counts`.
 
     Returns:
@@ -122,15 +122,15 @@ def nearest_codes(
     Raises:
         ValueError: There are fewer items than asked for, or as `distance_counts`.
     """
-    if not 1 <= num_neighbours <= len(gallery_codes):
+    if not 1 <= num_neighbors <= len(gallery_codes):
         raise ValueError(
-            f"num_neighbours must lie between 1 and the size of the gallery, {len(gallery_codes)}, got "
-            f"{num_neighbours}. Ask for fewer."
+            f"num_neighbors must lie between 1 and the size of the gallery, {len(gallery_codes)}, got "
+            f"{num_neighbors}. Ask for fewer."
         )
     pairs = CodePairs(query_codes, gallery_codes, ranking)
     nearest = _nearest_bounded if query_codes.device.type == "cpu" else _nearest_selected
-    found = pairs.each_block(lambda rows, distances: nearest(distances, num_neighbours))
-    return Neighbours(*(torch.cat(part) for part in zip(*found, strict=True)))
+    found = pairs.each_block(lambda rows, distances: nearest(distances, num_neighbors))
+    return Neighbors(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 
 class CodePairs:
@@ -176,7 +176,7 @@ class CodePairs:
         Returns:
             What it gives, in order.
         """
-        return self._share(
+        return self._processes(
             lambda rows: work(rows, self._distance(self._queries[rows], self._gallery)),
             len(self._queries),
             len(self._gallery),
@@ -212,9 +212,9 @@ class CodePairs:
                 counts.append(torch.bincount(bins.view(-1), minlength=len(part) * num_bins))
             return torch.stack(counts).sum(0).view(-1, num_bins)
 
-        return torch.cat(self._share(count, len(queries), max(len(gallery), num_bins)))
+        return torch.cat(self._processes(count, len(queries), max(len(gallery), num_bins)))
 
-    def _share(self, work: Callable[[slice], T], num_rows: int, row_size: int) -> list[T]:
+    def _processes(self, work: Callable[[slice], T], num_rows: int, row_size: int) -> list[T]:
         """What comes of each block of rows, in order.
 
         One block after the other: threads of our own beside torch's took half as long again on two cores.
@@ -271,31 +271,31 @@ def _unsigned(words: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
     return words.numpy().view(np.uint64)
 
 
-def _nearest_bounded(distances: Tensor, num_neighbours: int) -> Neighbours:
+def _nearest_bounded(distances: Tensor, num_neighbors: int) -> Neighbors:
     """Nearest items of each row, in NumPy; nothing is sorted but a few candidates.
 
     Of the least distances in `m` groups of items or more, the `m`-th bounds the `m`-th least distance of all.
     """
     num_rows, num_items = distances.shape
     values = distances.numpy()
-    group_size = max(1, num_items // max(NUM_GROUPS, 8 * num_neighbours))
+    group_size = max(1, num_items // max(NUM_GROUPS, 8 * num_neighbors))
     num_groups = num_items // group_size
     groups = values[:, : group_size * num_groups].reshape(num_rows, group_size, num_groups)
-    least = np.partition(groups.min(axis=1), num_neighbours - 1, axis=1)
-    is_candidate = values <= least[:, num_neighbours - 1, None]
+    least = np.partition(groups.min(axis=1), num_neighbors - 1, axis=1)
+    is_candidate = values <= least[:, num_neighbors - 1, None]
     row, column = np.divmod(np.flatnonzero(is_candidate), num_items)
     order = np.lexsort((column, values[row, column], row))
     start = np.searchsorted(row, np.arange(num_rows))
-    indices = torch.from_numpy(column[order[start[:, None] + np.arange(num_neighbours)]])
-    return Neighbours(indices, distances.gather(1, indices).to(torch.int16))
+    indices = torch.from_numpy(column[order[start[:, None] + np.arange(num_neighbors)]])
+    return Neighbors(indices, distances.gather(1, indices).to(torch.int16))
 
 
-def _nearest_selected(distances: Tensor, num_neighbours: int) -> Neighbours:
+def _nearest_selected(distances: Tensor, num_neighbors: int) -> Neighbors:
     """The same on any device, by keys of which no two are equal."""
     num_items = distances.shape[1]
     keys = distances.long() * num_items + torch.arange(num_items, device=distances.device)
-    indices = keys.topk(num_neighbours, dim=1, largest=False).indices
-    return Neighbours(indices, distances.gather(1, indices).to(torch.int16))
+    indices = keys.topk(num_neighbors, dim=1, largest=False).indices
+    return Neighbors(indices, distances.gather(1, indices).to(torch.int16))
 
 
 def _powers(device: torch.device) -> Tensor:

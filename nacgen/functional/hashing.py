@@ -61,7 +61,7 @@ def distance_counts(
         ValueError: Codes or labels are missing, of unequal length or of the wrong kind, or the ranking is
             unknown.
     """
-    _check_labelled(query_codes, query_labels, gallery_codes, gallery_labels)
+    _check_labeled(query_codes, query_labels, gallery_codes, gallery_labels)
     pairs = CodePairs(query_codes, gallery_codes, ranking)
     shape = (2, len(query_codes), query_codes.shape[1] + 1)
     counts = torch.empty(shape, dtype=torch.int64, device=query_codes.device)
@@ -103,7 +103,7 @@ def stable_average_precision(
     Raises:
         ValueError: As `distance_counts`, or `top` is below one.
     """
-    _check_labelled(query_codes, query_labels, gallery_codes, gallery_labels)
+    _check_labeled(query_codes, query_labels, gallery_codes, gallery_labels)
 
     def score(rows: slice, distances: Tensor) -> Tensor:
         relevant = _is_relevant(query_labels[rows], gallery_labels)
@@ -152,7 +152,7 @@ def _check_labels(query_labels: Tensor | None, gallery_labels: Tensor | None) ->
         )
 
 
-def _check_labelled(
+def _check_labeled(
     query_codes: Tensor, query_labels: Tensor, gallery_codes: Tensor, gallery_labels: Tensor
 ) -> None:
     _check_labels(query_labels, gallery_labels)

@@ -58,9 +58,9 @@ def gaussian_log_likelihood(
         ValueError: A pixel lies outside of [-1, 1].
     """
     check_range(images)
-    centre, half = (images - mean) * variance.rsqrt(), HALF_STEP * variance.rsqrt()
-    low = centre - torch.where(images < -1 + HALF_STEP, FAR, half)
-    high = centre + torch.where(images > 1 - HALF_STEP, FAR, half)
+    center, half = (images - mean) * variance.rsqrt(), HALF_STEP * variance.rsqrt()
+    low = center - torch.where(images < -1 + HALF_STEP, FAR, half)
+    high = center + torch.where(images > 1 - HALF_STEP, FAR, half)
     # log(Phi(high) - Phi(low)), mirrored to the left, where Phi's logarithm is exact
     is_right = low + high > 0
     low, high = torch.where(is_right, -high, low), torch.where(is_right, -low, high)
@@ -141,11 +141,11 @@ def logistic_mixture_log_likelihood(
     pixels = rearrange(images, "b c h w -> b 1 c h w")
     means = _conditional_means(means, coefficients, pixels)
     is_black, is_white = pixels < -1 + HALF_STEP, pixels > 1 - HALF_STEP
-    centre, half = (pixels - means) * torch.exp(-log_scales), HALF_STEP * torch.exp(-log_scales)
+    center, half = (pixels - means) * torch.exp(-log_scales), HALF_STEP * torch.exp(-log_scales)
     # s(high) - s(low) = s(high) s(-low) (1 - exp(low - high)) for the logistic function s
     log_probability = (
-        torch.where(is_white, 0.0, F.logsigmoid(centre + half))
-        + torch.where(is_black, 0.0, F.logsigmoid(half - centre))
+        torch.where(is_white, 0.0, F.logsigmoid(center + half))
+        + torch.where(is_black, 0.0, F.logsigmoid(half - center))
         + torch.where(is_black | is_white, 0.0, torch.log(-torch.expm1(-2 * half)))
     )
     log_joint = weights.log_softmax(dim=1) + reduce(log_probability, "b m c h w -> b m h w", "sum")

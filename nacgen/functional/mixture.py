@@ -77,9 +77,9 @@ class GaussianMixture(NamedTuple):
         """The mixture of greatest expected likelihood, given each component's share of each point `(n, m)`."""
         counts = shares.sum(dim=0) + 1e-10
         means = einsum(shares, rows, "n m, n z -> m z") / counts[:, None]
-        centred = rows[:, None] - means  # -> (n, m, z)
-        shared = rearrange(shares, "n m -> n m 1") * centred
-        covariances = einsum(shared, centred, "n m i, n m j -> m i j")  # never (n, m, z, z)
+        centered = rows[:, None] - means  # -> (n, m, z)
+        shared = rearrange(shares, "n m -> n m 1") * centered
+        covariances = einsum(shared, centered, "n m i, n m j -> m i j")  # never (n, m, z, z)
         covariances = covariances / counts[:, None, None]
         covariances.diagonal(dim1=1, dim2=2).add_(regularization)
         return cls(counts / counts.sum(), means, torch.linalg.cholesky(covariances))

@@ -157,8 +157,8 @@ def mixture_log_likelihood(
     kappa = log_likelihood_ratio(flip_probability)
     scale = 1 / kappa if divide else kappa
     log_joint = log_sum_exp(scale * received, codes)  # (m, k), (n, k) -> (m,)
-    log_normaliser = codes.shape[1] * (math.log(2 * math.cosh(kappa)))
-    return log_joint - log_normaliser - math.log(codes.shape[0])
+    log_normalizer = codes.shape[1] * (math.log(2 * math.cosh(kappa)))
+    return log_joint - log_normalizer - math.log(codes.shape[0])
 
 
 def nac_loss(
@@ -293,8 +293,8 @@ def _marginal_mixture_log_likelihood(
     """Log of the mean over `n` codes of the received bits' likelihood, (m, k), (n, k) -> (m,)."""
     half_log_odds = marginal_posterior_logits(code_logits, flip_probability) / 2
     # log p(c~ | x_j) = sum_k c~_k l_jk / 2 - log(2 cosh(l_jk / 2))
-    log_normaliser = reduce(F.softplus(2 * half_log_odds) - half_log_odds, "n k -> n", "sum")
-    log_joint = log_sum_exp(received, half_log_odds, -log_normaliser)  # -> (m,)
+    log_normalizer = reduce(F.softplus(2 * half_log_odds) - half_log_odds, "n k -> n", "sum")
+    log_joint = log_sum_exp(received, half_log_odds, -log_normalizer)  # -> (m,)
     return log_joint - math.log(code_logits.shape[0])
 
 

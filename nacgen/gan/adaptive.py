@@ -37,12 +37,12 @@ def adaptive_augment(
     if probability == 0:
         return images
     draw, n = batch.generator(purpose), batch.global_size
-    geometry = batch.share(random_geometry(n, images.shape[-1], probability, draw))
-    colours = batch.share(random_colours(n, probability, draw))
+    geometry = batch.processes(random_geometry(n, images.shape[-1], probability, draw))
+    colors = batch.processes(random_colors(n, probability, draw))
     grid = F.affine_grid(geometry[:, :2], list(images.shape), align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    images = einsum(colours[:, :3, :3], images, "b i j, b j h w -> b i h w")
-    return images + rearrange(colours[:, :3, 3], "b i -> b i 1 1")
+    images = einsum(colors[:, :3, :3], images, "b i j, b j h w -> b i h w")
+    return images + rearrange(colors[:, :3, 3], "b i -> b i 1 1")
 
 
 def random_geometry(
@@ -84,7 +84,7 @@ def random_geometry(
     return matrices @ _shift(gate(0.25 * normal()), gate(0.25 * normal()))  # 0.125 of the size
 
 
-def random_colours(
+def random_colors(
     num_images: int, probability: float, draw: torch.Generator
 ) -> Float[Tensor, "n 4 4"]:
     """Random affine maps of colours in [-1, 1]: brightness, contrast, luma, hue, saturation.
@@ -105,8 +105,8 @@ def random_colours(
         value = torch.where(uniform() < probability, value, neutral)
         return rearrange(value, "n -> n 1 1")
 
-    grey = torch.full((3, 3), 1 / 3)  # projection on the grey axis
-    colour = torch.eye(3) - grey
+    gray = torch.full((3, 3), 1 / 3)  # projection on the grey axis
+    color = torch.eye(3) - gray
     # turns by an angle about the grey axis: cos * colour + sin * cross + grey
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     brightness = gate(0.2 * torch.randn(num_images, generator=draw))
@@ -114,7 +114,7 @@ def random_colours(
     luma = gate(1 - 2 * (2 * uniform()).floor(), 1.0)
     hue = gate((2 * uniform() - 1) * math.pi)
     saturation = gate(2 ** torch.randn(num_images, generator=draw), 1.0)
-    linear = luma * grey + saturation * (hue.cos() * colour + hue.sin() * cross)
+    linear = luma * gray + saturation * (hue.cos() * color + hue.sin() * cross)
     matrices = torch.eye(4).repeat(num_images, 1, 1)
     matrices[:, :3, :3] = contrast * linear
     matrices[:, :3, 3:] = contrast * luma * brightness  # brightness is grey, so luma alone turns it

@@ -19,7 +19,7 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator, channels_for
 from nacgen.models.sngan import SNGANDiscriminator
 from nacgen.system.randomness import seeded
-from nacgen.training.gauges import LogitWatch
+from nacgen.training.monitors import DivergenceMonitor
 from nacgen.training.update import cosine_between
 from nacgen.transplant.discriminator import Discriminator
 from nacgen.transplant.report import Transplant
@@ -111,7 +111,7 @@ def transplant_encoder(
         source=config.init if config.init in ("random", "shuffled") else "encoder",
         calibration_images=calibration_images,
         head=options.head,
-        taps=options.taps,
+        return_nodes=options.return_nodes,
         spectral_norm=options.spectral_norm,
         num_classes=num_classes,
         seed=config.seed,
@@ -199,7 +199,7 @@ def build_update(
         ),
         discriminator_steps=optim.discriminator_steps,
         micro_batches=optim.micro_batches,
-        watch=LogitWatch(optim.largest_logit, config.run.checkpoint_every),
+        watch=DivergenceMonitor(optim.largest_logit, config.run.checkpoint_every),
     )
     if config.generator.compile:
         generator.compile()

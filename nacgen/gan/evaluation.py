@@ -15,7 +15,7 @@ from nacgen.gan.options import ScoreConfig
 from nacgen.gan.update import GANUpdate
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.models.sampling import interpolate, sample_images
-from nacgen.system.processes import Share
+from nacgen.system.processes import Processes
 from nacgen.system.randomness import generator as seeded_generator
 from nacgen.training.run_folder import RunFolder
 
@@ -71,7 +71,7 @@ class GANEvaluation:
             accelerator=self.accelerator,
         )
         path = self.run.path / "samples" / f"images_{images_seen:08d}.png"
-        with Share.of(self.accelerator).failing_together(), self.run.writing("sample grid"):
+        with Processes.of(self.accelerator).failing_together(), self.run.writing("sample grid"):
             if self.accelerator.is_main_process:
                 write_grid(self.generate(torch.arange(COLUMNS**2)), path, COLUMNS, ZOOM)
         self.run.export(self.update.averaged_generator, "generator", self.accelerator)

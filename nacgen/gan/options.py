@@ -24,7 +24,7 @@ class DiscriminatorConfig:
     head: Literal["linear", "basis", "projected"] = "basis"
     """linear: on mean features; basis: on weighted pixels; projected: on maps that are mixed at random over
     channels and scales, each halved down to 4 px."""
-    taps: tuple[str, ...] | None = None
+    return_nodes: tuple[str, ...] | None = None
     """Stages that get a head. None: the last, or all where the encoder is frozen."""
     spectral_norm: Literal["none", "heads", "cap"] = "none"
     """heads: of what is new; cap: also, no convolution of the encoder's grows beyond its first norm."""

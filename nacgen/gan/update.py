@@ -17,7 +17,7 @@ from nacgen.errors import ConfigurationError
 from nacgen.functional.gan import ADVERSARIAL_LOSSES, squared_gradient_norm
 from nacgen.gan.adaptive import AdaptiveAugmentation
 from nacgen.models.gan import Generator
-from nacgen.training.gauges import LastValues, LogitWatch
+from nacgen.training.monitors import DivergenceMonitor, LastValues
 from nacgen.training.update import Schedule, take_step
 
 Augmentation = Callable[[Tensor, Batch, str], Tensor]
@@ -66,7 +66,7 @@ class GANUpdate:
         penalty_every: int,
         ema_half_life: float,
         augment: Augmentation,
-        watch: LogitWatch,
+        watch: DivergenceMonitor,
         loss: str = "rpgan",
         penalize_fake: bool = True,
         adaptive: AdaptiveAugmentation | None = None,
@@ -141,18 +141,18 @@ class GANUpdate:
             batch.images_seen // batch.global_size,
             self.penalty_weight(batch.images_seen),
         )
-        penalised = weight > 0 and step % self.penalty_every == 0
+        penalized = weight > 0 and step % self.penalty_every == 0
 
         def forward(part: Batch) -> tuple[Tensor, Logs]:
             with torch.no_grad(), self.accelerator.autocast():
                 images_fake = self.generate(self.generator, part, "discriminator")
-            images = self.pair(part, images_fake, "discriminator").requires_grad_(penalised)
-            logits = self.judge(self.prepared_discriminator, images, part, penalised)
+            images = self.pair(part, images_fake, "discriminator").requires_grad_(penalized)
+            logits = self.judge(self.prepared_discriminator, images, part, penalized)
             real, fake = logits.chunk(2)
             loss = self.loss_discriminator(real, fake).mean()
             logs = {"loss_discriminator": loss, "logits_real": real.mean()}
             logs |= {"logits_fake": fake.mean(), **self.gauges(real.detach(), fake.detach())}
-            if penalised:
+            if penalized:
                 r1, r2 = (x.mean() for x in squared_gradient_norm(logits, images).chunk(2))
                 penalty = r1 + r2 if self.penalize_fake else r1
                 loss = loss + weight / 2 * self.penalty_every * penalty
@@ -255,7 +255,7 @@ class GANUpdate:
     def latents(self, batch: Batch, purpose: str) -> Tensor:
         """This process's share of the step's latents, `(b, z)`."""
         draw = batch.generator(f"latents_{purpose}")
-        return batch.share(
+        return batch.processes(
             torch.randn(batch.global_size, self.generator.latent_dim, generator=draw)
         )
 

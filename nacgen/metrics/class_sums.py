@@ -11,7 +11,7 @@ from nacgen.functional.inception_score import (
     score_of_splits,
     split_of,
 )
-from nacgen.system.processes import Share
+from nacgen.system.processes import Processes
 
 
 class ClassSums:
@@ -23,13 +23,13 @@ class ClassSums:
     Args:
         n: Images in all, on all processes; as many as splits or more.
         num_splits: Splits of the score.
-        share: Of this process.
+        processes: Of this process.
     """
 
-    def __init__(self, n: int, num_splits: int, share: Share) -> None:
-        self.n, self.num_splits, self.share = n, num_splits, share
+    def __init__(self, n: int, num_splits: int, processes: Processes) -> None:
+        self.n, self.num_splits, self.processes = n, num_splits, processes
         self.order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-        self.certainty = torch.zeros(num_splits, dtype=torch.float64, device=share.device)
+        self.certainty = torch.zeros(num_splits, dtype=torch.float64, device=processes.device)
         self.classes: Tensor | None = None
 
     def update(self, logits: Float[Tensor, "b k"], positions: Int64[Tensor, " b"]) -> None:
@@ -39,8 +39,8 @@ class ClassSums:
             logits: One row an image, of any float type.
             positions: The place of each image among all, from zero.
         """
-        log_p = logits.detach().to(self.share.device).double().log_softmax(dim=1)
-        split = split_of(self.order[positions], self.n, self.num_splits).to(self.share.device)
+        log_p = logits.detach().to(self.processes.device).double().log_softmax(dim=1)
+        split = split_of(self.order[positions], self.n, self.num_splits).to(self.processes.device)
         certainty, classes = certainty_and_classes(log_p, split, self.num_splits)
         self.certainty += certainty
         self.classes = classes if self.classes is None else self.classes + classes
@@ -52,12 +52,12 @@ class ClassSums:
             NonFiniteError: A logit was NaN or infinite; every process raises.
         """
         num_classes = 0 if self.classes is None else self.classes.shape[1]
-        widths = self.share.gather(
-            torch.tensor([num_classes], device=self.share.device), self.share.num_processes
+        widths = self.processes.gather(
+            torch.tensor([num_classes], device=self.processes.device), self.processes.num_processes
         )
         if self.classes is None:  # fewer images than processes
             self.classes = self.certainty.new_zeros(self.num_splits, int(widths.max()))
-        certainty, classes = self.share.sum(self.certainty), self.share.sum(self.classes)
+        certainty, classes = self.processes.sum(self.certainty), self.processes.sum(self.classes)
         if not certainty.isfinite().all():
             raise NonFiniteError(
                 f"logits must be finite, got NaN or infinity in {int((~certainty.isfinite()).sum())} of "

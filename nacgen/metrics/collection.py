@@ -12,7 +12,7 @@ from nacgen.functional.inception_score import InceptionScore
 from nacgen.metrics.class_sums import ClassSums
 from nacgen.metrics.extractors.base import FeatureExtractor, check_images
 from nacgen.metrics.statistics import GaussianStats, StatsAccumulator
-from nacgen.system.processes import Share
+from nacgen.system.processes import Processes
 
 ImageSource = Callable[[Int64[Tensor, " b"]], UInt8[Tensor, "b 3 h w"]]
 
@@ -38,7 +38,7 @@ def collect(
     extractor: FeatureExtractor,
     *,
     batch_size: int,
-    share: Share,
+    processes: Processes,
     keep_features: bool = False,
     num_splits: int | None = None,
 ) -> Collected:
@@ -51,7 +51,7 @@ def collect(
         indices: All images; this process takes its share of them.
         extractor: Their features.
         batch_size: Images that are held at a time, on each process.
-        share: Of this process; every process must call.
+        processes: Of this process; every process must call.
         keep_features: Whether to keep, and exchange, the features themselves.
         num_splits: Those of the Inception Score; None leaves it out.
 
@@ -66,12 +66,12 @@ def collect(
     """
     if batch_size < 1:
         raise ConfigurationError(f"batch_size must be one or more, got {batch_size}.")
-    sums = StatsAccumulator(extractor.feature_dim, share.device)
-    classes = None if num_splits is None else ClassSums(len(indices), num_splits, share)
-    kept = [torch.empty(0, extractor.feature_dim, device=share.device)]
-    own, positions = share.take(indices), share.take(torch.arange(len(indices)))
+    sums = StatsAccumulator(extractor.feature_dim, processes.device)
+    classes = None if num_splits is None else ClassSums(len(indices), num_splits, processes)
+    kept = [torch.empty(0, extractor.feature_dim, device=processes.device)]
+    own, positions = processes.take(indices), processes.take(torch.arange(len(indices)))
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with share.failing_together(), torch.no_grad(), torch.random.fork_rng(devices):
+    with processes.failing_together(), torch.no_grad(), torch.random.fork_rng(devices):
         for start in range(0, len(own), batch_size):
             batch = own[start : start + batch_size]
             images = images_of(batch)
@@ -83,7 +83,7 @@ def collect(
             pooled, logits = extractor(images)
             sums.update(pooled)
             if keep_features:
-                kept.append(pooled.detach().to(share.device).float())
+                kept.append(pooled.detach().to(processes.device).float())
             if classes is not None:
                 if logits is None:
                     raise ConfigurationError(
@@ -91,10 +91,10 @@ def collect(
                         "Leave out the metric, or use an extractor that classifies."
                     )
                 classes.update(logits, positions[start : start + batch_size])
-    if share.num_processes > 1:
+    if processes.num_processes > 1:
         sums.reduce()
     return Collected(
         stats=sums.result(),
-        features=share.gather(torch.cat(kept), len(indices)) if keep_features else None,
+        features=processes.gather(torch.cat(kept), len(indices)) if keep_features else None,
         inception_score=None if classes is None else classes.result(),
     )

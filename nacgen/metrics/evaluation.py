@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from nacgen.data.image_sets import ImageSet
-from nacgen.data.pixels import QUANTISATION
+from nacgen.data.pixels import QUANTIZATION
 from nacgen.errors import ConfigurationError
 from nacgen.metrics.collection import Collected, ImageSource, collect
 from nacgen.metrics.extractors.base import FeatureExtractor
@@ -17,7 +17,7 @@ from nacgen.metrics.result import (
     MetricSettings,
 )
 from nacgen.metrics.scores import METRICS, Pair
-from nacgen.system.processes import Launched, Share
+from nacgen.system.processes import Processes, ProcessInfo
 
 
 def evaluate(
@@ -30,7 +30,7 @@ def evaluate(
     settings: MetricSettings | None = None,
     seed: int = 0,
     batch_size: int = 500,
-    accelerator: Launched | None = None,
+    accelerator: ProcessInfo | None = None,
     model_label: str = "ema",
 ) -> EvaluationResult:
     """Score generated images against reference images, by all metrics in one pass.
@@ -100,7 +100,7 @@ def evaluate(
             torch.arange(num_samples) + seed * num_samples,
             extractor,
             batch_size=batch_size,
-            share=Share.of(accelerator),
+            processes=Processes.of(accelerator),
             keep_features=needs_features,
             num_splits=settings.splits if needs_logits else None,
         )
@@ -120,7 +120,7 @@ def evaluate(
             reference_fingerprint=reference.fingerprint,
             num_reference=reference.stats.n,
             num_samples=num_samples,
-            quantisation=QUANTISATION,
+            quantization=QUANTIZATION,
             resize=extractor.resize,
             feature_dim=extractor.feature_dim,
             dtype="float32",

@@ -27,7 +27,7 @@ from nacgen.metrics.collection import collect
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.statistics import GaussianStats
 from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
-from nacgen.system.processes import Launched, Share
+from nacgen.system.processes import Processes, ProcessInfo
 
 FORMAT = "nacgen reference statistics 1"
 
@@ -58,7 +58,7 @@ class ReferenceStatistics:
         *,
         keep_features: bool = False,
         batch_size: int = 500,
-        accelerator: Launched | None = None,
+        accelerator: ProcessInfo | None = None,
     ) -> Self:
         """Pass a dataset through an extractor once; hold the result to score many times.
 
@@ -77,7 +77,7 @@ class ReferenceStatistics:
             DataError: There are fewer than two images, or the extractor does not take them.
             NonFiniteError: A feature is NaN or infinite.
         """
-        share, seen = Share.of(accelerator), _PixelDigest(len(dataset))
+        processes, seen = Processes.of(accelerator), _PixelDigest(len(dataset))
 
         def read(indices: Tensor) -> Tensor:
             images = dataset.read(indices)
@@ -89,13 +89,13 @@ class ReferenceStatistics:
             torch.arange(len(dataset)),
             extractor,
             batch_size=batch_size,
-            share=share,
+            processes=processes,
             keep_features=keep_features,
         )
-        if share.num_processes == 1:
+        if processes.num_processes == 1:
             fingerprint = seen.fingerprint
         else:
-            with share.failing_together():
+            with processes.failing_together():
                 fingerprint = fingerprint_images(dataset)
         return cls(
             stats=collected.stats,
@@ -114,7 +114,7 @@ class ReferenceStatistics:
         *,
         keep_features: bool = False,
         batch_size: int = 500,
-        accelerator: Launched | None = None,
+        accelerator: ProcessInfo | None = None,
     ) -> Self:
         """What `compute` gives, from a file of an earlier call where there is one.
 
@@ -136,15 +136,15 @@ class ReferenceStatistics:
             DataError: The file is damaged; or as `compute`.
             StorageError: It cannot be written.
         """
-        share = Share.of(accelerator)
-        with share.failing_together():
+        processes = Processes.of(accelerator)
+        with processes.failing_together():
             fingerprint = fingerprint_images(dataset)
         content = f"{fingerprint} {extractor.fingerprint} {keep_features}"
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
         label = re.sub(r"[^\w.]+", "-", f"{dataset.name}-{dataset.split}-{extractor.name}")
         path = Path(folder) / f"{label}-{key}.npz"
-        if share.agree(path.is_file()):
-            with share.failing_together():
+        if processes.agree(path.is_file()):
+            with processes.failing_together():
                 held = cls.load(path, extractor)
                 if held.fingerprint != fingerprint:
                     raise _damaged(path, f"it holds {held.fingerprint}, not {fingerprint}")
@@ -156,8 +156,8 @@ class ReferenceStatistics:
             batch_size=batch_size,
             accelerator=accelerator,
         )
-        with share.failing_together():
-            if share.process_index == 0:
+        with processes.failing_together():
+            if processes.process_index == 0:
                 computed.save(path)
         return computed
 

@@ -19,7 +19,7 @@ class MetricSettings:
     """That the kernel distance is averaged over."""
     subset_size: int | None = None
     """Their images; None: 1,000, or all where there are fewer."""
-    neighbours: int = 5
+    neighbors: int = 5
     """That the neighbourhoods of precision, recall, density and coverage reach to."""
     seed: int = 0
     """Of what is drawn: subsets, and the jackknife's blocks."""
@@ -83,7 +83,7 @@ class EvaluationProtocol:
     reference_fingerprint: str
     num_reference: int
     num_samples: int
-    quantisation: str
+    quantization: str
     resize: str
     feature_dim: int
     dtype: str

@@ -11,7 +11,7 @@ from nacgen.functional.features import draw_rows
 from nacgen.functional.fid_infinity import fid_infinity
 from nacgen.functional.frechet import frechet_bias, frechet_distance
 from nacgen.functional.kernel_distance import kernel_distance, kernel_distance_of_subsets
-from nacgen.functional.neighbours import precision_recall_density_coverage
+from nacgen.functional.neighbors import precision_recall_density_coverage
 from nacgen.metrics.collection import Collected
 from nacgen.metrics.result import MetricName, MetricSettings, Score
 
@@ -130,13 +130,13 @@ def _kid_exact(pair: Pair) -> dict[str, Score]:
 
 
 def _prdc(pair: Pair) -> dict[str, Score]:
-    k = pair.settings.neighbours
+    k = pair.settings.neighbors
     shares = precision_recall_density_coverage(*pair.features, k=k)
     return {
         pair.name(name, name): Score(
-            value=float(share), raw=float(share), bias=None, settings={"neighbours": k}
+            value=float(processes), raw=float(processes), bias=None, settings={"neighbours": k}
         )
-        for name, share in shares._asdict().items()
+        for name, processes in shares._asdict().items()
     }
 
 
@@ -181,7 +181,7 @@ METRICS: Mapping[MetricName, Metric] = {
     ),
     "prdc": Metric(
         _prdc,
-        lambda settings, dim: Least(settings.neighbours + 1, settings.neighbours + 1),
+        lambda settings, dim: Least(settings.neighbors + 1, settings.neighbors + 1),
         needs_features=True,
     ),
     "fid_infinity": Metric(

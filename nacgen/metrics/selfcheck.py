@@ -20,7 +20,7 @@ from nacgen.data.pixels import to_uint8
 from nacgen.functional.frechet import frechet_distance
 from nacgen.functional.inception_score import inception_score
 from nacgen.functional.kernel_distance import kernel_distance_of_subsets
-from nacgen.functional.neighbours import precision_recall_density_coverage
+from nacgen.functional.neighbors import precision_recall_density_coverage
 from nacgen.metrics.evaluation import evaluate
 from nacgen.metrics.extractors.build import build_extractor
 from nacgen.metrics.extractors.resize import resize_bilinear, resize_tf1
@@ -95,8 +95,8 @@ def _pixels() -> Iterator[Check]:
     for name, resize, second in (("pytorch_fid", resize_bilinear, 25), ("tf1", resize_tf1, 50)):
         claim = f"second pixel of [0, 100] enlarged to four, resize {name}"
         yield Check(claim, second, float(resize(row, 4)[0, 0, 0, 1]))
-    grey = to_uint8(torch.zeros(1, 3, 1, 1))
-    yield Check("grey, 127.5, is rounded half up", 128, float(grey[0, 0, 0, 0]))
+    gray = to_uint8(torch.zeros(1, 3, 1, 1))
+    yield Check("grey, 127.5, is rounded half up", 128, float(gray[0, 0, 0, 0]))
 
 
 def _images() -> Iterator[Check]:

@@ -69,8 +69,8 @@ class StatsAccumulator:
         if len(features) > 0:
             rows = features.detach().to(self.mean.device).double()
             mean = rows.mean(dim=0)
-            centred = rows - mean
-            self._merge(len(rows), mean, centred.mT @ centred)
+            centered = rows - mean
+            self._merge(len(rows), mean, centered.mT @ centered)
 
     def merge(self, other: "StatsAccumulator") -> None:
         """Add what another accumulator has seen.
@@ -104,8 +104,8 @@ class StatsAccumulator:
         shares = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
         dist.all_gather(shares, own, group=group)
         self.n, self.mean, self.m2 = 0, torch.zeros_like(self.mean), torch.zeros_like(self.m2)
-        for share in shares:  # in the order of ranks, everywhere
-            n, mean, m2 = unpack(share, shapes, "*")
+        for processes in shares:  # in the order of ranks, everywhere
+            n, mean, m2 = unpack(processes, shapes, "*")
             self._merge(int(n), mean, m2)
 
     def result(self) -> GaussianStats:

@@ -102,7 +102,7 @@ def build_views(views: ViewConfig) -> ViewPolicy:
         jitter=views.jitter,
         saturation=views.jitter,
         hue=views.hue,
-        greyscale_probability=views.greyscale_probability,
+        grayscale_probability=views.grayscale_probability,
         size=views.size,
     )
 
@@ -222,7 +222,7 @@ def build_update(
                 stream,
                 images,
                 distill_at=int(config.distillhash.noisy_share * config.total_images),
-                num_neighbours=config.distillhash.num_neighbours,
+                num_neighbors=config.distillhash.num_neighbors,
                 quantization_weight=config.distillhash.quantization_weight,
             )
         case "supervised":

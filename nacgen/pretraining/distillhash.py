@@ -16,7 +16,7 @@ from nacgen.errors import DataError
 from nacgen.functional.distillhash import (
     cosine_distances,
     distilled_pair_labels,
-    feature_neighbours,
+    feature_neighbors,
     noise_rate_bounds,
     noisy_pair_labels,
     noisy_pair_loss,
@@ -35,21 +35,21 @@ class PairLabels(nn.Module):
 
     Args:
         features: Of the training images, from the encoder that the run starts from, `(n, d)`.
-        num_neighbours: Of each image, which bound the noise rates.
+        num_neighbors: Of each image, which bound the noise rates.
 
     Raises:
         DataError: The features tell no pairs apart.
     """
 
     labels: Tensor
-    neighbours: Tensor
+    neighbors: Tensor
 
-    def __init__(self, features: Tensor, num_neighbours: int) -> None:
+    def __init__(self, features: Tensor, num_neighbors: int) -> None:
         super().__init__()
         try:
             distances = cosine_distances(features)
             self.register_buffer("labels", noisy_pair_labels(distances))
-            self.register_buffer("neighbours", feature_neighbours(distances, num_neighbours))
+            self.register_buffer("neighbours", feature_neighbors(distances, num_neighbors))
         except ValueError as error:
             raise DataError(f"the encoder's features label no pairs: {error}") from error
 
@@ -60,7 +60,7 @@ class PairLabels(nn.Module):
             outputs: Relaxed codes of all training images, `(n, k)`.
         """
         posterior = pair_posterior(outputs)
-        bounds = noise_rate_bounds(posterior, self.neighbours)
+        bounds = noise_rate_bounds(posterior, self.neighbors)
         self.labels.copy_(distilled_pair_labels(posterior, bounds))
 
 
@@ -75,7 +75,7 @@ class DistillHashUpdate:
         stream: Of the training images.
         images: The training images, some thousands: there is a label for each pair.
         distill_at: Images seen when the pairs are distilled.
-        num_neighbours: Of each image, which bound the noise rates.
+        num_neighbors: Of each image, which bound the noise rates.
         quantization_weight: Of the distance between relaxed and hard codes.
 
     Raises:
@@ -92,7 +92,7 @@ class DistillHashUpdate:
         images: Dataset,
         *,
         distill_at: int,
-        num_neighbours: int,
+        num_neighbors: int,
         quantization_weight: float,
     ) -> None:
         self.accelerator, self.encoder = accelerator, encoder
@@ -100,7 +100,7 @@ class DistillHashUpdate:
         self.distill_at, self.quantization_weight = distill_at, quantization_weight
         encoder.eval()
         features = extract(encoder.features, images, accelerator.device)
-        self.pairs = PairLabels(features, num_neighbours).to(accelerator.device)
+        self.pairs = PairLabels(features, num_neighbors).to(accelerator.device)
         self.prepared, prepared_optimizer = accelerator.prepare(encoder, optimizer)
         self.modules: dict[str, nn.Module] = {"encoder": encoder, "pairs": self.pairs}
         self.optimizers: dict[str, AcceleratedOptimizer] = {"encoder": prepared_optimizer}
@@ -134,5 +134,5 @@ class DistillHashUpdate:
         loss = loss + self.quantization_weight * quantization_loss(outputs).mean()
         optimizer = self.optimizers["encoder"]
         norm = descend(self.accelerator, loss, optimizer, self.encoder.parameters(), batch)
-        labelled = (labels != 0).float().mean()
-        return {"loss": loss.detach(), "labelled_pairs": labelled, "gradient_norm": norm}
+        labeled = (labels != 0).float().mean()
+        return {"loss": loss.detach(), "labeled_pairs": labeled, "gradient_norm": norm}

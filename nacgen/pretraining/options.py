@@ -49,7 +49,7 @@ class ViewConfig:
     """Strength of brightness, contrast and saturation changes."""
     hue: float = 0.0
     """Strength of hue changes, up to 0.5."""
-    greyscale_probability: float = 0.0
+    grayscale_probability: float = 0.0
     """Share of images that lose their colour."""
 
 
@@ -109,7 +109,7 @@ class DistillHashConfig:
 
     num_images: int = 5_000
     """Training images whose pairs are labelled, spread over the dataset."""
-    num_neighbours: int = 20
+    num_neighbors: int = 20
     """Nearest neighbours that bound the noise rates."""
     noisy_share: float = 0.5
     """Share of the training before the distillation."""
@@ -118,7 +118,7 @@ class DistillHashConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        require_positive(self, "num_images", "num_neighbours")
+        require_positive(self, "num_images", "num_neighbors")
         require_between(self, 0, 1, "noisy_share")
         require_between(self, 0, math.inf, "quantization_weight")
 

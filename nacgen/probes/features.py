@@ -37,9 +37,9 @@ def extract(
     require_eval(function)
     several = _are_several()
     world, rank = (dist.get_world_size(), dist.get_rank()) if several else (1, 0)
-    share = -(-len(dataset) // world)
+    processes = -(-len(dataset) // world)
     # The last processes repeat the last image, so that all give equally many rows.
-    own = torch.arange(rank * share, (rank + 1) * share).clamp_max(len(dataset) - 1)
+    own = torch.arange(rank * processes, (rank + 1) * processes).clamp_max(len(dataset) - 1)
     parts = []
     with torch.no_grad():
         for indices in own.split(batch_size):

@@ -166,28 +166,30 @@ def code_health(
     bound = nac_bound(code_logits, scales * posterior_logits, flip_probability).mean()
     view_1, view_2 = codes.chunk(2)
     flips = float((view_1 != view_2).double().mean())
-    share = codes.double().mean(0)
-    worst = (share - 0.5).abs().argsort(descending=True, stable=True)[:NUM_WORST]
+    processes = codes.double().mean(0)
+    worst = (processes - 0.5).abs().argsort(descending=True, stable=True)[:NUM_WORST]
     correlation = bit_correlation(codes)  # upper triangle of the bits that change
     pairs = max(1, correlation.shape[0] * (correlation.shape[0] - 1) // 2)
     has_pairs = correlation.shape[0] > 1
     images, rows = count_patterns(view_1), count_patterns(codes)
     margin = code_logits.abs()
     figures: dict[str, Any] = {
-        "imbalance": float((share - 0.5).abs().mean()),
-        "worst_bits": tuple((int(bit), float(share[bit])) for bit in worst),
-        "constant_bits": int(((share == 0) | (share == 1)).sum()),
+        "imbalance": float((processes - 0.5).abs().mean()),
+        "worst_bits": tuple((int(bit), float(processes[bit])) for bit in worst),
+        "constant_bits": int(((processes == 0) | (processes == 1)).sum()),
         "mean_correlation": float(correlation.sum()) / pairs if has_pairs else None,
         "max_correlation": float(correlation.max()) if has_pairs else None,
         "copied_bits": int((correlation >= COPIES).any(0).sum()),
-        "bit_entropy": float((torch.special.entr(share) + torch.special.entr(1 - share)).sum()),
+        "bit_entropy": float(
+            (torch.special.entr(processes) + torch.special.entr(1 - processes)).sum()
+        ),
         "code_entropy": rows.entropy,
         "distinct_codes": images.distinct,
         "effective_codes": images.effective,
         "mean_margin": float(margin.double().mean()),
         "narrow_share": float((margin < NARROW_MARGIN).double().mean()),
         "view_flip_rate": flips,
-        "image_flip_rate": float((2 * share * (1 - share)).mean()),
+        "image_flip_rate": float((2 * processes * (1 - processes)).mean()),
         "calibration_error": calibration_error(posterior_logits, codes, flip_probability),
         "feature_rank": None if features is None else rank_me(features),
         "information": CodeInformation(

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from nacgen.functional.contrastive import directions
-from nacgen.probes.labelled import check_features, check_labels, check_lengths, top_accuracies
+from nacgen.probes.labeled import check_features, check_labels, check_lengths, top_accuracies
 
 CHUNK = 1000  # test images whose similarities are held at once
 
@@ -26,13 +26,13 @@ class KNNResult:
     Args:
         top_1: Share of test images classified correctly, 0 to 1.
         top_5: Share whose class is among the five with most votes; None with five classes or fewer.
-        num_neighbours: Training images that vote on each test image.
+        num_neighbors: Training images that vote on each test image.
         protocol: All settings that change the figures.
     """
 
     top_1: float
     top_5: float | None
-    num_neighbours: int
+    num_neighbors: int
     protocol: dict[str, Any]
 
 
@@ -41,7 +41,7 @@ def knn_probe(
     train_labels: Shaped[Tensor, "..."] | None,
     test_features: Float[Tensor, "m d"],
     test_labels: Shaped[Tensor, "..."] | None,
-    num_neighbours: Sequence[int] = (20, 200),
+    num_neighbors: Sequence[int] = (20, 200),
     temperature: float | None = 0.07,
 ) -> tuple[KNNResult, ...]:
     """Classify test images by the votes of the training images nearest to them in angle.
@@ -54,11 +54,11 @@ def knn_probe(
         train_labels: Classes from 0, as a dataset holds them.
         test_features: From the same encoder.
         test_labels: Classes from 0.
-        num_neighbours: How many vote, each at most the training images; 20 and 200 are usual.
+        num_neighbors: How many vote, each at most the training images; 20 and 200 are usual.
         temperature: Above zero; None gives every neighbour one vote.
 
     Returns:
-        One result for each of `num_neighbours`.
+        One result for each of `num_neighbors`.
 
     Raises:
         DataError: Labels are missing or several an image; a test class has no training images.
@@ -75,28 +75,28 @@ def knn_probe(
             f"train_features and test_features must have one width, got {train_features.shape[1]} and "
             f"{test_features.shape[1]}. Take both from one encoder."
         )
-    for k in num_neighbours:
+    for k in num_neighbors:
         if not 1 <= k <= len(train_features):
             raise ValueError(
-                f"num_neighbours must lie between 1 and the {len(train_features)} training images, got {k}. "
+                f"num_neighbors must lie between 1 and the {len(train_features)} training images, got {k}. "
                 "Ask for fewer."
             )
-    if not num_neighbours or (temperature is not None and not temperature > 0):
+    if not num_neighbors or (temperature is not None and not temperature > 0):
         raise ValueError(
-            "num_neighbours must name one number or more and temperature be above zero or None, got "
-            f"{tuple(num_neighbours)} and {temperature}. The usual are (20, 200) and 0.07."
+            "num_neighbors must name one number or more and temperature be above zero or None, got "
+            f"{tuple(num_neighbors)} and {temperature}. The usual are (20, 200) and 0.07."
         )
     keys = directions(train_features)
-    nearest = [_nearest(chunk, keys, max(num_neighbours)) for chunk in test_features.split(CHUNK)]
+    nearest = [_nearest(chunk, keys, max(num_neighbors)) for chunk in test_features.split(CHUNK)]
     similarity, index = (torch.cat(parts) for parts in zip(*nearest, strict=True))
     voted = train_labels.to(index.device)[index]  # (m, k)
     results = []
-    for k in num_neighbours:
+    for k in num_neighbors:
         votes = _votes(similarity[:, :k], voted[:, :k], num_classes, temperature)
         top_1, top_5 = top_accuracies(votes, test_labels)
         protocol = {
             "similarity": "cosine",
-            "num_neighbours": k,
+            "num_neighbors": k,
             "temperature": temperature,
             "num_train": len(train_labels),
             "num_test": len(test_labels),

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from nacgen.errors import DataError
-from nacgen.probes.labelled import check_features, check_labels, check_lengths, top_accuracies
+from nacgen.probes.labeled import check_features, check_labels, check_lengths, top_accuracies
 from nacgen.system.randomness import generator
 
 L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -64,7 +64,7 @@ def linear_probe(
     """
     check_features("train_features", train_features)
     check_features("test_features", test_features)
-    x, x_test = _standardised(train_features, test_features)
+    x, x_test = _standardized(train_features, test_features)
     l2 = _choose_l2(x, train_labels)
     return _accuracy(_fit(x, train_labels, l2), x_test, test_labels)
 
@@ -109,7 +109,7 @@ def fit_linear(
     check_lengths("the test split", test_features, test_labels)
     chosen = stratified_share(train_labels.cpu(), label_fraction, seed).to(train_labels.device)
     features, labels = train_features[chosen.to(train_features.device)], train_labels[chosen]
-    x, x_test = _standardised(features, test_features)
+    x, x_test = _standardized(features, test_features)
     smallest_class = int(labels.bincount()[labels.unique()].min())
     l2 = _choose_l2(x, labels) if smallest_class > 1 else L2_UNTUNED
     scores = F.pad(x_test.double(), (0, 1), value=1.0) @ _fit(x, labels, l2)
@@ -164,7 +164,7 @@ def stratified_share(
     return torch.cat(shares).sort().values
 
 
-def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+def _standardized(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     if len(train) < 10:
         raise ValueError(f"a linear probe needs ten training images or more, got {len(train)}.")
     mean, std = train.mean(0), train.std(0).clamp_min(1e-6)

@@ -18,7 +18,7 @@ from nacgen.data.augment import random_boxes, resized_crop
 from nacgen.data.datasets import Dataset
 from nacgen.data.stream import Batch, ImageStream
 from nacgen.probes.features import extract, require_eval
-from nacgen.probes.labelled import check_features, check_labels, top_accuracies
+from nacgen.probes.labeled import check_features, check_labels, top_accuracies
 from nacgen.system.randomness import seeded
 
 CROP_RATIO = 4 / 3
@@ -159,7 +159,7 @@ def _features(
     height, width = batch.images.shape[-2:]
     boxes = random_boxes(n, height, width, (smallest_crop, 1.0), CROP_RATIO, draw)
     flips = torch.rand(n, generator=draw) < (0.5 if flip else 0.0)
-    crops = resized_crop(batch.images.float() / 255, batch.share(boxes), batch.share(flips))
+    crops = resized_crop(batch.images.float() / 255, batch.processes(boxes), batch.processes(flips))
     with torch.no_grad():
         return function(crops * 2 - 1).float()
 

@@ -23,16 +23,16 @@ from nacgen.probes.regions.regions import measure_regions
 from nacgen.probes.regions.slices import RegionSlice, slice_regions
 from nacgen.probes.report import EncoderProbe, thin
 from nacgen.probes.retrieval.baselines import baseline_codes
-from nacgen.probes.retrieval.evaluate import evaluate_retrieval, nearest_neighbours
+from nacgen.probes.retrieval.evaluate import evaluate_retrieval, nearest_neighbors
 from nacgen.probes.retrieval.protocols import open_protocol
 from nacgen.probes.retrieval.sheet import write_retrieval_sheet
 from nacgen.system.randomness import seeded
 
 Evaluator = Literal["linear", "linear_sgd", "knn", "retrieval", "health", "regions"]
 LABEL_FRACTIONS = (1.0, 0.1, 0.01)
-NEIGHBOURS = (20, 200)
+NEIGHBORS = (20, 200)
 REGION_IMAGES = 1_000
-SHEET_QUERIES, SHEET_NEIGHBOURS, SHEET_ZOOM = 10, 10, 2
+SHEET_QUERIES, SHEET_NEIGHBORS, SHEET_ZOOM = 10, 10, 2
 SLICE_RESOLUTION = 112  # pixels of a side; the network is run for each, twice
 SLICE_ZOOM = 250.0  # around whole images a whole network has more regions than can be seen
 
@@ -88,10 +88,10 @@ class EncoderSuite:
         measured: dict[str, Any] = {}
         if {"linear", "knn"} & set(self.evaluators):
             features = [extract(encoder.features, s, self.device) for s in (self.train, self.test)]
-            labelled = features[0], self.train.labels, features[1], self.test.labels
+            labeled = features[0], self.train.labels, features[1], self.test.labels
         if "linear" in self.evaluators:
             measured["linear"] = {
-                f"{fraction:g}": asdict(fit_linear(*labelled, fraction, self.seed))
+                f"{fraction:g}": asdict(fit_linear(*labeled, fraction, self.seed))
                 for fraction in self._fractions()
             }
         if "linear_sgd" in self.evaluators:
@@ -105,9 +105,9 @@ class EncoderSuite:
             )
             measured["linear_sgd"] = asdict(result)
         if "knn" in self.evaluators:
-            neighbours = [k for k in NEIGHBOURS if k <= len(self.train)]
+            neighbors = [k for k in NEIGHBORS if k <= len(self.train)]
             measured["knn"] = {
-                str(r.num_neighbours): asdict(r) for r in knn_probe(*labelled, neighbours)
+                str(r.num_neighbors): asdict(r) for r in knn_probe(*labeled, neighbors)
             }
         if "retrieval" in self.evaluators:
             measured["retrieval"] = self._retrieval(encoder)
@@ -145,15 +145,15 @@ class EncoderSuite:
         shown = query[torch.linspace(0, len(query) - 1, SHEET_QUERIES).long()]
         pictures = {}
         for number, (name, encoder) in enumerate(encoders.items()):
-            found = nearest_neighbours(
+            found = nearest_neighbors(
                 extract(encoder.codes, self.pool.subset(shown), self.device),
                 extract(encoder.codes, self.pool.subset(gallery), self.device),
-                min(SHEET_NEIGHBOURS, len(gallery)),
+                min(SHEET_NEIGHBORS, len(gallery)),
             )
             items = gallery[found.indices]
             is_hit = is_relevant(labels[shown], labels[gallery]).gather(1, found.indices)
             images = [self.pool.read(row) for row in items]
-            path = folder / f"neighbours_{number}.png"
+            path = folder / f"neighbors_{number}.png"
             write_retrieval_sheet(
                 self.pool.read(shown), torch.stack(images), is_hit, path, zoom=SHEET_ZOOM
             )

@@ -11,7 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from nacgen.errors import LostProcessError, NacgenError
-from nacgen.system.processes import from_last_words, last_words
+from nacgen.system.processes import decode_error, encode_error
 
 SECONDS_TO_ANSWER = 2.0
 
@@ -45,9 +45,9 @@ def _compare(error: Exception, store: Any) -> Exception:
     if not isinstance(error, NacgenError):
         for other in others:
             if store.check([f"nacgen/end/{other}"]):
-                return from_last_words(other, store.get(f"nacgen/end/{other}"))
+                return decode_error(other, store.get(f"nacgen/end/{other}"))
     if not _is_of_exchange(error):
-        store.set(f"nacgen/end/{rank}", last_words(error))
+        store.set(f"nacgen/end/{rank}", encode_error(error))
         return error
     store.set(f"nacgen/here/{rank}", b"1")
     deadline = time.monotonic() + SECONDS_TO_ANSWER * (size > 2)  # of two, it is the other

@@ -18,7 +18,7 @@ MESSAGE_BYTES = 2048
 
 
 @runtime_checkable
-class Launched(Protocol):
+class ProcessInfo(Protocol):
     """What is asked of an `Accelerator`; a `PartialState` has it, too."""
 
     @property
@@ -35,7 +35,7 @@ class Launched(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class Processes:
     """The part of one process in work that all do.
 
     Args:
@@ -49,7 +49,7 @@ class Share:
     device: torch.device = CPU
 
     @classmethod
-    def of(cls, accelerator: Launched | None) -> Self:
+    def of(cls, accelerator: ProcessInfo | None) -> Self:
         """The share of this process, all the work where there is no accelerator."""
         if accelerator is None:
             return cls()
@@ -107,17 +107,17 @@ class Share:
         if self.agree(own is None):
             return
         message = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)
-        content = torch.tensor(list(last_words(own)[:MESSAGE_BYTES]), dtype=torch.uint8)
+        content = torch.tensor(list(encode_error(own)[:MESSAGE_BYTES]), dtype=torch.uint8)
         message[: len(content)] = content
         gathered = self.gather(message[None].to(self.device), self.num_processes).cpu()
         rank = int(gathered.any(dim=1).nonzero()[0])
         if own is not None and rank == self.process_index:
             raise own
         words = gathered[rank]
-        raise from_last_words(rank, bytes(words[words != 0].tolist())) from own
+        raise decode_error(rank, bytes(words[words != 0].tolist())) from own
 
 
-def last_words(error: Exception | None) -> bytes:
+def encode_error(error: Exception | None) -> bytes:
     """What a process tells the others of an error, nothing where there is none."""
     if error is None:
         return b""
@@ -125,7 +125,7 @@ def last_words(error: Exception | None) -> bytes:
     return f"{kind}\n{error}".encode()
 
 
-def from_last_words(rank: int, words: bytes) -> Exception:
+def decode_error(rank: int, words: bytes) -> Exception:
     """The error of another process.
 
     Args:

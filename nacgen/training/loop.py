@@ -22,7 +22,7 @@ from nacgen.errors import (
     StopRequestedError,
 )
 from nacgen.system.files import flatten
-from nacgen.system.processes import Share
+from nacgen.system.processes import Processes
 from nacgen.system.signals import InterruptedBlock, StopRequests
 from nacgen.training.checkpoint import (
     discard_checkpoints_after,
@@ -31,7 +31,7 @@ from nacgen.training.checkpoint import (
     save_checkpoint,
 )
 from nacgen.training.config import to_dict
-from nacgen.training.gauges import images_beyond
+from nacgen.training.monitors import images_beyond
 from nacgen.training.run_folder import RunFolder
 from nacgen.training.snapshot import capture, restore
 from nacgen.training.update import Schedule, Update, constant, group_factor
@@ -122,9 +122,9 @@ def train(
         checkpoint_every=times.checkpoint_every,
         evaluate_every=total if evaluate_every is None else evaluate_every,
     )
-    share = Share.of(accelerator)
+    processes = Processes.of(accelerator)
     options = flatten(to_dict(run.config))
-    with share.failing_together():
+    with processes.failing_together():
         run.create(
             {
                 "device": str(accelerator.device),
@@ -134,7 +134,7 @@ def train(
         )
         with run.writing("tracker's files"):
             accelerator.init_trackers("nacgen", {k: str(value) for k, value in options.items()})
-    session = _Session(update, run, accelerator, share, goal)
+    session = _Session(update, run, accelerator, processes, goal)
     base_rates = {
         group_id: group["lr"]
         for optimizer in update.optimizers.values()
@@ -167,7 +167,7 @@ def train(
                     session.save()
         while session.images_seen < total:
             try:
-                with share.failing_together():
+                with processes.failing_together():
                     if requests.is_requested:
                         raise StopRequestedError("a signal asked to stop")
                     batch = stream.batch(session.images_seen)
@@ -213,31 +213,31 @@ class _Session:
         update: Update,
         run: RunFolder,
         accelerator: Accelerator,
-        share: Share,
+        processes: Processes,
         goal: Goal | None,
     ) -> None:
         self.update, self.run, self.accelerator = update, run, accelerator
-        self.share, self.goal = share, goal
+        self.processes, self.goal = processes, goal
         self.evaluation: dict[str, Any] = {}
         state = self._resume()
         self.images_seen = self.saved_at = int(state["images_seen"])
         self.is_evaluated = bool(state.get("is_evaluated", True))
         self.best: dict[str, Any] | None = state.get("best")
         self.clock = _Clock(state["seconds"], state["training_seconds"])
-        with share.failing_together():
+        with processes.failing_together():
             run.cut_log(self.images_seen, state.get("rows"))
 
     def _resume(self) -> dict[str, Any]:
         """The first process finds the newest whole checkpoint; all read it into the update."""
         root, loaded = self.run.checkpoints, None
-        with self.share.failing_together():
+        with self.processes.failing_together():
             if self.run.is_main:
                 loaded = resume_checkpoint(root, self.run.config.total_images)
         position = 0 if loaded is None else 1 + loaded[1]["images_seen"]
-        position = int(self.share.sum(torch.tensor(position, device=self.share.device)))
+        position = int(self.processes.sum(torch.tensor(position, device=self.processes.device)))
         if position == 0:
             return {"images_seen": 0, "seconds": 0.0, "training_seconds": 0.0}
-        with self.share.failing_together():
+        with self.processes.failing_together():
             parts, state = loaded or read_checkpoint(root, position - 1)
             if not all(isinstance(state.get(k), float) for k in ("seconds", "training_seconds")):
                 raise CheckpointError(
@@ -249,7 +249,7 @@ class _Session:
 
     def log(self, values: dict[str, Any], more: dict[str, float] | None = None) -> None:
         """A row of the log; with more values, for trackers alone, the trackers get it, too."""
-        with self.share.failing_together():
+        with self.processes.failing_together():
             self.run.log({"images_seen": self.images_seen, **values})
             if more is not None:
                 with self.run.writing("tracker's files"):
@@ -263,7 +263,7 @@ class _Session:
             is_best = value is not None and (
                 self.best is None or self.goal.is_better(value, self.best["value"])
             )
-        if self.share.agree(not is_best):
+        if self.processes.agree(not is_best):
             return False
         self.best = {"images_seen": self.images_seen, "value": value}
         return True
@@ -274,7 +274,7 @@ class _Session:
 
     def save(self) -> None:
         """Write a checkpoint; where the first process cannot, all raise."""
-        with self.share.failing_together():
+        with self.processes.failing_together():
             if self.run.is_main:
                 state = {
                     "seconds": self.clock.seconds(),

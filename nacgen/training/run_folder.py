@@ -21,7 +21,7 @@ from nacgen.errors import (
 )
 from nacgen.models.folder import PretrainedModel
 from nacgen.system.files import _open, flatten, lock_folder, move_aside, read_yaml, write_text
-from nacgen.system.processes import Launched, Share
+from nacgen.system.processes import Processes, ProcessInfo
 from nacgen.training.config import TrainingConfig, to_dict
 from nacgen.training.environment import describe_environment, describe_hardware
 
@@ -216,7 +216,7 @@ class RunFolder:
             write_text(self._log, "".join(kept))
         self._num_rows = len(kept)
 
-    def export(self, model: PretrainedModel, name: str, accelerator: Launched) -> None:
+    def export(self, model: PretrainedModel, name: str, accelerator: ProcessInfo) -> None:
         """Write a model as a folder of its own, for readers while the run goes on; every process calls it.
 
         Args:
@@ -227,7 +227,7 @@ class RunFolder:
         Raises:
             StorageError: It cannot be written, on every process.
         """
-        with Share.of(accelerator).failing_together(), self.writing(name):
+        with Processes.of(accelerator).failing_together(), self.writing(name):
             if self.is_main:
                 model.save_pretrained(self.path / name)
 

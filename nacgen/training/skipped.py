@@ -12,7 +12,7 @@ from nacgen.training.run_folder import RunFolder
 SKIPPED_FILE = "skipped.txt"
 
 
-def settle_skipped(run: RunFolder, *datasets: Dataset | None) -> None:
+def record_skipped(run: RunFolder, *datasets: Dataset | None) -> None:
     """Say which images are left out, and hold the run to it; call it on every process before training.
 
     The order in which images come is a function of their number, so one more or less would change every batch.

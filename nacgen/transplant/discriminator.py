@@ -18,7 +18,7 @@ class Discriminator(nn.Module):
     Args:
         trunk: Gives the feature maps.
         image_size: Height and width in pixels.
-        taps: Stages that get a head; None for the last.
+        return_nodes: Stages that get a head; None for the last.
         head: Of each tap and of the RGB branch, see `nacgen.transplant.heads`; `"projected"` mixes the taps' maps
             at random before.
         rgb_branch: Whether to add one.
@@ -32,7 +32,7 @@ class Discriminator(nn.Module):
         self,
         trunk: Trunk,
         image_size: int,
-        taps: Sequence[str] | None = None,
+        return_nodes: Sequence[str] | None = None,
         head: HeadName = "basis",
         rgb_branch: bool = False,
         num_classes: int | None = None,
@@ -41,13 +41,13 @@ class Discriminator(nn.Module):
         if num_classes is not None and num_classes < 1:
             raise ConfigurationError(f"num_classes must be one or more, got {num_classes}.")
         self.trunk, self.num_classes, make = trunk, num_classes, HEADS[head]
-        shapes = trunk.map_shapes(image_size, taps)
-        self.taps, self.mixing = tuple(shapes), None
+        shapes = trunk.map_shapes(image_size, return_nodes)
+        self.return_nodes, self.mixing = tuple(shapes), None
         trunk.leave_out_above(shapes)
         if head == "projected":
             self.mixing = RandomMixing(shapes)
-            shapes = {tap: (self.mixing.out_channels, size) for tap, (_, size) in shapes.items()}
-        heads = {tap: make(width, size, num_classes) for tap, (width, size) in shapes.items()}
+            shapes = {node: (self.mixing.out_channels, size) for node, (_, size) in shapes.items()}
+        heads = {node: make(width, size, num_classes) for node, (width, size) in shapes.items()}
         self.rgb_branch = RGBBranch() if rgb_branch else None
         if self.rgb_branch is not None:
             heads["rgb"] = make(self.rgb_branch.out_channels, image_size // 2, num_classes)
@@ -85,6 +85,6 @@ class Discriminator(nn.Module):
                 maps = self.mixing(maps)
             if self.rgb_branch is not None:
                 maps["rgb"] = self.rgb_branch(images)
-            logits = [head(maps[tap], labels) for tap, head in self.heads.items()]
+            logits = [head(maps[node], labels) for node, head in self.heads.items()]
             stacked = torch.cat(logits, dim=1)  # -> (b, n)
         return stacked.squeeze(1) if stacked.shape[1] == 1 else stacked

@@ -160,10 +160,10 @@ class RandomMixing(nn.Module):
         super().__init__()
         self.out_channels = channels
         self.across_channels = nn.ModuleDict(
-            {tap: nn.Conv2d(width, channels, 1, bias=False) for tap, (width, _) in shapes.items()}
+            {node: nn.Conv2d(width, channels, 1, bias=False) for node, (width, _) in shapes.items()}
         )
         self.across_scales = nn.ModuleDict(
-            {tap: nn.Conv2d(channels, channels, 3, padding=1, bias=False) for tap in shapes}
+            {node: nn.Conv2d(channels, channels, 3, padding=1, bias=False) for node in shapes}
         )
         for convolution in self.modules():
             if isinstance(convolution, nn.Conv2d):
@@ -181,9 +181,9 @@ class RandomMixing(nn.Module):
         """
         mixed: dict[str, Tensor] = {}
         above: Tensor | None = None
-        for tap in reversed(list(self.across_channels)):
-            x = self.across_channels[tap](maps[tap])
+        for node in reversed(list(self.across_channels)):
+            x = self.across_channels[node](maps[node])
             if above is not None:
                 x = (x + F.interpolate(above, x.shape[-2:], mode="bilinear")) / math.sqrt(2)
-            above = mixed[tap] = self.across_scales[tap](x)
+            above = mixed[node] = self.across_scales[node](x)
         return mixed

@@ -81,11 +81,11 @@ def fill_module(
             layer.register_forward_pre_hook(_evaluate)
     total = sum(p.numel() for p in parameters.values())
     loaded = [parameters[place] for place in found.pairs.values() if place in parameters]
-    difference = share = None
+    difference = processes = None
     if probe is not None:
         measured, images = copy.deepcopy(filled).cpu().eval(), model.normalize(probe)
         difference = _probe_difference(backbone, measured, layers, images)
-        share = flop_share(measured, (images[:1],), set(layers.values()))
+        processes = flop_share(measured, (images[:1],), set(layers.values()))
     skipped = {f"backbone.{name}": reason for name, reason in found.skipped.items()}
     others = [name for name in model.state_dict() if not name.startswith("backbone.")]
     report = TransplantReport(
@@ -97,7 +97,7 @@ def fill_module(
         skipped=skipped | {name: SKIPPED[name.partition(".")[0]] for name in others},
         untouched=tuple(n for n in parameters if n not in set(found.pairs.values())),
         parameter_share=sum(p.numel() for p in loaded) / total,
-        flop_share=share,
+        flop_share=processes,
         trainable_share=sum(p.numel() for p in parameters.values() if p.requires_grad) / total,
         probe_difference=difference,
         is_dry_run=dry_run,

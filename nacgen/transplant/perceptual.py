@@ -21,7 +21,7 @@ class PerceptualDistance(nn.Module):
 
     Args:
         trunk: Gives the feature maps, all of its stages frozen.
-        taps: Stages to compare; None for all.
+        return_nodes: Stages to compare; None for all.
 
     Raises:
         ConfigurationError: A tap does not exist, or a stage is not frozen.
@@ -30,7 +30,7 @@ class PerceptualDistance(nn.Module):
         Zhang et al. 2018, arXiv:1801.03924, equation 1 with all weights equal.
     """
 
-    def __init__(self, trunk: Trunk, taps: Sequence[str] | None = None) -> None:
+    def __init__(self, trunk: Trunk, return_nodes: Sequence[str] | None = None) -> None:
         super().__init__()
         stages = list(trunk.backbone.stage_channels)
         if trunk.frozen_stages != tuple(stages):
@@ -38,8 +38,10 @@ class PerceptualDistance(nn.Module):
                 f"all stages, {', '.join(stages)}, must be frozen, got {', '.join(trunk.frozen_stages) or 'none'}."
             )
         self.trunk = trunk
-        shapes = trunk.map_shapes(trunk.backbone.total_stride, stages if taps is None else taps)
-        self.taps = tuple(shapes)
+        shapes = trunk.map_shapes(
+            trunk.backbone.total_stride, stages if return_nodes is None else return_nodes
+        )
+        self.return_nodes = tuple(shapes)
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"]
@@ -55,8 +57,8 @@ class PerceptualDistance(nn.Module):
         """
         first, second = self.trunk(images), self.trunk(other)
         distances = [
-            reduce((_unit(first[tap]) - _unit(second[tap])).square(), "b c h w -> b h w", "sum")
-            for tap in self.taps
+            reduce((_unit(first[node]) - _unit(second[node])).square(), "b c h w -> b h w", "sum")
+            for node in self.return_nodes
         ]
         return torch.stack([reduce(x, "b h w -> b", "mean") for x in distances]).mean(0)
 

@@ -58,12 +58,12 @@ class TransplantReport:
     is_dry_run: bool = False
 
     def __str__(self) -> str:
-        tensors, share = len(self.loaded), f"{self.parameter_share:.0%} of the parameters"
+        tensors, processes = len(self.loaded), f"{self.parameter_share:.0%} of the parameters"
         loaded = "would be loaded" if self.is_dry_run else "loaded"
         origin = {
-            "encoder": f"{tensors} tensors of the encoder {loaded}, {len(self.skipped)} left behind, {share}",
-            "random": f"a control with the encoder's architecture and random weights in {share}",
-            "shuffled": f"a control with {tensors} tensors of the encoder, each shuffled, in {share}",
+            "encoder": f"{tensors} tensors of the encoder {loaded}, {len(self.skipped)} left behind, {processes}",
+            "random": f"a control with the encoder's architecture and random weights in {processes}",
+            "shuffled": f"a control with {tensors} tensors of the encoder, each shuffled, in {processes}",
         }[self.source]
         return (
             f"{self.target}, mode {self.mode}: {origin}, {self.trainable_share:.0%} trainable, "

@@ -16,9 +16,9 @@ Target = Literal["discriminator", "vae_encoder", "perceptual"]
 Mode = Literal["init", "partial", "frozen"]
 SpectralNorm = Literal["none", "heads", "cap"]
 OPTIONS: dict[str, set[str]] = {  # that not every target has
-    "discriminator": {"taps", "head", "rgb_branch", "spectral_norm", "num_classes"},
-    "vae_encoder": {"taps", "rgb_branch", "latent_dim"},
-    "perceptual": {"taps"},
+    "discriminator": {"return_nodes", "head", "rgb_branch", "spectral_norm", "num_classes"},
+    "vae_encoder": {"return_nodes", "rgb_branch", "latent_dim"},
+    "perceptual": {"return_nodes"},
     "module": {"match", "dry_run"},
 }
 
@@ -31,7 +31,7 @@ class TransplantOptions(TypedDict, total=False):
     calibration_images: Tensor | None
     batch_norm: BatchNormUse | None
     frozen_stages: int | None
-    taps: Sequence[str] | None
+    return_nodes: Sequence[str] | None
     rgb_branch: bool | None
     head: HeadName | None
     spectral_norm: SpectralNorm | None

@@ -79,7 +79,7 @@ def transplant(
     calibration_images: Float[Tensor, "b 3 h w"] | None = None,
     batch_norm: BatchNormUse | None = None,
     frozen_stages: int | None = None,
-    taps: Sequence[str] | None = None,
+    return_nodes: Sequence[str] | None = None,
     rgb_branch: bool | None = None,
     head: HeadName | None = None,
     spectral_norm: SpectralNorm | None = None,
@@ -108,7 +108,7 @@ def transplant(
             itself, train, or freeze in mode frozen.
         frozen_stages: Of mode partial, how many of the first stages are frozen; None for half of them, rounded
             up, the stem being one.
-        taps: Stages that are read; None for the last, or for all where the trunk is frozen.
+        return_nodes: Stages that are read; None for the last, or for all where the trunk is frozen.
         rgb_branch: A small trainable network on the pixels; None where the trunk is frozen.
         head: Of a discriminator: `"basis"` (the default), `"linear"` or `"projected"`.
         spectral_norm: Of a discriminator: `"none"` (the default), `"heads"`, or `"cap"`, which also keeps each
@@ -131,7 +131,7 @@ def transplant(
     given = {
         "image_size": image_size,
         "frozen_stages": frozen_stages,
-        "taps": taps,
+        "return_nodes": return_nodes,
         "rgb_branch": rgb_branch,
         "head": head,
         "spectral_norm": spectral_norm,
@@ -183,19 +183,19 @@ def transplant(
             )
         trunk = Trunk(backbone, model.mean, model.std, num_frozen, batch_norm)
         if mode == "frozen":
-            taps = stages if taps is None else taps
+            return_nodes = stages if return_nodes is None else return_nodes
             rgb_branch = True if rgb_branch is None else rgb_branch
         module: Discriminator | VAEEncoder | PerceptualDistance
         with seeded(seed, "heads"):
             if into == "discriminator":
                 module = Discriminator(
-                    trunk, size, taps, head or "basis", bool(rgb_branch), num_classes
+                    trunk, size, return_nodes, head or "basis", bool(rgb_branch), num_classes
                 )
                 _bound_weights(module, spectral_norm or "none")
             elif into == "vae_encoder":
-                module = VAEEncoder(trunk, size, latent_dim or 0, taps, bool(rgb_branch))
+                module = VAEEncoder(trunk, size, latent_dim or 0, return_nodes, bool(rgb_branch))
             else:
-                module = PerceptualDistance(trunk, taps)
+                module = PerceptualDistance(trunk, return_nodes)
         report = _report(
             encoder,
             module,

@@ -66,27 +66,27 @@ class Trunk(nn.Module):
         stages = self.backbone.stages()
         return [module for stage in self.frozen_stages for module in stages[stage]]
 
-    def leave_out_above(self, taps: Collection[str]) -> None:
+    def leave_out_above(self, return_nodes: Collection[str]) -> None:
         """Freeze the stages above the last tap: they get no gradients, which several processes would wait for.
 
         Args:
-            taps: Stages that are read.
+            return_nodes: Stages that are read.
         """
         stages = list(self.backbone.stage_channels)
-        last = max(stages.index(tap) for tap in taps)
+        last = max(stages.index(node) for node in return_nodes)
         self.frozen_stages += tuple(s for s in stages[last + 1 :] if s not in self.frozen_stages)
         for module in self._frozen_modules():
             module.requires_grad_(False)
         self.train(self.training)
 
     def map_shapes(
-        self, image_size: int, taps: Sequence[str] | None = None
+        self, image_size: int, return_nodes: Sequence[str] | None = None
     ) -> dict[str, tuple[int, int]]:
         """Channels, and height and width in pixels, of the maps of some stages.
 
         Args:
             image_size: Height and width in pixels of the images.
-            taps: Stages; None for the last.
+            return_nodes: Stages; None for the last.
 
         Returns:
             `{stage: (channels, size)}` in the order of the stages.
@@ -95,18 +95,18 @@ class Trunk(nn.Module):
             ConfigurationError: The images are too small, there is no such stage, or none is asked for.
         """
         stages = list(self.backbone.stage_channels)
-        taps = stages[-1:] if taps is None else taps
-        unknown = [tap for tap in taps if tap not in stages]
-        if unknown or not taps:
+        return_nodes = stages[-1:] if return_nodes is None else return_nodes
+        unknown = [node for node in return_nodes if node not in stages]
+        if unknown or not return_nodes:
             raise ConfigurationError(
-                f"taps must be among {', '.join(stages)}, and one at least, got "
-                f"{', '.join(unknown) or 'no tap'}."
+                f"return_nodes must be among {', '.join(stages)}, and one at least, got "
+                f"{', '.join(unknown) or 'no node'}."
             )
         was_training = self.training
         with torch.no_grad():
             maps = self.eval()(torch.zeros(1, 3, image_size, image_size).to(self.mean))
         self.train(was_training)
-        return {s: (maps[s].shape[1], maps[s].shape[-1]) for s in stages if s in taps}
+        return {s: (maps[s].shape[1], maps[s].shape[-1]) for s in stages if s in return_nodes}
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
         """Feature maps of every stage.

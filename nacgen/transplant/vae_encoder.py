@@ -24,7 +24,7 @@ class VAEEncoder(nn.Module):
         trunk: Gives the feature maps.
         image_size: Height and width in pixels.
         latent_dim: Length of `z`.
-        taps: Stages to read; None for the last.
+        return_nodes: Stages to read; None for the last.
         rgb_branch: Whether to read the pixels too, through a small trainable network.
 
     Raises:
@@ -39,16 +39,16 @@ class VAEEncoder(nn.Module):
         trunk: Trunk,
         image_size: int,
         latent_dim: int,
-        taps: Sequence[str] | None = None,
+        return_nodes: Sequence[str] | None = None,
         rgb_branch: bool = False,
     ) -> None:
         super().__init__()
         if latent_dim < 1:
             raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim}.")
         self.trunk, self.latent_dim = trunk, latent_dim
-        shapes = trunk.map_shapes(image_size, taps)
+        shapes = trunk.map_shapes(image_size, return_nodes)
         trunk.leave_out_above(shapes)
-        self.taps, self.map_size = tuple(shapes), min(size for _, size in shapes.values())
+        self.return_nodes, self.map_size = tuple(shapes), min(size for _, size in shapes.values())
         channels = sum(width for width, _ in shapes.values())
         self.rgb_branch = RGBBranch() if rgb_branch else None
         if self.rgb_branch is not None:
@@ -69,7 +69,7 @@ class VAEEncoder(nn.Module):
             `(mean, log_variance)`, both any real numbers, the latter a natural logarithm.
         """
         all_maps = self.trunk(images)
-        maps = [all_maps[tap] for tap in self.taps]
+        maps = [all_maps[node] for node in self.return_nodes]
         if self.rgb_branch is not None:
             maps.append(self.rgb_branch(images))
         maps = [F.adaptive_avg_pool2d(x, self.map_size) for x in maps]

@@ -15,7 +15,7 @@ from nacgen.functional.gan import (
     relativistic_generator_loss,
     squared_gradient_norm,
 )
-from nacgen.training.gauges import LogitWatch
+from nacgen.training.monitors import DivergenceMonitor
 from nacgen.training.update import descend
 
 EPSILON, LARGEST_WEIGHT = 1e-4, 1e4  # the paper's
@@ -44,14 +44,14 @@ class Adversary:
         *,
         weight: float,
         start: int,
-        felt_from: int,
+        acts_from: int,
         penalty_weight: float,
-        watch: LogitWatch,
+        watch: DivergenceMonitor,
         penalty_every: int = 4,
     ) -> None:
         self.accelerator, self.discriminator = accelerator, discriminator
         self.trainable = [p for p in discriminator.parameters() if p.requires_grad]
-        self.weight, self.start, self.felt_from = weight, start, felt_from
+        self.weight, self.start, self.acts_from = weight, start, acts_from
         self.penalty_weight, self.penalty_every, self.watch = penalty_weight, penalty_every, watch
         self.prepared, self.optimizer = accelerator.prepare(discriminator, optimizer)
 
@@ -75,7 +75,7 @@ class Adversary:
         Returns:
             A scalar, and values to log.
         """
-        if batch.images_seen < self.felt_from:
+        if batch.images_seen < self.acts_from:
             return torch.zeros_like(reconstruction_loss), {}
         for parameter in self.trainable:
             parameter.requires_grad_(False)
@@ -112,9 +112,9 @@ class Adversary:
         if batch.images_seen < self.start:
             return {}
         pair = torch.cat([images, reconstructions])
-        is_penalised = batch.images_seen // batch.global_size % self.penalty_every == 0
-        pair.requires_grad_(is_penalised)
-        logits = self.prepared(pair, full_precision=is_penalised).float()
+        is_penalized = batch.images_seen // batch.global_size % self.penalty_every == 0
+        pair.requires_grad_(is_penalized)
+        logits = self.prepared(pair, full_precision=is_penalized).float()
         logits_real, logits_fake = logits.chunk(2)
         loss = relativistic_discriminator_loss(logits_real, logits_fake).mean()
         logs = {
@@ -122,7 +122,7 @@ class Adversary:
             "logits_real": logits_real.mean(),
             "logits_fake": logits_fake.mean(),
         }
-        if is_penalised:
+        if is_penalized:
             r1, r2 = squared_gradient_norm(logits, pair).chunk(2)
             loss = loss + self.penalty_weight / 2 * self.penalty_every * (r1.mean() + r2.mean())
             logs |= {"r1_penalty": r1.mean(), "r2_penalty": r2.mean()}

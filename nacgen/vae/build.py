@@ -13,7 +13,7 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import channels_for
 from nacgen.models.vae import VAE, Decoder
 from nacgen.system.randomness import seeded
-from nacgen.training.gauges import LogitWatch
+from nacgen.training.monitors import DivergenceMonitor
 from nacgen.transplant.controls import Source
 from nacgen.transplant.perceptual import PerceptualDistance
 from nacgen.transplant.transplant import transplant
@@ -140,9 +140,9 @@ def build_adversary(
         torch.optim.Adam(groups, lr=options.learning_rate, betas=BETAS["discriminator"]),
         weight=options.weight,
         start=int(options.start * config.total_images),
-        felt_from=int(options.felt_from * config.total_images),
+        acts_from=int(options.acts_from * config.total_images),
         penalty_weight=options.penalty_weight,
-        watch=LogitWatch(
+        watch=DivergenceMonitor(
             options.largest_logit, config.run.checkpoint_every, "--discriminator.largest-logit"
         ),
     )

@@ -26,7 +26,7 @@ from nacgen.functional.vae import (
 from nacgen.metrics.collection import ImageSource
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.models.vae import VAE
-from nacgen.system.processes import Share
+from nacgen.system.processes import Processes
 from nacgen.system.randomness import generator, normal_rows
 from nacgen.training.run_folder import RunFolder
 from nacgen.vae.options import ScoreConfig
@@ -276,7 +276,7 @@ class VAEEvaluation:
     def draw(self, name: str, images: Tensor, columns: int = COLUMNS) -> None:
         """Write a sheet into the run folder, on the main process."""
         path = self.run.path / "samples" / f"{name}.png"
-        with Share.of(self.accelerator).failing_together(), self.run.writing("sheet of images"):
+        with Processes.of(self.accelerator).failing_together(), self.run.writing("sheet of images"):
             if self.accelerator.is_main_process:
                 write_grid(images, path, columns, ZOOM)
 

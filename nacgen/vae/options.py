@@ -73,7 +73,7 @@ class DiscriminatorConfig:
     """Of the adversarial loss, relative to the gradients' balance at the decoder's last layer."""
     start: float = 0.35
     """Share of the run after which it trains."""
-    felt_from: float = 0.5
+    acts_from: float = 0.5
     """Share of the run after which the decoder feels it."""
     learning_rate: float = 1e-3
     """Of its heads; the trunk's is 0.3 of it."""
@@ -87,9 +87,9 @@ class DiscriminatorConfig:
         require_positive(self, "learning_rate", "largest_logit")
         require_between(self, 0, math.inf, "weight", "penalty_weight")
         require_between(self, 0, 1, "start", "felt_from")
-        if self.felt_from < self.start:
+        if self.acts_from < self.start:
             raise ConfigurationError(
-                f"felt_from must not precede start, got {self.felt_from} and {self.start}: an untrained "
+                f"felt_from must not precede start, got {self.acts_from} and {self.start}: an untrained "
                 "discriminator has nothing to say. Raise --discriminator.felt-from."
             )
 

@@ -24,7 +24,7 @@ PLAIN = ViewPolicy(
     flip=False,
     jitter=0.0,
     saturation=0.0,
-    greyscale_probability=0.0,
+    grayscale_probability=0.0,
 )
 
 
@@ -121,18 +121,18 @@ def test_boxes_lie_inside_and_spread_over_area_and_place() -> None:
     assert (top + height).max() == 64
     assert (left + width).max() == 96
     assert all(torch.equal(side, side.round()) for side in (top, left, height, width))
-    share, ratio = height * width / (64 * 96), width / height
+    processes, ratio = height * width / (64 * 96), width / height
     # an edge can be rounded by half a pixel, or cut to the image
-    assert 0.19 < share.min() < 0.21
-    assert 0.75 < share.max() < 0.82
+    assert 0.19 < processes.min() < 0.21
+    assert 0.75 < processes.max() < 0.82
     assert (ratio < 4 / 3 * 1.05).all()  # 1.05: half a pixel of an edge of 25 on both sides
     assert (ratio > 3 / 4 / 1.05).all()
     assert ratio.max() > 1.3
     assert ratio.min() < 0.77
-    small = share[share < 0.5]  # none of these is cut
+    small = processes[processes < 0.5]  # none of these is cut
     counts = torch.histc(small, bins=3, min=0.2, max=0.5)
     assert (counts / 4000 - 1 / 6).abs().max() < 0.03  # uniform in area
-    assert ratio[share < 0.5].log().mean().abs() < 0.02  # symmetric in the logarithm
+    assert ratio[processes < 0.5].log().mean().abs() < 0.02  # symmetric in the logarithm
     room = 64 - height
     assert abs((top / room)[room > 0].mean() - 0.5) < 0.02  # uniform in place
 
@@ -154,9 +154,9 @@ def test_half_of_the_images_are_mirrored() -> None:
 
 
 def test_colours_change_in_their_share_of_images_within_their_range() -> None:
-    grey = torch.full((3000, 3, 2, 2), 0.5)
+    gray = torch.full((3000, 3, 2, 2), 0.5)
     policy = replace(PLAIN, jitter=0.4, jitter_probability=0.8)
-    views = (random_view(batch_of(grey), policy, "view") + 1) / 2
+    views = (random_view(batch_of(gray), policy, "view") + 1) / 2
     level = 128 / 255
     factors = views[:, 0, 0, 0] / level  # uniform grey: brightness alone shows
     assert 0.599 < factors.min() < 0.62
@@ -167,9 +167,9 @@ def test_colours_change_in_their_share_of_images_within_their_range() -> None:
 
 def test_images_lose_their_colour_in_their_share() -> None:
     batch = batch_of(random_images(1, 4, 4).expand(2000, 3, 4, 4))
-    policy = replace(PLAIN, greyscale_probability=0.3)
-    is_grey = random_view(batch, policy, "view").std(1).amax((1, 2)) < 1e-5
-    assert is_grey.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    policy = replace(PLAIN, grayscale_probability=0.3)
+    is_gray = random_view(batch, policy, "view").std(1).amax((1, 2)) < 1e-5
+    assert is_gray.float().mean().item() == pytest.approx(0.3, abs=0.04)
 
 
 POLICY = ViewPolicy(hue=0.1)
@@ -275,8 +275,8 @@ def test_colours_change_as_written_out_and_leave_the_rest_of_the_draw() -> None:
         images, strength.tolist(), result, strict=True
     ):
         expected = image + brightness - 0.5
-        grey = expected.mean(0, keepdim=True)
-        expected = grey + (expected - grey) * 2 * saturation
+        gray = expected.mean(0, keepdim=True)
+        expected = gray + (expected - gray) * 2 * saturation
         expected = expected.mean() + (expected - expected.mean()) * (contrast + 0.5)
         torch.testing.assert_close(found, expected)
     moved = diff_augment(images, batch, "x", 0.25, 0.5, color=True)

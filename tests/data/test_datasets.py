@@ -135,8 +135,8 @@ def test_digits_are_resized_as_by_torchvision_and_rounded(size: int) -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     transforms = pytest.importorskip("torchvision.transforms.v2.functional")
     digits = load_dataset("digits", image_size=size)
-    grey = torch.from_numpy(datasets.load_digits().images).float()[:, None] * (255 / 16)
-    resized = transforms.resize(grey, [size, size], antialias=True)
+    gray = torch.from_numpy(datasets.load_digits().images).float()[:, None] * (255 / 16)
+    resized = transforms.resize(gray, [size, size], antialias=True)
     expected = (resized + 0.5).floor().clamp(0, 255).to(torch.uint8)
     known = {image.numpy().tobytes() for image in expected}
     channels = digits.read(torch.arange(len(digits))).unbind(1)

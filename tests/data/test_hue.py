@@ -14,7 +14,7 @@ CORNERS = torch.cartesian_prod(*[torch.tensor([0.0, 0.5, 1.0])] * 3)  # greys, p
 SHIFTS = (-0.5, -0.31, -0.1, 0.0, 1 / 3, 0.1, 0.25, 0.5)
 
 
-def colourful(n: int = 5, size: int = 12) -> Tensor:
+def colorful(n: int = 5, size: int = 12) -> Tensor:
     images = torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
     images[0, :, :3, :9] = CORNERS.T.reshape(3, 3, 9)
     return images
@@ -27,13 +27,13 @@ def batch_of(images: Tensor) -> Batch:
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_hue_is_torchvisions(shift: float) -> None:
     transforms = pytest.importorskip("torchvision.transforms.v2.functional")
-    images = colourful()
+    images = colorful()
     found = shift_hue(images, torch.full((len(images),), shift))
     assert torch.allclose(found, transforms.adjust_hue(images, shift), atol=1e-5, rtol=0)
 
 
 def test_each_image_has_its_own_shift() -> None:
-    images, shifts = colourful(), torch.tensor([-0.5, -0.1, 0.0, 0.2, 0.5])
+    images, shifts = colorful(), torch.tensor([-0.5, -0.1, 0.0, 0.2, 0.5])
     together = shift_hue(images, shifts)
     for i in range(5):
         assert torch.equal(together[i : i + 1], shift_hue(images[i : i + 1], shifts[i : i + 1]))
@@ -45,12 +45,12 @@ def test_a_third_of_a_turn_makes_red_green_and_grey_stays_grey() -> None:
     green = torch.zeros(1, 3, 2, 2)
     green[:, 1] = 0.8
     assert torch.allclose(shift_hue(red, torch.tensor([1 / 3])), green, atol=1e-6)
-    grey = torch.full((1, 3, 2, 2), 0.3)
-    assert torch.equal(shift_hue(grey, torch.tensor([0.17])), grey)
+    gray = torch.full((1, 3, 2, 2), 0.3)
+    assert torch.equal(shift_hue(gray, torch.tensor([0.17])), gray)
 
 
 def test_turning_back_restores_the_colours() -> None:
-    images, shifts = colourful(), torch.tensor([-0.4, -0.1, 0.0, 0.2, 0.5])
+    images, shifts = colorful(), torch.tensor([-0.4, -0.1, 0.0, 0.2, 0.5])
     assert torch.allclose(shift_hue(shift_hue(images, shifts), -shifts), images, atol=1e-5)
 
 
@@ -64,14 +64,14 @@ def test_a_policy_without_hue_draws_what_it_always_drew() -> None:
 
 
 def test_hue_changes_nothing_but_the_hue_of_a_view() -> None:
-    batch = batch_of(colourful(200))
+    batch = batch_of(colorful(200))
     without = (random_view(batch, ViewPolicy(), "view") + 1) / 2
     with_hue = (random_view(batch, ViewPolicy(hue=0.1), "view") + 1) / 2
     assert torch.allclose(with_hue.amax(1), without.amax(1), atol=1e-5)  # value
     assert torch.allclose(with_hue.amin(1), without.amin(1), atol=1e-5)  # and saturation
     distance = (with_hue - without).abs().amax((1, 2, 3))
-    share = float((distance > 1e-4).float().mean())  # 0.8 jittered, of which 0.8 keep a colour
-    assert share == pytest.approx(0.64, abs=0.12)
+    processes = float((distance > 1e-4).float().mean())  # 0.8 jittered, of which 0.8 keep a colour
+    assert processes == pytest.approx(0.64, abs=0.12)
 
 
 def test_shifts_are_uniform_up_to_their_strength() -> None:
@@ -79,7 +79,7 @@ def test_shifts_are_uniform_up_to_their_strength() -> None:
     red[:, 0] = 1.0
     policy = ViewPolicy(
         crop_scale=(1.0, 1.0), crop_ratio=1.0, jitter=0.0, saturation=0.0, jitter_probability=1.0,
-        greyscale_probability=0.0, hue=0.1,
+        grayscale_probability=0.0, hue=0.1,
     )  # fmt: skip
     view = (random_view(batch_of(red), policy, "view") + 1) / 2
     shifts = (view[:, 1] - view[:, 2]).flatten() / 6  # towards green, or towards blue
@@ -93,7 +93,7 @@ def test_shifts_are_uniform_up_to_their_strength() -> None:
 
 def test_hue_comes_after_saturation() -> None:
     transforms = pytest.importorskip("torchvision.transforms.v2.functional")
-    images = colourful(1)
+    images = colorful(1)
     jittered = color_jitter(images, torch.tensor([[1.2, 0.8, 1.3]]))
     expected = transforms.adjust_brightness(images, 1.2)
     expected = transforms.adjust_contrast(expected, 0.8)
@@ -103,7 +103,7 @@ def test_hue_comes_after_saturation() -> None:
 
 
 def test_processes_share_the_draws_of_hue() -> None:
-    images = (colourful(8) * 255).to(torch.uint8)
+    images = (colorful(8) * 255).to(torch.uint8)
     policy = ViewPolicy(hue=0.1, size=10)
     whole = random_view(Batch(images, None, 0, 0, 8, 0), policy, "view")
     halves = [Batch(images[i : i + 4], None, 0, 0, 8, i) for i in (0, 4)]
@@ -113,7 +113,7 @@ def test_processes_share_the_draws_of_hue() -> None:
 @pytest.mark.parametrize("size", [5, 12, 20])
 def test_views_have_the_size_that_is_asked_for(size: int) -> None:
     transforms = pytest.importorskip("torchvision.transforms.v2.functional")
-    images = colourful(3)
+    images = colorful(3)
     boxes = torch.tensor([[0.0, 0, 12, 12], [3, 5, 9, 7], [1, 2, 5, 10]])
     views = resized_crop(images, boxes, torch.tensor([False, True, False]), size)
     for i in range(3):
@@ -127,7 +127,7 @@ def test_views_have_the_size_that_is_asked_for(size: int) -> None:
 
 
 def test_the_size_of_the_images_is_the_size_of_views_that_name_none() -> None:
-    batch = batch_of(colourful())
+    batch = batch_of(colorful())
     named = random_view(batch, ViewPolicy(size=12), "view")
     assert torch.equal(named, random_view(batch, ViewPolicy(), "view"))
 
@@ -141,7 +141,7 @@ def test_strengths_that_cannot_be_are_refused() -> None:
         with pytest.raises(ConfigurationError, match=f"got {probability} and 0.2"):
             ViewPolicy(jitter_probability=probability)
         with pytest.raises(ConfigurationError, match=f"got 0.8 and {probability}"):
-            ViewPolicy(greyscale_probability=probability)
+            ViewPolicy(grayscale_probability=probability)
         with pytest.raises(ConfigurationError, match=f"got {probability} and 0.4"):
             ViewPolicy(jitter=probability)
         with pytest.raises(ConfigurationError, match=f"got 0.4 and {probability}"):

@@ -148,9 +148,9 @@ def test_animations_are_refused(tmp_path: Path) -> None:
 
 
 def test_grey_files_have_three_equal_channels(tmp_path: Path) -> None:
-    grey = noise(1)[0, 0]
-    Image.fromarray(grey.numpy()).save(tmp_path / "a.png")
-    assert torch.equal(read(tmp_path)[0], grey.expand(3, -1, -1))
+    gray = noise(1)[0, 0]
+    Image.fromarray(gray.numpy()).save(tmp_path / "a.png")
+    assert torch.equal(read(tmp_path)[0], gray.expand(3, -1, -1))
 
 
 @pytest.mark.parametrize("is_last", [True, False])

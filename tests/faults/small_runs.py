@@ -27,8 +27,8 @@ from nacgen.pretraining.momentum import MomentumEncoder
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
 from nacgen.system.randomness import seeded
 from nacgen.training.config import RunConfig, TrainingConfig
-from nacgen.training.gauges import LogitWatch
 from nacgen.training.loop import train
+from nacgen.training.monitors import DivergenceMonitor
 from nacgen.training.run import finish, open_run
 from nacgen.training.update import Update, warmup_cosine
 from nacgen.vae.adversary import Adversary
@@ -91,7 +91,7 @@ def build_gan(accelerator: Accelerator) -> Update:
         ema_half_life=32,
         augment=partial(diff_augment, translation=0.125, cutout=0.5),
         adaptive=AdaptiveAugmentation(0.1, 1_000),
-        watch=LogitWatch(1e3, 64),
+        watch=DivergenceMonitor(1e3, 64),
     )
 
 
@@ -104,10 +104,10 @@ def build_vae(accelerator: Accelerator, latent_dim: int = 6) -> Update:
         torch.optim.Adam(discriminator.parameters(), lr=1e-3),
         weight=0.75,
         start=BATCH,
-        felt_from=2 * BATCH,
+        acts_from=2 * BATCH,
         penalty_weight=0.3,
         penalty_every=2,
-        watch=LogitWatch(1e3, 64),
+        watch=DivergenceMonitor(1e3, 64),
     )
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
     beta = warm_up(1.0, 10 * BATCH)

@@ -56,7 +56,7 @@ def bomb(width: int, height: int) -> bytes:
 
 
 def animation(kind: str) -> bytes:
-    frames = [Image.new("RGB", (24, 20), colour) for colour in ("red", "green", "blue")]
+    frames = [Image.new("RGB", (24, 20), color) for color in ("red", "green", "blue")]
     return encoded(frames[0], kind, save_all=True, append_images=frames[1:])
 
 

@@ -67,7 +67,7 @@ def test_rank_me_of_a_known_spectrum(shape: tuple[int, int], spectrum: list[floa
     left, right = (torch.linalg.qr(random(n, n, seed=n))[0][:, : len(spectrum)] for n in shape)
     features = left * torch.tensor(spectrum).double() @ right.T
     shares = [value / sum(spectrum) for value in spectrum]
-    expected = math.exp(-sum(share * math.log(share) for share in shares))
+    expected = math.exp(-sum(processes * math.log(processes) for processes in shares))
     assert rank_me(features) == pytest.approx(expected, rel=1e-4)
 
 

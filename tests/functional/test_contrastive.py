@@ -76,7 +76,7 @@ def test_the_shares_of_several_processes_are_the_whole_and_so_are_their_gradient
         torch.cat([a, b]) for a, b in zip(view_1.chunk(3), view_2.chunk(3), strict=True)
     ]  # of ranks 0, 1 and 2, two images each
     gathered = torch.cat(shares)
-    parts = [nt_xent(share, 0.5, gathered, 4 * rank) for rank, share in enumerate(shares)]
+    parts = [nt_xent(processes, 0.5, gathered, 4 * rank) for rank, processes in enumerate(shares)]
     torch.cat(parts).sum().backward()
     values = torch.cat([part[:2] for part in parts] + [part[2:] for part in parts])
     for value, wanted in zip([values, view_1.grad, view_2.grad], expected, strict=True):

@@ -10,7 +10,7 @@ from nacgen.functional.distillhash import (
     NoiseRateBounds,
     cosine_distances,
     distilled_pair_labels,
-    feature_neighbours,
+    feature_neighbors,
     fit_half_gaussians,
     noise_rate_bounds,
     noisy_pair_labels,
@@ -98,23 +98,23 @@ def test_neighbours_are_the_nearest_and_the_image_itself_comes_first() -> None:
     features = normal(30, 4)
     features[7] = features[3]  # a duplicate must not take the image's own place
     distances = cosine_distances(features)
-    neighbours = feature_neighbours(distances, 6)
-    assert neighbours[:, 0].tolist() == list(range(30))
+    neighbors = feature_neighbors(distances, 6)
+    assert neighbors[:, 0].tolist() == list(range(30))
     for i, row in enumerate(distances.tolist()):
         others = sorted(row[j] for j in range(30) if j != i)[:5]
-        assert [row[j] for j in neighbours[i, 1:].tolist()] == pytest.approx(others)
+        assert [row[j] for j in neighbors[i, 1:].tolist()] == pytest.approx(others)
 
 
 def test_the_posterior_and_distilled_labels_equal_loops() -> None:
     outputs = torch.tanh(1.2 * normal(25, 6))
     posterior = pair_posterior(outputs)
-    neighbours = feature_neighbours(cosine_distances(normal(25, 4, 1)), 3)
-    labels = distilled_pair_labels(posterior, noise_rate_bounds(posterior, neighbours))
+    neighbors = feature_neighbors(cosine_distances(normal(25, 4, 1)), 3)
+    labels = distilled_pair_labels(posterior, noise_rate_bounds(posterior, neighbors))
     rows = outputs.tolist()
     loops = [[reference.posterior(a, b) for b in rows] for a in rows]
     assert torch.allclose(posterior, torch.tensor(loops, dtype=torch.float64), atol=1e-12)
     expected = [
-        [reference.distilled_label(i, j, loops, neighbours.tolist()) for j in range(25)]
+        [reference.distilled_label(i, j, loops, neighbors.tolist()) for j in range(25)]
         for i in range(25)
     ]
     assert labels.tolist() == expected
@@ -126,7 +126,7 @@ def test_bounds_hold_for_labels_of_known_noise() -> None:
     eta = torch.sigmoid(6 * normal(40, 40))
     rho_plus, rho_minus = 0.25, 0.1
     posterior = (1 - rho_plus - rho_minus) * eta + rho_minus
-    bounds = noise_rate_bounds(posterior, feature_neighbours(cosine_distances(normal(40, 4))))
+    bounds = noise_rate_bounds(posterior, feature_neighbors(cosine_distances(normal(40, 4))))
     assert (bounds.plus >= rho_plus).all()
     assert (bounds.minus >= rho_minus).all()
     labels = distilled_pair_labels(posterior, bounds)
@@ -211,7 +211,7 @@ def test_what_cannot_be_used_is_named() -> None:
     with pytest.raises(ValueError, match=r"differ, got values from 0\.5 to 0\.5"):
         fit_half_gaussians(torch.full((4, 4), 0.5))
     with pytest.raises(ValueError, match="number of images, 4, got 20"):
-        feature_neighbours(torch.zeros(4, 4))
+        feature_neighbors(torch.zeros(4, 4))
     with pytest.raises(ValueError, match="same images, got 4 and 3"):
         noise_rate_bounds(torch.zeros(4, 4), torch.zeros(3, 2, dtype=torch.int64))
     for loss in (noisy_pair_loss, pair_likelihood_loss):

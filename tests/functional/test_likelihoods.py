@@ -23,14 +23,14 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def grey(values: Tensor, channels: int = 1) -> Tensor:
+def gray(values: Tensor, channels: int = 1) -> Tensor:
     """One image of one pixel for each value."""
     return values.reshape(-1, 1, 1, 1).expand(-1, channels, 1, 1)
 
 
 @pytest.mark.parametrize(("mean", "sigma"), [(0.0, 0.3), (-0.99, 0.1), (1.7, 0.2), (0.3, 0.004)])
 def test_a_gaussian_pixel_is_a_distribution_over_256_values(mean: float, sigma: float) -> None:
-    images = grey(EVERY_VALUE)
+    images = gray(EVERY_VALUE)
     log_p = gaussian_log_likelihood(images, torch.full_like(images, mean), torch.tensor(sigma**2))
     assert log_p.double().exp().sum().item() == pytest.approx(1, abs=1e-4)
     expected = [reference.gaussian_probability(value, mean, sigma) for value in range(256)]
@@ -81,7 +81,7 @@ def test_pixels_are_independent_and_images_apart() -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 3.0, 1e3])
 def test_gradients_stay_finite_far_away(offset: float) -> None:
-    images = grey(EVERY_VALUE, 3)
+    images = gray(EVERY_VALUE, 3)
     mean = torch.full_like(images, offset).requires_grad_()
     gaussian_log_likelihood(images, mean, torch.tensor(0.01)).sum().backward()
     assert mean.grad is not None
@@ -108,7 +108,7 @@ def test_expectation_maximisation_finds_the_variance_of_greatest_likelihood() ->
 
 
 def test_rounding_counts_towards_the_variance() -> None:
-    images = grey(EVERY_VALUE[1:-1])  # black and white stand for more than a step
+    images = gray(EVERY_VALUE[1:-1])  # black and white stand for more than a step
     found = expected_squared_error(images, images + 0.1, torch.tensor(1.0))
     torch.testing.assert_close(found, torch.full_like(found, 0.01 + (2 / 255) ** 2 / 12))
 
@@ -129,7 +129,7 @@ def test_expected_pixels_are_those_of_many_draws() -> None:
 
 
 def test_the_density_of_a_smooth_gaussian_is_met() -> None:
-    images = grey(EVERY_VALUE[64:192])
+    images = gray(EVERY_VALUE[64:192])
     mean, sigma = torch.zeros_like(images), torch.tensor(0.7)
     density = Normal(0.0, 0.7).log_prob(images.flatten()) + math.log(2 / 255)
     found = gaussian_log_likelihood(images, mean, sigma**2)

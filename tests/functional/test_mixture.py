@@ -14,9 +14,9 @@ def generator(seed: int = 0) -> torch.Generator:
 def clusters(n: int = 600) -> Tensor:
     """Three clusters of different shapes in the plane."""
     scales = torch.tensor([[1.0, 0.1], [0.3, 0.3], [0.1, 0.8]])
-    centres = torch.tensor([[-4.0, 0.0], [0.0, 3.0], [5.0, -1.0]])
+    centers = torch.tensor([[-4.0, 0.0], [0.0, 3.0], [5.0, -1.0]])
     kind = torch.arange(n) % 3
-    return centres[kind] + scales[kind] * torch.randn(n, 2, generator=generator())
+    return centers[kind] + scales[kind] * torch.randn(n, 2, generator=generator())
 
 
 def test_the_fit_is_that_of_scikit_learn() -> None:

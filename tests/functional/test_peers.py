@@ -16,7 +16,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from nacgen.functional.frechet import frechet_distance, frechet_distance_from_features
 from nacgen.functional.inception_score import inception_score
 from nacgen.functional.kernel_distance import kernel_distance, kernel_distance_of_subsets
-from nacgen.functional.neighbours import precision_recall_density_coverage
+from nacgen.functional.neighbors import precision_recall_density_coverage
 
 DIM = 12
 SCIPY = tuple(map(int, scipy.__version__.split(".")[:2]))

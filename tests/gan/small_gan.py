@@ -13,7 +13,7 @@ from nacgen.gan.update import GANUpdate
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
 from nacgen.system.randomness import seeded
-from nacgen.training.gauges import LogitWatch
+from nacgen.training.monitors import DivergenceMonitor
 from nacgen.transplant.transplant import transplant
 
 
@@ -30,7 +30,7 @@ def build(batch_size: int = 8, **options: Any) -> tuple[GANUpdate, ImageStream, 
         "penalty_every": 2,
         "ema_half_life": 32,
         "augment": partial(diff_augment, translation=0.125, cutout=0.5),
-        "watch": LogitWatch(1e3, 64),
+        "watch": DivergenceMonitor(1e3, 64),
     }
     update = GANUpdate(
         accelerator,

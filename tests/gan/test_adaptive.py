@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nacgen.data.stream import Batch
-from nacgen.gan.adaptive import adaptive_augment, random_colours, random_geometry
+from nacgen.gan.adaptive import adaptive_augment, random_colors, random_geometry
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -53,21 +53,21 @@ def test_transforms_come_as_often_as_asked(probability: float) -> None:
     assert (areas < 0).float().mean().item() == pytest.approx(probability / 2, abs=0.025)
     scaled = (areas.abs() - 1).abs() > 1e-5
     assert scaled.float().mean().item() == pytest.approx(probability, abs=0.025)
-    colours = random_colours(n, probability, draw())
-    grey = torch.tensor([1.0, 1, 1, 0])
-    flipped = (colours @ grey)[:, 0] < 0
+    colors = random_colors(n, probability, draw())
+    gray = torch.tensor([1.0, 1, 1, 0])
+    flipped = (colors @ gray)[:, 0] < 0
     assert flipped.float().mean().item() == pytest.approx(probability / 2, abs=0.025)
-    brightened = colours[:, 0, 3] != 0
+    brightened = colors[:, 0, 3] != 0
     assert brightened.float().mean().item() == pytest.approx(probability, abs=0.025)
 
 
 def test_colours_keep_the_grey_axis_and_scale_turns_about_it() -> None:
-    matrices = random_colours(500, 1.0, draw())
+    matrices = random_colors(500, 1.0, draw())
     linear, offset = matrices[:, :3, :3], matrices[:, :3, 3]
-    grey = torch.ones(3)
+    gray = torch.ones(3)
     torch.testing.assert_close(offset, offset[:, :1].expand(-1, 3))
-    on_grey = linear @ grey
-    torch.testing.assert_close(on_grey, on_grey[:, :1].expand(-1, 3))  # grey stays grey
+    on_gray = linear @ gray
+    torch.testing.assert_close(on_gray, on_gray[:, :1].expand(-1, 3))  # grey stays grey
     across = torch.tensor([[1.0, -1, 0], [1, 1, -2]])
     moved = linear @ across.T  # (n, 3, 2)
     torch.testing.assert_close(moved.sum(1), torch.zeros(500, 2), atol=1e-4, rtol=0)
@@ -83,7 +83,7 @@ def test_pixels_go_where_the_map_says() -> None:
     images, n = random_images(4000), 4000
     batch = batch_of(n)
     geometry = random_geometry(n, 8, 0.05, batch.generator("x"))
-    colours = random_colours(n, 0.05, generator_after_geometry(batch, n))
+    colors = random_colors(n, 0.05, generator_after_geometry(batch, n))
     result = adaptive_augment(images, batch, "x", 0.05)
     known = {
         (1, 0, 0, 1): lambda x: x,
@@ -97,7 +97,7 @@ def test_pixels_go_where_the_map_says() -> None:
         linear, shift = geometry[i, :2, :2].flatten(), geometry[i, :2, 2]
         kind = tuple(int(v) for v in linear.round())
         is_plain = (linear - linear.round()).abs().max() < 1e-5 and shift.abs().max() == 0
-        if is_plain and kind in known and (colours[i] - torch.eye(4)).abs().max() < 1e-5:
+        if is_plain and kind in known and (colors[i] - torch.eye(4)).abs().max() < 1e-5:
             torch.testing.assert_close(result[i], known[kind](images[i]), atol=1e-4, rtol=0)
             found.add(kind)
     assert found == set(known)

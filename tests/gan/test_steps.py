@@ -16,7 +16,7 @@ from nacgen.gan.update import GANUpdate
 from nacgen.models.gan import Generator
 from nacgen.models.sngan import SNGANDiscriminator
 from nacgen.system.randomness import seeded
-from nacgen.training.gauges import LogitWatch
+from nacgen.training.monitors import DivergenceMonitor
 from tests.gan.small_gan import build
 from tests.reference import gan as reference
 
@@ -35,7 +35,7 @@ def build_conditional(**options: Any) -> GANUpdate:
         "penalty_every": 1,
         "ema_half_life": 32.0,
         "augment": lambda images, batch, purpose: images,
-        "watch": LogitWatch(1e3, 64),
+        "watch": DivergenceMonitor(1e3, 64),
     }
     return GANUpdate(
         Accelerator(cpu=True),
@@ -261,5 +261,5 @@ def test_a_discriminator_without_anything_to_train_is_refused() -> None:
             penalty_every=1,
             ema_half_life=32.0,
             augment=lambda images, batch, purpose: images,
-            watch=LogitWatch(1e3, 64),
+            watch=DivergenceMonitor(1e3, 64),
         )

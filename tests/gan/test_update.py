@@ -18,7 +18,7 @@ from nacgen.gan.update import GANUpdate
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
 from nacgen.system.randomness import seeded
-from nacgen.training.gauges import LogitWatch
+from nacgen.training.monitors import DivergenceMonitor
 from nacgen.transplant.transplant import transplant
 from tests.reference import gan as reference
 
@@ -42,7 +42,7 @@ def build(
         "penalty_every": 2,
         "ema_half_life": 32.0,
         "augment": lambda images, batch, purpose: images,
-        "watch": LogitWatch(1e3, 64),
+        "watch": DivergenceMonitor(1e3, 64),
     }
     return GANUpdate(
         Accelerator(cpu=True),
@@ -92,9 +92,9 @@ def test_discriminator_steps_are_the_formula_written_out(images_seen: int) -> No
     assert logs["logits_real"].item() == pytest.approx(logits_real.mean().item(), rel=1e-4)
     assert logs["logits_fake"].item() == pytest.approx(logits_fake.mean().item(), rel=1e-4)
     loss = -torch.nn.functional.logsigmoid(logits_real - logits_fake).mean()
-    is_penalised = images_seen == 0
-    assert ("r1_penalty" in logs, "r2_penalty" in logs) == (is_penalised, is_penalised)
-    if is_penalised:
+    is_penalized = images_seen == 0
+    assert ("r1_penalty" in logs, "r2_penalty" in logs) == (is_penalized, is_penalized)
+    if is_penalized:
         for name, judged in (("r1_penalty", real), ("r2_penalty", fake)):
             images = judged.clone().requires_grad_()
             (by_pixel,) = torch.autograd.grad(

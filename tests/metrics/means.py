@@ -12,7 +12,7 @@ class ChannelMeans:
     """The mean of each colour; exact in float32, so that only statistics can differ. They are its logits, too."""
 
     name, score_name, fingerprint = "channel_means", "fd_channel_means", "sha256:of-means"
-    resize, normalisation, independent_of_nac, feature_dim = "none", "u", True, 3
+    resize, normalization, independent_of_nac, feature_dim = "none", "u", True, 3
 
     def __call__(self, images: Tensor) -> Features:
         means = reduce(images.float(), "b c h w -> b c", "mean")

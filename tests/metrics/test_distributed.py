@@ -18,7 +18,7 @@ pytestmark = pytest.mark.distributed
 
 WORLDS = (3, 2, 1)
 METRICS = ("fid", "is", "kid", "kid_exact", "prdc", "fid_infinity")
-SETTINGS = MetricSettings(splits=3, subset_size=20, neighbours=3)
+SETTINGS = MetricSettings(splits=3, subset_size=20, neighbors=3)
 FEW = MetricSettings(splits=1)
 SHARES = {  # rows of each process; those beyond the number of processes stay with the last
     "uneven": (13, 7, 20),
@@ -118,11 +118,11 @@ def outcomes(request: pytest.FixtureRequest, folder: Path) -> list[dict[str, obj
 
 @pytest.mark.parametrize("share", SHARES)
 def test_reduced_statistics_are_those_of_one_process(
-    share: str, features: Tensor, outcomes: list[dict[str, object]]
+    processes: str, features: Tensor, outcomes: list[dict[str, object]]
 ) -> None:
     rows = features.double()
     for outcome in outcomes:
-        n, mean, covariance = outcome[share]
+        n, mean, covariance = outcome[processes]
         assert n == 40
         torch.testing.assert_close(mean, rows.mean(0), rtol=1e-12, atol=0)
         expected = torch.cov((rows - 1e4).mT)

@@ -20,7 +20,7 @@ from nacgen.functional.fid_infinity import fid_infinity
 from nacgen.functional.frechet import frechet_bias, frechet_distance
 from nacgen.functional.inception_score import inception_score
 from nacgen.functional.kernel_distance import kernel_distance, kernel_distance_of_subsets
-from nacgen.functional.neighbours import precision_recall_density_coverage
+from nacgen.functional.neighbors import precision_recall_density_coverage
 from nacgen.metrics import (
     ClassifierExtractor,
     EvaluationResult,
@@ -36,7 +36,7 @@ from tests.metrics.means import ChannelMeans, dataset, generate
 
 NAME = "fd_channel_means"
 METRICS = ("fid", "is", "kid", "kid_exact", "prdc", "fid_infinity")
-SETTINGS = MetricSettings(splits=4, subsets=9, subset_size=20, neighbours=3, seed=4)
+SETTINGS = MetricSettings(splits=4, subsets=9, subset_size=20, neighbors=3, seed=4)
 
 
 def evaluate_means(**options: object) -> EvaluationResult:
@@ -89,7 +89,10 @@ def test_every_metric_is_that_of_its_features_in_one_pass() -> None:
         "inception_score_channel_means": inception_score(made.logits[order], num_splits=4),
         "kd_channel_means": subsets,
         "kd_exact_channel_means": kernel_distance(*shuffled),
-        **{f"{name}_channel_means": (share, None) for name, share in shares._asdict().items()},
+        **{
+            f"{name}_channel_means": (processes, None)
+            for name, processes in shares._asdict().items()
+        },
         "fd_infinity_channel_means": line[:2],
     }
     assert list(result.scores) == [NAME, *expected]
@@ -345,7 +348,7 @@ def test_a_result_survives_json_to_the_last_bit() -> None:
 
 
 def test_scores_without_covariances_do_not_mind_their_rank() -> None:
-    settings = MetricSettings(splits=1, neighbours=1)
+    settings = MetricSettings(splits=1, neighbors=1)
     options = {"num_samples": 3, "reference": dataset(3), "settings": settings}
     assert evaluate_means(metrics=("is", "prdc"), **options).warnings == ()
 
@@ -536,6 +539,6 @@ result = evaluate(
     generate, dataset(), extractor=ChannelMeans(), num_samples=30, metrics=metrics
 )
 assert len(result.scores) == 9
-import nacgen.functional.neighbours, nacgen.metrics.selfcheck
+import nacgen.functional.neighbors, nacgen.metrics.selfcheck
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

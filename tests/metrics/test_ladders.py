@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nacgen.data.datasets import load_dataset
 from nacgen.functional.frechet import frechet_distance_from_features
-from nacgen.functional.neighbours import precision_recall_density_coverage
+from nacgen.functional.neighbors import precision_recall_density_coverage
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.extractors.build import build_extractor
 from nacgen.metrics.extractors.inception import InceptionExtractor, build_inception

@@ -28,10 +28,10 @@ def resnet(name: str, small_stem: bool = False) -> ResNet:
         network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         network.maxpool = nn.Identity()
     network.fc = nn.Identity()
-    return randomised(network)
+    return randomized(network)
 
 
-def randomised(network: Any) -> Any:
+def randomized(network: Any) -> Any:
     for name, tensor in network.state_dict().items():
         if "running_var" in name or (tensor.ndim == 1 and name.endswith("weight")):
             tensor.uniform_(0.5, 1.5)
@@ -44,7 +44,7 @@ def images(size: int = 32) -> Tensor:
     return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def normalised(pixels: Tensor) -> Tensor:
+def normalized(pixels: Tensor) -> Tensor:
     """As the foreign network saw them, written with torchvision."""
     return torchvision.transforms.functional.normalize((pixels + 1) / 2, list(MEAN), list(STD))
 
@@ -63,7 +63,7 @@ def as_sequential(network: ResNet, drop: tuple[type, ...] = (nn.Linear,)) -> nn.
 
 def assert_same_features(encoder: NACEncoder, network: nn.Module, size: int = 32) -> None:
     with torch.no_grad():
-        expected = network(normalised(images(size))).flatten(1)
+        expected = network(normalized(images(size))).flatten(1)
         torch.testing.assert_close(encoder.features(images(size)), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -83,7 +83,7 @@ def test_vgg_with_batch_norm_gives_the_same_features() -> None:
     torch.manual_seed(0)
     network = torchvision.models.vgg16_bn(weights=None)
     network.avgpool, network.classifier = nn.AdaptiveAvgPool2d((1, 1)), nn.Identity()
-    randomised(network)
+    randomized(network)
     for prefix in ("", "encoder."):
         encoder, report = convert(under(prefix, network.state_dict()))
         assert (report.backbone, report.prefix) == ("vgg16_bn", prefix)
@@ -149,7 +149,7 @@ def test_the_authors_model_keeps_its_codes_and_its_posterior() -> None:
     model = AuthorsModel(code_dim=24).eval()
     encoder, report = convert(model.state_dict(), flip_probability=0.4)
     with torch.no_grad():
-        expected = model(normalised(images()))
+        expected = model(normalized(images()))
         for value, wanted in zip(encoder(images()), expected, strict=True):
             torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5)
     assert report.has_codes
@@ -179,8 +179,8 @@ def test_without_heads_report_and_card_say_that_codes_mean_nothing() -> None:
     encoder, report = convert(resnet("resnet18").state_dict(), code_dim=16)
     for text in (str(report), encoder.model_card()):
         assert "codes mean nothing until the encoder is trained" in text
-    initialised = {name for name, value in report.filled if value == "initialisation"}
-    assert initialised == {name for name in encoder.state_dict() if name.startswith("code_head")}
+    initialized = {name for name, value in report.filled if value == "initialisation"}
+    assert initialized == {name for name in encoder.state_dict() if name.startswith("code_head")}
     assert "licence is that of their source" in encoder.model_card()
     again, _ = convert(resnet("resnet18").state_dict(), code_dim=16)
     assert torch.equal(again.code_logits(images()), encoder.code_logits(images()))

@@ -62,7 +62,7 @@ def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, Imag
             sgd = torch.optim.SGD(classifier.parameters(), lr=0.05)
             update = SupervisedUpdate(accelerator, classifier, sgd, VIEWS)
         case "distillhash":
-            options = {"distill_at": 16, "num_neighbours": 5, "quantization_weight": 0.1}
+            options = {"distill_at": 16, "num_neighbors": 5, "quantization_weight": 0.1}
             update = DistillHashUpdate(accelerator, encoder, sgd, VIEWS, stream, images, **options)
     return update, stream
 

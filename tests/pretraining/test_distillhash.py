@@ -22,7 +22,7 @@ def build(distill_at: int) -> tuple[DistillHashUpdate, ImageStream]:
         stream,
         images,
         distill_at=distill_at,
-        num_neighbours=5,
+        num_neighbors=5,
         quantization_weight=0.1,
     )
     return update, stream

@@ -19,7 +19,7 @@ from nacgen.pretraining.nac import NACUpdate, swap_views
 from nacgen.system.randomness import seeded
 
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
-SAME = ViewPolicy((1.0, 1.0), 1.0, flip=False, jitter_probability=0.0, greyscale_probability=0.0)
+SAME = ViewPolicy((1.0, 1.0), 1.0, flip=False, jitter_probability=0.0, grayscale_probability=0.0)
 
 
 def build(

@@ -12,15 +12,15 @@ from nacgen.probes.features import extract
 ROOT = Path(__file__).parents[2]
 
 
-def mean_colour(images: torch.Tensor) -> torch.Tensor:
+def mean_color(images: torch.Tensor) -> torch.Tensor:
     return images.mean((2, 3))
 
 
 def test_rows_do_not_depend_on_the_batch_size() -> None:
     dataset = load_dataset("digits", "test")
-    whole = extract(mean_colour, dataset, batch_size=1000)
-    assert torch.equal(whole, extract(mean_colour, dataset, batch_size=7))
-    assert torch.equal(whole, mean_colour(dataset.read(torch.arange(len(dataset))) / 127.5 - 1))
+    whole = extract(mean_color, dataset, batch_size=1000)
+    assert torch.equal(whole, extract(mean_color, dataset, batch_size=7))
+    assert torch.equal(whole, mean_color(dataset.read(torch.arange(len(dataset))) / 127.5 - 1))
 
 
 def test_a_function_that_mixes_images_is_refused() -> None:
@@ -45,12 +45,12 @@ def test_every_process_gets_all_rows_in_order(tmp_path: Path) -> None:
         "import torch, torch.distributed as dist\n"
         "from nacgen.data.datasets import load_dataset\n"
         "from nacgen.probes.features import extract\n"
-        "from tests.probes.test_features import mean_colour\n"
+        "from tests.probes.test_features import mean_color\n"
         "dataset = load_dataset('digits', 'test')\n"
-        "alone = extract(mean_colour, dataset)\n"
+        "alone = extract(mean_color, dataset)\n"
         "dist.init_process_group('gloo')\n"
-        "assert torch.equal(extract(mean_colour, dataset), alone)\n"
-        "assert torch.equal(extract(lambda x: mean_colour(x) > 0, dataset), alone > 0)\n"
+        "assert torch.equal(extract(mean_color, dataset), alone)\n"
+        "assert torch.equal(extract(lambda x: mean_color(x) > 0, dataset), alone > 0)\n"
         "dist.destroy_process_group()\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -13,10 +13,10 @@ from nacgen.probes.knn import knn_probe
 
 
 def blobs(n: int, seed: int = 0, num_classes: int = 6) -> tuple[Tensor, Tensor]:
-    centres = torch.randn(num_classes, 5, generator=torch.Generator().manual_seed(99))
+    centers = torch.randn(num_classes, 5, generator=torch.Generator().manual_seed(99))
     labels = torch.arange(n) % num_classes
     noise = torch.randn(n, 5, generator=torch.Generator().manual_seed(seed))
-    return centres[labels] + noise, labels
+    return centers[labels] + noise, labels
 
 
 def voted_class(
@@ -44,13 +44,13 @@ def test_it_equals_the_loop(temperature: float) -> None:
     results = knn_probe(x, labels, x_test, labels_test, (1, 5, 60), temperature)
     for result in results:
         ranked = [
-            voted_class(x.tolist(), labels.tolist(), query, result.num_neighbours, temperature)
+            voted_class(x.tolist(), labels.tolist(), query, result.num_neighbors, temperature)
             for query in x_test.tolist()
         ]
         pairs = list(zip(ranked, labels_test.tolist(), strict=True))
         assert result.top_1 == pytest.approx(sum(r[0] == t for r, t in pairs) / 40)
         assert result.top_5 == pytest.approx(sum(t in r[:5] for r, t in pairs) / 40)
-    assert [result.num_neighbours for result in results] == [1, 5, 60]
+    assert [result.num_neighbors for result in results] == [1, 5, 60]
 
 
 @pytest.mark.parametrize("k", [1, 7, 20])
@@ -98,7 +98,7 @@ def test_the_result_is_json_with_its_protocol() -> None:
     assert record["top_5"] is None
     assert record["protocol"] == {
         "similarity": "cosine",
-        "num_neighbours": 4,
+        "num_neighbors": 4,
         "temperature": 0.07,
         "num_train": 30,
         "num_test": 12,

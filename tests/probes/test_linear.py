@@ -13,10 +13,10 @@ from nacgen.probes.linear import L2_GRID, linear_probe
 def blobs(n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Clusters of three classes, so near to each other and so few that the L2 weight matters."""
     draw = torch.Generator().manual_seed(seed)
-    centres = torch.randn(3, 30, generator=torch.Generator().manual_seed(99)) * 0.5
+    centers = torch.randn(3, 30, generator=torch.Generator().manual_seed(99)) * 0.5
     labels = torch.arange(n) % 3
     noise = torch.randn(n, 30, generator=draw) * torch.logspace(-1, 1, 30)
-    return centres[labels] + noise + 5, labels
+    return centers[labels] + noise + 5, labels
 
 
 def scikit_learns(x: Tensor, labels: Tensor, x_test: Tensor, labels_test: Tensor) -> float:

@@ -15,10 +15,10 @@ from nacgen.probes.linear import L2_UNTUNED, fit_linear, linear_probe, stratifie
 
 def blobs(n: int, num_classes: int = 7, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Overlapping clusters; every class in every run of `num_classes`."""
-    centres = torch.randn(num_classes, 4, generator=torch.Generator().manual_seed(99)) * 1.5
+    centers = torch.randn(num_classes, 4, generator=torch.Generator().manual_seed(99)) * 1.5
     labels = torch.arange(n) % num_classes
     noise = torch.randn(n, 4, generator=torch.Generator().manual_seed(seed))
-    return centres[labels] + noise, labels
+    return centers[labels] + noise, labels
 
 
 def digit_pixels() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -59,7 +59,9 @@ def test_the_result_is_json_with_its_protocol() -> None:
 
 def test_more_labels_classify_digits_better() -> None:
     x, labels, x_test, labels_test = digit_pixels()
-    results = [fit_linear(x, labels, x_test, labels_test, share) for share in (0.01, 0.1, 1.0)]
+    results = [
+        fit_linear(x, labels, x_test, labels_test, processes) for processes in (0.01, 0.1, 1.0)
+    ]
     assert [result.num_train for result in results] == [10, 145, 1442]
     accuracies = [result.top_1 for result in results]
     assert accuracies == sorted(accuracies)

@@ -13,7 +13,7 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.probes.linear_sgd import cosine, linear_probe_sgd
 
 
-def colours(n: int, split: str = "train", num_classes: int = 7) -> ImageDataset:
+def colors(n: int, split: str = "train", num_classes: int = 7) -> ImageDataset:
     """Noisy images whose class is their brightness."""
     draw = torch.Generator().manual_seed(n)
     labels = torch.arange(n) % num_classes
@@ -28,7 +28,7 @@ def moments(images: Tensor) -> Tensor:
 
 
 def test_it_learns_what_can_be_separated() -> None:
-    train, test = colours(140), colours(70, "test")
+    train, test = colors(140), colors(70, "test")
     options = {"epochs": 60, "batch_size": 35}
     result = linear_probe_sgd(moments, train, test, **options)
     assert result.top_1 > 0.8
@@ -49,7 +49,7 @@ def test_steps_follow_the_size_of_the_dataset(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     result = linear_probe_sgd(
-        moments, colours(50), colours(14), epochs=4, batch_size=30, learning_rate=0.5
+        moments, colors(50), colors(14), epochs=4, batch_size=30, learning_rate=0.5
     )
     assert len(rates) == result.protocol["num_steps"] == math.ceil(4 * 50 / 30)
     assert rates == [0.5 * 0.5 * (1 + math.cos(math.pi * i / 7)) for i in range(7)]
@@ -64,7 +64,7 @@ def test_the_factor_falls_from_one_to_nearly_zero() -> None:
 
 
 def test_without_crops_it_is_plain_gradient_descent_on_the_features() -> None:
-    train, test = colours(42), colours(14, "test")
+    train, test = colors(42), colors(14, "test")
     result = linear_probe_sgd(
         moments, train, test, epochs=40, batch_size=42, smallest_crop=1.0, flip=False
     )
@@ -90,7 +90,7 @@ def test_crops_and_mirrors_reach_the_function_and_whole_images_the_test() -> Non
         seen.append(images)
         return images.flatten(1)
 
-    train, test = colours(20), colours(14, "test")
+    train, test = colors(20), colors(14, "test")
     linear_probe_sgd(watch, train, test, epochs=1, batch_size=20, learning_rate=0.01)
     torch.testing.assert_close(seen[-1], test.images.float() / 127.5 - 1)
     assert all(float(images.min()) >= -1 and float(images.max()) <= 1 for images in seen)
@@ -114,7 +114,7 @@ def test_the_encoder_is_untouched_and_digits_are_read() -> None:
 
 
 def test_the_result_is_json_with_its_protocol() -> None:
-    result = linear_probe_sgd(moments, colours(14), colours(7), epochs=2, batch_size=7)
+    result = linear_probe_sgd(moments, colors(14), colors(7), epochs=2, batch_size=7)
     record = json.loads(json.dumps(asdict(result)))
     protocol = record["protocol"]
     assert (protocol["epochs"], protocol["num_steps"], protocol["batch_size"]) == (2, 4, 7)
@@ -122,7 +122,7 @@ def test_the_result_is_json_with_its_protocol() -> None:
 
 
 def test_what_cannot_be_probed_is_named() -> None:
-    train, test = colours(14), colours(7)
+    train, test = colors(14), colors(7)
     short = {"epochs": 1, "batch_size": 7}
     with pytest.raises(ValueError, match=r"got 0, 1.0, 0.9 and 0.08"):
         linear_probe_sgd(moments, train, test, epochs=0)

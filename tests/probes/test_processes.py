@@ -37,7 +37,7 @@ def measured() -> dict[str, Any]:
     ).eval()
     train, test = load_splits("digits")
     train, test = (part.subset(torch.arange(0, len(part), 3)) for part in (train, test))
-    labelled = extract(network, train), train.labels, extract(network, test), test.labels
+    labeled = extract(network, train), train.labels, extract(network, test), test.labels
     images, protocol = open_protocol("split", train, test)
     codes, labels = extract(lambda x: network(x) >= 0, images), images.labels
     batch = Batch(test.read(torch.arange(60)), None, 0, 0, 60, 0)
@@ -45,15 +45,15 @@ def measured() -> dict[str, Any]:
         view_1, view_2 = (network(random_view(batch, VIEWS, name)) for name in ("1", "2"))
     posterior = marginal_posterior_logits(torch.cat([view_2, view_1]), 0.1)
     results = {
-        "linear": fit_linear(*labelled),
+        "linear": fit_linear(*labeled),
         "linear_sgd": linear_probe_sgd(network, train, test, epochs=2, batch_size=100),
-        "knn": knn_probe(*labelled, (20,))[0],
+        "knn": knn_probe(*labeled, (20,))[0],
         "retrieval": evaluate_retrieval(
             *(codes[protocol.query], labels[protocol.query]),
             *(codes[protocol.gallery], labels[protocol.gallery]),
             protocol=protocol,
         ),
-        "health": code_health(torch.cat([view_1, view_2]), posterior, 0.1, features=labelled[2]),
+        "health": code_health(torch.cat([view_1, view_2]), posterior, 0.1, features=labeled[2]),
         "regions": measure_regions(network, batch.images, VIEWS, num_segments=2),
     }
     found: dict[str, Any] = json.loads(json.dumps({k: asdict(v) for k, v in results.items()}))

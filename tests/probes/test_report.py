@@ -94,7 +94,7 @@ def test_without_a_class_an_image_the_code_alone_is_measured(
     encoder: NACEncoder, kind: str
 ) -> None:
     train, test = few("train"), few("test")
-    labelled = EncoderProbe(train, test, VIEWS)(encoder)
+    labeled = EncoderProbe(train, test, VIEWS)(encoder)
     match kind:
         case "train":
             train = replace(train, labels=None)
@@ -105,7 +105,7 @@ def test_without_a_class_an_image_the_code_alone_is_measured(
             train, test = replace(train, labels=flags), replace(test, labels=flags)
     report = EncoderProbe(train, test, VIEWS)(encoder)
     assert report.linear_probe is None
-    assert report.health == labelled.health
+    assert report.health == labeled.health
     assert str(report).startswith("linear probe no labels\n")
 
 

@@ -29,11 +29,11 @@ def test_each_evaluator_gives_what_it_gives_alone(encoder: NACEncoder) -> None:
     found = suite(encoder)
     assert set(found) == {"linear", "knn", "retrieval"}
     features = [extract(encoder.features, split) for split in (train, test)]
-    labelled = features[0], train.labels, features[1], test.labels
+    labeled = features[0], train.labels, features[1], test.labels
     for fraction in (1.0, 0.1, 0.01):
-        alone = fit_linear(*labelled, fraction, 0)
+        alone = fit_linear(*labeled, fraction, 0)
         assert found["linear"][f"{fraction:g}"]["top_1"] == alone.top_1
-    assert [r.top_1 for r in knn_probe(*labelled, [20, 200])] == [
+    assert [r.top_1 for r in knn_probe(*labeled, [20, 200])] == [
         found["knn"][k]["top_1"] for k in ("20", "200")
     ]
     codes = [extract(encoder.codes, split) for split in (test, train)]

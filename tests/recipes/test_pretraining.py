@@ -135,7 +135,7 @@ def test_every_objective_resumes_to_the_same_weights(
         total_images=24,
         batch_size=8,
         queue=QueueConfig(size=queue),
-        distillhash=DistillHashConfig(num_neighbours=3),
+        distillhash=DistillHashConfig(num_neighbors=3),
     )
     straight = tmp_path / "straight"
     run(config, straight, 16, monkeypatch)
@@ -209,7 +209,7 @@ def test_contradictions_are_refused_before_data_are_touched(
         (DistillHashConfig, "noisy_share", -0.1),
         (DistillHashConfig, "noisy_share", 1.1),
         (DistillHashConfig, "num_images", 0),
-        (DistillHashConfig, "num_neighbours", 0),
+        (DistillHashConfig, "num_neighbors", 0),
         (DistillHashConfig, "quantization_weight", -1.0),
         (NACConfig, "num_draws", 0),
         (NACConfig, "code_penalty", -0.1),

@@ -6,7 +6,7 @@ import pytest
 from nacgen.errors import ConfigurationError
 from recipes.probe_encoder import PRESETS, ProbeConfig, main
 
-PICTURES = ("precision_recall.png", "regions.png", "neighbours_0.png", "neighbours_1.png")
+PICTURES = ("precision_recall.png", "regions.png", "neighbors_0.png", "neighbors_1.png")
 
 
 def test_everything_is_measured_and_drawn(

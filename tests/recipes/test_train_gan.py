@@ -37,14 +37,14 @@ def random_images(size: int, split: str = "train", num_images: int = 20) -> Imag
     return ImageDataset("random", split, pixels, labels, ("even", "odd"))
 
 
-def mean_colours(images: Tensor) -> Tensor:
+def mean_colors(images: Tensor) -> Tensor:
     return images.float().mean((2, 3)) / 255
 
 
 @pytest.fixture
 def on_random_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random images of the asked size in place of files, mean colours in place of Inception."""
-    extractor = CallableExtractor(mean_colours, name="colours", feature_dim=3, version="1")
+    extractor = CallableExtractor(mean_colors, name="colours", feature_dim=3, version="1")
     monkeypatch.setattr(
         datasets,
         "load_dataset",
@@ -189,7 +189,7 @@ def test_arms_without_a_released_encoder_say_how_to_get_one(init: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"discriminator": DiscriminatorConfig(taps=("layer9",))}, "layer9"),
+        ({"discriminator": DiscriminatorConfig(return_nodes=("layer9",))}, "layer9"),
         ({"data": DataConfig(image_size=20)}, "doubled once or more .* got 20"),
         ({"generator": GeneratorConfig(channels=(8, 8))}, r"got 16 px with channels \(8, 8\)"),
     ],
@@ -215,16 +215,16 @@ def test_logits_beyond_their_bound_from_checkpoint_to_checkpoint_end_a_run(tmp_p
 
 @pytest.mark.usefixtures("on_random_images")
 def test_a_conditional_run_needs_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unlabelled = replace(random_images(16), labels=None, class_names=())
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: unlabelled)
+    unlabeled = replace(random_images(16), labels=None, class_names=())
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: unlabeled)
     config = replace(small(PRESETS["digits"], tmp_path / "run"), conditional=True)
     with pytest.raises(
         DataError, match="one class for each image, but the train split of random has none"
     ):
         main(config)
-    labelled = random_images(16)
-    test = replace(unlabelled, split="test")
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: labelled)
+    labeled = random_images(16)
+    test = replace(unlabeled, split="test")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: labeled)
     monkeypatch.setattr(datasets, "load_test_split", lambda *_, **options: test)
     with pytest.raises(DataError, match="one class for each image, but the test split of random"):
         main(config)

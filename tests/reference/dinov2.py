@@ -44,14 +44,14 @@ def positions_at(embedding: Tensor, grid: int, y: int, x: int) -> Tensor:
     def weights(position: int) -> list[tuple[int, float]]:
         source = (position + 0.5) * old / (grid + 0.1) - 0.5
         found = []
-        for tap in range(math.floor(source) - 1, math.floor(source) + 3):
-            t, a = abs(source - tap), -0.75
+        for node in range(math.floor(source) - 1, math.floor(source) + 3):
+            t, a = abs(source - node), -0.75
             weight = (
                 (a + 2) * t**3 - (a + 3) * t**2 + 1
                 if t <= 1
                 else a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
             )
-            found.append((min(max(tap, 0), old - 1), weight))
+            found.append((min(max(node, 0), old - 1), weight))
         return found
 
     return sum(

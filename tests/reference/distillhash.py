@@ -28,8 +28,8 @@ def posterior(a: list[float], b: list[float]) -> float:
     return 1 / (1 + math.exp(-sum(x * y for x, y in zip(a, b, strict=True)) / 2))
 
 
-def distilled_label(i: int, j: int, posteriors: Rows, neighbours: list[list[int]]) -> int:
-    nearby = [posteriors[a][b] for a in neighbours[i] for b in neighbours[j]]
+def distilled_label(i: int, j: int, posteriors: Rows, neighbors: list[list[int]]) -> int:
+    nearby = [posteriors[a][b] for a in neighbors[i] for b in neighbors[j]]
     rho_minus, rho_plus = min(nearby), min(1 - p for p in nearby)
     if posteriors[i][j] > (1 + rho_minus) / 2:
         return 1

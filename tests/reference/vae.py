@@ -7,9 +7,9 @@ STEP = 2 / 255
 
 def bin_edges(value: int) -> tuple[float, float]:
     """The interval that a value of 0 to 255 stands for in [-1, 1]; black and white are open."""
-    centre = value / 127.5 - 1
-    low = -math.inf if value == 0 else centre - STEP / 2
-    return low, math.inf if value == 255 else centre + STEP / 2
+    center = value / 127.5 - 1
+    low = -math.inf if value == 0 else center - STEP / 2
+    return low, math.inf if value == 255 else center + STEP / 2
 
 
 def normal_cdf(x: float) -> float:
@@ -40,8 +40,8 @@ def logistic_mixture_probability(
     ):
         moved = [mean[0], mean[1] + alpha * r, mean[2] + beta * r + gamma * g]
         probability = weight
-        for value, centre, s in zip(pixel, moved, log_scale, strict=True):
-            low, high = ((edge - centre) / math.exp(s) for edge in bin_edges(value))
+        for value, center, s in zip(pixel, moved, log_scale, strict=True):
+            low, high = ((edge - center) / math.exp(s) for edge in bin_edges(value))
             probability *= logistic_cdf(high) - logistic_cdf(low)
         total += probability
     return total

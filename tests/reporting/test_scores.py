@@ -18,7 +18,7 @@ def test_each_score_has_a_line_with_what_helps_to_judge_it() -> None:
         reference_fingerprint="sha256:1",
         num_reference=50_000,
         num_samples=10_000,
-        quantisation="uint8",
+        quantization="uint8",
         resize="pytorch_fid",
         feature_dim=2048,
         dtype="float32",

@@ -28,7 +28,7 @@ class OptimConfig:
 class SmallConfig(TrainingConfig):
     """A recipe's configuration."""
 
-    greyscale: bool = False
+    grayscale: bool = False
     optim: OptimConfig = OptimConfig()
 
 
@@ -95,7 +95,7 @@ def test_the_first_preset_is_the_default_and_a_file_may_name_one(
         PRESETS["large"],
         SmallConfig(
             data_dir="a b/ü",
-            greyscale=True,
+            grayscale=True,
             optim=OptimConfig(rate=1e-7, channels=(1,), flip=False, limit=-2.5, kind="b"),
         ),
         SmallConfig(optim=OptimConfig(channels=())),
@@ -114,7 +114,7 @@ def test_numbers_without_a_dot_and_flags_without_a_value_are_read_from_files(
     path = file("greyscale: yes\noptim:\n  rate: 1e-3\n  channels: [4, 5, 6]\n  limit: null\n")
     config = read("--preset", "large", "--config", path)  # YAML 1.1 takes 1e-3 for a string
     assert config.optim == OptimConfig(rate=1e-3, channels=(4, 5, 6), limit=None)
-    assert config.greyscale
+    assert config.grayscale
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def gradients() -> dict[str, list[float]]:
     found["nac"] = gather_rows(own.grad).flatten() / accelerator.num_processes
 
     views = logits.reshape(2, 4, 6)  # of four images
-    share = 4 // accelerator.num_processes
-    part = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    processes = 4 // accelerator.num_processes
+    part = slice(accelerator.process_index * processes, (accelerator.process_index + 1) * processes)
     own = views[:, part].reshape(-1, 6).clone().requires_grad_()
     start = accelerator.process_index * len(own)
     loss = nt_xent(own, 0.5, gather_rows(own), start).mean()
@@ -60,7 +60,7 @@ def gradients() -> dict[str, list[float]]:
     assert own.grad is not None
     found["simclr_loss"] = mean_over_processes(loss)
     # (processes, v, b, k) -> one process's order
-    grad = gather_rows(own.grad).reshape(-1, 2, share, 6).transpose(0, 1)
+    grad = gather_rows(own.grad).reshape(-1, 2, processes, 6).transpose(0, 1)
     found["simclr"] = grad.flatten() / accelerator.num_processes
     # a gradient that gathered rows share with others must reach those unchanged
     own = logits[mine].clone().requires_grad_()

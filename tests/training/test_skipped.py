@@ -9,7 +9,7 @@ from nacgen.errors import DataError
 from nacgen.training import skipped as skipped_module
 from nacgen.training.config import DataConfig, TrainingConfig
 from nacgen.training.run_folder import RunFolder
-from nacgen.training.skipped import settle_skipped
+from nacgen.training.skipped import record_skipped
 
 IMAGES = ImageDataset("folder", "train", torch.zeros(200, 3, 4, 4, dtype=torch.uint8), None)
 
@@ -24,7 +24,7 @@ def leaving_out(*names: str) -> ImageDataset:
 
 
 def begin(run: RunFolder, *datasets: ImageDataset | None) -> None:
-    settle_skipped(run, *datasets)
+    record_skipped(run, *datasets)
     run.create({})
     run.release()
 
@@ -62,4 +62,4 @@ def test_processes_that_leave_out_different_images_all_stop(
 ) -> None:
     monkeypatch.setattr(skipped_module, "gather_object", lambda mine: [*mine, "another's"])
     with pytest.raises(DataError, match=r"all processes must .* different ones; here 1: a\.png"):
-        settle_skipped(run_in(tmp_path), leaving_out("a.png"))
+        record_skipped(run_in(tmp_path), leaving_out("a.png"))

@@ -33,7 +33,7 @@ def gradients_of(module: nn.Module) -> dict[str, bool]:
 
 
 @pytest.mark.parametrize(
-    ("taps", "rgb_branch", "shape"),
+    ("return_nodes", "rgb_branch", "shape"),
     [
         (None, False, (4,)),
         (["layer3"], True, (4, 2)),
@@ -43,28 +43,28 @@ def gradients_of(module: nn.Module) -> dict[str, bool]:
 )
 @pytest.mark.parametrize("head", ["linear", "basis", "projected"])
 def test_one_logit_a_head(
-    taps: list[str] | None, rgb_branch: bool, shape: tuple[int, ...], head: str
+    return_nodes: list[str] | None, rgb_branch: bool, shape: tuple[int, ...], head: str
 ) -> None:
-    discriminator = small_discriminator(taps=taps, rgb_branch=rgb_branch, head=head)
+    discriminator = small_discriminator(return_nodes=return_nodes, rgb_branch=rgb_branch, head=head)
     assert discriminator(random_images()).shape == shape
     assert discriminator(random_images(1)).shape == (1, *shape[1:])
 
 
 def test_every_parameter_gets_a_gradient() -> None:
-    discriminator = small_discriminator(taps=["stem", "layer3"], rgb_branch=True)
+    discriminator = small_discriminator(return_nodes=["stem", "layer3"], rgb_branch=True)
     discriminator(random_images()).sum().backward()
     assert all(gradients_of(discriminator).values()), gradients_of(discriminator)
 
 
 def test_logits_of_taps_are_those_of_their_maps() -> None:
-    discriminator, images = small_discriminator(taps=["layer3", "layer1"]), random_images()
+    discriminator, images = small_discriminator(return_nodes=["layer3", "layer1"]), random_images()
     maps = discriminator.trunk.backbone(((images + 1) / 2 - 0.5) / 0.25)
-    expected = [discriminator.heads[tap](maps[tap])[:, 0] for tap in ("layer1", "layer3")]
+    expected = [discriminator.heads[node](maps[node])[:, 0] for node in ("layer1", "layer3")]
     torch.testing.assert_close(discriminator(images), torch.stack(expected, dim=1))
 
 
 def test_labels_reach_every_head() -> None:
-    discriminator = small_discriminator(taps=STAGES, rgb_branch=True, num_classes=2)
+    discriminator = small_discriminator(return_nodes=STAGES, rgb_branch=True, num_classes=2)
     images = random_images()
     first, second = (discriminator(images, torch.full((4,), label)) for label in (0, 1))
     assert ((first - second).abs() > 1e-5).all()
@@ -79,13 +79,13 @@ def test_labels_are_given_exactly_where_there_are_classes() -> None:
 
 def test_projected_heads_see_each_others_maps_through_fixed_weights() -> None:
     """A smaller map reaches the heads of larger ones, not the other way round."""
-    discriminator = small_discriminator(4, taps=STAGES, head="projected")
+    discriminator = small_discriminator(4, return_nodes=STAGES, head="projected")
     assert discriminator.mixing is not None
     assert not any(p.requires_grad for p in discriminator.mixing.parameters())
     maps = {k: v.detach() for k, v in discriminator.trunk(random_images()).items()}
     mixed = discriminator.mixing(maps)
     changed = discriminator.mixing(maps | {"layer2": maps["layer2"] + 1})
-    reached = {tap: not torch.equal(mixed[tap], changed[tap]) for tap in STAGES}
+    reached = {node: not torch.equal(mixed[node], changed[node]) for node in STAGES}
     assert reached == {"stem": True, "layer1": True, "layer2": True, "layer3": False}
 
 
@@ -110,7 +110,7 @@ def test_frozen_stages_stay_and_pass_gradients_on() -> None:
 
 
 def test_a_frozen_trunk_still_trains_its_heads() -> None:
-    discriminator = small_discriminator(4, taps=STAGES)
+    discriminator = small_discriminator(4, return_nodes=STAGES)
     discriminator(random_images()).sum().backward()
     trained = {name.split(".")[0] for name, has in gradients_of(discriminator).items() if has}
     assert trained == {"heads"}
@@ -137,8 +137,11 @@ def test_penalties_are_those_of_each_image_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"taps": ["layer9"]}, "among stem, layer1, layer2, layer3, and one at .* got layer9"),
-        ({"taps": []}, "got no tap"),
+        (
+            {"return_nodes": ["layer9"]},
+            "among stem, layer1, layer2, layer3, and one at .* got layer9",
+        ),
+        ({"return_nodes": []}, "got no stage"),
         ({"image_size": 3}, "at least 4 px .* got 3x3"),
         ({"num_classes": 0}, "num_classes must be one or more, got 0"),
     ],
@@ -152,7 +155,7 @@ def test_discriminators_that_cannot_be_are_refused(
 
 def test_stages_above_the_last_tap_do_not_train() -> None:
     """They would get no gradient, and several processes would wait for it."""
-    discriminator = small_discriminator(taps=["stem", "layer1"])
+    discriminator = small_discriminator(return_nodes=["stem", "layer1"])
     discriminator(random_images()).sum().backward()
     trained = {name for name, p in discriminator.named_parameters() if p.requires_grad}
     assert trained == {name for name, has_any in gradients_of(discriminator).items() if has_any}

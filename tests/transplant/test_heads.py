@@ -90,7 +90,7 @@ def test_mixing_is_the_random_pyramid_and_never_trains() -> None:
     torch.manual_seed(0)
     shapes = {"a": (3, 8), "b": (5, 4), "c": (7, 4)}
     mixing = RandomMixing(shapes, channels=16)
-    x = {tap: maps(size, channels) for tap, (channels, size) in shapes.items()}
+    x = {node: maps(size, channels) for node, (channels, size) in shapes.items()}
     one, three = mixing.across_channels, mixing.across_scales
     c = three["c"](one["c"](x["c"]))
     b = three["b"]((one["b"](x["b"]) + c) / 2**0.5)
@@ -98,8 +98,8 @@ def test_mixing_is_the_random_pyramid_and_never_trains() -> None:
     expected = {"a": three["a"]((one["a"](x["a"]) + larger) / 2**0.5), "b": b, "c": c}
     mixed = mixing(x)
     assert set(mixed) == set(expected)
-    for tap in expected:
-        torch.testing.assert_close(mixed[tap], expected[tap])
+    for node in expected:
+        torch.testing.assert_close(mixed[node], expected[node])
     assert not any(p.requires_grad for p in mixing.parameters())
 
 

@@ -28,8 +28,8 @@ class Own(nn.Module):
         torch.manual_seed(1)
         self.net, self.head = NACEncoder().backbone, nn.Linear(64, 3)
 
-    def forward(self, normalised: Tensor) -> Tensor:
-        return self.head(self.net(normalised)["layer3"].mean((2, 3)))
+    def forward(self, normalized: Tensor) -> Tensor:
+        return self.head(self.net(normalized)["layer3"].mean((2, 3)))
 
 
 def chain(*widths: int, kernel: int = 3) -> nn.Sequential:
@@ -153,8 +153,8 @@ def test_nothing_matched_is_an_error_in_a_dry_run_too(encoder: NACEncoder) -> No
 
 
 def test_options_of_other_targets_are_refused(encoder: NACEncoder) -> None:
-    with pytest.raises(ConfigurationError, match="into module takes dry_run, match, got taps"):
-        transplant(encoder, Own(), taps=["layer1"])
+    with pytest.raises(ConfigurationError, match="into module takes dry_run, match, got return_nodes"):
+        transplant(encoder, Own(), return_nodes=["layer1"])
     with pytest.raises(ConfigurationError, match=r"into discriminator takes .*, got match too"):
         transplant(encoder, image_size=16, match="name")
     frozen = transplant(encoder, chain(16, 16), "frozen", match="order")

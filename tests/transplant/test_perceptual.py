@@ -21,11 +21,11 @@ def encoder() -> NACEncoder:
 
 def test_it_compares_directions_of_features_at_every_pixel(encoder: NACEncoder) -> None:
     """Against unit vectors written out: |u - v|^2 = 2 - 2 cos, averaged over pixels, then over stages."""
-    part = transplant(encoder, into="perceptual", taps=["layer1", "layer3"])
+    part = transplant(encoder, into="perceptual", return_nodes=["layer1", "layer3"])
     first, second = encoder.feature_maps(images(0)), encoder.feature_maps(images(1))
     stages = []
-    for tap in ("layer1", "layer3"):
-        cosine = torch.cosine_similarity(first[tap].double(), second[tap].double(), dim=1)
+    for node in ("layer1", "layer3"):
+        cosine = torch.cosine_similarity(first[node].double(), second[node].double(), dim=1)
         stages.append((2 - 2 * cosine).mean((1, 2)))
     expected = torch.stack(stages).mean(0).float()
     torch.testing.assert_close(part.module(images(0), images(1)), expected, rtol=1e-3, atol=1e-4)

@@ -75,8 +75,8 @@ def test_shares_are_counted_by_hand() -> None:
     body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
     module = nn.Sequential(body, nn.Flatten(), nn.Linear(4 * 8 * 8, 10)).train()
     convolution, linear = 3 * 4 * 9 * 8 * 8, 4 * 8 * 8 * 10  # multiplications
-    share = flop_share(module, (images(1, 8),), ["0"])
-    assert share == pytest.approx(convolution / (convolution + linear))
+    processes = flop_share(module, (images(1, 8),), ["0"])
+    assert processes == pytest.approx(convolution / (convolution + linear))
     assert all(part.training for part in module.modules())
 
 

@@ -231,7 +231,7 @@ def test_bad_requests_are_named(encoder: NACEncoder, as_users_run_it: None) -> N
         transplant(encoder, image_size=2)
     for options, message in (
         ({}, "image_size must be given for a discriminator, got None"),
-        ({"image_size": 16, "taps": ["layer7"]}, "among stem, .* got layer7"),
+        ({"image_size": 16, "return_nodes": ["layer7"]}, "among stem, .* got layer7"),
         ({"image_size": 16, "head": "deep"}, "head must be one of linear, basis, .* got 'deep'"),
         ({"image_size": 16, "frozen_stages": 2}, "belongs to mode partial, got 2 in mode init"),
         ({"image_size": 16, "frozen_stages": 9, "mode": "partial"}, "0 to 4 of stem, .* got 9"),
@@ -242,7 +242,7 @@ def test_bad_requests_are_named(encoder: NACEncoder, as_users_run_it: None) -> N
         ({"into": "vae_encoder", "image_size": 16}, "latent_dim must be given .* got None"),
         ({"into": "vae_encoder", "image_size": 16, "latent_dim": 0}, "one or more, got 0"),
         ({"into": "perceptual", "mode": "init"}, "mode must be one of frozen, got 'init'"),
-        ({"into": "perceptual", "rgb_branch": True}, "into perceptual takes taps, got rgb_branch"),
+        ({"into": "perceptual", "rgb_branch": True}, "into perceptual takes return_nodes, got rgb_branch"),
         ({"image_size": 16, "calibration_images": images(size=8)}, "image_size, 16 px, got 8x8"),
         (
             {"image_size": 16, "calibration_images": images() * 2},

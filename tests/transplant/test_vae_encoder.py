@@ -30,7 +30,7 @@ def test_posteriors_start_near_the_prior(mode: str) -> None:
 
 
 def test_the_head_is_linear_in_maps_of_one_size() -> None:
-    module = build(taps=["layer3", "layer1"], rgb_branch=True).module
+    module = build(return_nodes=["layer3", "layer1"], rgb_branch=True).module
     maps = module.trunk(images())
     assert module.rgb_branch is not None
     rgb, quarter = module.rgb_branch(images()), torch.nn.AvgPool2d(4)
@@ -61,7 +61,7 @@ def test_a_frozen_trunk_is_unchanged_by_training() -> None:
 
 
 def test_stages_above_the_last_tap_do_not_train() -> None:
-    module = build(taps=["layer1"]).module
+    module = build(return_nodes=["layer1"]).module
     torch.cat(module(images()), dim=1).square().sum().backward()
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     assert trained == {name for name, p in module.named_parameters() if p.grad is not None}

@@ -10,7 +10,7 @@ from nacgen.data.datasets import load_dataset
 from nacgen.data.stream import ImageStream
 from nacgen.models.vae import VAE, Decoder
 from nacgen.system.randomness import seeded
-from nacgen.training.gauges import LogitWatch
+from nacgen.training.monitors import DivergenceMonitor
 from nacgen.vae.adversary import Adversary
 from nacgen.vae.update import VAEUpdate, warm_up
 
@@ -72,9 +72,9 @@ def build(
             torch.optim.Adam(discriminator.parameters(), lr=rate, betas=(0.0, 0.99)),
             weight=0.75,
             start=BATCH,
-            felt_from=2 * BATCH,
+            acts_from=2 * BATCH,
             penalty_weight=0.3,
-            watch=LogitWatch(1e3, 2 * BATCH, "--discriminator.largest-logit"),
+            watch=DivergenceMonitor(1e3, 2 * BATCH, "--discriminator.largest-logit"),
             penalty_every=2,
         )
     settings = {"beta": warm_up(1.0, 4 * BATCH), "free_bits": 0.05, "perceptual": distance}

@@ -114,7 +114,7 @@ def test_the_discriminator_has_a_source_of_its_own() -> None:
     assert equal(trunks[0], trunks[1])
     assert not equal(trunks[0], trunks[2])
     assert update.adversary is not None
-    assert (update.adversary.start, update.adversary.felt_from) == (56, 80)
+    assert (update.adversary.start, update.adversary.acts_from) == (56, 80)
 
 
 def test_an_adversary_needs_images_enough_for_a_batch() -> None:

@@ -46,7 +46,7 @@ class FeatureExtractor(Protocol):
     score_name: str
     fingerprint: str
     resize: str
-    normalisation: str
+    normalization: str
     independent_of_nac: bool
     feature_dim: int
 
@@ -69,7 +69,7 @@ class NetworkExtractor(ABC):
     """
 
     resize: str
-    normalisation: str
+    normalization: str
     independent_of_nac = True
 
     def __init__(
@@ -82,7 +82,7 @@ class NetworkExtractor(ABC):
         device: torch.device | str = "cpu",
     ) -> None:
         self.name, self.score_name, self.feature_dim = name, score_name, feature_dim
-        settings = [type(network).__name__, self.resize, self.normalisation, "float32"]
+        settings = [type(network).__name__, self.resize, self.normalization, "float32"]
         parts = [json.dumps(settings), digest_tensors(network.state_dict())]
         self.fingerprint = f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
         self.network = network.to(device).eval().requires_grad_(False)

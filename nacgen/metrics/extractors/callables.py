@@ -53,7 +53,7 @@ class CallableExtractor:
         feature_dim: int,
         version: str | None = None,
         resize: str = "unknown",
-        normalisation: str = "unknown",
+        normalization: str = "unknown",
         independent_of_nac: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -69,11 +69,11 @@ class CallableExtractor:
                 "compared by it. Name the weights and the preprocessing in it."
             )
         self.name, self.score_name, self.feature_dim = name, f"fd_{name}", feature_dim
-        self.resize, self.normalisation = resize, normalisation
+        self.resize, self.normalization = resize, normalization
         self.independent_of_nac = independent_of_nac
         self.function, self.device = function, torch.device(device)
         weights = digest_tensors(function.state_dict()) if isinstance(function, nn.Module) else None
-        record = json.dumps([name, version, resize, normalisation, weights])
+        record = json.dumps([name, version, resize, normalization, weights])
         self.fingerprint = f"sha256:{hashlib.sha256(record.encode()).hexdigest()}"
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:

@@ -37,7 +37,7 @@ class DINOv2Extractor(NetworkExtractor):
     """
 
     resize = "clean, 224 px"
-    normalisation = f"(u / 255 - {MEAN}) / {STD}"
+    normalization = f"(u / 255 - {MEAN}) / {STD}"
 
     def __init__(
         self,

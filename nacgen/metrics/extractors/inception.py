@@ -65,7 +65,7 @@ class InceptionExtractor(NetworkExtractor):
     ) -> None:
         if resize not in RESIZES:
             raise ConfigurationError(f"resize must be one of {', '.join(RESIZES)}, got {resize!r}.")
-        self.resize, self.normalisation = resize, RESIZES[resize].normalisation
+        self.resize, self.normalization = resize, RESIZES[resize].normalization
         score_name = "fid" if is_published else "fd_inception"
         super().__init__(
             network,
@@ -81,10 +81,10 @@ class InceptionExtractor(NetworkExtractor):
 
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
         """Features of pixels in 0 to 255, of any size."""
-        apply, normalise, _ = RESIZES[self.resize]
+        apply, normalize, _ = RESIZES[self.resize]
         parts = []
         for part in pixels.split(MAX_BATCH_ON_CPU if pixels.device.type == "cpu" else MAX_BATCH):
-            images = normalise(apply(part, SIZE))
+            images = normalize(apply(part, SIZE))
             parts.append(self.network(images.contiguous(memory_format=torch.channels_last)))
         pooled = torch.cat(parts)
         return Features(pooled, F.linear(pooled, self.head.weight))

@@ -28,7 +28,7 @@ class ClassifierExtractor(NetworkExtractor):
     """
 
     resize = "none"
-    normalisation = "u / 127.5 - 1"
+    normalization = "u / 127.5 - 1"
 
     def __init__(self, classifier: ImageClassifier, *, device: torch.device | str = "cpu") -> None:
         name = "classifier" if classifier.dataset is None else f"{classifier.dataset}_classifier"
@@ -68,7 +68,7 @@ class EncoderExtractor(NetworkExtractor):
     """
 
     resize = "none"
-    normalisation = "u / 127.5 - 1, then the encoder's own"
+    normalization = "u / 127.5 - 1, then the encoder's own"
     independent_of_nac = False
 
     def __init__(self, encoder: NACEncoder, *, device: torch.device | str = "cpu") -> None:

@@ -19,8 +19,8 @@ class Resize(NamedTuple):
     """A convention: pixels in 0 to 255 and a size to pixels of that size, and what becomes of these."""
 
     apply: Callable[[Float[Tensor, "b 3 h w"], int], Float[Tensor, "b 3 s s"]]
-    normalise: Callable[[Float[Tensor, "b 3 s s"]], Float[Tensor, "b 3 s s"]]
-    normalisation: str
+    normalize: Callable[[Float[Tensor, "b 3 s s"]], Float[Tensor, "b 3 s s"]]
+    normalization: str
 
 
 def resize_bilinear(pixels: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:

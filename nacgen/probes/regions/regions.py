@@ -22,7 +22,7 @@ from nacgen.data.augment import ViewPolicy, random_view
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch
 from nacgen.probes.features import require_eval
-from nacgen.probes.labelled import check_features
+from nacgen.probes.labeled import check_features
 from nacgen.probes.regions.crossings import sampled_crossings, segment_crossings
 from nacgen.probes.regions.patterns import (
     Network,

@@ -109,15 +109,15 @@ def fit_rotation(
     return Rotation(rotation, tuple(errors))
 
 
-def _principal_axes(centred: Tensor, num_axes: int) -> Tensor:
+def _principal_axes(centered: Tensor, num_axes: int) -> Tensor:
     """Axes of largest variance, (d, k)."""
     axes: Tensor
-    variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))  # rising
+    variances, axes = torch.linalg.eigh(centered.T @ centered / len(centered))  # rising
     rank = int((variances > RANK_TOLERANCE * variances[-1]).sum())
     if rank < num_axes:
         raise ValueError(
-            f"a code of {num_axes} bits needs as many principal axes, but {len(centred)} training features of "
-            f"width {centred.shape[1]} have {rank}. Ask for fewer bits, or use lsh."
+            f"a code of {num_axes} bits needs as many principal axes, but {len(centered)} training features of "
+            f"width {centered.shape[1]} have {rank}. Ask for fewer bits, or use lsh."
         )
     return axes[:, -num_axes:].flip(1)
 

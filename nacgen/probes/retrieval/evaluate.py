@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from nacgen.errors import DataError
-from nacgen.functional.hamming import Neighbours, Ranking, nearest_codes
+from nacgen.functional.hamming import Neighbors, Ranking, nearest_codes
 from nacgen.functional.hashing import Labels, distance_counts, stable_average_precision
 from nacgen.functional.ranking import (
     DistanceCounts,
@@ -162,15 +162,15 @@ def evaluate_retrieval(
     )
 
 
-def nearest_neighbours(
-    query_codes: Bool[Tensor, "q k"], gallery_codes: Bool[Tensor, "n k"], num_neighbours: int
-) -> Neighbours:
+def nearest_neighbors(
+    query_codes: Bool[Tensor, "q k"], gallery_codes: Bool[Tensor, "n k"], num_neighbors: int
+) -> Neighbors:
     """The nearest gallery items of each query in Hamming distance, ties by gallery index.
 
     Args:
         query_codes: One row a query.
         gallery_codes: One row an item.
-        num_neighbours: Items for each query, at most the gallery.
+        num_neighbors: Items for each query, at most the gallery.
 
     Returns:
         `(indices, distances)`, both `(q, m)`, nearest first.
@@ -178,7 +178,7 @@ def nearest_neighbours(
     Raises:
         ValueError: There are fewer items, or the codes are no bits of one length.
     """
-    return nearest_codes(query_codes, gallery_codes, num_neighbours)
+    return nearest_codes(query_codes, gallery_codes, num_neighbors)
 
 
 def _check_sizes(protocol: RetrievalProtocol, num_queries: int, num_gallery: int) -> None:

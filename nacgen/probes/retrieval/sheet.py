@@ -20,7 +20,7 @@ FRAME_SHARE = 16  # a frame and a gap are this part of an image, one pixel or mo
 
 def write_retrieval_sheet(
     queries: UInt8[Tensor, "q 3 h w"],
-    neighbours: UInt8[Tensor, "q m 3 h w"],
+    neighbors: UInt8[Tensor, "q m 3 h w"],
     is_relevant: Bool[Tensor, "q m"],
     path: str | Path,
     zoom: int = 1,
@@ -31,7 +31,7 @@ def write_retrieval_sheet(
 
     Args:
         queries: Pixels, 0 to 255.
-        neighbours: Of each query, nearest first.
+        neighbors: Of each query, nearest first.
         is_relevant: Whether a neighbour is what its query looks for.
         path: The file; its folder must exist.
         zoom: Pixels in the file for each pixel, a whole number.
@@ -39,23 +39,23 @@ def write_retrieval_sheet(
     Raises:
         ValueError: There is nothing to show, numbers or sizes of images differ, or the zoom is below one.
     """
-    if len(queries) == 0 or neighbours.shape[1] == 0:
+    if len(queries) == 0 or neighbors.shape[1] == 0:
         raise ValueError(
             f"a sheet needs a query and a neighbour or more, got {len(queries)} queries with "
-            f"{neighbours.shape[1]} neighbours each."
+            f"{neighbors.shape[1]} neighbours each."
         )
-    expected = (len(queries), neighbours.shape[1], *queries.shape[1:])
-    if neighbours.shape != expected or is_relevant.shape != expected[:2]:
+    expected = (len(queries), neighbors.shape[1], *queries.shape[1:])
+    if neighbors.shape != expected or is_relevant.shape != expected[:2]:
         raise ValueError(
             "queries (q, 3, h, w), neighbours (q, m, 3, h, w) and is_relevant (q, m) must fit together, got "
-            f"{tuple(queries.shape)}, {tuple(neighbours.shape)} and {tuple(is_relevant.shape)}. Index the gallery "
+            f"{tuple(queries.shape)}, {tuple(neighbors.shape)} and {tuple(is_relevant.shape)}. Index the gallery "
             "with the neighbours of these queries."
         )
     if zoom < 1:
         raise ValueError(f"zoom must be 1 or more, got {zoom}.")
-    colours = torch.tensor([WRONG_FRAME, RIGHT_FRAME], dtype=torch.uint8)[is_relevant.cpu().long()]
+    colors = torch.tensor([WRONG_FRAME, RIGHT_FRAME], dtype=torch.uint8)[is_relevant.cpu().long()]
     left = _framed(queries.cpu()[:, None], torch.tensor(QUERY_FRAME, dtype=torch.uint8))
-    right = _framed(neighbours.cpu(), colours)
+    right = _framed(neighbors.cpu(), colors)
     left = F.pad(left, (0, left.shape[-1] // 3), value=BACKGROUND)
     rows = torch.cat([left, right], dim=-1)
     margin = _thickness(queries)
@@ -66,11 +66,11 @@ def write_retrieval_sheet(
     picture.resize(size, Image.Resampling.NEAREST).save(path, format="PNG")
 
 
-def _framed(images: Tensor, colours: Tensor) -> Tensor:
+def _framed(images: Tensor, colors: Tensor) -> Tensor:
     """Images with a frame and a gap around, side by side, (q, m, c, h, w) -> (q, c, h, w)."""
     height, width = images.shape[-2:]
     thin = _thickness(images)
-    frame = rearrange(colours, "... c -> ... c 1 1").expand(*images.shape[:2], 3, 1, 1)
+    frame = rearrange(colors, "... c -> ... c 1 1").expand(*images.shape[:2], 3, 1, 1)
     framed = frame.repeat(1, 1, 1, height + 2 * thin, width + 2 * thin)
     framed[..., thin:-thin, thin:-thin] = images
     spaced = F.pad(framed, (thin, thin, thin, thin), value=BACKGROUND)

@@ -144,8 +144,8 @@ def _paint(part: RegionSlice) -> NDArray[np.float32]:
     border = torch.zeros(ids.shape, dtype=torch.bool)
     border[:, 1:] |= ids[:, 1:] != ids[:, :-1]
     border[1:] |= ids[1:] != ids[:-1]
-    share = float(border.float().mean())
-    strength = 0.6 * max(0.0, 1 - 2 * zoom * share)  # lines everywhere would hide the colours
+    processes = float(border.float().mean())
+    strength = 0.6 * max(0.0, 1 - 2 * zoom * processes)  # lines everywhere would hide the colours
     painted: NDArray[np.float32] = torch.where(
         border[..., None], colors * (1 - strength), colors
     ).numpy()

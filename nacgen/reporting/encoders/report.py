@@ -125,8 +125,8 @@ def _sections(
     sections: list[tuple[str, list[_Figure], str]] = []
     columns: list[_Figure] = []
     for fraction in first.get("linear", {}):
-        share = "" if fraction == "1" else f", {float(fraction):.0%} of the labels"
-        columns.append(_Figure(f"Linear{share}", _path("linear", fraction, "top_1")))
+        processes = "" if fraction == "1" else f", {float(fraction):.0%} of the labels"
+        columns.append(_Figure(f"Linear{processes}", _path("linear", fraction, "top_1")))
     if "linear_sgd" in first:
         columns.append(_Figure("Linear, paper's protocol", _path("linear_sgd", "top_1")))
     columns += [_Figure(f"{k}-NN", _path("knn", k, "top_1")) for k in first.get("knn", {})]

@@ -73,8 +73,8 @@ def test_the_clean_resize_is_pillows_on_float_channels(height: int, width: int) 
 @pytest.mark.parametrize("name", RESIZES)
 def test_the_normalisation_is_the_one_that_is_recorded(name: str) -> None:
     constant = torch.full((1, 3, 5, 5), 51.0)
-    apply, normalise, recorded = RESIZES[name]
+    apply, normalize, recorded = RESIZES[name]
     expected = eval(recorded, {"u": 51.0})
     torch.testing.assert_close(
-        normalise(apply(constant, 8)), torch.full((1, 3, 8, 8), expected), rtol=0, atol=1e-6
+        normalize(apply(constant, 8)), torch.full((1, 3, 8, 8), expected), rtol=0, atol=1e-6
     )

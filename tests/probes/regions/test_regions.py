@@ -13,7 +13,7 @@ from nacgen.system.randomness import seeded
 
 NO_CHANGE = ViewPolicy(
     crop_scale=(1.0, 1.0), crop_ratio=1.0, flip=False, jitter=0.0, saturation=0.0,
-    greyscale_probability=0.0,
+    grayscale_probability=0.0,
 )  # fmt: skip
 
 

@@ -50,9 +50,9 @@ def test_itq_finds_the_rotation_that_hides_a_cube() -> None:
 def test_pca_takes_the_signs_along_the_largest_variances() -> None:
     train = (features(2_000) - 5) * 0.5 ** torch.arange(12) + 5  # variances far apart
     codes = baseline_codes(train, train, 2, "pca")
-    centred = train - train.mean(0)
+    centered = train - train.mean(0)
     for bit in range(2):
-        agreement = (codes[:, bit] == (centred[:, bit] >= 0)).float().mean()
+        agreement = (codes[:, bit] == (centered[:, bit] >= 0)).float().mean()
         assert max(agreement, 1 - agreement) > 0.97  # the sign of an axis is free
 
 

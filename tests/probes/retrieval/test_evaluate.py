@@ -14,7 +14,7 @@ from nacgen.data.pixels import to_float
 from nacgen.errors import DataError
 from nacgen.probes.features import extract
 from nacgen.probes.retrieval import evaluate as retrieval
-from nacgen.probes.retrieval.evaluate import RetrievalResult, evaluate_retrieval, nearest_neighbours
+from nacgen.probes.retrieval.evaluate import RetrievalResult, evaluate_retrieval, nearest_neighbors
 from nacgen.probes.retrieval.index import RetrievalProtocol
 from nacgen.probes.retrieval.protocols import build_protocol, open_protocol
 from nacgen.probes.retrieval.sheet import RIGHT_FRAME, WRONG_FRAME, write_retrieval_sheet
@@ -24,10 +24,10 @@ from tests.reference import retrieval as reference
 def random_case(seed: int = 0, bits: int = 12) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Codes that know something of three classes."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.rand(3, bits, generator=generator) < 0.5
+    centers = torch.rand(3, bits, generator=generator) < 0.5
     labels = torch.randint(3, (60,), generator=generator)
     flips = torch.rand(60, bits, generator=generator) < 0.25
-    codes = centres[labels] ^ flips
+    codes = centers[labels] ^ flips
     return codes[:20], labels[:20], codes[20:], labels[20:]
 
 
@@ -50,13 +50,13 @@ def test_figures_are_means_over_queries_of_what_loops_give() -> None:
     assert result.mean_average_precision_stable == pytest.approx(np.mean(stable), abs=1e-12)
     assert result.precision_within_radius_2 == pytest.approx(np.mean(ball), abs=1e-12)
     assert result.num_empty_balls == empty > 0
-    share = (query_labels[:, None] == gallery_labels).double().mean()
-    assert result.chance == pytest.approx(share.item(), abs=1e-12)
+    processes = (query_labels[:, None] == gallery_labels).double().mean()
+    assert result.chance == pytest.approx(processes.item(), abs=1e-12)
     assert result.chance < result.mean_average_precision < 1
     assert result.precision_at.keys() == {"1", "10"}
     assert result.mean_average_precision_at_1000 is None
     assert result.curve.recall[-1] == 1
-    assert result.curve.precision[-1] == pytest.approx(share.item(), abs=1e-12)
+    assert result.curve.precision[-1] == pytest.approx(processes.item(), abs=1e-12)
 
 
 def test_the_order_of_the_gallery_moves_nothing_but_the_stable_value() -> None:
@@ -191,7 +191,7 @@ def test_what_cannot_be_evaluated_is_named() -> None:
 
 def test_neighbours_come_nearest_first() -> None:
     queries, _, gallery, _ = random_case()
-    found = nearest_neighbours(queries, gallery, 3)
+    found = nearest_neighbors(queries, gallery, 3)
     assert found.indices.shape == found.distances.shape == (20, 3)
     assert (found.distances.diff(dim=1) >= 0).all()
     first = [min(reference.hamming(q, g) for g in gallery.tolist()) for q in queries.tolist()]
@@ -200,9 +200,9 @@ def test_neighbours_come_nearest_first() -> None:
 
 def test_the_sheet_frames_right_neighbours_green_and_wrong_ones_red(tmp_path: Path) -> None:
     queries = torch.full((2, 3, 4, 6), 10, dtype=torch.uint8)
-    neighbours = torch.full((2, 3, 3, 4, 6), 20, dtype=torch.uint8)
+    neighbors = torch.full((2, 3, 3, 4, 6), 20, dtype=torch.uint8)
     relevant = torch.tensor([[True, False, True], [False, False, True]])
-    write_retrieval_sheet(queries, neighbours, relevant, tmp_path / "sheet.png", zoom=2)
+    write_retrieval_sheet(queries, neighbors, relevant, tmp_path / "sheet.png", zoom=2)
     pixels = np.asarray(Image.open(tmp_path / "sheet.png"))[::2, ::2]
     # per image: gap 1, frame 1, 6 pixels, frame 1, gap 1; the queries' column is a third wider
     left, gap, cell = 1, 10 // 3, 10
@@ -211,9 +211,9 @@ def test_the_sheet_frames_right_neighbours_green_and_wrong_ones_red(tmp_path: Pa
         assert pixels[row * 8 + 4, left + 5].tolist() == [10] * 3
         for column in range(3):
             start = left + 10 + gap + column * cell
-            colour = RIGHT_FRAME if relevant[row, column] else WRONG_FRAME
-            assert pixels[row * 8 + 1, start + 4].tolist() == list(colour)
-            assert pixels[row * 8 + 4, start + 1].tolist() == list(colour)
+            color = RIGHT_FRAME if relevant[row, column] else WRONG_FRAME
+            assert pixels[row * 8 + 1, start + 4].tolist() == list(color)
+            assert pixels[row * 8 + 4, start + 1].tolist() == list(color)
             assert pixels[row * 8 + 4, start + 4].tolist() == [20] * 3
             assert pixels[row * 8, start].tolist() == [255] * 3
 
@@ -221,15 +221,15 @@ def test_the_sheet_frames_right_neighbours_green_and_wrong_ones_red(tmp_path: Pa
 @pytest.mark.usefixtures("as_users_run_it")
 def test_a_sheet_that_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     queries = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    neighbours = torch.zeros(2, 5, 3, 4, 4, dtype=torch.uint8)
+    neighbors = torch.zeros(2, 5, 3, 4, 4, dtype=torch.uint8)
     relevant = torch.ones(2, 5, dtype=torch.bool)
     path = tmp_path / "sheet.png"
     with pytest.raises(ValueError, match="got 0 queries with 5 neighbours"):
-        write_retrieval_sheet(queries[:0], neighbours[:0], relevant[:0], path)
+        write_retrieval_sheet(queries[:0], neighbors[:0], relevant[:0], path)
     with pytest.raises(ValueError, match=r"\(2, 3, 4, 4\), \(2, 5, 3, 4, 4\) and \(2, 4\)"):
-        write_retrieval_sheet(queries, neighbours, relevant[:, 1:], path)
+        write_retrieval_sheet(queries, neighbors, relevant[:, 1:], path)
     with pytest.raises(ValueError, match=r"\(1, 3, 4, 4\), \(2, 5, 3, 4, 4\) and \(2, 5\)"):
-        write_retrieval_sheet(queries[:1], neighbours, relevant, path)
+        write_retrieval_sheet(queries[:1], neighbors, relevant, path)
     with pytest.raises(ValueError, match="zoom must be 1 or more, got 0"):
-        write_retrieval_sheet(queries, neighbours, relevant, path, zoom=0)
+        write_retrieval_sheet(queries, neighbors, relevant, path, zoom=0)
     assert not path.exists()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nacgen.errors import DataError
-from nacgen.probes.labelled import check_features, check_labels, check_lengths, top_accuracies
+from nacgen.probes.labeled import check_features, check_labels, check_lengths, top_accuracies
 
 CLASSES = torch.tensor([0, 1, 2])
 

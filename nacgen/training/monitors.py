@@ -9,7 +9,7 @@ from nacgen.data.stream import Batch
 from nacgen.errors import DivergenceError
 
 
-class LogitWatch(nn.Module):
+class DivergenceMonitor(nn.Module):
     """Ends a run whose logits stay beyond a bound.
 
     Args:
@@ -60,7 +60,7 @@ def images_beyond(modules: Mapping[str, nn.Module]) -> int:
     Returns:
         Images; 0 where no bound is exceeded, or nothing watches.
     """
-    watches = [module for module in modules.values() if isinstance(module, LogitWatch)]
+    watches = [module for module in modules.values() if isinstance(module, DivergenceMonitor)]
     return max((int(watch.images_beyond) for watch in watches), default=0)
 
 

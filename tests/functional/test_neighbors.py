@@ -6,8 +6,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from nacgen.functional import features as features_module
-from nacgen.functional.neighbours import (
-    nearest_neighbour_memorisation,
+from nacgen.functional.neighbors import (
+    nearest_neighbor_memorization,
     precision_recall_density_coverage,
 )
 from tests.reference import scores
@@ -67,17 +67,17 @@ def test_blocks_and_the_order_of_rows_change_nothing(monkeypatch: pytest.MonkeyP
     real, generated = random_features(50, 0), random_features(40, 1)
     whole = precision_recall_density_coverage(real, generated)
     assert precision_recall_density_coverage(real.flip(0), generated.flip(0)) == whole
-    memorised = nearest_neighbour_memorisation(generated, real, random_features(30, 2))
-    monkeypatch.setattr("nacgen.functional.neighbours.block_rows", lambda num_columns: 7)
+    memorized = nearest_neighbor_memorization(generated, real, random_features(30, 2))
+    monkeypatch.setattr("nacgen.functional.neighbors.block_rows", lambda num_columns: 7)
     assert features_module.block_rows(2**30) == 1
     assert precision_recall_density_coverage(real, generated) == whole
-    again = nearest_neighbour_memorisation(generated, real, random_features(30, 2))
-    assert torch.equal(again.nearest, memorised.nearest)
+    again = nearest_neighbor_memorization(generated, real, random_features(30, 2))
+    assert torch.equal(again.nearest, memorized.nearest)
 
 
 def test_copies_of_training_images_are_found() -> None:
     train, test = random_features(200, 0, 8), random_features(100, 1, 8)
-    found = nearest_neighbour_memorisation(train[50:90], train, test)
+    found = nearest_neighbor_memorization(train[50:90], train, test)
     assert found.probability == 1
     assert found.z_score > 5
     assert found.distances.tolist() == [0] * 40
@@ -86,17 +86,17 @@ def test_copies_of_training_images_are_found() -> None:
 
 def test_fresh_samples_are_no_copies_and_far_ones_even_less() -> None:
     train, test = random_features(200, 0, 8), random_features(100, 1, 8)
-    fresh = nearest_neighbour_memorisation(random_features(100, 2, 8), train, test)
+    fresh = nearest_neighbor_memorization(random_features(100, 2, 8), train, test)
     assert fresh.probability.item() == pytest.approx(0.5, abs=0.1)
     assert abs(fresh.z_score) < 2.5
-    assert nearest_neighbour_memorisation(test + 50, train, test).probability == 0
+    assert nearest_neighbor_memorization(test + 50, train, test).probability == 0
 
 
 def test_the_statistic_is_that_of_mann_and_whitney() -> None:
 
     generated, train, test = (random_features(n, n, 8) for n in (30, 80, 40))
     generated[:3] = test[:3]  # ties
-    found = nearest_neighbour_memorisation(generated, train, test)
+    found = nearest_neighbor_memorization(generated, train, test)
     expected = NearestNeighbors(n_neighbors=1).fit(train.double()).kneighbors(generated.double())
     assert found.distances.tolist() == pytest.approx(expected[0][:, 0].tolist(), rel=1e-9)
     assert found.nearest.tolist() == expected[1][:, 0].tolist()
@@ -124,6 +124,6 @@ def test_what_has_no_neighbours_is_refused(generated: Tensor, k: int, message: s
 def test_memorisation_needs_two_images_of_each_kind() -> None:
     rows = random_features(9, 0)
     with pytest.raises(ValueError, match="test must have 2 rows or more, got 1"):
-        nearest_neighbour_memorisation(rows, rows, rows[:1])
+        nearest_neighbor_memorization(rows, rows, rows[:1])
     with pytest.raises(ValueError, match=r"generated and train .* \(9, 3\) and \(9, 2\)"):
-        nearest_neighbour_memorisation(rows, rows[:, :2], rows)
+        nearest_neighbor_memorization(rows, rows[:, :2], rows)

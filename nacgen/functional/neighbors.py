@@ -29,7 +29,7 @@ class PrecisionRecallDensityCoverage(NamedTuple):
     coverage: Float64[Tensor, ""]
 
 
-class Memorisation(NamedTuple):
+class Memorization(NamedTuple):
     """Whether generated images lie closer to training images than test images do.
 
     Args:
@@ -73,7 +73,7 @@ def precision_recall_density_coverage(
     if k < 1:
         raise ValueError(f"k must be 1 or more, got {k}. The papers use 3 and 5.")
     real, generated = feature_pair("real", real, "generated", generated, at_least=k + 1)
-    real, generated, rounding = _centred(real, generated)
+    real, generated, rounding = _centered(real, generated)
     reach_real = _squared_radii(real, k) + rounding
     reach_generated = _squared_radii(generated, k) + rounding
     precise = dense = 0
@@ -91,12 +91,12 @@ def precision_recall_density_coverage(
         dense / (k * len(generated)),
         int(is_covered.sum()) / len(real),
     )
-    return PrecisionRecallDensityCoverage(*(real.new_tensor(share) for share in shares))
+    return PrecisionRecallDensityCoverage(*(real.new_tensor(processes) for processes in shares))
 
 
-def nearest_neighbour_memorisation(
+def nearest_neighbor_memorization(
     generated: Float[Tensor, "n d"], train: Float[Tensor, "m d"], test: Float[Tensor, "t d"]
-) -> Memorisation:
+) -> Memorization:
     """Compare distances to the nearest training image: of generated images, and of unseen real ones.
 
     Differs from the paper: the statistic is taken over the whole space instead of cell by cell, and its sign is
@@ -117,7 +117,7 @@ def nearest_neighbour_memorisation(
     generated, _ = feature_pair("generated", generated, "train", train)
     test, train = feature_pair("test", test, "train", train)
     (squared, nearest), (squared_test, _) = (
-        _nearest(*_centred(train, rows)) for rows in (generated, test)
+        _nearest(*_centered(train, rows)) for rows in (generated, test)
     )
     n, t = len(squared), len(squared_test)
     ordered = squared_test.sort().values
@@ -125,13 +125,13 @@ def nearest_neighbour_memorisation(
     no_farther = torch.searchsorted(ordered, squared, right=True)
     wins = (t - (no_closer + no_farther).double() / 2).sum()
     z_score = (wins - n * t / 2) / (n * t * (n + t + 1) / 12) ** 0.5
-    return Memorisation(wins / (n * t), z_score, squared.sqrt(), nearest, squared_test.sqrt())
+    return Memorization(wins / (n * t), z_score, squared.sqrt(), nearest, squared_test.sqrt())
 
 
-def _centred(real: Tensor, others: Tensor) -> tuple[Tensor, Tensor, float]:
+def _centered(real: Tensor, others: Tensor) -> tuple[Tensor, Tensor, float]:
     """Both about the mean of the first, where squares are small, and what is rounding among squares."""
-    centre = real.mean(dim=0)
-    real, others = real - centre, others - centre
+    center = real.mean(dim=0)
+    real, others = real - center, others - center
     largest = max(float(rows.square().sum(dim=1).max()) for rows in (real, others))
     return real, others, ROUNDING * largest
 
