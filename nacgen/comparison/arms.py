@@ -264,14 +264,14 @@ def write_comparison(config: CompareConfig) -> CompareConfig:
     Raises:
         OSError: The folder cannot be written.
     """
-    from nacgen.system.files import write_text
+    from nacgen.system.files import write_file
 
     folder = config.folder
     if config.run_config is not None:
         template = read_template(Path(config.run_config))
-        write_text(folder / RUN_CONFIG, yaml.safe_dump(template, sort_keys=False))
+        write_file(folder / RUN_CONFIG, yaml.safe_dump(template, sort_keys=False))
         config = dataclasses.replace(config, run_config=str(folder / RUN_CONFIG))
-    write_text(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
+    write_file(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     return config
 
 

@@ -100,11 +100,11 @@ def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor,
     factors[is_unchanged] = 1.0
     factors[torch.rand(n, generator=draw) < policy.grayscale_probability, 2] = 0.0
     images = batch.images / 255
-    images = resized_crop(images, batch.processes(boxes), batch.processes(flips), policy.size)
-    images = color_jitter(images, batch.processes(factors))
+    images = resized_crop(images, batch.local(boxes), batch.local(flips), policy.size)
+    images = color_jitter(images, batch.local(factors))
     if policy.hue > 0:  # drawn last, so that a policy without hue draws what it always drew
         shifts = policy.hue * (2 * torch.rand(n, generator=draw) - 1)
-        images = shift_hue(images, batch.processes(shifts.masked_fill(is_unchanged, 0.0)))
+        images = shift_hue(images, batch.local(shifts.masked_fill(is_unchanged, 0.0)))
     return images.mul_(2).sub_(1)
 
 
@@ -265,7 +265,7 @@ def diff_augment(
     shifts = (2 * torch.rand(n, 2, generator=draw) - 1) * translation
     centers = torch.rand(n, 2, generator=draw)
     if color:  # drawn last, so that shifts and squares are the same without it
-        strength = batch.processes(torch.rand(n, 3, generator=draw))
+        strength = batch.local(torch.rand(n, 3, generator=draw))
         brightness, saturation, contrast = rearrange(strength, "b k -> k b 1 1 1")
         images = images + brightness - 0.5
         gray = reduce(images, "b c h w -> b 1 h w", "mean")
@@ -274,7 +274,7 @@ def diff_augment(
         images = mean + (images - mean) * (contrast + 0.5)
     if translation == cutout == 0:
         return images
-    pixels = batch.processes((shifts * torch.tensor([height, width])).round())
+    pixels = batch.local((shifts * torch.tensor([height, width])).round())
     y = torch.arange(height, device=images.device) - pixels[:, :1]  # (b, h): source row
     x = torch.arange(width, device=images.device) - pixels[:, 1:]
     inside = _outer((y >= 0) & (y < height), (x >= 0) & (x < width))
@@ -282,7 +282,7 @@ def diff_augment(
     columns = rearrange(x.clamp(0, width - 1).long(), "b w -> b 1 1 w").expand_as(images)
     images = images.gather(2, rows).gather(3, columns) * inside
     if cutout > 0:
-        middle = batch.processes(centers * torch.tensor([height, width])).floor()
+        middle = batch.local(centers * torch.tensor([height, width])).floor()
         half = torch.tensor([height, width], device=images.device) * cutout / 2
         hole_y = (torch.arange(height, device=images.device) + 0.5 - middle[:, :1]).abs() < half[0]
         hole_x = (torch.arange(width, device=images.device) + 0.5 - middle[:, 1:]).abs() < half[1]

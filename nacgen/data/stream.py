@@ -37,7 +37,7 @@ class Batch:
         """The generator for draws of the global batch, the same on every process."""
         return generator(self.seed, purpose, self.images_seen)
 
-    def processes(self, drawn: Tensor) -> Tensor:
+    def local(self, drawn: Tensor) -> Tensor:
         """This process's rows of what was drawn for the global batch, on the training device."""
         rows = drawn[self.start : self.start + len(self.images)]
         return rows.to(self.images.device, non_blocking=True)

@@ -37,8 +37,8 @@ def adaptive_augment(
     if probability == 0:
         return images
     draw, n = batch.generator(purpose), batch.global_size
-    geometry = batch.processes(random_geometry(n, images.shape[-1], probability, draw))
-    colors = batch.processes(random_colors(n, probability, draw))
+    geometry = batch.local(random_geometry(n, images.shape[-1], probability, draw))
+    colors = batch.local(random_colors(n, probability, draw))
     grid = F.affine_grid(geometry[:, :2], list(images.shape), align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     images = einsum(colors[:, :3, :3], images, "b i j, b j h w -> b i h w")

@@ -255,7 +255,7 @@ class GANUpdate:
     def latents(self, batch: Batch, purpose: str) -> Tensor:
         """This process's share of the step's latents, `(b, z)`."""
         draw = batch.generator(f"latents_{purpose}")
-        return batch.processes(
+        return batch.local(
             torch.randn(batch.global_size, self.generator.latent_dim, generator=draw)
         )
 

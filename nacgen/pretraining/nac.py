@@ -173,9 +173,7 @@ def channel_uniforms(batch: Batch, code_dim: int, num_draws: int) -> list[Tensor
         views.append(
             [torch.rand(batch.global_size, code_dim, generator=draw) for _ in range(num_draws)]
         )
-    return [
-        torch.cat([batch.processes(view) for view in pair]) for pair in zip(*views, strict=True)
-    ]
+    return [torch.cat([batch.local(view) for view in pair]) for pair in zip(*views, strict=True)]
 
 
 def swap_views(rows: Tensor) -> Tensor:

@@ -159,7 +159,7 @@ def _features(
     height, width = batch.images.shape[-2:]
     boxes = random_boxes(n, height, width, (smallest_crop, 1.0), CROP_RATIO, draw)
     flips = torch.rand(n, generator=draw) < (0.5 if flip else 0.0)
-    crops = resized_crop(batch.images.float() / 255, batch.processes(boxes), batch.processes(flips))
+    crops = resized_crop(batch.images.float() / 255, batch.local(boxes), batch.local(flips))
     with torch.no_grad():
         return function(crops * 2 - 1).float()
 

@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,9 @@ from nacgen.errors import (
     ConfigurationError,
     DataError,
     LockedError,
+    NacgenError,
     StorageError,
+    is_storage_failure,
 )
 
 KINDS = (
@@ -162,20 +164,32 @@ def move_aside(folder: Path) -> Path:
     return name.rename(aside)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one.
+def write_file(path: Path, content: str | bytes | Iterable[bytes | memoryview]) -> None:
+    """Write a file whole: readers, and a crash at any moment, leave the old content or the new one.
+
+    The content goes to a temporary file beside the target, is brought to the disk, and takes the target's
+    name; then the folder is brought to the disk, too.
 
     Args:
-        path: The file.
-        text: Its new content.
+        path: Path of the file; its folder must exist.
+        content: New content; text is encoded as UTF-8, an iterable gives the pieces in order.
 
     Raises:
-        OSError: It cannot be written; the old text stands.
+        OSError: The file cannot be written; the old content stands.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "note.txt"
+        >>> write_file(path, "all of it")
+        >>> path.read_text()
+        'all of it'
     """
+    pieces = [content.encode()] if isinstance(content, str) else content
+    pieces = [pieces] if isinstance(pieces, bytes) else pieces
     temporary = path.with_name(f".{path.name}.new")
     try:
-        with _open(temporary, "w") as file:
-            file.write(text)
+        with open(temporary, "wb", opener=_without_links) as file:
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -183,15 +197,68 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can.
+
+    Args:
+        folder: Path of the folder.
+
+    Raises:
+        OSError: The disk fails.
+    """
+    if os.name != "posix":  # Windows opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def storage_errors(
+    what: str, advice: str = "Free space, or choose another folder."
+) -> Iterator[None]:
+    """Raise whatever keeps a block from writing as a `StorageError`.
+
+    Args:
+        what: Subject of the message, with its path: `"the index runs/a/index.json"`.
+        advice: Last sentence of the message: what the user can do.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        StorageError: The block met an `OSError`, or an error of a library that stands for one.
+
+    Example:
+        >>> with storage_errors("the index a/index.json"):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        nacgen.errors.StorageError: the index a/index.json cannot be written ([Errno 28] No space left on ...
+    """
+    try:
+        yield
+    except NacgenError:
+        raise
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_storage_failure(error)):
+            raise
+        raise StorageError(f"{what} cannot be written ({error}). {advice}") from error
+
+
+def _without_links(name: str, flags: int) -> int:
+    """Open a file, but no link to a file elsewhere."""
+    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _open(path: Path, mode: str) -> IO[str]:
     """Open a text file, but no link to a file elsewhere."""
-
-    def without_links(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
-
-    return open(path, mode, encoding="utf-8", opener=without_links)
+    return open(path, mode, encoding="utf-8", opener=_without_links)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

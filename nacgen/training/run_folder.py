@@ -20,7 +20,7 @@ from nacgen.errors import (
     is_storage_failure,
 )
 from nacgen.models.folder import PretrainedModel
-from nacgen.system.files import _open, flatten, lock_folder, move_aside, read_yaml, write_text
+from nacgen.system.files import _open, flatten, lock_folder, move_aside, read_yaml, write_file
 from nacgen.system.processes import Processes, ProcessInfo
 from nacgen.training.config import TrainingConfig, to_dict
 from nacgen.training.environment import describe_environment, describe_hardware
@@ -135,11 +135,11 @@ class RunFolder:
                 (self.path / "samples").mkdir(parents=True, exist_ok=True)
                 self._lock = lock_folder(self.path)
                 config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
-                write_text(self.path / "config.yaml", config)
+                write_file(self.path / "config.yaml", config)
                 for name, text in self._kept.items():
-                    write_text(self.path / name, text)
+                    write_file(self.path / name, text)
                 facts = describe_environment() | environment
-                write_text(self.path / "environment.json", json.dumps(facts, indent=2) + "\n")
+                write_file(self.path / "environment.json", json.dumps(facts, indent=2) + "\n")
         except StorageError:
             self.release()
             raise
@@ -213,7 +213,7 @@ class RunFolder:
                     if json.loads(line)["images_seen"] <= images_seen:
                         kept.append(line + "\n")
             kept = kept[:num_rows]
-            write_text(self._log, "".join(kept))
+            write_file(self._log, "".join(kept))
         self._num_rows = len(kept)
 
     def export(self, model: PretrainedModel, name: str, accelerator: ProcessInfo) -> None:
@@ -239,7 +239,7 @@ class RunFolder:
         """
         if self.is_main:
             with self.writing("summary"):
-                write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+                write_file(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         """The summary of a complete run.

@@ -130,4 +130,4 @@ class VAEUpdate:
         """This process's share of the step's posterior noise, `(b, z)`."""
         draw = batch.generator("posterior")
         width = self.vae.decoder.latent_dim
-        return batch.processes(torch.randn(batch.global_size, width, generator=draw))
+        return batch.local(torch.randn(batch.global_size, width, generator=draw))

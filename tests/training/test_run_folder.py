@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from nacgen.errors import CheckpointError, ConfigurationError, LockedError, StorageError
-from nacgen.system.files import write_text
+from nacgen.system.files import write_file
 from nacgen.training import run_folder
 from nacgen.training.config import RunConfig, TrainingConfig, parse, to_dict
 from nacgen.training.environment import describe_hardware
@@ -327,7 +327,7 @@ def test_a_text_is_replaced_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "summary.json"
-    write_text(file, "old")
+    write_file(file, "old")
 
     def full(self: Path, target: Path) -> Path:
         assert file.read_text() == "old"
@@ -336,8 +336,8 @@ def test_a_text_is_replaced_whole_or_not_at_all(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         with pytest.raises(OSError, match="No space left"):
-            write_text(file, "new")
+            write_file(file, "new")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
-    write_text(file, "new")
+    write_file(file, "new")
     assert file.read_text() == "new"

@@ -153,7 +153,9 @@ def test_nothing_matched_is_an_error_in_a_dry_run_too(encoder: NACEncoder) -> No
 
 
 def test_options_of_other_targets_are_refused(encoder: NACEncoder) -> None:
-    with pytest.raises(ConfigurationError, match="into module takes dry_run, match, got return_nodes"):
+    with pytest.raises(
+        ConfigurationError, match="into module takes dry_run, match, got return_nodes"
+    ):
         transplant(encoder, Own(), return_nodes=["layer1"])
     with pytest.raises(ConfigurationError, match=r"into discriminator takes .*, got match too"):
         transplant(encoder, image_size=16, match="name")

@@ -242,7 +242,10 @@ def test_bad_requests_are_named(encoder: NACEncoder, as_users_run_it: None) -> N
         ({"into": "vae_encoder", "image_size": 16}, "latent_dim must be given .* got None"),
         ({"into": "vae_encoder", "image_size": 16, "latent_dim": 0}, "one or more, got 0"),
         ({"into": "perceptual", "mode": "init"}, "mode must be one of frozen, got 'init'"),
-        ({"into": "perceptual", "rgb_branch": True}, "into perceptual takes return_nodes, got rgb_branch"),
+        (
+            {"into": "perceptual", "rgb_branch": True},
+            "into perceptual takes return_nodes, got rgb_branch",
+        ),
         ({"image_size": 16, "calibration_images": images(size=8)}, "image_size, 16 px, got 8x8"),
         (
             {"image_size": 16, "calibration_images": images() * 2},
