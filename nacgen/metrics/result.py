@@ -26,7 +26,7 @@ class MetricSettings:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        lowest = {"splits": 1, "subsets": 1, "subset_size": 2, "neighbours": 1, "seed": 0}
+        lowest = {"splits": 1, "subsets": 1, "subset_size": 2, "neighbors": 1, "seed": 0}
         for name, bound in lowest.items():
             value = getattr(self, name)
             if value is not None and value < bound:

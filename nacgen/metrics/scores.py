@@ -134,7 +134,7 @@ def _prdc(pair: Pair) -> dict[str, Score]:
     shares = precision_recall_density_coverage(*pair.features, k=k)
     return {
         pair.name(name, name): Score(
-            value=float(processes), raw=float(processes), bias=None, settings={"neighbours": k}
+            value=float(processes), raw=float(processes), bias=None, settings={"neighbors": k}
         )
         for name, processes in shares._asdict().items()
     }

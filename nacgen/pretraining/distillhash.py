@@ -49,7 +49,7 @@ class PairLabels(nn.Module):
         try:
             distances = cosine_distances(features)
             self.register_buffer("labels", noisy_pair_labels(distances))
-            self.register_buffer("neighbours", feature_neighbors(distances, num_neighbors))
+            self.register_buffer("neighbors", feature_neighbors(distances, num_neighbors))
         except ValueError as error:
             raise DataError(f"the encoder's features label no pairs: {error}") from error
 

@@ -100,7 +100,7 @@ class Trunk(nn.Module):
         if unknown or not return_nodes:
             raise ConfigurationError(
                 f"return_nodes must be among {', '.join(stages)}, and one at least, got "
-                f"{', '.join(unknown) or 'no node'}."
+                f"{', '.join(unknown) or 'no stage'}."
             )
         was_training = self.training
         with torch.no_grad():

@@ -116,7 +116,7 @@ def outcomes(request: pytest.FixtureRequest, folder: Path) -> list[dict[str, obj
     return [torch.load(file, weights_only=True) for file in files]
 
 
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("processes", SHARES)
 def test_reduced_statistics_are_those_of_one_process(
     processes: str, features: Tensor, outcomes: list[dict[str, object]]
 ) -> None:

@@ -107,7 +107,7 @@ def test_every_metric_is_that_of_its_features_in_one_pass() -> None:
         "seed": 4,
     }
     assert result.scores["inception_score_channel_means"].settings == {"splits": 4}
-    assert result.scores["recall_channel_means"].settings == {"neighbours": 3}
+    assert result.scores["recall_channel_means"].settings == {"neighbors": 3}
     biases = {name: score.bias for name, score in result.scores.items()}
     assert biases["kd_channel_means"] == biases["kd_exact_channel_means"] == 0
     assert biases["recall_channel_means"] is biases["inception_score_channel_means"] is None
@@ -253,7 +253,7 @@ def test_the_protocol_says_all_that_decides_the_score() -> None:
         "reference": "noise/train",
         "num_reference": 40,
         "num_samples": 30,
-        "quantisation": "uint8, round half up",
+        "quantization": "uint8, round half up",
         "resize": "none",
         "feature_dim": 3,
         "dtype": "float32",
@@ -430,7 +430,7 @@ def test_what_statistics_cannot_give_is_refused(options: dict[str, object], mess
         )
 
 
-@pytest.mark.parametrize("field", ["splits", "subsets", "subset_size", "neighbours", "seed"])
+@pytest.mark.parametrize("field", ["splits", "subsets", "subset_size", "neighbors", "seed"])
 def test_settings_that_cannot_be_are_refused(field: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"{field} must be \d or more, got -1"):
         MetricSettings(**{field: -1})

@@ -77,7 +77,7 @@ def test_compare_command_names_another_recipe(make_run: MakeRun) -> None:
 
 
 def test_the_terminal_summary_fits_a_terminal(make_run: MakeRun) -> None:
-    fingerprint = {"extractor_fingerprint": "sha256:" + "c9" * 32, "quantisation": "uint8, half up"}
+    fingerprint = {"extractor_fingerprint": "sha256:" + "c9" * 32, "quantization": "uint8, half up"}
     folder = make_run({640: 9.0}, protocol=fingerprint)
     for grid in (folder / "samples").iterdir():
         grid.unlink()

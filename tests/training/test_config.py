@@ -111,7 +111,7 @@ def test_a_written_configuration_is_a_valid_file(
 def test_numbers_without_a_dot_and_flags_without_a_value_are_read_from_files(
     file: Callable[[Any], str],
 ) -> None:
-    path = file("greyscale: yes\noptim:\n  rate: 1e-3\n  channels: [4, 5, 6]\n  limit: null\n")
+    path = file("grayscale: yes\noptim:\n  rate: 1e-3\n  channels: [4, 5, 6]\n  limit: null\n")
     config = read("--preset", "large", "--config", path)  # YAML 1.1 takes 1e-3 for a string
     assert config.optim == OptimConfig(rate=1e-3, channels=(4, 5, 6), limit=None)
     assert config.grayscale

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from nacgen.errors import CheckpointError, ConfigurationError, LockedError, StorageError
+from nacgen.system import files
 from nacgen.system.files import write_file
 from nacgen.training import run_folder
 from nacgen.training.config import RunConfig, TrainingConfig, parse, to_dict
@@ -250,14 +251,14 @@ def test_a_lock_on_a_folder_that_was_moved_meanwhile_is_none(
 ) -> None:
     """Between opening the lock and taking it, a fresh run moved the folder and made a new one."""
     created(tmp_path / "run").release()
-    flock = run_folder.fcntl.flock
+    flock = files.fcntl.flock
 
     def late(file: Any, operation: int) -> None:
         (tmp_path / "run").rename(tmp_path / "run.old-1")
         (tmp_path / "run").mkdir()
         flock(file, operation)
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", late)
+    monkeypatch.setattr(files.fcntl, "flock", late)
     with pytest.raises(LockedError):
         run_folder.lock_folder(tmp_path / "run")
 
