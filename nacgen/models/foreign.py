@@ -9,7 +9,7 @@ Known layouts, found by their names and shapes, not by who wrote them:
 A shortcut may be called `shortcut` in place of `downsample`.
 """
 
-import pickle
+import pickle  # noqa: TID251 - for the error that torch raises
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
