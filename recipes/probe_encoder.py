@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from nacgen.data.options import ViewConfig
 from nacgen.errors import ConfigurationError, StorageError
-from nacgen.pretraining.options import ViewConfig
 from nacgen.training.config import DataConfig, require_positive, run_recipe
 
 if TYPE_CHECKING:

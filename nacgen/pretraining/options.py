@@ -1,9 +1,10 @@
 """The options of pretraining, without torch, so that `--help` stays fast."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from nacgen.data.options import ViewConfig as ViewConfig
 from nacgen.errors import ConfigurationError
 from nacgen.training.config import TrainingConfig, require_between, require_positive
 
@@ -33,24 +34,6 @@ class ModelConfig:
     compile: bool = False
     """Whether torch.compile translates the training step, which takes a minute and a C++ compiler. On a GPU a
     ResNet-18 trains a third faster, a ResNet-50 3 %. Holds for a given encoder, too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewConfig:
-    """How the two views of an image are drawn."""
-
-    size: int | None = None
-    """Height and width of a view in pixels; None: the images'."""
-    smallest_crop: float = 0.5
-    """Smallest share of the area that a crop keeps."""
-    flip: bool = False
-    """Mirror half of the images."""
-    jitter: float = 0.4
-    """Strength of brightness, contrast and saturation changes."""
-    hue: float = 0.0
-    """Strength of hue changes, up to 0.5."""
-    grayscale_probability: float = 0.0
-    """Share of images that lose their colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +125,7 @@ class PretrainConfig(TrainingConfig):
     temperature: float = 0.5
     """Of simclr's similarities."""
     model: ModelConfig = ModelConfig()
-    views: ViewConfig = ViewConfig()
+    views: ViewConfig = field(default_factory=ViewConfig)
     optim: OptimConfig = OptimConfig()
     nac: NACConfig = NACConfig()
     queue: QueueConfig = QueueConfig()
