@@ -12,64 +12,15 @@ of your own need an encoder and a classifier as in recipes/train_gan.py:
 
     accelerate launch recipes/train_vae.py --preset folder --data-dir PATH --encoder runs/own-nac/encoder \
         --score.weights runs/own-classifier/classifier
+
+Options stand in nacgen/vae/options.py, presets in nacgen/vae/presets.py.
 """
 
-from dataclasses import replace
 from functools import partial
 
-from nacgen.training.config import DataConfig, RunConfig, run_recipe, to_dict
-from nacgen.vae.options import (
-    DecoderConfig,
-    OptimConfig,
-    PosteriorConfig,
-    ScoreConfig,
-    VAEConfig,
-)
-
-CIFAR10 = VAEConfig(
-    dataset="cifar10",
-    total_images=51_200,
-    posterior=PosteriorConfig(latent_dim=64),
-    score=ScoreConfig(extractor="classifier", every=12_800, bound_images=20),
-)
-PRESETS = {
-    # 2 CPU cores, under three minutes: 85 s of one core (measured).
-    "digits": VAEConfig(),
-    # 2 CPU cores, minutes; needs --data-dir, --encoder and --score.weights; not measured.
-    "cifar10-small": CIFAR10,
-    # One GPU, meant to take about 10 minutes with bf16; not measured.
-    "cifar10": replace(
-        CIFAR10,
-        total_images=2_560_000,
-        batch_size=256,
-        posterior=PosteriorConfig(latent_dim=128),
-        decoder=DecoderConfig(likelihood="logistic_mixture", channels=(256, 256, 128, 128)),
-        optim=OptimConfig(learning_rate=1e-3, warmup_images=25_600),
-        score=ScoreConfig(
-            extractor="inception", num_samples=10_000, every=256_000, bound_images=200
-        ),
-        run=RunConfig(log_every=2_560, checkpoint_every=256_000),
-    ),
-    # Images of one's own at 64 px; one GPU, an hour or less; not measured.
-    "folder": VAEConfig(
-        dataset="folder",
-        data=DataConfig(image_size=64),
-        total_images=512_000,
-        posterior=PosteriorConfig(latent_dim=128),
-        decoder=DecoderConfig(channels=(256, 256, 128, 64, 64)),
-        optim=OptimConfig(learning_rate=1e-3, warmup_images=6_400),
-        score=ScoreConfig(extractor="classifier", every=51_200),
-        run=RunConfig(log_every=2_560, checkpoint_every=51_200),
-    ),
-    # Seconds, for tests.
-    "smoke": VAEConfig(
-        total_images=192,
-        batch_size=32,
-        decoder=DecoderConfig(channels=(16, 16, 8)),
-        score=ScoreConfig(num_samples=100, every=96, bound_images=2),
-        run=RunConfig(log_every=32, checkpoint_every=96, tracker="none"),
-    ),
-}
+from nacgen.training.config import run_recipe, to_dict
+from nacgen.vae.options import VAEConfig
+from nacgen.vae.presets import PRESETS
 
 
 def main(config: VAEConfig) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from nacgen.errors import ConfigurationError
 from nacgen.gan import options as gan_options
-from recipes import train_classifier
+from nacgen.pretraining.classifier_options import ClassifierConfig
 from tests.recipes.test_recipes import ROOT, run, start
 
 INFINITY, NAN = float("inf"), float("nan")
@@ -66,7 +66,7 @@ def test_a_gan_refuses_numbers_without_a_meaning(
 )
 def test_a_classifier_refuses_numbers_without_a_meaning(name: str, value: object) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        train_classifier.ClassifierConfig(**{name: value})  # type: ignore[arg-type]
+        ClassifierConfig(**{name: value})  # type: ignore[arg-type]
     assert f"got {value}. Change --{name.replace('_', '-')}." in str(caught.value)
 
 

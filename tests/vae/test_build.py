@@ -21,8 +21,8 @@ from nacgen.vae.options import (
     PosteriorConfig,
     VAEConfig,
 )
+from nacgen.vae.presets import PRESETS
 from nacgen.vae.update import VAEUpdate
-from recipes.train_vae import PRESETS
 
 SMALL = VAEConfig(batch_size=16, total_images=160, decoder=DecoderConfig(channels=(16, 8, 8)))
 
