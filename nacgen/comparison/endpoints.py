@@ -1,7 +1,7 @@
-"""What is read off the learning curves of two arms: scores at a moment, over all of training, and when.
+"""Endpoints read off the learning curves of two arms: scores at a moment, their area, images to a score.
 
-An endpoint is one number for each run, and pairs of runs share their seed. Only the scores at the end
-carry the verdict; the other endpoints describe, and are not tested for a claim.
+An endpoint is one number for each run. Runs with the same seed form a pair. Only the scores at the end
+carry the verdict; the other endpoints describe.
 """
 
 import math
@@ -27,14 +27,14 @@ class PairedScores:
     """The scores of two arms, pair by pair.
 
     Args:
-        when: Which scores, in words: `"at the end"`, `"at 20 % of the budget"`, `"over all of training"`.
-        images_seen: Images seen by every run at that moment; at the last of several.
-        total_images: The whole budget.
-        seeds: The pairs, in the order of the scores.
+        when: Moment in words: `"at the end"`, `"at 20 %"`, `"over all of training"`.
+        images_seen: Images seen by every run at that moment.
+        total_images: Images seen by every run at its end.
+        seeds: Seed of each pair, in the order of the scores.
         scores_a: Scores of the first arm, the control.
-        scores_b: Scores of the second.
-        protocol: How all of them were measured.
-        level: Intervals hold the true mean in a share of `1 - level` of comparisons.
+        scores_b: Scores of the second arm.
+        protocol: Protocol that all scores share.
+        level: Error rate; a fraction of `1 - level` of intervals contains the true mean.
     """
 
     when: str
@@ -45,11 +45,6 @@ class PairedScores:
     scores_b: tuple[float, ...]
     protocol: Mapping[str, Any]
     level: float
-
-    @property
-    def fraction(self) -> float:
-        """Share of the budget spent, 0 to 1."""
-        return self.images_seen / self.total_images
 
     @property
     def log_ratios(self) -> tuple[float, ...]:
@@ -73,50 +68,38 @@ class PairedScores:
 
     @property
     def smallest_p_value(self) -> float:
-        """The smallest p-value that this number of pairs can give."""
+        """Smallest p-value that this number of pairs can give."""
         return smallest_p_value(len(self.seeds))
 
     @property
     def num_lower(self) -> int:
-        """Pairs in which the second arm scored lower."""
+        """Number of pairs in which the second arm scored lower."""
         return sum(ratio < 0 for ratio in self.log_ratios)
 
     @property
     def num_higher(self) -> int:
-        """Pairs in which the second arm scored higher."""
+        """Number of pairs in which the second arm scored higher."""
         return sum(ratio > 0 for ratio in self.log_ratios)
 
     def to_dict(self) -> dict[str, Any]:
-        """Scores and statistics, fit for JSON."""
-        return {
-            "when": self.when,
-            "images_seen": self.images_seen,
-            "total_images": self.total_images,
-            "seeds": list(self.seeds),
-            "scores_a": list(self.scores_a),
-            "scores_b": list(self.scores_b),
-            "log_ratios": list(self.log_ratios),
-            "mean_log_ratio": self.mean_log_ratio,
-            "level": self.level,
-            "interval": None if self.interval is None else list(self.interval),
-            "p_value": self.p_value,
-            "smallest_p_value": self.smallest_p_value,
-            "num_lower": self.num_lower,
-            "num_higher": self.num_higher,
-        }
+        """Return scores and statistics, ready for JSON; the protocol is left out."""
+        fields = ("when", "images_seen", "total_images", "seeds", "scores_a", "scores_b")
+        figures = ("log_ratios", "mean_log_ratio", "level", "interval", "p_value")
+        counts = ("smallest_p_value", "num_lower", "num_higher")
+        return _plain(self, *fields, *figures, *counts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesToScore:
-    """How long two arms took to a score, pair by pair; runs that never reached it are censored.
+    """The images that two arms needed to reach a score; runs that never reached it are censored.
 
     Args:
-        target: The score.
-        total_images: The whole budget; a censored run would have taken longer.
-        seeds: The pairs.
-        images_a: Images seen at the control's first evaluation that reached it; None: not within the budget.
-        images_b: The same of the second arm.
-        level: As in `PairedScores`.
+        target: Score to reach.
+        total_images: Images seen by every run at its end; a censored run would have needed more.
+        seeds: Seed of each pair.
+        images_a: Images seen at the control's first evaluation that reached the target; None if none did.
+        images_b: The same for the second arm.
+        level: Error rate, as in `PairedScores`.
     """
 
     target: float
@@ -128,7 +111,7 @@ class ImagesToScore:
 
     @property
     def _orders(self) -> list[int]:
-        """-1 where the second arm was sooner, 1 where it was later, 0 where nobody can tell."""
+        """-1 where the second arm was sooner, 1 where it was later, 0 for a tie."""
         never = self.total_images + 1
         pairs = zip(self.images_a, self.images_b, strict=True)
         times = [[never if time is None else time for time in pair] for pair in pairs]
@@ -136,30 +119,27 @@ class ImagesToScore:
 
     @property
     def num_sooner(self) -> int:
-        """Pairs in which the second arm reached the score sooner, or alone."""
+        """Number of pairs in which the second arm reached the score first."""
         return self._orders.count(-1)
 
     @property
     def num_later(self) -> int:
-        """Pairs in which the control did."""
+        """Number of pairs in which the control reached the score first."""
         return self._orders.count(1)
 
     @property
     def num_censored(self) -> int:
-        """Runs of both arms that did not reach the score."""
+        """Number of runs, of both arms, that did not reach the score."""
         return [*self.images_a, *self.images_b].count(None)
 
     @property
     def p_value(self) -> float:
-        """Exact two-sided p-value of the sign test; it needs the order of each pair alone."""
+        """Exact two-sided p-value of the sign test, which needs only the order within each pair."""
         return sign_test_p_value(self.num_sooner, self.num_later)
 
     @property
     def log_ratios(self) -> tuple[float, ...] | None:
-        """`log(b / a)` of each pair, or None where a run is censored: their mean would be biased.
-
-        None, too, where a run was there before its first image.
-        """
+        """`log(b / a)` of each pair; None if a run is censored (biased mean) or had the score at 0 images."""
         if not all((*self.images_a, *self.images_b)):
             return None
         pairs = zip(self.images_a, self.images_b, strict=True)
@@ -172,36 +152,31 @@ class ImagesToScore:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """t-interval of the mean log ratio; None where a run is censored, or for a single pair."""
+        """t-interval of the mean log ratio; None without log ratios and for a single pair."""
         return None if self.log_ratios is None else t_interval(self.log_ratios, 1 - self.level)
 
     def to_dict(self) -> dict[str, Any]:
-        """Images and statistics, fit for JSON."""
-        return {
-            "target": self.target,
-            "total_images": self.total_images,
-            "seeds": list(self.seeds),
-            "images_a": list(self.images_a),
-            "images_b": list(self.images_b),
-            "num_sooner": self.num_sooner,
-            "num_later": self.num_later,
-            "num_censored": self.num_censored,
-            "mean_log_ratio": self.mean_log_ratio,
-            "interval": None if self.interval is None else list(self.interval),
-            "p_value": self.p_value,
-        }
+        """Return images and statistics, ready for JSON."""
+        fields = ("target", "total_images", "seeds", "images_a", "images_b")
+        counts = ("num_sooner", "num_later", "num_censored")
+        return _plain(self, *fields, *counts, "mean_log_ratio", "interval", "p_value")
+
+
+def _plain(endpoint: object, *names: str) -> dict[str, Any]:
+    values = {name: getattr(endpoint, name) for name in names}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def images_to_score(curve: Curve, target: float, better: str) -> int | None:
-    """Images seen at the first evaluation whose score is as good as the target, or better.
+    """Return the images seen at the first evaluation that reached a score.
 
     Args:
         curve: Scores by images seen.
-        target: The score to reach.
-        better: Which scores are better, `"lower"` or `"higher"`.
+        target: Score to reach.
+        better: Direction in which scores improve, `"lower"` or `"higher"`.
 
     Returns:
-        The images, known to the distance of two evaluations; None where the score was not reached.
+        The images seen, or None if the score was not reached.
     """
     sign = 1 if better == "lower" else -1
     rounding = 1e-12 * abs(target)  # a mean of equal scores may differ from them in the last bit
@@ -210,16 +185,16 @@ def images_to_score(curve: Curve, target: float, better: str) -> int | None:
 
 
 def mean_score(curve: Curve) -> float:
-    """The geometric mean of a curve over the images seen: its area, as a score.
+    """Compute the geometric mean of a curve over the images seen.
 
-    The area under the logarithm of the score, by trapezia, divided by the width and taken out of the
-    logarithm; so an arm that is a tenth better all along has a mean that is a tenth better.
+    This is the area under the logarithm of the score, by the trapezoidal rule, divided by its width and
+    exponentiated. An arm that is always 10 % better has a mean that is 10 % better.
 
     Args:
-        curve: Positive scores by images seen, two or more.
+        curve: Two or more positive scores by images seen.
 
     Returns:
-        The mean, between the least and the greatest score.
+        A mean between the lowest and the highest score.
 
     Raises:
         ValueError: There are fewer than two scores.

@@ -1,4 +1,4 @@
-"""Statistics of paired differences, for the handful of seeds that a comparison can afford.
+"""Statistics of paired differences for a handful of seeds.
 
 Student 1908 (the interval), Fisher 1935, The Design of Experiments, section 21 (the exact test), Holm
 1979 (several comparisons).
@@ -12,78 +12,34 @@ import numpy as np
 MAX_PAIRS = 40  # 2^20 sums for each half of the pairs
 
 
-def student_t_critical(confidence: float, degrees_of_freedom: int) -> float:
-    """The t with `P(|T| <= t) = confidence`, for Student's distribution.
-
-    Args:
-        confidence: Between 0 and 1, both excluded; 0.95 for a 95 % interval.
-        degrees_of_freedom: At least 1.
-
-    Returns:
-        The two-sided critical value, the quantile at `(1 + confidence) / 2`.
-
-    Raises:
-        ValueError: An argument is out of range.
-    """
-    if not 0 < confidence < 1 or degrees_of_freedom < 1:
-        raise ValueError(
-            f"confidence must lie between 0 and 1 and degrees_of_freedom be at least 1, got "
-            f"{confidence} and {degrees_of_freedom}. An interval needs two values or more."
-        )
-    low, high = 0.0, math.pi / 2
-    while low < (middle := (low + high) / 2) < high:
-        if _central_probability(middle, degrees_of_freedom) < confidence:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees_of_freedom) * math.tan(middle)
-
-
-def _central_probability(angle: float, degrees_of_freedom: int) -> float:
-    """`P(|T| <= sqrt(nu) tan(angle))` as its finite series of positive terms.
-
-    Source:
-        Abramowitz & Stegun 1964, equations 26.7.3 and 26.7.4.
-    """
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees_of_freedom % 2
-    term = cosine if odd else 1.0
-    total = 0.0 if degrees_of_freedom == 1 else term
-    for step in range(3 if odd else 2, degrees_of_freedom - 1, 2):
-        term *= cosine**2 * (step - 1) / step
-        total += term
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Student's confidence interval of a mean.
+    """Compute Student's confidence interval of a mean.
 
     Args:
-        values: Independent and roughly normal, one for each pair.
-        confidence: Share of such intervals that hold the true mean.
+        values: Independent and roughly normal values, one for each pair.
+        confidence: Fraction of such intervals that contain the true mean.
 
     Returns:
         Lower and upper end, or None for fewer than two values.
     """
+    from scipy import stats
+
     if len(values) < 2:
         return None
-    half = student_t_critical(confidence, len(values) - 1) * float(
-        np.std(values, ddof=1) / math.sqrt(len(values))
-    )
-    mean = float(np.mean(values))
-    return mean - half, mean + half
+    critical = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
+    mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    return mean - critical * error, mean + critical * error
 
 
 def sign_flip_p_value(differences: Sequence[float]) -> float:
-    """Exact two-sided p-value of a mean difference, over all `2^K` patterns of signs.
+    """Compute the exact two-sided p-value of a mean difference, over all `2^K` patterns of signs.
 
-    Were the arms exchangeable within each pair, every pattern would be equally likely; the p-value
-    is the share of patterns whose mean is at least as far from zero as the observed one. Not every
-    pattern is visited: the sums of one half of the pairs are looked up in the sorted sums of the
-    other.
+    If the arms were exchangeable within each pair, all patterns would be equally likely. The p-value is the
+    fraction of patterns whose mean is at least as far from zero as the observed one. The sums of one half of the
+    pairs are looked up in the sorted sums of the other half, so that not every pattern is visited.
 
     Args:
-        differences: One for each pair.
+        differences: One value for each pair.
 
     Returns:
         A multiple of `2 / 2^K`, at most 1.
@@ -114,39 +70,34 @@ def _signed_sums(values: Sequence[float]) -> np.ndarray:
 
 
 def smallest_p_value(num_pairs: int) -> float:
-    """The smallest two-sided sign-flip p-value that this number of pairs can give, `2 / 2^K`."""
+    """Return the smallest two-sided sign-flip p-value that this number of pairs can give."""
     return 2 * 0.5**num_pairs
 
 
 def sign_test_p_value(num_first: int, num_second: int) -> float:
-    """Exact two-sided p-value of the sign test, for pairs of which only the order is known.
+    """Compute the exact two-sided p-value of the sign test (Dixon & Mood 1946).
 
     Args:
-        num_first: Pairs that the first arm won.
-        num_second: Pairs that the second arm won; ties are left out of both.
+        num_first: Number of pairs that the first arm won.
+        num_second: Number of pairs that the second arm won; ties are in neither.
 
     Returns:
-        Probability of so uneven a split if each side were as likely to win; 1 where no pair is decided.
-
-    Source:
-        Dixon & Mood 1946, The statistical sign test.
+        Probability of a split at least as uneven if both sides were equally likely; 1 if no pair is decided.
     """
-    decided, least = num_first + num_second, min(num_first, num_second)
-    tail = sum(math.comb(decided, wins) for wins in range(least + 1))
-    return min(1.0, tail * 0.5 ** (decided - 1))
+    from scipy import stats
+
+    decided = num_first + num_second
+    return float(stats.binomtest(num_first, decided).pvalue) if decided else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number, so that all claims together are wrong at the stated rate.
+    """Correct p-values for their number after Holm, so that all claims together hold the error rate.
 
     Args:
         p_values: One for each comparison.
 
     Returns:
         Adjusted p-values in the same order, never below the given ones.
-
-    Source:
-        Holm 1979, A simple sequentially rejective multiple test procedure.
     """
     adjusted, greatest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):

@@ -1,7 +1,7 @@
-"""One sentence on paired log ratios, and what this number of pairs can and cannot show."""
+"""The verdict on paired log ratios in one sentence, and the limits of so few pairs."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -12,13 +12,13 @@ LEVEL = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """The pairs, and all that bears on what may be claimed from them.
+    """The paired log ratios and everything else that a claim depends on.
 
     Args:
         log_ratios: `log(b / a)` of each pair; at least one.
-        level: A claim may be wrong this often.
-        num_comparisons: How many arms are compared with the control, this one included.
-        adjusted_p_value: The exact p-value, corrected for them. Absent: that of a single comparison.
+        level: Error rate of claims.
+        num_comparisons: Number of arms compared with the control, this one included.
+        adjusted_p_value: Exact p-value corrected for that number. None: that of a single comparison.
         diverged_a: Seeds left out because the control diverged.
         diverged_b: Seeds left out because the other arm diverged.
     """
@@ -32,14 +32,14 @@ class Evidence:
 
     @property
     def p_value(self) -> float:
-        """The exact two-sided p-value, corrected for the number of comparisons."""
+        """Exact two-sided p-value, corrected for the number of comparisons."""
         if self.adjusted_p_value is not None:
             return self.adjusted_p_value
         return sign_flip_p_value(self.log_ratios)
 
     @property
     def smallest_p_value(self) -> float:
-        """The smallest p-value that so many pairs can give, corrected likewise."""
+        """Smallest p-value that this number of pairs can give, corrected likewise."""
         return min(1.0, self.num_comparisons * smallest_p_value(len(self.log_ratios)))
 
     @property
@@ -49,47 +49,38 @@ class Evidence:
 
     @property
     def has_zero(self) -> bool:
-        """Whether no difference is among what the interval holds."""
+        """True if the interval contains zero, or if there is none."""
         return self.interval is None or self.interval[0] <= 0 <= self.interval[1]
 
     def is_claim(self, better: str) -> bool:
-        """Whether the data show a difference.
+        """Return True if the data show a difference: the exact test and the interval both exclude zero.
 
-        The exact test and the interval must both exclude zero. Seeds that the worse arm did not survive
-        would have spoken against it; where the better arm diverged, the rest says nothing.
+        Seeds with which the worse arm diverged would only support the claim. Seeds with which the better arm
+        diverged could refute it, so there is no claim then.
 
         Args:
-            better: Which scores are better, `"lower"` or `"higher"`.
+            better: Direction in which scores improve, `"lower"` or `"higher"`.
         """
         b_is_better = (fmean(self.log_ratios) < 0) == (better == "lower")
         fell = self.diverged_b if b_is_better else self.diverged_a
         return self.p_value <= self.level and not self.has_zero and not fell
 
 
-def verdict(
-    arm_a: str, arm_b: str, evidence: Evidence, *, when: str = "at the end", better: str = "lower"
-) -> str:
-    """What the pairs say of the second arm against the first, in one sentence.
+def verdict(arm_a: str, arm_b: str, evidence: Evidence, *, better: str = "lower") -> str:
+    """Say in one sentence how the second arm scored against the first.
 
-    It tells of the side that the mean lies on, as intervals and tests do, and of how many pairs lie there.
-    A difference is claimed only where `Evidence.is_claim` holds; where pairs are too few for that, or test
-    and interval disagree, or the better arm diverged, the sentence says so instead.
+    The sentence names the side of the mean and the number of pairs on that side. It claims a difference only
+    where `Evidence.is_claim` holds, and otherwise gives the reason: too few pairs, a test and an interval that
+    disagree, or a better arm that diverged.
 
     Args:
         arm_a: Name of the control.
         arm_b: Name of the arm compared with it.
         evidence: The pairs.
-        when: The moment of training.
-        better: Which scores are better, `"lower"` or `"higher"`.
-
-    Returns:
-        The sentence.
+        better: Direction in which scores improve, `"lower"` or `"higher"`.
     """
     ratios, pairs = evidence.log_ratios, len(evidence.log_ratios)
-    counts = {
-        "lower": sum(ratio < 0 for ratio in ratios),
-        "higher": sum(ratio > 0 for ratio in ratios),
-    }
+    counts = {"lower": sum(r < 0 for r in ratios), "higher": sum(r > 0 for r in ratios)}
     num_equal = pairs - sum(counts.values())
     mean, interval = change(fmean(ratios)), evidence.interval
     side, other = ("lower", "higher") if fmean(ratios) < 0 else ("higher", "lower")
@@ -98,22 +89,23 @@ def verdict(
     fell = _diverged(arm_a, arm_b, evidence)
     if num_equal == pairs:
         return (
-            f"In {all_pairs} {arm_b} and {arm_a} scored exactly the same {when}; the arms may not "
+            f"In {all_pairs} {arm_b} and {arm_a} scored exactly the same at the end; the arms may not "
             f"differ in anything that was trained{fell}."
         )
     if interval is None:
         return (
-            f"In {all_pairs} {arm_b} scored {side} ({quality}) than {arm_a} {when} ({mean}); one "
+            f"In {all_pairs} {arm_b} scored {side} ({quality}) than {arm_a} at the end ({mean}); one "
             f"pair gives neither an interval nor a test, so this is a single observation{fell}."
         )
     agree = counts[side] == pairs
     majority = all_pairs if agree else f"{counts[side]} of {pairs} paired seeds"
-    head = f"In {majority} {arm_b} scored {side} ({quality}) than {arm_a} {when}"
+    head = f"In {majority} {arm_b} scored {side} ({quality}) than {arm_a} at the end"
     if counts[other]:
         head += f", in {counts[other]} {other}"
     if num_equal:
         head += f", in {num_equal} the same"
-    figures = f"{mean} on average, {interval_text(interval, evidence.level)}"
+    low, high = map(change, interval)
+    figures = f"{mean} on average, {100 * (1 - evidence.level):.4g} % interval {low} to {high}"
     return f"{head} ({figures}); {_conclusion(evidence, better, agree)}{fell}."
 
 
@@ -151,23 +143,19 @@ def _diverged(arm_a: str, arm_b: str, evidence: Evidence) -> str:
 
 
 def limits(num_pairs: int, level: float = LEVEL, num_comparisons: int = 1) -> str:
-    """What this number of pairs can and cannot show, in a short paragraph.
+    """Say in a short paragraph what this number of pairs can show and what it cannot.
 
     Args:
-        num_pairs: Paired seeds, at least 1.
-        level: A claim may be wrong this often.
-        num_comparisons: Arms compared with the control.
-
-    Returns:
-        Plain sentences.
+        num_pairs: Number of paired seeds, at least 1.
+        level: Error rate of claims.
+        num_comparisons: Number of arms compared with the control.
     """
     fewest = next(k for k in range(1, 64) if num_comparisons * smallest_p_value(k) <= level)
-    test_of = "the exact two-sided test" + (
-        f", corrected for {num_comparisons} comparisons," if num_comparisons > 1 else ""
-    )
+    corrected = f", corrected for {num_comparisons} comparisons," if num_comparisons > 1 else ""
+    test_of = f"the exact two-sided test{corrected}"
     if num_pairs == 1:
         return (
-            "One pair shows what happened once, not how much of it is the seed's doing. An "
+            "One pair shows what happened once, not how much of it the seed caused. An "
             f"interval needs two pairs, and {_number(fewest)} are the fewest with which {test_of} "
             f"can reach {level:g}."
         )
@@ -181,9 +169,9 @@ def limits(num_pairs: int, level: float = LEVEL, num_comparisons: int = 1) -> st
     else:
         test = f"T{test_of[1:]} can go down to {smallest:.2g}."
     return (
-        f"{can} {test} The interval takes the log ratios for normally distributed, which so few "
-        "values cannot confirm. Training seeds vary data order, latents and fresh weights; they "
-        "say nothing about another pretraining of the encoder, another data set or another budget."
+        f"{can} {test} The interval assumes normally distributed log ratios, which so few values "
+        "cannot confirm. Training seeds vary data order, latents and new weights; they say nothing "
+        "about another pretraining of the encoder, another data set or another budget."
     )
 
 
@@ -192,13 +180,7 @@ def _number(count: int) -> str:
     return words[count - 1] if count <= len(words) else str(count)
 
 
-def interval_text(interval: Iterable[float], level: float) -> str:
-    """An interval of log ratios in words, `95 % interval -26.8 % to -6.6 %` say."""
-    low, high = map(change, interval)
-    return f"{100 * (1 - level):.4g} % interval {low} to {high}"
-
-
 def change(log_ratio: float) -> str:
-    """A log ratio as a signed percentage, `-17.1 %` say, with a true minus sign."""
+    """Return a log ratio as a signed percentage with a true minus sign, for example `-17.1 %`."""
     percent = f"{100 * math.expm1(log_ratio):+.1f} %"
     return percent.replace("-", "\N{MINUS SIGN}")
