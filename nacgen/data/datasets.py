@@ -6,6 +6,7 @@ UCI Optical Recognition of Handwritten Digits, CC BY 4.0; the same images as sci
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from nacgen.data.folder import (
     read_images,
 )
 from nacgen.data.lazy import LazyImageDataset
-from nacgen.data.sources.cifar import read_cifar10, read_cifar100
+from nacgen.data.sources.cifar import read_cifar
 from nacgen.data.sources.flickr25k import list_flickr25k
 from nacgen.data.sources.imagenet import list_imagenet
 from nacgen.data.sources.stl10 import read_stl10
@@ -43,8 +44,8 @@ SPLITS = {
 }
 
 READERS: dict[str, Callable[[Path, str], tuple[Tensor, Tensor | None, tuple[str, ...]]]] = {
-    "cifar10": read_cifar10,
-    "cifar100": read_cifar100,
+    "cifar10": partial(read_cifar, "CIFAR10"),
+    "cifar100": partial(read_cifar, "CIFAR100"),
     "stl10": read_stl10,
 }
 LISTINGS: dict[str, Callable[[Path, str], ImageFiles]] = {

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import io
 import os
 import socket
@@ -17,7 +16,6 @@ import yaml
 
 from nacgen.errors import (
     ConfigurationError,
-    DataError,
     LockedError,
     NacgenError,
     StorageError,
@@ -306,24 +304,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         )
     return flat
-
-
-def require_md5(path: Path, expected: str) -> None:
-    """Refuse a file that is not the published one.
-
-    MD5 finds what a download or a disk damaged; against forgery it is no protection.
-
-    Args:
-        path: The file.
-        expected: MD5 in hexadecimal digits.
-
-    Raises:
-        DataError: The file has another checksum.
-    """
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != expected:
-        raise DataError(
-            f"{path} must be the published file with MD5 {expected}, got {found}. It is damaged or changed: "
-            "download the archive again and unpack it over this one."
-        )
