@@ -9,8 +9,7 @@ from typing import Any
 import yaml
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
-
-_HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "density", "coverage", "elbo")
+from nacgen.metrics.result import is_higher_better, rename_old_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ class Run:
             for evaluation in self.evaluations
             if evaluation.images_seen == images_seen and metric in evaluation.scores
         )
-        settings = evaluation.scores[metric].get("settings", {})
+        settings = rename_old_keys(evaluation.scores[metric].get("settings", {}))
         return {**evaluation.protocol, **{f"{metric}.{name}": settings[name] for name in settings}}
 
     def sample_grid(self, images_seen: int) -> Path | None:
@@ -159,8 +158,7 @@ def better(metric: str) -> str:
     Returns:
         The word.
     """
-    is_higher = any(metric == name or metric.startswith(f"{name}_") for name in _HIGHER_IS_BETTER)
-    return "higher" if is_higher else "lower"
+    return "higher" if is_higher_better(metric) else "lower"
 
 
 def main_metric(runs: Sequence[Run]) -> str:
@@ -196,7 +194,7 @@ def _evaluations(path: Path) -> Iterator[Evaluation]:
             yield Evaluation(
                 images_seen=int(row["images_seen"]),
                 scores={k: v | {"value": float(v["value"])} for k, v in result["scores"].items()},
-                protocol=dict(result["protocol"]),
+                protocol=rename_old_keys(result["protocol"]),
                 warnings=tuple(result.get("warnings", ())),
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -72,6 +72,15 @@ def test_a_damaged_file_is_named(make_run: MakeRun, name: str, content: str, mes
         load_run(path)
 
 
+def test_a_protocol_in_the_old_spelling_is_read_in_todays(make_run: MakeRun) -> None:
+    run = load_run(make_run({5120: 25.6}, protocol={"quantisation": "uint8"}))
+    assert run.protocol("fd_digits_classifier", 5120)["quantization"] == "uint8"
+    settings = run.evaluations[0].scores["fd_digits_classifier"]
+    settings["settings"] = {"neighbours": 5}  # type: ignore[index]
+    protocol = run.protocol("fd_digits_classifier", 5120)
+    assert protocol["fd_digits_classifier.neighbors"] == 5
+
+
 def test_distances_are_better_low_and_inception_scores_high() -> None:
     assert better("fd_digits_classifier") == better("fid") == "lower"
     assert better("inception_score") == better("recall") == "higher"
