@@ -41,7 +41,7 @@ def main(config: CompareConfig) -> None:
     """Look at the folder, lock it, and compare in it."""
     if os.environ.get("RANK", "0") != "0":
         return  # the main process starts all runs
-    from nacgen.system.files import lock_folder
+    from nacgen.system.locks import lock_folder
 
     config = join_folder(config)
     check_metric(config)

@@ -16,7 +16,7 @@ import yaml
 
 from nacgen.comparison.children import Child, run_children
 from nacgen.errors import ConfigurationError, StorageError
-from nacgen.system.files import flatten, read_yaml
+from nacgen.system.documents import flatten, read_yaml
 from nacgen.training.config import require_positive, to_dict
 
 INITS = ("nac", "random", "shuffled", "simclr", "supervised")

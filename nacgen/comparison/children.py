@@ -16,7 +16,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from nacgen.errors import EXIT_PREEMPTED, ConfigurationError, NacgenError, NonFiniteError
-from nacgen.system.files import read_yaml
+from nacgen.system.documents import read_yaml
 from nacgen.system.signals import StopSignals, stop_with_parent
 
 SECONDS_TO_SAVE = 30.0

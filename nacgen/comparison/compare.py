@@ -18,7 +18,7 @@ from nacgen.comparison.paired import MAX_PAIRS, holm
 from nacgen.comparison.verdict import LEVEL, Evidence, verdict
 from nacgen.errors import ConfigurationError, NonFiniteError
 from nacgen.reporting.runs import Run, better, load_run, main_metric
-from nacgen.system.files import flatten
+from nacgen.system.documents import flatten
 
 EARLY_FRACTION = 0.2
 Runs = Sequence[Run | str | Path]

@@ -13,7 +13,7 @@ from nacgen.errors import ConfigurationError, DataNotFoundError
 from nacgen.models.folder import CONFIG_FILE
 from nacgen.models.gan import Generator
 from nacgen.models.sampling import sample_images
-from nacgen.system.files import read_yaml
+from nacgen.system.documents import read_yaml
 
 GENERATOR = "generator"
 

@@ -14,9 +14,10 @@ from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import save_file
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError
+from nacgen.system.documents import strict_json
 from nacgen.system.files import read_regular
 from nacgen.system.hub import download
-from nacgen.system.tensor_file import read_tensor_file, require_finite, strict_json
+from nacgen.system.tensor_file import read_tensor_file, require_finite
 
 MAX_CONFIG_BYTES = 1_000_000
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"

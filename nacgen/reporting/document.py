@@ -20,7 +20,7 @@ from nacgen.reporting.blocks import (
 )
 from nacgen.reporting.charts import run_curve, score
 from nacgen.reporting.runs import Evaluation, Run, better, load_run, warnings_of
-from nacgen.system.files import flatten
+from nacgen.system.documents import flatten
 
 Reports = tuple[Path, Path]
 

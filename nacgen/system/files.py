@@ -1,22 +1,15 @@
-"""Opening what is a file and nothing else: a pipe would block, a device could be endless."""
+"""Reading and writing files safely: regular files only, written whole, synced to the disk."""
 
 import contextlib
-import errno
-import fcntl
 import io
 import os
-import socket
 import stat
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
-
-import yaml
+from typing import IO
 
 from nacgen.errors import (
     ConfigurationError,
-    LockedError,
     NacgenError,
     StorageError,
     is_storage_failure,
@@ -30,20 +23,25 @@ KINDS = (
 )
 
 
+# No link is followed and no pipe waited for, where the system knows such flags.
+_FLAGS = ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
+_READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in _FLAGS)
+
+
 def open_regular(path: str | Path, inside: Path | None = None) -> io.BufferedReader:
-    """Open a file to read it; nothing that a stranger can put into its place makes this wait.
+    """Open a regular file to read it, without ever waiting for a pipe or a device in its place.
 
     Args:
-        path: The file, or a link to it.
-        inside: A folder that links must not lead out of. Absent: they may lead anywhere. Links of the Hub's
-            cache, from a folder of `snapshots` into the `blobs` beside, stay inside.
+        path: Path of the file, or of a link to it.
+        inside: Folder that links must stay in; `None` lets them lead anywhere. The `blobs` folder of the Hub's
+            cache counts as inside for its `snapshots`.
 
     Returns:
         The open file.
 
     Raises:
-        OSError: There is no such file, it is a folder, a pipe, a socket or a device, or a link leads out of the
-            folder.
+        OSError: If there is no such file, if it is a folder, a pipe, a socket or a device, or if a link leads
+            out of `inside`.
     """
     resolved = os.path.realpath(path)
     if inside is not None:
@@ -54,12 +52,10 @@ def open_regular(path: str | Path, inside: Path | None = None) -> io.BufferedRea
         ]
         if not any(Path(resolved).is_relative_to(folder) for folder in homes):
             raise OSError(f"it is a link that leads out of {inside}, to {resolved}")
-    # The path has no links left: one that is put there now is not followed.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        mode = Path(resolved).stat().st_mode  # opening a device can already do something
+        mode = Path(resolved).stat().st_mode  # merely opening a device can have an effect
         refused = [kind for is_kind, kind in KINDS if is_kind(mode)]
-        descriptor = -1 if refused else os.open(resolved, flags)
+        descriptor = -1 if refused else os.open(resolved, _READ)
     except OSError as error:
         error.filename = str(path)
         raise
@@ -71,18 +67,18 @@ def open_regular(path: str | Path, inside: Path | None = None) -> io.BufferedRea
 
 
 def read_regular(path: str | Path, max_bytes: int, inside: Path | None = None) -> bytes:
-    """Read a small file whole.
+    """Read a small regular file as a whole.
 
     Args:
-        path: As in `open_regular`.
-        max_bytes: No more than these are read.
-        inside: As in `open_regular`.
+        path: Path of the file, or of a link to it.
+        max_bytes: Largest size that is accepted.
+        inside: Folder that links must stay in, as in `open_regular`.
 
     Returns:
-        Its content.
+        The content of the file.
 
     Raises:
-        OSError: As `open_regular`, or the file is larger.
+        OSError: If `open_regular` raises it, or if the file is larger than `max_bytes`.
     """
     with open_regular(path, inside) as file:
         content = file.read(max_bytes + 1)
@@ -91,65 +87,18 @@ def read_regular(path: str | Path, max_bytes: int, inside: Path | None = None) -
     return content
 
 
-def lock_folder(folder: Path) -> IO[str]:
-    """Lock a folder for this process, until the file is closed or the process ends.
-
-    Args:
-        folder: An existing folder.
-
-    Returns:
-        The open file that holds the lock.
-
-    Raises:
-        LockedError: Another process holds it; the message says which.
-        OSError: The folder cannot be written.
-    """
-    path = folder / ".lock"
-    file = _open(path, "a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            raise BlockingIOError("the folder was moved aside meanwhile")
-    except BlockingIOError as error:
-        owner = _owner(file)
-        file.close()
-        raise LockedError(
-            f"one run trains in one folder, but {folder} is in use by {owner}. Wait for it, or "
-            "choose another --run-dir."
-        ) from error
-    try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-    except OSError:
-        with contextlib.suppress(OSError):  # closing would write what is left
-            file.close()
-        raise
-    return file
-
-
-def _owner(file: IO[str]) -> str:
-    """Who holds a lock; a process that took it a moment ago has yet to write its name."""
-    for _ in range(20):
-        file.seek(0)
-        if owner := file.read().strip():
-            return owner
-        time.sleep(0.05)
-    return "another process"
-
-
 def move_aside(folder: Path) -> Path:
-    """Rename a folder to the first free one of `<folder>.old-1`, `<folder>.old-2`, and so on.
+    """Rename a folder to the first free name of `<folder>.old-1`, `<folder>.old-2`, and so on.
 
     Args:
-        folder: An existing folder, locked by the caller.
+        folder: Existing folder, locked by the caller.
 
     Returns:
-        Its new path.
+        The new path.
 
     Raises:
-        ConfigurationError: It is, or holds, the working folder, which would move along.
-        OSError: It cannot be renamed.
+        ConfigurationError: If the folder is, or contains, the working folder.
+        OSError: If it cannot be renamed.
     """
     if Path.cwd().is_relative_to(folder.resolve()):
         raise ConfigurationError(
@@ -163,17 +112,17 @@ def move_aside(folder: Path) -> Path:
 
 
 def write_file(path: Path, content: str | bytes | Iterable[bytes | memoryview]) -> None:
-    """Write a file whole: readers, and a crash at any moment, leave the old content or the new one.
+    """Write a file so that a crash at any moment leaves either the old content or the new one.
 
-    The content goes to a temporary file beside the target, is brought to the disk, and takes the target's
-    name; then the folder is brought to the disk, too.
+    The content is written to a temporary file beside the target and synced to the disk. The temporary file is
+    then renamed to the target, and the folder is synced, too.
 
     Args:
         path: Path of the file; its folder must exist.
-        content: New content; text is encoded as UTF-8, an iterable gives the pieces in order.
+        content: New content: text (encoded as UTF-8), bytes, or an iterable of consecutive pieces.
 
     Raises:
-        OSError: The file cannot be written; the old content stands.
+        OSError: If the file cannot be written; the old content is kept.
 
     Example:
         >>> path = Path(tempfile.mkdtemp()) / "note.txt"
@@ -199,15 +148,15 @@ def write_file(path: Path, content: str | bytes | Iterable[bytes | memoryview]) 
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can.
+    """Sync the names of a folder's files to the disk; Windows does so by itself.
 
     Args:
         folder: Path of the folder.
 
     Raises:
-        OSError: The disk fails.
+        OSError: If the disk fails.
     """
-    if os.name != "posix":  # Windows opens no folders
+    if os.name != "posix":  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -220,17 +169,17 @@ def sync_folder(folder: Path) -> None:
 def storage_errors(
     what: str, advice: str = "Free space, or choose another folder."
 ) -> Iterator[None]:
-    """Raise whatever keeps a block from writing as a `StorageError`.
+    """Turn an `OSError` of a block that writes into a `StorageError`.
 
     Args:
-        what: Subject of the message, with its path: `"the index runs/a/index.json"`.
-        advice: Last sentence of the message: what the user can do.
+        what: Subject of the message, with its path, for example `"the index runs/a/index.json"`.
+        advice: Last sentence of the message, which tells the user what to do.
 
     Yields:
         Nothing.
 
     Raises:
-        StorageError: The block met an `OSError`, or an error of a library that stands for one.
+        StorageError: If the block raised an `OSError`, or an error of a library that stands for one.
 
     Example:
         >>> with storage_errors("the index a/index.json"):
@@ -249,58 +198,21 @@ def storage_errors(
         raise StorageError(f"{what} cannot be written ({error}). {advice}") from error
 
 
-def _without_links(name: str, flags: int) -> int:
-    """Open a file, but no link to a file elsewhere."""
-    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+def open_text(path: Path, mode: str) -> IO[str]:
+    """Open a text file to write it, and refuse a link in its place.
 
+    Args:
+        path: Path of the file.
+        mode: Mode of `open`, for example `"a"`.
 
-def _open(path: Path, mode: str) -> IO[str]:
-    """Open a text file, but no link to a file elsewhere."""
+    Returns:
+        The open file, encoded as UTF-8.
+
+    Raises:
+        OSError: If the file cannot be opened, or is a link.
+    """
     return open(path, mode, encoding="utf-8", opener=_without_links)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The mapping; empty for an empty file.
-
-    Raises:
-        ConfigurationError: No such file, or it holds something else.
-        StorageError: The disk fails.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        if error.errno == errno.EIO:
-            raise StorageError(f"{path} cannot be read ({error}). Mend the disk.") from error
-        raise ConfigurationError(f"--config must name a YAML file, but {path}: {error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigurationError(
-            f"{path} must hold a mapping of options, got a {type(values).__name__}. "
-            "Start from the config.yaml of a run."
-        )
-    return values
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dots between the keys.
-
-    Args:
-        values: The nested mapping.
-        prefix: Put before every key.
-
-    Returns:
-        `{"optim.learning_rate": 0.002, ...}`.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
+def _without_links(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)

@@ -6,12 +6,11 @@ library sees the file. Files are read into memory: one that is cut off while it 
 """
 
 import io
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +18,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from nacgen.errors import CheckpointError
+from nacgen.system.documents import strict_json
 from nacgen.system.files import open_regular
 
 DTYPES = {
@@ -107,24 +107,6 @@ def parse_tensor_file(
         CheckpointError: As `read_tensor_file`.
     """
     return _read(io.BytesIO(content), len(content), name, expected)
-
-
-def strict_json(text: bytes) -> Any:
-    """Parse JSON without its ambiguities: duplicate keys, NaN and infinity, endless nesting.
-
-    Args:
-        text: UTF-8; whoever reads it limits its length.
-
-    Returns:
-        The value.
-
-    Raises:
-        ValueError: The text is not such JSON.
-    """
-    try:
-        return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
@@ -252,14 +234,3 @@ def _check_fit(entries: Mapping[str, _Entry], expected: Mapping[str, Tensor], so
             f"{'; '.join(f'{difference:.300}' for difference in differences[:10])}. Load it into the model that "
             "wrote it."
         )
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a key stands twice in an object")
-    return values
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")

@@ -25,8 +25,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from nacgen.errors import CheckpointError, StorageError
+from nacgen.system.documents import strict_json
 from nacgen.system.files import read_regular
-from nacgen.system.tensor_file import strict_json
 
 MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", ".safetensors"
 FORMAT = 1

@@ -24,7 +24,7 @@ from nacgen.errors import (
     StorageError,
     is_storage_failure,
 )
-from nacgen.system.files import read_yaml
+from nacgen.system.documents import read_yaml
 from nacgen.system.signals import stop_with_launcher
 
 Config = TypeVar("Config")

@@ -21,7 +21,7 @@ from nacgen.errors import (
     DivergenceError,
     StopRequestedError,
 )
-from nacgen.system.files import flatten
+from nacgen.system.documents import flatten
 from nacgen.system.processes import Processes
 from nacgen.system.signals import InterruptedBlock, StopRequests
 from nacgen.training.checkpoint import (

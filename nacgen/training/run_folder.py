@@ -20,7 +20,9 @@ from nacgen.errors import (
     is_storage_failure,
 )
 from nacgen.models.folder import PretrainedModel
-from nacgen.system.files import _open, flatten, lock_folder, move_aside, read_yaml, write_file
+from nacgen.system.documents import flatten, read_yaml
+from nacgen.system.files import move_aside, open_text, write_file
+from nacgen.system.locks import lock_folder
 from nacgen.system.processes import Processes, ProcessInfo
 from nacgen.training.config import TrainingConfig, to_dict
 from nacgen.training.environment import describe_environment, describe_hardware
@@ -182,7 +184,7 @@ class RunFolder:
             row: JSON values, with `images_seen`.
         """
         if self.is_main:
-            with self.writing("log"), _open(self._log, "a") as file:
+            with self.writing("log"), open_text(self._log, "a") as file:
                 file.write(json.dumps(row) + "\n")
             self._num_rows += 1
 

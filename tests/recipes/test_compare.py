@@ -16,7 +16,7 @@ from nacgen.errors import (
     NonFiniteError,
     StorageError,
 )
-from nacgen.system.files import lock_folder
+from nacgen.system.locks import lock_folder
 from nacgen.training.config import parse
 from recipes import compare
 

@@ -20,7 +20,7 @@ from nacgen.data.datasets import load_dataset
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch, ImageStream
 from nacgen.errors import CheckpointError, DataError, NacgenError, StorageError
-from nacgen.system.files import lock_folder
+from nacgen.system.locks import lock_folder
 from nacgen.training import checkpoint
 from nacgen.training.config import RunConfig, TrainingConfig, run_recipe
 from nacgen.training.loop import train

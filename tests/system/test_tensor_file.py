@@ -15,12 +15,12 @@ from torch import Tensor
 
 from nacgen.errors import CheckpointError
 from nacgen.system import tensor_file
+from nacgen.system.documents import strict_json
 from nacgen.system.tensor_file import (
     DTYPES,
     parse_tensor_file,
     read_tensor_file,
     require_finite,
-    strict_json,
 )
 
 SCALE = int(os.environ.get("NACGEN_FAULTS_SCALE", "1"))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from nacgen.errors import ConfigurationError, DataError, StorageError
-from nacgen.system.files import flatten, read_yaml
+from nacgen.system.documents import flatten, read_yaml
 from nacgen.training.config import TrainingConfig, parse, run_recipe, to_dict
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from nacgen.errors import CheckpointError, ConfigurationError, LockedError, StorageError
-from nacgen.system import files
+from nacgen.system import locks
 from nacgen.system.files import write_file
 from nacgen.training import run_folder
 from nacgen.training.config import RunConfig, TrainingConfig, parse, to_dict
@@ -251,16 +251,16 @@ def test_a_lock_on_a_folder_that_was_moved_meanwhile_is_none(
 ) -> None:
     """Between opening the lock and taking it, a fresh run moved the folder and made a new one."""
     created(tmp_path / "run").release()
-    flock = files.fcntl.flock
+    lock = locks.lock_descriptor
 
-    def late(file: Any, operation: int) -> None:
+    def late(descriptor: int, blocking: bool) -> bool:
         (tmp_path / "run").rename(tmp_path / "run.old-1")
         (tmp_path / "run").mkdir()
-        flock(file, operation)
+        return lock(descriptor, blocking=blocking)
 
-    monkeypatch.setattr(files.fcntl, "flock", late)
+    monkeypatch.setattr(locks, "lock_descriptor", late)
     with pytest.raises(LockedError):
-        run_folder.lock_folder(tmp_path / "run")
+        locks.lock_folder(tmp_path / "run")
 
 
 def test_folders_that_cannot_be_written_fail_before_anything_is_built(

@@ -1,0 +1,91 @@
+"""Reading JSON and YAML strictly, and flattening nested options."""
+
+import errno
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from nacgen.errors import ConfigurationError, StorageError
+
+
+def strict_json(text: bytes) -> Any:
+    """Parse JSON without its ambiguities: duplicate keys, NaN, infinity, and endless nesting.
+
+    Args:
+        text: JSON text in UTF-8; the caller limits its length.
+
+    Returns:
+        The parsed value.
+
+    Raises:
+        ValueError: If the text is not such JSON.
+    """
+    try:
+        return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return values
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The mapping; empty for an empty file.
+
+    Raises:
+        ConfigurationError: If there is no such file, or if it holds something else.
+        StorageError: If the disk fails.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise StorageError(f"{path} cannot be read ({error}). Mend the disk.") from error
+        raise ConfigurationError(f"--config must name a YAML file, but {path}: {error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(
+            f"{path} must hold a mapping of options, got a {type(values).__name__}. "
+            "Start from the config.yaml of a run."
+        )
+    return values
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings into one, with dots between the keys.
+
+    Args:
+        values: Nested mapping.
+        prefix: Text put before every key.
+
+    Returns:
+        Values by dotted key, in the same order.
+
+    Example:
+        >>> flatten({"optim": {"lr": 0.002}, "seed": 0})
+        {'optim.lr': 0.002, 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= (
+            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat

@@ -1,0 +1,58 @@
+"""Locking a folder, so that one process at a time works in it."""
+
+import contextlib
+import os
+import socket
+import time
+from pathlib import Path
+from typing import IO
+
+from filelock import lock_descriptor
+
+from nacgen.errors import LockedError
+from nacgen.system.files import open_text
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Lock a folder for this process, until the returned file is closed or the process ends.
+
+    Args:
+        folder: Existing folder.
+
+    Returns:
+        The open file that holds the lock.
+
+    Raises:
+        LockedError: If another process holds the lock; the message names it.
+        OSError: If the folder cannot be written, or if its file system has no locks.
+    """
+    path = folder / ".lock"
+    file = open_text(path, "a+")
+    try:
+        is_locked = lock_descriptor(file.fileno(), blocking=False)
+        # A folder that was moved aside in the meantime took the locked file along.
+        is_moved = not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        if not is_locked or is_moved:
+            raise LockedError(
+                f"one run trains in one folder, but {folder} is in use by {_owner(file)}. Wait for it, or choose "
+                "another --run-dir."
+            )
+        file.truncate(0)
+        file.write(f" process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+    except BaseException:
+        with contextlib.suppress(OSError):  # closing writes what is left in the buffer
+            file.close()
+        raise
+    return file
+
+
+def _owner(file: IO[str]) -> str:
+    """Return the owner that a lock file names, once its new owner had time to write that."""
+    for _ in range(20):
+        file.seek(1)  # Windows lets nobody else read the first byte, which is the locked one
+        with contextlib.suppress(OSError):
+            if owner := file.read().strip():
+                return owner
+        time.sleep(0.05)
+    return "another process"

@@ -1,0 +1,28 @@
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+IMPORT_ALL = """
+import importlib, os, pkgutil, sys
+for name in ("fcntl", "resource", "termios", "pwd"):  # Windows has none of them
+    sys.modules[name] = None
+for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):
+    delattr(os, name)
+import nacgen
+names = [info.name for info in pkgutil.walk_packages(nacgen.__path__, "nacgen.")]
+for name in [*names, *sys.argv[1:]]:
+    importlib.import_module(name)
+from nacgen.system.files import open_regular
+open_regular("pyproject.toml").close()
+"""
+
+
+def test_everything_imports_where_the_system_is_not_unix() -> None:
+    recipes = [path.stem for path in (ROOT / "recipes").glob("*.py")]
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'recipes'}", "PATH": ""}
+    command = [sys.executable, "-c", IMPORT_ALL, *recipes]
+    ended = subprocess.run(
+        command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
