@@ -86,10 +86,10 @@ class DiscriminatorConfig:
         """Check the numbers."""
         require_positive(self, "learning_rate", "largest_logit")
         require_between(self, 0, math.inf, "weight", "penalty_weight")
-        require_between(self, 0, 1, "start", "felt_from")
+        require_between(self, 0, 1, "start", "acts_from")
         if self.acts_from < self.start:
             raise ConfigurationError(
-                f"felt_from must not precede start, got {self.acts_from} and {self.start}: an untrained "
+                f"acts_from must not precede start, got {self.acts_from} and {self.start}: an untrained "
                 "discriminator has nothing to say. Raise --discriminator.felt-from."
             )
 
