@@ -13,6 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from nacgen.errors import DataError, NonFiniteError
+from nacgen.system.processes import gather_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +102,9 @@ class StatsAccumulator:
             return
         n = torch.tensor(float(self.n)).to(self.mean)
         own, shapes = pack([n, self.mean, self.m2], "*")
-        shares = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(shares, own, group=group)
         self.n, self.mean, self.m2 = 0, torch.zeros_like(self.mean), torch.zeros_like(self.m2)
-        for processes in shares:  # in the order of ranks, everywhere
-            n, mean, m2 = unpack(processes, shapes, "*")
+        for part in gather_parts(own, group):
+            n, mean, m2 = unpack(part, shapes, "*")
             self._merge(int(n), mean, m2)
 
     def result(self) -> GaussianStats:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
+from nacgen.system.processes import gather_parts
 
 
 def extract(
@@ -52,9 +53,7 @@ def extract(
             parts.append(rows)
         rows = torch.cat(parts)
         if several:
-            parts = [torch.empty_like(rows) for _ in range(world)]
-            dist.all_gather(parts, rows.contiguous())
-            rows = torch.cat(parts)[: len(dataset)]
+            rows = torch.cat(gather_parts(rows))[: len(dataset)]
     return rows.cpu()
 
 

@@ -1,4 +1,4 @@
-"""Images shared among processes: who takes which, and how all learn what each found."""
+"""Dividing work among the processes of a run, and gathering what each of them found."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,31 +17,90 @@ CPU = torch.device("cpu")
 MESSAGE_BYTES = 2048
 
 
+def gather_parts(tensor: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
+    """Return the tensors of all processes, in the order of their ranks.
+
+    Every process of the group must call it.
+
+    Args:
+        tensor: Tensor of this process, of the same shape and dtype on every process.
+        group: Processes that take part; all of them by default.
+
+    Returns:
+        One tensor per process; `tensor` alone without a process group.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return [tensor]
+    tensor = tensor.contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, tensor, group=group)
+    return parts
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor) -> Tensor:
+        return torch.cat(gather_parts(rows))
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # others may hold it, too
+        dist.all_reduce(gradient)  # every process's loss depends on every row
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows of all processes in the order of their ranks, with gradient.
+
+    The gradient of a row is the sum over the losses of all processes. (`accelerator.gather` has no gradient, and
+    torch's own differentiable gather has changed its name twice.)
+
+    Args:
+        rows: Tensor `(m, k)`, with the same `m` on every process.
+
+    Returns:
+        Tensor `(m * processes, k)`; `rows` itself on a single process.
+
+    Example:
+        >>> gather_rows(torch.ones(2, 3)).shape
+        torch.Size([2, 3])
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    gathered: Tensor = _GatherRows.apply(rows)
+    return gathered
+
+
 @runtime_checkable
 class ProcessInfo(Protocol):
-    """What is asked of an `Accelerator`; a `PartialState` has it, too."""
+    """The part of an `Accelerator` that is needed here; a `PartialState` has it, too."""
 
     @property
     def process_index(self) -> int:
-        """Of this process."""
+        """Return the rank of this process."""
 
     @property
     def num_processes(self) -> int:
-        """That work together."""
+        """Return the world size."""
 
     @property
     def device(self) -> torch.device:
-        """Where this process works."""
+        """Return the device of this process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """The part of one process in work that all do.
+    """The processes of a run, as one of them sees them.
 
     Args:
-        process_index: Of this process.
-        num_processes: That share the work.
-        device: Where sums are kept and exchanged.
+        process_index: Rank of this process.
+        num_processes: Number of processes that divide the work.
+        device: Device on which sums are kept and exchanged.
+
+    Example:
+        >>> processes = Processes(process_index=1, num_processes=3)
+        >>> processes.take(torch.arange(8))
+        tensor([1, 4, 7])
     """
 
     process_index: int = 0
@@ -50,7 +109,7 @@ class Processes:
 
     @classmethod
     def of(cls, accelerator: ProcessInfo | None) -> Self:
-        """The share of this process, all the work where there is no accelerator."""
+        """Return the processes of an accelerator; a single process without one."""
         if accelerator is None:
             return cls()
         has_float64 = accelerator.device.type != "mps"
@@ -61,40 +120,34 @@ class Processes:
         )
 
     def take(self, indices: Int64[Tensor, " n"]) -> Int64[Tensor, " m"]:
-        """Every `num_processes`-th of all indices."""
+        """Return the indices of this process: every `num_processes`-th."""
         return indices[self.process_index :: self.num_processes]
 
     def gather(self, rows: Tensor, n: int) -> Tensor:
-        """The rows of all processes, in the order of the `n` indices that `take` shared out."""
+        """Return the rows of all processes, in the order of the `n` indices that `take` divided."""
         if self.num_processes == 1:
             return rows
         padded = rows.new_zeros(-(-n // self.num_processes), *rows.shape[1:])
         padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in range(self.num_processes)]
-        dist.all_gather(parts, padded)
-        return rearrange(parts, "p m ... -> (m p) ...")[:n]
+        return rearrange(gather_parts(padded), "p m ... -> (m p) ...")[:n]
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, added up in their order."""
-        if self.num_processes == 1:
-            return tensor
-        parts = [torch.empty_like(tensor) for _ in range(self.num_processes)]
-        dist.all_gather(parts, tensor)
-        return torch.stack(parts).sum(dim=0)
+        """Return the sum over all processes, added in the order of their ranks."""
+        return tensor if self.num_processes == 1 else torch.stack(gather_parts(tensor)).sum(dim=0)
 
     def agree(self, is_true: bool) -> bool:
-        """Whether it is true on every process."""
+        """Return True if the argument is true on every process."""
         return bool(self.sum(torch.tensor(int(is_true), device=self.device)) == self.num_processes)
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Run a block that exchanges nothing; if it fails anywhere, every process raises.
+        """Run a block that exchanges nothing; if it fails on one process, every process raises.
 
         Yields:
             Nothing.
 
         Raises:
-            Exception: That of the first process that had one, on all: its own there, a like one elsewhere.
+            Exception: The error of the first process that had one: itself there, an equal one on the others.
         """
         if self.num_processes == 1:
             yield
@@ -113,62 +166,30 @@ class Processes:
         rank = int(gathered.any(dim=1).nonzero()[0])
         if own is not None and rank == self.process_index:
             raise own
-        words = gathered[rank]
-        raise decode_error(rank, bytes(words[words != 0].tolist())) from own
+        text = gathered[rank]
+        raise decode_error(rank, bytes(text[text != 0].tolist())) from own
 
 
 def encode_error(error: Exception | None) -> bytes:
-    """What a process tells the others of an error, nothing where there is none."""
+    """Return an error as bytes that `decode_error` understands; none for no error."""
     if error is None:
         return b""
     kind = "StorageError" if errors.is_storage_failure(error) else type(error).__name__
     return f"{kind}\n{error}".encode()
 
 
-def decode_error(rank: int, words: bytes) -> Exception:
-    """The error of another process.
+def decode_error(rank: int, encoded: bytes) -> Exception:
+    """Return the error of another process.
 
     Args:
-        rank: Of that process.
-        words: What it told.
+        rank: Rank of that process.
+        encoded: Result of `encode_error` on that process.
 
     Returns:
-        An error of the same kind, where it is one of the library's, else a RuntimeError.
+        An error of the same class, if it is one of the library's, else a `RuntimeError`.
     """
-    name, _, said = words.decode(errors="replace").partition("\n")
+    name, _, message = encoded.decode(errors="replace").partition("\n")
     kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, errors.NacgenError)):
         kind = RuntimeError
-    return kind(f"process {rank} stopped with {name}: {said}")
-
-
-class _GatherRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)  # others may hold it, too
-        dist.all_reduce(gradient)  # every process's loss depends on every row
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-def gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all processes in the order of their ranks, with gradient.
-
-    The gradient of a row is the sum over the losses of all processes. (`accelerator.gather` has none;
-    torch's own differentiable gather has changed its name twice.)
-
-    Args:
-        rows: `(m, k)`, equally many on every process.
-
-    Returns:
-        `(m * processes, k)`; `rows` itself on a single process.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return rows
-    gathered: Tensor = _GatherRows.apply(rows)
-    return gathered
+    return kind(f"process {rank} stopped with {name}: {message}")

@@ -252,9 +252,9 @@ def _error_of_all(error: Exception) -> Exception:
     """The error of this process, or that of another one whose end it is the echo of."""
     if "torch.distributed" not in sys.modules:
         return error
-    from nacgen.system.peers import error_of_all
+    from nacgen.system.lost_processes import agreed_error
 
-    return error_of_all(error)
+    return agreed_error(error)
 
 
 def _report_thread(args: threading.ExceptHookArgs) -> None:
