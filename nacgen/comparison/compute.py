@@ -1,7 +1,7 @@
-"""What each arm cost: wall time, device time, and its pretraining, shared among runs or charged to each.
+"""The cost of each arm: wall time, device time, and pretraining, shared among runs or charged to each.
 
-Device time is wall time multiplied by the number of devices, so that runs side by side, each on a share
-of the cores, compare with a pretraining that had all of them.
+Device time is wall time multiplied by the number of devices. It makes runs that share the cores of a machine
+comparable with a pretraining that had all of them.
 """
 
 import re
@@ -14,19 +14,26 @@ from nacgen.reporting.blocks import Table
 from nacgen.reporting.runs import Run
 from nacgen.training.environment import describe_hardware
 
+COST_NOTE = (
+    "Seconds (s) are wall time of training and scoring; runs side by side slow each other down. "
+    "Device-seconds multiply them by the cores or GPUs that a run had. The last two columns add the "
+    "pretraining of the encoder: shared among the runs of the arm, and charged to each run in full, as if the "
+    "encoder served no other run. They are empty where the cost was not recorded, or where devices differ in kind."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArmCost:
-    """What the runs of one arm cost.
+    """The cost of the runs of one arm.
 
     Args:
-        seconds: Wall time of each run, training and scoring.
-        devices: What each run computed on, in words, each once.
-        device_seconds: Mean device time of a run; None where the devices are of several kinds.
-        pretraining: Cost of each encoder that the runs started from, each once; None where one is unknown.
-        shared: Mean device time of a run with the pretraining shared among the runs; None where unlike
-            devices or unknown costs do not add up.
-        in_full: The same, charging to each run all that its encoder cost.
+        seconds: Wall time of each run, for training and scoring.
+        devices: Devices of the runs in words, each kind once.
+        device_seconds: Mean device time of a run; None if the runs had different kinds of devices.
+        pretraining: Cost of each encoder that the runs started from, each once; None if one is unknown.
+        shared: Mean device time of a run with the pretraining shared among the runs; None if the device times
+            cannot be added up.
+        in_full: Mean device time of a run with the whole cost of its encoder; None as for `shared`.
     """
 
     seconds: tuple[float, ...]
@@ -38,39 +45,33 @@ class ArmCost:
 
 
 def arm_cost(runs: Sequence[Run]) -> ArmCost:
-    """What the runs of one arm cost.
+    """Add up the cost of the runs of one arm.
 
     Args:
-        runs: Finished runs; each says in its summary, under `pretraining`, what its encoder cost: null for
-            weights that were not pretrained.
-
-    Returns:
-        The cost.
+        runs: Finished runs; `pretraining` in a summary is the cost of the encoder, null if its weights were not
+            pretrained.
     """
     seconds = [float((run.summary or {}).get("seconds", 0.0)) for run in runs]
-    hardware = [describe_hardware(run.environment) for run in runs]
+    devices = [_devices(run.environment) for run in runs]
     encoders: dict[str, Any] = {}  # by path: runs of one encoder share one pretraining
     for run in runs:
         cost = (run.summary or {}).get("pretraining", "unknown")
-        if run.config.get("init") == "random":
-            cost = None
-        encoders[str(run.config.get("encoder"))] = cost
-    charged = [encoders[str(run.config.get("encoder"))] for run in runs]
+        encoders[str(run.config.get("encoder"))] = cost if run.arm != "random" else None
     costs = [cost for cost in encoders.values() if cost is not None]
     pretraining = None if "unknown" in costs else tuple(costs)
 
-    counts, units = zip(*map(_devices, hardware), strict=True)
-    kinds = {*units, *(_devices(cost["hardware"])[1] for cost in pretraining or ())}
+    kinds = {kind for _, kind in devices}
     device_seconds = shared = in_full = None
-    if len(set(units)) == 1 and None not in units:
-        device_seconds = fmean(n * time for n, time in zip(counts, seconds, strict=True))
+    if len(kinds) == 1 and None not in kinds:
+        device_seconds = fmean(n * time for (n, _), time in zip(devices, seconds, strict=True))
+        kinds |= {_devices_in(cost["hardware"])[1] for cost in pretraining or ()}
     if device_seconds is not None and pretraining is not None and len(kinds) == 1:
-        paid = [0.0 if cost is None else _device_seconds(cost) for cost in charged]
-        shared = device_seconds + sum(map(_device_seconds, pretraining)) / len(runs)
-        in_full = device_seconds + fmean(paid)
+        paid = {name: _device_seconds(cost) for name, cost in encoders.items()}
+        shared = device_seconds + sum(paid.values()) / len(runs)
+        in_full = device_seconds + fmean(paid[str(run.config.get("encoder"))] for run in runs)
     return ArmCost(
         seconds=tuple(seconds),
-        devices=tuple(dict.fromkeys(hardware)),
+        devices=tuple(dict.fromkeys(describe_hardware(run.environment) for run in runs)),
         device_seconds=device_seconds,
         pretraining=pretraining,
         shared=shared,
@@ -79,26 +80,20 @@ def arm_cost(runs: Sequence[Run]) -> ArmCost:
 
 
 def cost_table(arms: Mapping[str, Sequence[Run]]) -> Table:
-    """Wall time and device time of every arm, without its pretraining and with it."""
+    """Tabulate wall time and device time of every arm, without its pretraining and with it."""
     rows = []
     for arm, runs in arms.items():
         cost = arm_cost(runs)
-        rows.append(
-            [
-                arm,
-                str(len(runs)),
-                ", ".join(cost.devices),
-                f"{fmean(cost.seconds):,.1f}",
-                f"{sum(cost.seconds):,.1f}",
-                *map(_seconds, (cost.device_seconds, cost.shared, cost.in_full)),
-            ]
-        )
+        mean, total = fmean(cost.seconds), sum(cost.seconds)
+        times = (mean, total, cost.device_seconds, cost.shared, cost.in_full)
+        cells = ["" if time is None else f"{time:,.1f}" for time in times]
+        rows.append([arm, str(len(runs)), ", ".join(cost.devices), *cells])
     header = ["Arm", "runs", "a run had", "s a run", "s in all"]
     return Table([*header, "device-s a run", "+ shared", "+ in full"], rows)
 
 
 def pretraining_note(arms: Mapping[str, Sequence[Run]]) -> str:
-    """What the pretraining of every arm's encoders cost, in a sentence."""
+    """Say what the pretraining of every arm's encoders cost."""
     parts = []
     for arm, runs in arms.items():
         costs = arm_cost(runs).pretraining
@@ -110,23 +105,18 @@ def pretraining_note(arms: Mapping[str, Sequence[Run]]) -> str:
     return f"Pretraining of {'. Of '.join(parts)}."
 
 
-COST_NOTE = (
-    "Seconds (s) are wall time of training and scoring; runs that went side by side slowed each other down. "
-    "Device-seconds multiply them by the cores or GPUs that a run had. The last two columns add the "
-    "pretraining of the encoder: shared among the arm's runs, and charged to each run in full, as if it "
-    "served no other. They are empty where the cost was not recorded, or fell on devices of another kind."
-)
+def _device_seconds(cost: Mapping[str, Any] | None) -> float:
+    return 0.0 if cost is None else _devices_in(cost["hardware"])[0] * float(cost["seconds"])
 
 
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:,.1f}"
+def _devices(environment: Mapping[str, Any]) -> tuple[int, str | None]:
+    """Return number and kind of a run's devices; the kind is None if it is unknown."""
+    if hardware := environment.get("hardware"):
+        return hardware["count"], "CPU core" if hardware["kind"] == "cpu" else hardware["name"]
+    return _devices_in(describe_hardware(environment))  # a run of an earlier version
 
 
-def _device_seconds(cost: Mapping[str, Any]) -> float:
-    return _devices(cost["hardware"])[0] * float(cost["seconds"])
-
-
-def _devices(hardware: str) -> tuple[int, str | None]:
-    """How many devices of what kind: `(2, "CPU core")` for `"2 CPU cores"`; of no one kind, None."""
-    match = re.fullmatch(r"(\d+) (?:x ([^,]+)|(CPU core)s?)", hardware)
+def _devices_in(words: str) -> tuple[int, str | None]:
+    """Read `"2 CPU cores"` or `"4 x NVIDIA H100"`, which an encoder keeps with its pretraining cost."""
+    match = re.fullmatch(r"(\d+) (?:x ([^,]+)|(CPU core)s?)", words)
     return (1, None) if match is None else (int(match[1]), match[2] or match[3])

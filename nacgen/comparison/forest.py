@@ -1,4 +1,4 @@
-"""The forest plot of a comparison: every endpoint's mean change with its interval, and every pair.
+"""The forest plot of a comparison: mean change, interval and pairs of every endpoint.
 
 Lewis & Clarke 2001, Forest plots: trying to see the wood and the trees.
 """
@@ -24,7 +24,7 @@ TICKS = (  # percent
     *(-95, -90, -80, -70, -60, -50, -40, -30, -20, -10, -5, -2, 0, 2, 5, 10, 20, 30, 50, 75),
     *(100, 150, 200, 300, 400, 600, 900, 1_900),
 )
-TICK_GAP = 0.15  # of the axis
+TICK_GAP = 0.15  # smallest distance of two ticks, as a fraction of the axis
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class ForestRow:
     """One line of the plot.
 
     Args:
-        label: The endpoint.
-        log_ratios: One for each pair; none where runs are censored.
-        mean: Their mean, or None.
-        interval: Its interval, or None.
-        remark: Said in place of figures.
+        label: Name of the endpoint.
+        log_ratios: One value for each pair; empty if runs are censored.
+        mean: Mean of the log ratios, or None.
+        interval: Interval of the mean, or None.
+        remark: Text in place of mean and interval.
     """
 
     label: str
@@ -47,33 +47,26 @@ class ForestRow:
 
 
 def forest_rows(comparison: Comparison) -> list[ForestRow]:
-    """The endpoints of one comparison: scores early, over all of training, at the end, and images."""
+    """Return the endpoints of one comparison: its scores at each moment, then images to a score."""
     rows = [
         ForestRow(f"score {point.when}", point.log_ratios, point.mean_log_ratio, point.interval)
         for point in comparison.points
     ]
-    time, label = (
-        comparison.images_to_score,
-        f"images to {score(comparison.images_to_score.target)}",
+    time = comparison.images_to_score
+    remark = (
+        f"sooner in {time.num_sooner}, later in {time.num_later} of {len(time.seeds)}; "
+        f"{time.num_censored} never"
     )
-    if time.log_ratios is None:
-        remark = (
-            f"sooner in {time.num_sooner}, later in {time.num_later} of {len(time.seeds)}; "
-            f"{time.num_censored} never"
-        )
-        return [*rows, ForestRow(label, (), None, None, remark)]
-    return [*rows, ForestRow(label, time.log_ratios, time.mean_log_ratio, time.interval)]
+    figures = (time.log_ratios or (), time.mean_log_ratio, time.interval)
+    return [*rows, ForestRow(f"images to {score(time.target)}", *figures, remark)]
 
 
 def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
-    """Draw every endpoint of every comparison.
+    """Draw every endpoint of every comparison and return the path of the picture.
 
     Args:
-        comparisons: With one control.
-        path: The PNG to write.
-
-    Returns:
-        The path.
+        comparisons: One or more comparisons with the same control.
+        path: Path of the PNG file.
 
     Raises:
         StorageError: The file cannot be written.
@@ -96,14 +89,8 @@ def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
             is_verdict = row.label == f"score {comparison.end.when}"
             _draw(axes, line, row, limits, color, is_verdict)
         line += 1
-    figure.text(
-        0.012,
-        1 - 0.3 / height,
-        f"Change against {first.arm_a}",
-        fontsize=11.5,
-        fontweight="bold",
-        color=INK,
-    )
+    style: dict[str, Any] = {"fontsize": 11.5, "fontweight": "bold", "color": INK}
+    figure.text(0.012, 1 - 0.3 / height, f"Change against {first.arm_a}", **style)
     level = f"{100 * (1 - first.end.level):.4g} %"
     note = (
         f"{first.metric}: {better(first.metric)} is better; images: fewer are better. "
@@ -114,7 +101,7 @@ def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
 
 
 def _limits(rows: Sequence[ForestRow]) -> tuple[float, float]:
-    """How far the axis reaches to both sides: over every pair, and over intervals up to thrice that."""
+    """Return the ends of the axis: it shows every pair, and intervals up to three times as far."""
     pairs = [ratio for row in rows for ratio in row.log_ratios]
     reach = 3 * (max(map(abs, pairs), default=0.0) or 0.1)
     ends = [max(-reach, min(end, reach)) for row in rows for end in row.interval or ()]
@@ -139,14 +126,14 @@ def _frame(axes: Axes, limits: tuple[float, float], num_lines: int) -> None:
 
 
 def tick_places(low: float, high: float) -> list[float]:
-    """Where the axis is marked: at round changes, from the outside as far as there is room, and at none.
+    """Return the ticks of an axis: zero and round changes, the largest first, as far as there is room.
 
     Args:
-        low: Left end, a log ratio.
-        high: Right end.
+        low: Log ratio at the left end.
+        high: Log ratio at the right end.
 
     Returns:
-        Log ratios, ascending.
+        Ascending log ratios.
     """
     places = [0.0]
     for percent in sorted(TICKS, key=abs, reverse=True):
@@ -171,7 +158,7 @@ def _draw(
         ends = max(low, limits[0]), min(high, limits[1])
         axes.plot(ends, (line, line), color=color, linewidth=3.4 if is_verdict else 1.8, alpha=0.75)
         for end, shown, arrow in zip((low, high), ends, "<>", strict=True):
-            if end != shown:  # the interval goes on outside
+            if end != shown:  # the interval continues outside
                 axes.plot([shown], [line], arrow, color=color, markersize=6, clip_on=False)
     below = [line + 0.27] * len(row.log_ratios)
     axes.plot(row.log_ratios, below, "o", color=color, markersize=3, markerfacecolor="white")
@@ -180,7 +167,7 @@ def _draw(
 
 
 def _text(axes: Axes, x: float, line: float, text: str, **options: Any) -> None:
-    """Beside the axes: `x` in their widths, `line` in rows."""
+    """Write beside the axes, `x` in widths of the axes and `line` in rows."""
     options = {"color": INK, "size": 9, "va": "center", **options}
     axes.text(x, line, text, transform=axes.get_yaxis_transform(), **options)
 

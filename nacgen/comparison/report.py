@@ -1,4 +1,4 @@
-"""The report of a comparison: verdict, curves, forest plot, every seed, samples, cost, protocol."""
+"""The report of a comparison: verdict, curves, forest plot, every seed, samples, cost and protocol."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,9 +23,9 @@ def write_comparison_report(
     """Write `report.md`, `report.html`, `curve.png` and `forest.png` of a comparison.
 
     Args:
-        comparisons: What `compare_arms` gave, or one of `compare`; at least one.
+        comparisons: Result of `compare_arms`, or one result of `compare` in a list.
         run_dir: Existing folder to write into; run folders may lie below it.
-        diverged: For each arm, those that were left out included, the seeds with which it diverged.
+        diverged: Seeds with which each arm diverged, arms that were left out included.
 
     Returns:
         Paths of the Markdown and the HTML file.
@@ -71,15 +71,18 @@ def write_comparison_report(
     blocks += [Heading("Protocol of the scores"), mapping_table("Field", first.end.protocol)]
     blocks += [Paragraph(bias_note([run for runs in arms.values() for run in runs], metric))]
     blocks += map(Paragraph, warnings_of(arms.values()))
-    blocks += [Heading("What the arms differ in"), *map(_configuration_differences, comparisons)]
+    blocks += [
+        Heading("Differences between the arms"),
+        *map(_configuration_differences, comparisons),
+    ]
     return write_blocks(blocks, title, base)
 
 
 def divergence_notes(diverged: Mapping[str, Collection[int]]) -> list[str]:
-    """One sentence for each arm whose runs did not all reach their end."""
+    """Return one sentence for each arm of which a run diverged."""
     return [
         f"{arm} diverged (a loss was not finite) with seed{'s' * (len(seeds) > 1)} "
-        f"{', '.join(map(str, sorted(seeds)))}: left out of every arm, and no score of {arm} tells of it."
+        f"{', '.join(map(str, sorted(seeds)))}: left out of every arm, and no score of {arm} shows it."
         for arm, seeds in diverged.items()
         if seeds
     ]
@@ -91,31 +94,31 @@ def _diverged(comparisons: Sequence[Comparison]) -> dict[str, Collection[int]]:
 
 
 _METHOD = (
-    "A change is an arm's score relative to the control's with the same seed. Mean and interval "
+    "A change is the score of an arm relative to the control's score with the same seed. Mean and interval "
     "are those of the logarithm of that ratio (Student's t). The exact test flips the signs of the "
-    "logarithms in every way; smallest p is the least that this number of pairs can give. Over all of "
-    "training, a run's score is the area under its logarithm, as a geometric mean over the images seen. "
-    "The verdict rests on the scores at the end alone; the other rows describe."
+    "logarithms in every way; smallest p is the lowest p that this number of pairs can give. Over all of "
+    "training, the score of a run is its geometric mean over the images seen. "
+    "The verdict depends only on the scores at the end; the other rows describe."
 )
 
 _CORRECTION = (
-    "Corrected p is the exact p at the end after Holm, for {} comparisons with one control: all claims "
-    "together are wrong at the stated rate. Intervals are those of each comparison by itself."
+    "Corrected p is the exact p at the end after Holm, for {} comparisons with one control: the error rate holds "
+    "for all claims together. Intervals are those of each comparison alone."
 )
 
 
 def _time_note(comparison: Comparison) -> str:
     time = comparison.images_to_score
     return (
-        f"The first evaluation with a score of {score(time.target)} or {better(comparison.metric)}. A run "
-        f"that did not reach it within {time.total_images:,} images is censored: it counts as later than "
-        "all that did, and enters no mean. The test is the exact sign test, for the order within a pair is "
-        "all that is known."
+        f"Images at the first evaluation with a score of {score(time.target)} or {better(comparison.metric)}. "
+        f"A run that did not reach it within {time.total_images:,} images is censored: it counts as later than "
+        "all others and enters no mean. The test is the exact sign test, which needs only the order "
+        "within each pair."
     )
 
 
 def _finding(comparisons: Sequence[Comparison]) -> str:
-    """What the chart shows, in neutral words."""
+    """Return the title of the chart: the number of pairs in which each arm is better."""
     side = better(comparisons[0].metric)
     counts = [
         f"{each.arm_b} in {each.end.num_lower if side == 'lower' else each.end.num_higher}"
@@ -132,8 +135,8 @@ def _paired_seeds(pairs: int) -> str:
 def _configuration_differences(comparison: Comparison) -> Block:
     if not comparison.differences:
         return Paragraph(
-            f"{comparison.arm_a} and {comparison.arm_b} have one configuration: they differ in "
-            "nothing but seeds and folders."
+            f"{comparison.arm_a} and {comparison.arm_b} have the same configuration, apart from seeds and "
+            "folders."
         )
     rows = [
         [f"`{field}`", *(", ".join(map(str, values)) for values in both)]

@@ -12,7 +12,7 @@ from nacgen.reporting.runs import Run, better, warnings_of
 
 
 def comparison_text(comparisons: Sequence[Comparison]) -> str:
-    """The tables, verdicts and limits of a comparison, for a terminal."""
+    """Return the tables, verdicts and limits of a comparison as text for a terminal."""
     first = comparisons[0]
     parts = [f"{first.metric} ({better(first.metric)} is better)"]
     parts += [to_text(seed_table(comparison)) for comparison in comparisons]
@@ -25,7 +25,7 @@ def comparison_text(comparisons: Sequence[Comparison]) -> str:
 
 
 def seed_table(comparison: Comparison) -> Table:
-    """Every seed's scores in both arms and their change, with mean and standard deviation."""
+    """Tabulate the scores of both arms by seed, their change, mean and standard deviation."""
     several = len(comparison.end.seeds) > 1
     header = ["Seed"]
     columns = [[*map(str, comparison.end.seeds), *(["mean", "std"] if several else [])]]
@@ -43,7 +43,7 @@ def seed_table(comparison: Comparison) -> Table:
 
 
 def difference_table(comparisons: Sequence[Comparison]) -> Table:
-    """Mean change, interval and exact test of every comparison, early, over all of training, at the end."""
+    """Tabulate mean change, interval and exact test of every comparison at each moment."""
     first, several = comparisons[0], len(comparisons) > 1
     rows = []
     for comparison in comparisons:
@@ -70,7 +70,7 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
 
 
 def time_to_score_table(comparisons: Sequence[Comparison]) -> Table:
-    """Images that every run took to the target; `>` where it was not reached within the budget."""
+    """Tabulate the images that every run needed to reach the target; `>` if it never did."""
     first = comparisons[0].images_to_score
     arms = {comparisons[0].arm_a: first.images_a}
     arms |= {comparison.arm_b: comparison.images_to_score.images_b for comparison in comparisons}
@@ -93,6 +93,6 @@ def time_to_score_table(comparisons: Sequence[Comparison]) -> Table:
 
 
 def arms_of(comparisons: Sequence[Comparison]) -> dict[str, Sequence[Run]]:
-    """The runs of every arm by its name, the control first."""
+    """Return the runs of every arm by its name, the control first."""
     first = comparisons[0]
     return {first.arm_a: first.runs_a, **{each.arm_b: each.runs_b for each in comparisons}}

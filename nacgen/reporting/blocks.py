@@ -1,6 +1,6 @@
 """A report as a list of blocks, rendered to Markdown, to HTML in one file, or to plain text.
 
-Text may hold `code` between backticks and nothing else; all other characters are literal.
+Text may hold `code` between backticks; in HTML all other characters are literal.
 """
 
 import base64
@@ -9,9 +9,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
+
+from markdown_it import MarkdownIt
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59616b; --line: #d9dce1; --paper: #fff;
@@ -23,23 +26,17 @@ body { background: var(--paper); color: var(--ink); margin: 0 auto; max-width: 5
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1.25rem; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 0.75rem; }
 p { margin: 0.75rem 0; }
-.lead { background: var(--panel); border-left: 4px solid var(--accent); border-radius: 0 6px 6px 0;
-  font-size: 1.05rem; padding: 0.9rem 1.1rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums;
-  margin: 0.75rem 0; }
+blockquote { background: var(--panel); border-left: 4px solid var(--accent); border-radius: 0 6px 6px 0;
+  font-size: 1.05rem; margin: 0.75rem 0; padding: 0.15rem 1.1rem; }
+table { border-collapse: collapse; display: block; font-size: 0.92rem; font-variant-numeric: tabular-nums;
+  margin: 0.75rem 0; overflow-x: auto; }
 th, td { padding: 0.32rem 1.1rem 0.32rem 0; text-align: left; vertical-align: top; }
 th { border-bottom: 1px solid var(--ink); font-weight: 600; vertical-align: bottom; }
 td { border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
-.number { text-align: right; white-space: nowrap; }
-tr.summary td { color: var(--soft); }
-tr.first td { border-top: 2px solid var(--soft); }
-.row { display: flex; gap: 1.25rem; margin: 0.75rem 0; }
-figure { flex: 0 1 auto; margin: 0; }
-figcaption { color: var(--soft); font-size: 0.88rem; margin-top: 0.3rem; }
+[style="text-align:right"] { white-space: nowrap; }
 img { background: #fff; border-radius: 4px; display: block; max-width: 100%; }
-.chart img { width: 100%; }
-.samples img { image-rendering: pixelated; width: 24rem; }
+p:has(> img) + p { color: var(--soft); font-size: 0.88rem; }
+td img { image-rendering: pixelated; width: 24rem; }
 pre { background: var(--panel); border-radius: 6px; padding: 0.8rem 1rem; white-space: pre-wrap; }
 code { font: 0.9em ui-monospace, monospace; }
 """.strip()
@@ -47,7 +44,7 @@ code { font: 0.9em ui-monospace, monospace; }
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading; level 1 is the report's title."""
+    """A heading; level 1 is the title of the report."""
 
     text: str
     level: Literal[1, 2] = 2
@@ -55,7 +52,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Running text; the `lead` paragraph is what a reader in a hurry reads."""
+    """Running text; a `lead` paragraph is the summary at the top."""
 
     text: str
     lead: bool = False
@@ -63,21 +60,21 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; the last `num_summary` of them sum the others up."""
+    """Rows of cells; the last `num_summary` rows summarize the others."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     num_summary: int = 0
 
     def is_number(self, column: int) -> bool:
-        """Whether a column is set flush right: every cell that is not empty is a figure, `> 640` too."""
+        """Return True if every cell of a column that is not empty is a number, for example `> 640`."""
         cells = [row[column] for row in self.rows if row[column]]
         return all(re.match(r"(> |[-+\N{MINUS SIGN}])?\d", cell) for cell in cells)
 
 
 @dataclass(frozen=True)
 class Images:
-    """PNG files side by side with their captions; `samples` are enlarged without smoothing."""
+    """PNG files with their captions; `samples` stand side by side and are enlarged without smoothing."""
 
     paths: Sequence[Path]
     captions: Sequence[str]
@@ -95,14 +92,11 @@ Block = Heading | Paragraph | Table | Images | Code
 
 
 def to_markdown(blocks: Sequence[Block], base: Path) -> str:
-    """Render to Markdown.
+    """Render blocks to GitHub's Markdown.
 
     Args:
         blocks: The report.
-        base: Folder of the Markdown file; images are linked relative to it.
-
-    Returns:
-        GitHub's Markdown.
+        base: Folder of the Markdown file, which images are linked relative to.
     """
     return "\n\n".join(_markdown(block, base) for block in blocks) + "\n"
 
@@ -117,11 +111,11 @@ def _markdown(block: Block, base: Path) -> str:
             return "\n".join(f"    {line}" for line in text.splitlines())
         case Images(paths, captions, kind):
             links = [
-                f"![{caption}]({quote(Path(os.path.relpath(path, base)).as_posix())})"
+                f"![{caption}]({quote(_relative(path, base))})"
                 for path, caption in zip(paths, captions, strict=True)
             ]
             if kind == "chart":
-                return "\n\n".join(links)
+                return "\n\n".join(filter(None, chain(*zip(links, captions, strict=True))))
             return _markdown(Table(captions, [links]), base)
         case Table(header, rows):
             rules = ["---:" if block.is_number(i) else "---" for i in range(len(header))]
@@ -129,68 +123,36 @@ def _markdown(block: Block, base: Path) -> str:
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def to_html(blocks: Sequence[Block], title: str) -> str:
-    """Render to one HTML file without references to anything outside it.
+def _relative(path: Path, base: Path) -> str:
+    return Path(os.path.relpath(path, base)).as_posix()
+
+
+def to_html(blocks: Sequence[Block], title: str, base: Path) -> str:
+    """Render blocks to one HTML 5 file without references to anything outside it; images are inlined.
 
     Args:
         blocks: The report.
         title: Title of the window.
-
-    Returns:
-        HTML 5; images are inlined.
+        base: Folder that the Markdown's images are relative to.
     """
-    body = "\n".join(map(_html, blocks))
+    # Without rules for emphasis, links and HTML, names and values are shown as they are.
+    rules = ["backticks", "blockquote", "code", "heading", "image", "table"]
+    renderer = MarkdownIt("zero").enable(rules)
+    shown = [path for block in blocks if isinstance(block, Images) for path in block.paths]
+    contents = {_relative(path, base): path.read_bytes() for path in shown}
+
+    def inline(source: re.Match[str]) -> str:
+        content = contents.get(unquote(source[1]), b"")  # a value may look like an image
+        return f'src="data:image/png;base64,{base64.b64encode(content).decode()}"'
+
+    body = renderer.render(to_markdown(blocks, base)).replace(" %", "&nbsp;%")
+    body = re.sub('src="([^"]*)"', inline, body)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+        f"<body>\n{body}</body>\n</html>\n"
     )
-
-
-def _html(block: Block) -> str:
-    match block:
-        case Heading(text, level):
-            return f"<h{level}>{_inline(text)}</h{level}>"
-        case Paragraph(text, lead):
-            return ('<p class="lead">' if lead else "<p>") + f"{_inline(text)}</p>"
-        case Code(text):
-            return f"<pre><code>{escape(text)}</code></pre>"
-        case Images(paths, captions, kind):
-            pairs = zip(paths, captions, strict=True)
-            figures = "".join(_html_figure(path, caption, kind) for path, caption in pairs)
-            return f'<div class="row">{figures}</div>'
-        case Table(header, rows, num_summary):
-            numbers = [' class="number"' if block.is_number(i) else "" for i in range(len(header))]
-            lines = [_html_row("th", "", header, numbers)]
-            first = len(rows) - num_summary
-            for index, row in enumerate(rows):
-                rule = "" if index < first else "summary first" if index == first else "summary"
-                lines.append(_html_row("td", f' class="{rule}"' if rule else "", row, numbers))
-            return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
-
-
-def _html_figure(path: Path, caption: str, kind: str) -> str:
-    described = escape(caption.replace("`", ""))
-    image = f'<img alt="{described}" src="{_data_uri(path)}">'
-    return f'<figure class="{kind}">{image}<figcaption>{_inline(caption)}</figcaption></figure>'
-
-
-def _html_row(tag: str, kind: str, cells: Sequence[str], numbers: Sequence[str]) -> str:
-    inner = (
-        f"<{tag}{number}>{_inline(cell)}</{tag}>"
-        for cell, number in zip(cells, numbers, strict=True)
-    )
-    return f"<tr{kind}>{''.join(inner)}</tr>"
-
-
-def _inline(text: str) -> str:
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-    return text.replace(" %", "&nbsp;%")
-
-
-def _data_uri(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def to_text(table: Table) -> str:

@@ -1,5 +1,6 @@
 """Charts of scores against images seen: PNG on white, drawn without pyplot's global state."""
 
+import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,30 +13,30 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from nacgen.errors import StorageError
 from nacgen.reporting.runs import Run, better
+from nacgen.system.files import storage_errors, write_file
 
-# Grey for the control; the next by Okabe & Ito 2008, safe for the colour-blind; more for many arms.
+# Gray for the control; the next four by Okabe & Ito 2008, safe for color-blind readers.
 COLORS = (
     *("#5f6670", "#0072b2", "#d55e00", "#009e73", "#cc79a7"),
     *("#8c6bb1", "#a07800", "#56b4e9", "#7a3b1e"),
 )
 INK, FAINT = "#1f2328", "#d9dce1"
-TITLE_WIDTH = 62  # letters that fit over the chart in one line
-LABEL_GAP = 0.055  # of the axis: the least distance between two labels at the lines' ends
+TITLE_WIDTH = 62  # characters in one line above the chart
+LABEL_GAP = 0.055  # smallest distance between two labels, as a fraction of the axis
 _BOLD: dict[str, Any] = {"linewidth": 2.4, "marker": "o", "markersize": 4.5}
 
 
 def comparison_chart(
     arms: Mapping[str, Sequence[Run]], metric: str, path: str | Path, *, title: str
 ) -> Path:
-    """Draw the score of every arm against images seen: each seed thin, their mean bold.
+    """Draw the score of every arm against images seen: a thin line for each seed, a bold one for their mean.
 
     Args:
-        arms: Runs by the arm's name, the control first.
-        metric: The metric drawn.
-        path: The PNG to write.
-        title: Above the chart.
+        arms: Runs by the name of the arm, the control first.
+        metric: Metric to draw.
+        path: Path of the PNG file.
+        title: Title above the chart.
 
     Returns:
         The path.
@@ -63,19 +64,7 @@ def comparison_chart(
 
 
 def run_curve(run: Run, metric: str, path: str | Path) -> Path:
-    """Draw the score of one run against images seen.
-
-    Args:
-        run: The run.
-        metric: The metric drawn.
-        path: The PNG to write.
-
-    Returns:
-        The path.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Draw the score of one run against images seen, as `comparison_chart` does for several."""
     curve = run.curve(metric)
     end, value = max(curve.items())
     note = f"{run.arm}, seed {run.seed}"
@@ -87,14 +76,11 @@ def run_curve(run: Run, metric: str, path: str | Path) -> Path:
 
 
 def score(value: float, scale: float | None = None) -> str:
-    """A score with four significant digits, never in powers of ten: `11.62`, `0.001234`, `12,346`.
+    """Format a score with four significant digits and without an exponent: `11.62`, `0.001234`, `12,346`.
 
     Args:
         value: The score.
-        scale: Another value whose number of decimals is used, to align a column. Absent: its own.
-
-    Returns:
-        The text.
+        scale: Value whose number of decimals is used, to align a column. None: the score itself.
     """
     size = abs(value if scale is None else scale)
     magnitude = math.floor(math.log10(size)) if size else 0
@@ -119,7 +105,7 @@ def _canvas(title: str, metric: str, note: str) -> tuple[Figure, Axes]:
 
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:
-    """Start the time axis at zero; take logarithms of scores that span a factor of two."""
+    """Start the time axis at zero; use a log scale for scores that span a factor of two."""
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seen, _: f"{seen:,.0f}"))
@@ -155,22 +141,13 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 
 
 def save_chart(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as PNG.
-
-    Args:
-        figure: The figure.
-        path: The file.
-
-    Returns:
-        The path.
+    """Write a figure as a PNG file and return its path.
 
     Raises:
         StorageError: The file cannot be written.
     """
-    try:
-        figure.savefig(path, metadata={"Software": None})
-    except OSError as error:
-        raise StorageError(
-            f"the chart {path} cannot be written ({error}). Make room and repeat the command."
-        ) from error
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    with storage_errors(f"the chart {path}", "Free space and repeat the command."):
+        write_file(Path(path), content.getvalue())
     return Path(path)

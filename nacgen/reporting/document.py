@@ -1,4 +1,4 @@
-"""Reports of one training run, as Markdown, self-contained HTML and for the terminal; and their parts."""
+"""Reports of one training run as Markdown, self-contained HTML and text for the terminal; and their parts."""
 
 import re
 import shlex
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nacgen.errors import StorageError
 from nacgen.reporting.blocks import (
     Block,
     Code,
@@ -21,6 +20,7 @@ from nacgen.reporting.blocks import (
 from nacgen.reporting.charts import run_curve, score
 from nacgen.reporting.runs import Evaluation, Run, better, load_run, warnings_of
 from nacgen.system.documents import flatten
+from nacgen.system.files import storage_errors, write_file
 
 Reports = tuple[Path, Path]
 
@@ -29,8 +29,8 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
     """Write `report.md`, `report.html` and `curve.png` of one training run into its folder.
 
     Args:
-        run_dir: The run folder.
-        preset: As in `compare_command`.
+        run_dir: Path of the run folder.
+        preset: Configuration of the run's preset, see `compare_command`.
 
     Returns:
         Paths of the Markdown and the HTML file.
@@ -42,7 +42,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
     run = load_run(run_dir)
     title = f"{run.name}, seed {run.seed}"
     if "init" in run.config:
-        title = f"{run.config['dataset']}: {run.arm} initialisation, seed {run.seed}"
+        title = f"{run.config['dataset']}: {run.arm} initialization, seed {run.seed}"
     blocks: list[Block] = [Heading(title, 1)]
     if run.evaluations:
         last = run.evaluations[-1]
@@ -57,7 +57,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
     else:
         blocks += [Paragraph("This run has no scores.", lead=True)]
     if "init" in run.config:
-        blocks += [Heading("Compare initialisations"), Code(compare_command(run, preset))]
+        blocks += [Heading("Compare initializations"), Code(compare_command(run, preset))]
     if run.summary is not None:
         measured = {
             k: float(f"{v:.6g}") if isinstance(v, float) else v
@@ -72,19 +72,10 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
 
 
 def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> str:
-    """Write the reports of one training run and say, for a terminal, what it came to.
+    """Write the reports of one training run, as `write_run_report` does, and return a summary for a terminal.
 
-    Args:
-        run_dir: The run folder.
-        preset: As in `compare_command`.
-
-    Returns:
-        The last scores with their protocol, where pictures and report lie, and the command that
-        compares initialisations.
-
-    Raises:
-        CheckpointError: The folder cannot be read.
-        StorageError: The folder cannot be written.
+    The summary holds the last scores with their protocol, the paths of pictures and report, and the command
+    that compares initializations.
     """
     html = write_run_report(run_dir, preset)[1]
     run = load_run(run_dir)
@@ -106,38 +97,44 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
 
 
 def compare_command(run: Run, preset: Mapping[str, Any] | None = None) -> str:
-    """The command that compares a run's initialisation with random weights, all else as in this run.
+    """Return the shell command that compares a run's initialization with random weights, all else equal.
 
     Args:
         run: The run.
-        preset: Configuration of its preset. Where the run departs from it, or it is not known, the
-            command names the run's own config.yaml.
-
-    Returns:
-        The command, for a shell.
+        preset: Configuration of the run's preset. If it is unknown or the run differs from it, the command
+            names the run's own `config.yaml`.
     """
     here = {k: v for k, v in flatten(run.config).items() if k not in _NOT_THE_SAME}
     there = {k: v for k, v in flatten(preset or {}).items() if k not in _NOT_THE_SAME}
     source = ["--run-config", str(run.path / "config.yaml")]
     if here == there:
         source = ["--preset", run.config["preset"]]
-    if Path(run.environment.get("command", [""])[0]).stem == "train_vae":
-        source = ["--recipe", "train_vae", *source]
+    recipe = run.environment.get("recipe") or (
+        "train_vae" if "posterior" in run.config else "train_gan"
+    )
+    if recipe != "train_gan":
+        source = ["--recipe", recipe, *source]
     arms = ["random", run.arm if run.arm != "random" else "nac"]
     options = [*source, "--arms", *arms, "--seeds", "0", "1", "2"]
     return f"accelerate launch recipes/compare.py {shlex.join(options)}"
 
 
-_NOT_THE_SAME = ("preset", "init", "seed", "run_dir", "config")  # in the runs of a comparison
+_NOT_THE_SAME = (
+    "preset",
+    "init",
+    "seed",
+    "run_dir",
+    "config",
+)  # differ between runs of a comparison
 
 
 def _short(value: Any) -> str:
-    """A value for a terminal; of a hash its first 12 characters."""
+    """Return a value for a terminal; a hash is cut to 12 characters."""
     return re.sub(r"(?<=sha256:)([0-9a-f]{12})[0-9a-f]+", r"\1", str(value))
 
 
 def _wrapped(text: str) -> str:
-    """A text in lines of 100 columns, to stand behind a name."""
+    """Wrap a text that follows a name of 10 columns."""
     return textwrap.fill(text, 100, initial_indent=" " * 10, subsequent_indent=" " * 10).lstrip()
 
 
@@ -152,7 +149,7 @@ def _headline(run: Run, last: Evaluation) -> str:
 
 
 def bias_note(runs: Sequence[Run], metric: str) -> str:
-    """The bias of a score at its last evaluation, in words; nothing where it is not known."""
+    """Say how large the bias of a score is at its last evaluation; empty if it is unknown."""
     biases = [
         bias
         for run in runs
@@ -180,7 +177,7 @@ def _score_history(run: Run) -> Table:
 
 
 def samples(runs: Mapping[str, Run], moments: Sequence[int]) -> list[Block]:
-    """Grids of one run of each arm side by side, one line for each moment."""
+    """Show the sample grids of one run of each arm side by side, one line for each moment."""
     blocks: list[Block] = []
     for seen in moments:
         grids = {
@@ -204,7 +201,7 @@ def _caption(picture: Path) -> str:
 
 
 def mapping_table(name: str, content: Mapping[str, Any]) -> Table:
-    """A nested mapping as a table, with dots between the keys."""
+    """Tabulate a nested mapping, with dots between the keys."""
     rows = [
         [f"`{key}`", " ".join(map(str, value)) if isinstance(value, list) else str(value)]
         for key, value in flatten(content).items()
@@ -213,11 +210,11 @@ def mapping_table(name: str, content: Mapping[str, Any]) -> Table:
 
 
 def write_blocks(blocks: Sequence[Block], title: str, folder: Path) -> Reports:
-    """Write `report.md` and `report.html`, each replaced as a whole.
+    """Write `report.md` and `report.html`.
 
     Args:
         blocks: The report.
-        title: Of the HTML page.
+        title: Title of the HTML page.
         folder: Existing folder to write into.
 
     Returns:
@@ -227,16 +224,9 @@ def write_blocks(blocks: Sequence[Block], title: str, folder: Path) -> Reports:
         StorageError: The folder cannot be written.
     """
     reports = folder / "report.md", folder / "report.html"
-    contents = to_markdown(blocks, folder), to_html(blocks, title)
+    contents = to_markdown(blocks, folder), to_html(blocks, title, folder)
     for path, content in zip(reports, contents, strict=True):
-        new = path.with_name(f".{path.name}.new")
-        try:
-            new.write_text(
-                content, encoding="utf-8", errors="backslashreplace"
-            )  # paths can be no text
-            new.replace(path)
-        except OSError as error:
-            raise StorageError(
-                f"the report {path} cannot be written ({error}). Make room and repeat the command."
-            ) from error
+        with storage_errors(f"the report {path}", "Free space and repeat the command."):
+            # A path may hold bytes that are no text.
+            write_file(path, content.encode("utf-8", errors="backslashreplace"))
     return reports

@@ -1,7 +1,7 @@
-"""Read run folders: what was configured, every score on the way, and how the run ended."""
+"""Run folders as data: the configuration, every score on the way, and the summary."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ class Evaluation:
     """The scores at one moment of a run, with their protocol.
 
     Args:
-        images_seen: Training images seen by then.
-        scores: For each metric its `value`, and what is known of `raw`, `bias` and `spread`.
-        protocol: Everything that has to be equal for two scores to be comparable.
-        warnings: What the evaluation complained of.
+        images_seen: Number of training images seen at that moment.
+        scores: Score by metric: its `value` and, if known, `raw`, `bias`, `spread` and `settings`.
+        protocol: Settings that must be equal for two scores to be comparable.
+        warnings: Warnings of the evaluation.
     """
 
     images_seen: int
@@ -31,14 +31,14 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run folder, read.
+    """The contents of one run folder.
 
     Args:
-        path: The folder.
-        config: Resolved configuration, as in `config.yaml`.
-        environment: Machine and versions, as in `environment.json`; empty where there is none.
-        evaluations: Every evaluation, in the order of images seen.
-        summary: What the run printed last, or None while it is unfinished.
+        path: Path of the folder.
+        config: Contents of `config.yaml`.
+        environment: Contents of `environment.json`; empty if there is none.
+        evaluations: Evaluations in the order of images seen.
+        summary: Contents of `summary.json`, or None while the run is unfinished.
     """
 
     path: Path
@@ -54,27 +54,24 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Training seed."""
+        """Seed of the training."""
         return int(self.config["seed"])
 
     @property
     def arm(self) -> str:
-        """What the encoder's weights were initialised with, `"nac"` or `"random"` say."""
+        """Initialization of the encoder's weights, for example `"nac"` or `"random"`."""
         return str(self.config.get("init", "run"))
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the metrics that were evaluated."""
+        """Names of the metrics that were evaluated, sorted."""
         return sorted({name for evaluation in self.evaluations for name in evaluation.scores})
 
     def curve(self, metric: str) -> dict[int, float]:
-        """The score at every evaluation, by images seen.
+        """Return every score of a metric by images seen.
 
         Args:
-            metric: A metric's name.
-
-        Returns:
-            The scores; at least one.
+            metric: Name of the metric.
 
         Raises:
             ConfigurationError: The run has no such metric.
@@ -92,7 +89,7 @@ class Run:
         }
 
     def protocol(self, metric: str, images_seen: int) -> Mapping[str, Any]:
-        """The protocol of the score at a position of `curve`, with the settings that are its own."""
+        """Return the protocol of the score at a position of `curve`, with the settings of that score."""
         evaluation = next(
             evaluation
             for evaluation in self.evaluations
@@ -102,13 +99,13 @@ class Run:
         return {**evaluation.protocol, **{f"{metric}.{name}": settings[name] for name in settings}}
 
     def sample_grid(self, images_seen: int) -> Path | None:
-        """The PNG of samples drawn at a position, or None where there is none."""
+        """Return the path of the sample grid drawn at a position, or None if there is none."""
         path = self.path / "samples" / f"images_{images_seen:08d}.png"
         return path if path.is_file() else None
 
     @property
     def pictures(self) -> list[Path]:
-        """The PNGs that were drawn besides grids of samples, in the order of their names."""
+        """PNG files other than sample grids, in the order of their names."""
         files = (self.path / "samples").glob("*.png")
         return sorted(path for path in files if not path.name.startswith("images_"))
 
@@ -117,14 +114,19 @@ def load_run(run_dir: str | Path) -> Run:
     """Read a run folder, finished or not.
 
     Args:
-        run_dir: The folder that a training recipe wrote.
-
-    Returns:
-        The run; `summary` is None when it is unfinished.
+        run_dir: Path of a folder that a training recipe wrote.
 
     Raises:
         CheckpointNotFoundError: The folder, its configuration or its log is missing.
         CheckpointError: A file in it cannot be read; the message names file and line.
+
+    Example:
+        >>> score = '{"scores": {"fid": {"value": 9.5}}, "protocol": {"num_samples": 2000}}'
+        >>> run_dir = Path(tempfile.mkdtemp())
+        >>> _ = (run_dir / "config.yaml").write_text("seed: 0")
+        >>> _ = (run_dir / "metrics.jsonl").write_text(f'{{"images_seen": 640, "evaluation": {score}}}')
+        >>> nacgen.reporting.load_run(run_dir).curve("fid")
+        {640: 9.5}
     """
     path = Path(run_dir)
     for name in ("config.yaml", "metrics.jsonl"):
@@ -133,42 +135,29 @@ def load_run(run_dir: str | Path) -> Run:
                 f"a run folder holds config.yaml and metrics.jsonl, but {path} has no {name}. Give "
                 "the folder that a training recipe printed as run_dir."
             )
-    try:
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _damaged(path / "config.yaml", "YAML", error) from error
-    if not isinstance(config, dict) or "seed" not in config:
-        raise _damaged(path / "config.yaml", "a mapping with a seed", type(config).__name__)
+    config = _mapping(path / "config.yaml", yaml.safe_load) or {}
+    if "seed" not in config:
+        raise _damaged(path / "config.yaml", "a seed", f"only {', '.join(config)}")
     evaluations = _evaluations(path / "metrics.jsonl")
     return Run(
         path=path,
         config=config,
-        environment=_json_object(path / "environment.json") or {},
+        environment=_mapping(path / "environment.json", json.loads) or {},
         evaluations=tuple(sorted(evaluations, key=lambda evaluation: evaluation.images_seen)),
-        summary=_json_object(path / "summary.json"),
+        summary=_mapping(path / "summary.json", json.loads),
     )
 
 
 def better(metric: str) -> str:
-    """Which scores of a metric are better, `"lower"` (every distance) or `"higher"`.
-
-    Args:
-        metric: A metric's name; what follows an underscore may name the features, `"recall_inception"` say.
-
-    Returns:
-        The word.
-    """
+    """Return the direction in which scores of a metric improve, `"lower"` or `"higher"`."""
     return "higher" if is_higher_better(metric) else "lower"
 
 
 def main_metric(runs: Sequence[Run]) -> str:
-    """The score that runs are compared by when nobody names one.
+    """Return the metric that runs are compared by if none is named: FID, a Fréchet distance, or the first.
 
     Args:
-        runs: Runs of one comparison.
-
-    Returns:
-        FID, a Fréchet distance, or the first metric, of those that the first run with scores has.
+        runs: Runs of one comparison; the first run with scores decides.
 
     Raises:
         ConfigurationError: No run has scores.
@@ -202,15 +191,15 @@ def _evaluations(path: Path) -> Iterator[Evaluation]:
             raise _damaged(path, f"a training row or a score row in line {number}", came) from error
 
 
-def _json_object(path: Path) -> dict[str, Any] | None:
+def _mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(path, "a JSON object", error) from error
+        content = parse(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise _damaged(path, "a mapping", error) from error
     if not isinstance(content, dict):
-        raise _damaged(path, "a JSON object", type(content).__name__)
+        raise _damaged(path, "a mapping", type(content).__name__)
     return content
 
 
@@ -222,7 +211,7 @@ def _damaged(path: Path, expected: str, came: object) -> CheckpointError:
 
 
 def warnings_of(arms: Iterable[Sequence[Run]]) -> list[str]:
-    """What the last evaluations complained of, each complaint once."""
+    """Return the warnings of the last evaluations, each once."""
     last = [run.evaluations[-1] for runs in arms for run in runs]
     texts = dict.fromkeys(text for evaluation in last for text in evaluation.warnings)
     return [f"Warning: {text}" for text in texts]

@@ -65,6 +65,7 @@ def test_unlike_devices_are_not_added_up(cost: Cost, hardware: str) -> None:
     assert found.shared is found.in_full is None
     gpu = {"num_processes": 4, "device": "cuda", "gpu": "NVIDIA H100"}
     assert found.device_seconds == 57.75
+    gpu |= {"hardware": {"kind": "cuda", "count": 4, "name": "NVIDIA H100"}}
     if hardware.startswith("1 x"):
         like = {"pretraining": PRETRAINING | {"hardware": hardware}, "environment": gpu}
         assert cost(init="gpu", **like).shared == 4 * 57.75 + 60 / 2

@@ -17,7 +17,8 @@ def test_comparison_report_holds_every_score(
     folders: dict[str, list[Path]], tmp_path: Path
 ) -> None:
     markdown, html = write_comparison_report([compare(folders["random"], folders["nac"])], tmp_path)
-    seeds, differences, images, cost, protocol, unlike = Reader(html.read_text()).tables
+    tables = Reader(html.read_text()).tables
+    seeds, differences, images, _, _, cost, protocol, unlike = tables  # two are of samples
     assert seeds[0] == [
         "Seed",
         *("random at 20 %", "nac at 20 %", "change"),

@@ -25,20 +25,22 @@ def test_a_table_in_three_forms() -> None:
     assert to_text(TABLE) == (
         "Seed  score\n-----------\n0     11.60\n1      9.80\n-----------\nmean  10.70"
     )
-    html = to_html([TABLE], "title")
-    assert '<tr><td>0</td><td class="number">11.60</td></tr>' in html
-    assert '<tr class="summary first"><td>mean</td><td class="number">10.70</td></tr>' in html
+    html = to_html([TABLE], "title", Path())
+    assert '<td>0</td>\n<td style="text-align:right">11.60</td>\n</tr>' in html
 
 
 def test_text_is_literal_except_for_code() -> None:
-    blocks = [Heading("<b>", 1), Paragraph("`a<b` & *c*"), Code("x > 1"), Table(["a|b"], [["c|d"]])]
-    html = to_html(blocks, "<title>")
+    text = "`a<b` & *c* __d__ [e](http://f) <script>"
+    blocks = [Heading("<b>", 1), Paragraph(text), Code("x > 1"), Table(["a|b"], [["c|d"]])]
+    html = to_html(blocks, "<title>", Path())
     assert "<h1>&lt;b&gt;</h1>" in html
-    assert "<p><code>a&lt;b</code> &amp; *c*</p>" in html
-    assert "<pre><code>x &gt; 1</code></pre>" in html
+    assert "<p><code>a&lt;b</code> &amp; *c* __d__ [e](http://f) &lt;script&gt;</p>" in html
+    assert "<pre><code>x &gt; 1\n</code></pre>" in html
+    assert "<th>a|b</th>" in html
     assert "<title>&lt;title&gt;</title>" in html
     markdown = to_markdown(blocks, Path())
-    assert markdown.startswith("# <b>\n\n`a<b` & *c*\n\n    x > 1\n\n| a\\|b |")
+    assert markdown.startswith(f"# <b>\n\n{text}\n\n    x > 1\n\n| a\\|b |")
+    assert 'src="data:image/png;base64,"' in to_html([Paragraph("![x](http://y)")], "t", Path())
 
 
 def test_html_holds_its_images_and_markdown_links_them(tmp_path: Path) -> None:
@@ -46,10 +48,11 @@ def test_html_holds_its_images_and_markdown_links_them(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     Image.new("RGB", (2, 2)).save(path)
     blocks = [Images([path, path], ["left", "right"], "samples"), Images([path], ["`c`"], "chart")]
-    html = to_html(blocks, "title")
+    html = to_html(blocks, "title", tmp_path)
     encoded = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
     assert [base64.b64decode(data) for data in encoded] == [path.read_bytes()] * 3
-    assert '<img alt="c" ' in html
+    assert 'alt="c"' in html
+    assert "<p><code>c</code></p>" in html
     markdown = to_markdown(blocks, tmp_path)
     assert "| ![left](runs/seed%200/grid.png) | ![right](runs/seed%200/grid.png) |" in markdown
-    assert markdown.endswith("![`c`](runs/seed%200/grid.png)\n")
+    assert markdown.endswith("![`c`](runs/seed%200/grid.png)\n\n`c`\n")

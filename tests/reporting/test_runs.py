@@ -47,8 +47,9 @@ def test_a_missing_folder_is_a_file_not_found_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.yaml", "seed: [", r"config.yaml should hold YAML"),
-        ("config.yaml", "- 1", r"a mapping with a seed, but does not \(list\)"),
+        ("config.yaml", "seed: [", r"config.yaml should hold a mapping"),
+        ("config.yaml", "- 1", r"a mapping, but does not \(list\)"),
+        ("config.yaml", "init: nac", r"config.yaml should hold a seed, but does not \(only init\)"),
         (
             "metrics.jsonl",
             '{"images_seen": 1}\n{"imag',
@@ -61,8 +62,8 @@ def test_a_missing_folder_is_a_file_not_found_error(tmp_path: Path) -> None:
         ),
         ("metrics.jsonl", "[]\n[", r"score row in line 2"),
         ("metrics.jsonl", '{"unit": "\xb5s"}', r"score row in line 1, but .*UnicodeDecodeError"),
-        ("summary.json", "{", r"summary.json should hold a JSON object"),
-        ("summary.json", "[]", r"a JSON object, but does not \(list\)"),
+        ("summary.json", "{", r"summary.json should hold a mapping"),
+        ("summary.json", "[]", r"a mapping, but does not \(list\)"),
     ],
 )
 def test_a_damaged_file_is_named(make_run: MakeRun, name: str, content: str, message: str) -> None:
