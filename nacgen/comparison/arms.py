@@ -1,173 +1,55 @@
-"""Several arms, each trained with several seeds by one recipe: their commands, and the folder of it all.
+"""The runs of a comparison, each arm with each seed, and the folder that holds them.
 
-Without torch, so that `--help` stays fast.
+Does not import torch, which keeps refusals fast.
 """
 
 import dataclasses
-import re
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from nacgen.comparison.children import Child, run_children
-from nacgen.errors import ConfigurationError, StorageError
+from nacgen.comparison.options import Arm, CompareConfig, parse_arm
+from nacgen.errors import ConfigurationError
+from nacgen.gan.presets import PRESETS as GAN_PRESETS
+from nacgen.reporting.runs import load_run
 from nacgen.system.documents import flatten, read_yaml
-from nacgen.training.config import require_positive, to_dict
+from nacgen.system.files import write_file
+from nacgen.training.config import parse, to_dict
+from nacgen.vae.presets import PRESETS as VAE_PRESETS
 
-INITS = ("nac", "random", "shuffled", "simclr", "supervised")
 OF_EACH_RUN = ("seed", "run_dir", "config")  # set by the comparison, run by run
 RUN_CONFIG = "run_config.yaml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """Options of a comparison; what a run is made of comes from its recipe."""
-
-    recipe: Literal["train_gan", "train_vae"] = "train_gan"
-    """Recipe of every run."""
-    preset: str = "digits"
-    """Preset of every run, without a run_config."""
-    config: str | None = None
-    """YAML file whose values replace the preset's; a comparison's config.yaml is one."""
-    run_config: str | None = None
-    """YAML file of the recipe's options for every run, a run's config.yaml say; its seed and run_dir do
-    not matter, nor its init to an arm that names one. None: that of the folder's runs, or the preset."""
-    arms: tuple[str, ...] = ("random", "nac")
-    """What is compared, the first being the control: an initialisation, nac, random, shuffled, simclr or
-    supervised; or "NAME=FLAGS", any flags of the recipe in quotes, in which {seed} is the run's seed."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Training seeds of every arm."""
-    metric: str | None = None
-    """Score compared. None: the runs' FID or Fréchet distance, or else their first."""
-    target: float | None = None
-    """Score whose first reaching is timed. None: the control's mean at the end."""
-    level: float = 0.05
-    """How often all claims together may be wrong; intervals hold the true mean in 1 - level of cases."""
-    run_dir: str | None = None
-    """Folder of the comparison and all its runs: new, empty, or a comparison's, which goes on.
-    Default: runs/compare-<recipe>-<preset>, or runs/compare-<recipe>-<folder of run_config>."""
-    total_images: int | None = None
-    """Length of every run, in images seen. None: that of the folder's runs, or the preset's."""
-    encoder: str | None = None
-    """Encoder of every arm, a folder or a Hub id. None: as above."""
-    jobs: int = 2
-    """Runs side by side; each gets an equal share of the processor cores."""
-
-    def __post_init__(self) -> None:
-        """Check arms, seeds and numbers."""
-        names = [parse_arm(text).name for text in self.arms]
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise ConfigurationError(
-                f"arms must be two or more, all different, got {' '.join(names) or 'none'}. "
-                "Use --arms random nac."
-            )
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigurationError(
-                f"seeds must be one or more, all different, got "
-                f"{' '.join(map(str, self.seeds)) or 'none'}. Use --seeds 0 1 2."
-            )
-        if self.jobs < 1:
-            raise ConfigurationError(f"jobs must be at least 1, got {self.jobs}. Use --jobs 1.")
-        if self.target is not None:
-            require_positive(self, "target")
-        if not 0 < self.level < 1:
-            raise ConfigurationError(f"level must lie between 0 and 1, got {self.level}. Use 0.05.")
-        for arm in map(parse_arm, self.arms):
-            if self.run_config is not None and "config" in arm.options:
-                raise ConfigurationError(
-                    f"a run has one configuration file, but arm {arm.name} brings --config and run_config "
-                    f"is {self.run_config}. Give one of them."
-                )
-
-    @property
-    def folder(self) -> Path:
-        """Where the comparison and all its runs lie."""
-        name = Path(self.run_config).resolve().parent.name if self.run_config else self.preset
-        return Path(self.run_dir or f"runs/compare-{self.recipe}-{name}")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One side of a comparison.
-
-    Args:
-        name: What it is called, in reports and folders.
-        flags: Of the recipe, with `{seed}` in the place of each run's seed.
-    """
-
-    name: str
-    flags: tuple[str, ...]
-
-    @property
-    def options(self) -> set[str]:
-        """The configuration fields that its flags set."""
-        names = (flag[2:].split("=")[0] for flag in self.flags if flag.startswith("--"))
-        return {re.sub(r"(^|\.)no_", r"\1", name.replace("-", "_")) for name in names}
-
-
-def parse_arm(text: str) -> Arm:
-    """Read an arm from the command line.
-
-    Args:
-        text: An initialisation, or `NAME=FLAGS`.
-
-    Returns:
-        The arm.
-
-    Raises:
-        ConfigurationError: It is neither, or sets what the comparison sets for each run.
-    """
-    name, equals, flags = text.partition("=")
-    if not equals:
-        if name not in INITS:
-            raise ConfigurationError(
-                f"an arm is an initialisation ({', '.join(INITS)}) or NAME=FLAGS, got {text!r}. "
-                f'Use "{text}=--init nac" and further flags, say.'
-            )
-        return Arm(name, ("--init", name))
-    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
-        raise ConfigurationError(
-            f"an arm's name stands in file names: letters, digits and . _ + -, got {name!r}. Use another."
-        )
-    try:
-        arm = Arm(name, tuple(shlex.split(flags)))
-    except ValueError as error:
-        raise ConfigurationError(
-            f"the flags of arm {name} must be words as in a shell, got {flags!r} ({error}). Close the quote."
-        ) from error
-    if taken := arm.options & {"seed", "run_dir"}:
-        raise ConfigurationError(
-            f"seed and run_dir are set for each run, but arm {name} sets {', '.join(sorted(taken))}. "
-            "Give --seeds and --run-dir to the comparison."
-        )
-    return arm
+# Scores of a run by its --score.extractor; those of a classifier are named after its folder.
+SCORES = {"digits_classifier": ("fd_digits_classifier",), "inception": ("fid", "fd_inception")}
 
 
 def train_arms(config: CompareConfig, recipe: Path) -> dict[str, dict[int, Path | None]]:
     """Train every run that is missing.
 
     Args:
-        config: What `join_folder` gave.
-        recipe: The script that trains one run.
+        config: Result of `write_comparison`.
+        recipe: Path of the script that trains one run.
 
     Returns:
-        For each arm, by seed, the finished run's folder; None where the run diverged.
+        For each arm and seed the folder of the finished run, or None if the run diverged.
 
     Raises:
         NacgenError: A run failed in another way, see `run_children`.
-        SystemExit: 143, when asked to stop.
+        SystemExit: 143, after a request to stop.
     """
     arms = [parse_arm(text) for text in config.arms]
     children = {
-        (arm.name, seed): Child(folder, train_command(config, recipe, arm, seed, folder))
-        for seed in config.seeds  # outside, so that a stopped comparison holds whole pairs
+        (arm.name, seed): Child(
+            run_folder(config, arm, seed),
+            (sys.executable, str(recipe), *run_flags(config, arm, seed)),
+        )
+        for seed in config.seeds  # the outer loop, so that a stopped comparison has whole pairs
         for arm in arms
-        for folder in [config.folder / f"{arm.name}-seed{seed}"]
     }
     diverged = run_children(list(children.values()), config.jobs)
     runs: dict[str, dict[int, Path | None]] = {arm.name: {} for arm in arms}
@@ -176,47 +58,85 @@ def train_arms(config: CompareConfig, recipe: Path) -> dict[str, dict[int, Path 
     return runs
 
 
-def train_command(
-    config: CompareConfig, recipe: Path, arm: Arm, seed: int, folder: Path
-) -> tuple[str, ...]:
-    """The command that trains one arm with one seed; of flags given twice the later counts."""
+def run_folder(config: CompareConfig, arm: Arm, seed: int) -> Path:
+    """Return the run folder of one arm with one seed."""
+    return config.folder / f"{arm.name}-seed{seed}"
+
+
+def run_flags(config: CompareConfig, arm: Arm, seed: int) -> list[str]:
+    """Return the flags of the recipe for one arm with one seed; later flags override earlier ones."""
     shared = {
-        "--preset": None if config.run_config else config.preset,
-        "--config": config.run_config,
-        "--total-images": config.total_images,
-        "--encoder": config.encoder,
+        "preset": None if config.run_config else config.preset,
+        "config": config.run_config,
+        "total-images": config.total_images,
+        "encoder": config.encoder,
     }
-    given = [str(part) for option in shared.items() if option[1] is not None for part in option]
+    given = [f"--{name}={value}" for name, value in shared.items() if value is not None]
     own = [flag.replace("{seed}", str(seed)) for flag in arm.flags]
-    return (
-        sys.executable,
-        str(recipe),
-        *given,
-        *own,
-        "--seed",
-        str(seed),
-        "--run-dir",
-        str(folder),
-    )
+    return [*given, *own, f"--seed={seed}", f"--run-dir={run_folder(config, arm, seed)}"]
+
+
+def check_arms(config: CompareConfig) -> None:
+    """Refuse mistakes that would otherwise show up only after hours of training.
+
+    Args:
+        config: Result of `join_folder`.
+
+    Raises:
+        ConfigurationError: The recipe refuses the flags of an arm, the arms differ in their budget, or their runs
+            have no such metric.
+    """
+    # Runs that exist tell the scores that they have.
+    if config.metric is not None:
+        examples = [path.parent for path in sorted(config.folder.glob("*-seed*/metrics.jsonl"))]
+        examples += [] if config.run_config is None else [Path(config.run_config).parent]
+        for folder in examples:
+            if (folder / "metrics.jsonl").is_file() and (example := load_run(folder)).metrics:
+                example.curve(config.metric)
+    # The flags of runs that are missing are parsed as the recipe will parse them.
+    arms = [
+        arm
+        for arm in map(parse_arm, config.arms)
+        if not all((run_folder(config, arm, s) / "summary.json").is_file() for s in config.seeds)
+    ]
+    budgets: dict[str, int] = {}
+    presets: Mapping[str, Any] = GAN_PRESETS if config.recipe == "train_gan" else VAE_PRESETS
+    for arm in arms:
+        try:
+            flags = run_flags(config, arm, config.seeds[0])
+            run = parse(type(presets["digits"]), presets, flags)
+        except (ConfigurationError, SystemExit) as error:
+            reason = "see above" if isinstance(error, SystemExit) else error
+            raise ConfigurationError(
+                f"the flags of arm {arm.name} must be options of {config.recipe}.py, got "
+                f"{shlex.join(arm.flags)} ({reason}). Correct the arm."
+            ) from error
+        budgets[arm.name] = run.total_images
+        scores = SCORES.get(run.score.extractor or "digits_classifier", ())
+        scores += ("bits_per_dim",) if config.recipe == "train_vae" and scores else ()
+        if config.metric is not None and scores and config.metric not in scores:
+            raise ConfigurationError(
+                f"metric must be a score of every run, got {config.metric}, but arm {arm.name} is scored by "
+                f"{', '.join(scores)}. Give one of these, or another --score.extractor to every arm."
+            )
+    if len(set(budgets.values())) > 1:
+        raise ConfigurationError(
+            "arms are compared at one budget, but train on "
+            f"{', '.join(f'{total:,} images ({name})' for name, total in budgets.items())}. Give all arms the "
+            "same --total-images."
+        )
 
 
 def join_folder(config: CompareConfig) -> CompareConfig:
-    """Look at the folder; what is missing in it is trained as its runs were, and no other way.
+    """Fill in what the user left open from the comparison in the folder; nothing is written.
 
     Args:
-        config: As the user gave it.
-
-    Returns:
-        The same with what the folder's comparison has and the user left open. Nothing is written.
+        config: Options as the user gave them.
 
     Raises:
         ConfigurationError: The folder holds something else, or runs of another configuration.
-        StorageError: It is a file.
     """
-    folder = config.folder
-    if folder.exists() and not folder.is_dir():
-        raise StorageError(f"run_dir must be a folder, but {folder} is a file. Choose another.")
-    before = _earlier_comparison(folder)
+    before = _earlier_comparison(config.folder)
     asked = {} if config.run_config is None else read_template(Path(config.run_config))
     asked = {"preset": config.preset, **flatten(asked)}
     asked |= {k: v for k in ("total_images", "encoder") if (v := getattr(config, k)) is not None}
@@ -226,12 +146,13 @@ def join_folder(config: CompareConfig) -> CompareConfig:
     known = {parse_arm(text).name: text for text in before.get("arms", ())}
     for text in config.arms:
         arm = parse_arm(text)
+        start = f"{arm.name}-seed"
         files = [
             file
-            for file in sorted(folder.glob(f"{arm.name}-seed*/config.yaml"))
-            if file.parent.name.removeprefix(f"{arm.name}-seed").isdigit()
+            for file in sorted(config.folder.glob(f"{start}*/config.yaml"))
+            if file.parent.name.removeprefix(start).isdigit()
         ]
-        if files and known.get(arm.name, text) != text:  # an arm without a run may be mended
+        if files and known.get(arm.name, text) != text:  # an arm without a run may be corrected
             differences[f"arm {arm.name}: {known[arm.name]} there, {text} here"] = None
         for file in files:
             there = flatten(read_yaml(file))
@@ -242,50 +163,41 @@ def join_folder(config: CompareConfig) -> CompareConfig:
             }
     if differences:
         raise ConfigurationError(
-            f"{folder} holds runs of another configuration ({'; '.join(differences)}). Repeat it "
-            "to go on, or choose another --run-dir."
+            f"{config.folder} holds runs of another configuration ({'; '.join(differences)}). Repeat that "
+            "configuration to continue, or choose another --run-dir."
         )
     kept: dict[str, Any] = {
         name: before.get(name) if getattr(config, name) is None else getattr(config, name)
         for name in ("run_config", "total_images", "encoder")
     }
-    return dataclasses.replace(config, run_dir=str(folder), config=None, **kept)
+    return dataclasses.replace(config, run_dir=str(config.folder), config=None, **kept)
 
 
 def write_comparison(config: CompareConfig) -> CompareConfig:
     """Write config.yaml, and a copy of the run_config, into the folder of a comparison.
 
     Args:
-        config: What `join_folder` gave.
+        config: Result of `join_folder`.
 
     Returns:
-        The same with the copy as its run_config.
+        The same options with the copy as their run_config.
 
     Raises:
         OSError: The folder cannot be written.
     """
-    from nacgen.system.files import write_file
-
-    folder = config.folder
     if config.run_config is not None:
-        template = read_template(Path(config.run_config))
-        write_file(folder / RUN_CONFIG, yaml.safe_dump(template, sort_keys=False))
-        config = dataclasses.replace(config, run_config=str(folder / RUN_CONFIG))
-    write_file(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
+        template, copy = read_template(Path(config.run_config)), config.folder / RUN_CONFIG
+        write_file(copy, yaml.safe_dump(template, sort_keys=False))
+        config = dataclasses.replace(config, run_config=str(copy))
+    write_file(config.folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     return config
 
 
 def read_template(path: Path) -> dict[str, Any]:
-    """What a run_config says of every run.
-
-    Args:
-        path: The YAML file.
-
-    Returns:
-        Its options without those that differ from run to run.
+    """Read the options of a run_config, without those that differ from run to run.
 
     Raises:
-        ConfigurationError: It cannot be read, or is a comparison's.
+        ConfigurationError: The file cannot be read, or belongs to a comparison.
     """
     values = read_yaml(path)
     if "arms" in values:
@@ -297,13 +209,13 @@ def read_template(path: Path) -> dict[str, Any]:
 
 
 def _earlier_comparison(folder: Path) -> Mapping[str, Any]:
-    """The configuration of the comparison in a folder; refuse a folder that holds anything else."""
+    """Return the configuration of the comparison in a folder; refuse a folder that holds anything else."""
     if (folder / "config.yaml").is_file():
         before = read_yaml(folder / "config.yaml")
         if "arms" in before:
             return before
         came = "holds another kind of run"
-    elif folder.exists() and {path.name for path in folder.iterdir()} - {
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {
         ".lock",
         ".config.yaml.new",
     }:

@@ -1,4 +1,4 @@
-"""Several runs side by side, each in a process of its own that does not outlive this one."""
+"""Several runs side by side, each in a child process that does not outlive this one."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from nacgen.system.documents import read_yaml
 from nacgen.system.signals import StopSignals, stop_with_parent
 
 SECONDS_TO_SAVE = 30.0
-SECONDS_BETWEEN_LOOKS = 2.0  # at the runs' files
-# What accelerate, torchrun and MPI tell the processes of a group; a child is a group of its own.
+SECONDS_BETWEEN_READS = 2.0  # of the files of the runs
+# Variables by which accelerate, torchrun and MPI form a group of processes; a child is a group of its own.
 LAUNCHER_VARIABLES = re.compile(
     r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
     r"|(PMI|OMPI_COMM_WORLD|MV2_COMM_WORLD)_\w+|KMP_AFFINITY|FSDP_\w+"
@@ -33,11 +33,11 @@ Process = subprocess.Popen[bytes]
 
 @dataclass(frozen=True)
 class Child:
-    """A run in a process of its own.
+    """A run in a child process.
 
     Args:
-        folder: Its run folder; `summary.json` in it says that the run is complete.
-        command: The command that starts or resumes it.
+        folder: Run folder; it holds `summary.json` once the run is complete.
+        command: Command that starts or resumes the run.
     """
 
     folder: Path
@@ -45,16 +45,16 @@ class Child:
 
     @property
     def log(self) -> Path:
-        """What the process printed, beside its run folder."""
+        """Path of the file with the output of the process, beside the run folder."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is nothing left to run."""
+        """True if nothing is left to run."""
         return (self.folder / "summary.json").is_file()
 
     def progress(self) -> float:
-        """Share of the run that is done, 0 to 1, as its files tell."""
+        """Return the completed fraction of the run, 0 to 1, according to its files."""
         if self.is_complete:
             return 1.0
         try:
@@ -62,28 +62,28 @@ class Child:
             total = read_yaml(self.folder / "config.yaml")["total_images"]
             return float(json.loads(last)["images_seen"] / total)
         except (OSError, IndexError, KeyError, ValueError, ConfigurationError):
-            return 0.0  # not begun, or read while it was being written
+            return 0.0  # not started, or read while it was being written
 
 
 def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
     """Run the children that are not complete, in order, with one progress bar for all.
 
     Args:
-        children: The runs; the folder that holds their folders exists.
-        jobs: Processes side by side; each gets an equal share of the processor cores.
+        children: Runs; the parent folder of their folders must exist.
+        jobs: Number of processes side by side; each gets an equal part of the processor cores.
 
     Returns:
-        Those that diverged: they stopped with the exit code of a non-finite loss.
+        The children that diverged: they stopped with the exit code of a non-finite loss.
 
     Raises:
-        NacgenError: A child failed in another way: its name, its exit code, which is also the error's,
-            and the end of its log. The others are stopped first.
-        SystemExit: 143, after stopping the children, when asked to stop by SIGTERM or SIGINT.
+        NacgenError: A child failed in another way, and the others were stopped. The message holds its name, its
+            exit code, which is also that of the error, and the end of its log.
+        SystemExit: 143, after stopping the children because of SIGTERM or SIGINT.
     """
     waiting = [child for child in children if not child.is_complete]
     running: dict[Child, Process] = {}
     diverged: list[Child] = []
-    look_at = 0.0
+    next_read = 0.0
 
     def percentage() -> float:
         done = (1.0 if child in diverged else child.progress() for child in children)
@@ -113,9 +113,9 @@ def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
                     elif code != 0 or not child.is_complete:
                         raise _failure(child, code)
                     del running[child]
-            if running and time.monotonic() < look_at:
+            if running and time.monotonic() < next_read:
                 continue
-            look_at = time.monotonic() + SECONDS_BETWEEN_LOOKS
+            next_read = time.monotonic() + SECONDS_BETWEEN_READS
             num_complete = sum(child.is_complete for child in children) + len(diverged)
             bar.set_description_str(f"{num_complete} of {len(children)} runs", refresh=False)
             bar.update(percentage() - bar.n)
@@ -123,14 +123,7 @@ def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
 
 
 def child_environment(jobs: int) -> dict[str, str]:
-    """Our environment for a child: out of the launcher's process group, with a share of the cores.
-
-    Args:
-        jobs: Children side by side.
-
-    Returns:
-        The variables.
-    """
+    """Return the environment variables of a child: outside the launcher's group, with a part of the cores."""
     inherited = {k: v for k, v in os.environ.items() if not LAUNCHER_VARIABLES.fullmatch(k)}
     linux = sys.platform == "linux"
     num_cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
@@ -145,14 +138,14 @@ def _start(child: Child, jobs: int) -> Process:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches it through us alone, once
-            preexec_fn=stop_with_parent,  # noqa: PLW1509
+            start_new_session=True,  # so that Ctrl-C reaches it only through this process, once
+            preexec_fn=stop_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
 
 
 @contextmanager
 def _stopping(running: dict[Child, Process]) -> Iterator[None]:
-    """Leave no child behind: on any way out they get SIGTERM, time to save, then SIGKILL."""
+    """Leave no child behind: at the end of the block each gets SIGTERM, time to save, then SIGKILL."""
     signals, is_stopping = StopSignals(), False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -187,7 +180,7 @@ def _failure(child: Child, code: int) -> NacgenError:
     end = "\n".join(f"    {line}" for line in lines[-10:])
     error = NacgenError(
         f"{child.folder.name} should have run to its end, but stopped with exit code {code}; its "
-        f"log ends with\n\n{end}\n\nThe whole log is {child.log}. Mend the cause and repeat the "
+        f"log ends with\n\n{end}\n\nThe whole log is {child.log}. Correct the cause and repeat the "
         "command: complete runs are kept, this one resumes."
     )
     error.exit_code = 128 - code if code < 0 else code or 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nacgen.comparison.arms import CompareConfig
+from nacgen.comparison.options import CompareConfig
 from nacgen.errors import (
     ConfigurationError,
     LockedError,
@@ -156,18 +156,25 @@ def test_a_folder_of_other_runs_is_refused(
     assert (tmp_path / "runs" / "config.yaml").read_text() == before
 
 
-def test_an_arm_that_never_ran_may_be_mended(
+def test_an_arm_that_never_ran_may_be_corrected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAIL", "b-seed0")
     with pytest.raises(NacgenError):
-        run(tmp_path, "--seeds", "0", "--arms", "random", "b=--init nac --discriminator.mode frozn")
+        run(
+            tmp_path,
+            "--seeds",
+            "0",
+            "--arms",
+            "random",
+            "b=--init nac --discriminator.mode partial",
+        )
     monkeypatch.delenv("FAIL")
     run(tmp_path, "--seeds", "0", "--arms", "random", "b=--init nac --discriminator.mode frozen")
 
 
 def test_an_arm_is_not_taken_for_one_whose_name_it_begins(tmp_path: Path) -> None:
-    arms = ("--arms", "random", "nac", "nac-seedless=--init nac --preset smoke")
+    arms = ("--arms", "random", "nac", "nac-seedless=--init nac --discriminator.mode frozen")
     run(tmp_path, "--seeds", "0", *arms)
     run(tmp_path, "--seeds", "0", "1", *arms)
 
@@ -183,14 +190,14 @@ def test_what_is_added_is_trained_like_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"arms": ("nac",)}, "two or more, all different, got nac"),
-        ({"arms": ("nac", "nac")}, "two or more, all different, got nac nac"),
-        ({"seeds": (1, 1)}, "one or more, all different, got 1 1"),
-        ({"seeds": ()}, "one or more, all different, got none"),
-        ({"jobs": 0}, "at least 1, got 0"),
+        ({"arms": ("nac",)}, "2 or more, all different, got nac"),
+        ({"arms": ("nac", "nac")}, "2 or more, all different, got nac nac"),
+        ({"seeds": (1, 1)}, "1 or more, all different, got 1 1"),
+        ({"seeds": ()}, "1 or more, all different, got none"),
+        ({"jobs": 0}, "jobs must be above 0, got 0"),
         ({"target": 0.0}, "target must be above 0, got 0"),
         ({"level": 1.0}, "level must lie between 0 and 1, got 1"),
-        ({"arms": ("random", "a/b=--init nac")}, "stands in file names: .* got 'a/b'"),
+        ({"arms": ("random", "a/b=--init nac")}, "is part of file names: .* got 'a/b'"),
         ({"arms": ("random", "a=--seed 3 --run-dir x")}, "but arm a sets run_dir, seed"),
         (
             {"arms": ("random", "a=--init 'nac")},
@@ -198,7 +205,7 @@ def test_what_is_added_is_trained_like_what_is_there(tmp_path: Path) -> None:
         ),
         (
             {"arms": ("random", "a=--config mine"), "run_config": "yours"},
-            "arm a brings --config and run_config is yours",
+            "arm a has --config and run_config is yours",
         ),
     ],
 )
@@ -351,6 +358,32 @@ def test_a_metric_that_the_example_lacks_is_refused_at_once(tmp_path: Path) -> N
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--arms", "random", "b=--init nac --discriminator.mode frozn"),
+            r"flags of arm b .*frozn \(see",
+        ),
+        (
+            ("--arms", "random", "b=--batch-size 60"),
+            r"flags of arm b .*got --batch-size 60 \(see above",
+        ),
+        (
+            ("--arms", "random", "b=--total-images 640"),
+            r"25,600 images \(random\), 640 images \(b\)",
+        ),
+        (("--metric", "fid"), r"got fid, but arm random is scored by fd_digits_classifier\."),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(
+    tmp_path: Path, flags: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        run(tmp_path, *flags)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_comparison_is_no_run_config(tmp_path: Path) -> None:
     run_dir = run(tmp_path, "--seeds", "0")
     with pytest.raises(ConfigurationError, match=r"runs/config\.yaml is a comparison's"):
@@ -378,7 +411,7 @@ def test_a_foreign_folder_is_left_alone(
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("mine")
-    with pytest.raises(StorageError, match=f"{tmp_path / 'runs'} is a file"):
+    with pytest.raises(StorageError, match=f"{tmp_path / 'runs'} cannot be written .*File exists"):
         run(tmp_path)
 
 

@@ -1,0 +1,131 @@
+"""Options of a comparison and its arms. Does not import torch, which keeps `--help` fast."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nacgen.errors import ConfigurationError
+from nacgen.training.config import require_positive
+
+INITS = ("nac", "random", "shuffled", "simclr", "supervised")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Options of a comparison; the options of its runs are those of their recipe."""
+
+    recipe: Literal["train_gan", "train_vae"] = "train_gan"
+    """Recipe of every run."""
+    preset: str = "digits"
+    """Preset of every run, unless run_config is given."""
+    config: str | None = None
+    """YAML file whose values replace the preset's, for example the config.yaml of a comparison."""
+    run_config: str | None = None
+    """YAML file with the recipe's options for every run, for example the config.yaml of a run. Its seed and
+    run_dir are ignored, and its init in arms that name one. None: that of the folder's runs, or the preset."""
+    arms: tuple[str, ...] = ("random", "nac")
+    """Arms to compare, the control first. An arm is an initialization (nac, random, shuffled, simclr,
+    supervised) or "NAME=FLAGS": flags of the recipe in quotes, in which {seed} is the seed of the run."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds of every arm."""
+    metric: str | None = None
+    """Metric to compare. None: FID, a Fréchet distance, or the first metric of the runs."""
+    target: float | None = None
+    """Score for which the images needed are counted. None: the mean of the control at the end."""
+    level: float = 0.05
+    """Error rate of all claims together; intervals contain the true mean in 1 - level of cases."""
+    run_dir: str | None = None
+    """Folder of the comparison and all its runs: a new or empty one, or that of a comparison to continue.
+    Default: runs/compare-<recipe>-<preset>, or runs/compare-<recipe>-<folder of run_config>."""
+    total_images: int | None = None
+    """Length of every run, in images seen. None: that of the folder's runs, or the preset's."""
+    encoder: str | None = None
+    """Folder or Hub id of the encoder of every arm. None: that of the folder's runs, or the preset's."""
+    jobs: int = 2
+    """Number of runs side by side; each gets an equal part of the processor cores."""
+
+    def __post_init__(self) -> None:
+        """Check arms, seeds and numbers."""
+        arms = [parse_arm(text) for text in self.arms]
+        _require_different("arms", [arm.name for arm in arms], 2, "--arms random nac")
+        _require_different("seeds", self.seeds, 1, "--seeds 0 1 2")
+        require_positive(self, "jobs", *(["target"] if self.target is not None else []))
+        if not 0 < self.level < 1:
+            raise ConfigurationError(f"level must lie between 0 and 1, got {self.level}. Use 0.05.")
+        for arm in arms:
+            if self.run_config is not None and "config" in arm.options:
+                raise ConfigurationError(
+                    f"a run has one configuration file, but arm {arm.name} has --config and run_config "
+                    f"is {self.run_config}. Give one of them."
+                )
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the comparison and all its runs."""
+        name = Path(self.run_config).resolve().parent.name if self.run_config else self.preset
+        return Path(self.run_dir or f"runs/compare-{self.recipe}-{name}")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison.
+
+    Args:
+        name: Name in reports and folders.
+        flags: Flags of the recipe, with `{seed}` in place of the seed of each run.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+
+    @property
+    def options(self) -> set[str]:
+        """Names of the configuration fields that the flags set."""
+        names = (flag[2:].split("=")[0] for flag in self.flags if flag.startswith("--"))
+        return {re.sub(r"(^|\.)no_", r"\1", name.replace("-", "_")) for name in names}
+
+
+def parse_arm(text: str) -> Arm:
+    """Read an arm from the command line.
+
+    Args:
+        text: Name of an initialization, or `NAME=FLAGS`.
+
+    Raises:
+        ConfigurationError: The text is neither, or sets a flag that the comparison sets for each run.
+    """
+    name, equals, flags = text.partition("=")
+    if not equals:
+        if name not in INITS:
+            raise ConfigurationError(
+                f"an arm is an initialization ({', '.join(INITS)}) or NAME=FLAGS, got {text!r}. "
+                f'For example, use "{text}=--init nac" and further flags.'
+            )
+        return Arm(name, ("--init", name))
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
+        raise ConfigurationError(
+            f"the name of an arm is part of file names: letters, digits and . _ + -, got {name!r}. Rename it."
+        )
+    try:
+        arm = Arm(name, tuple(shlex.split(flags)))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"the flags of arm {name} must be words as in a shell, got {flags!r} ({error}). Close the quote."
+        ) from error
+    if taken := arm.options & {"seed", "run_dir"}:
+        raise ConfigurationError(
+            f"seed and run_dir are set for each run, but arm {name} sets {', '.join(sorted(taken))}. "
+            "Give --seeds and --run-dir to the comparison."
+        )
+    return arm
+
+
+def _require_different(name: str, values: Sequence[object], least: int, advice: str) -> None:
+    if len(values) < least or len(set(values)) < len(values):
+        raise ConfigurationError(
+            f"{name} must be {least} or more, all different, got {' '.join(map(str, values)) or 'none'}. "
+            f"Use {advice}."
+        )
