@@ -29,69 +29,71 @@ def main(config: PretrainConfig) -> None:
     from nacgen.probes.report import EncoderProbe
     from nacgen.probes.suite import untrained_like
     from nacgen.training.loop import Goal, train
-    from nacgen.training.run import finish, open_run
+    from nacgen.training.run import open_run
     from nacgen.training.skipped import record_skipped
     from nacgen.training.update import warmup_cosine
 
-    run, accelerator = open_run(f"pretrain_{config.objective}-{config.preset}", config)
-    if run.is_complete:
-        finish(run)
-        return
-    train_set, test_set = load_training_images(config)
-    record_skipped(run, train_set, test_set)
-    stream = ImageStream(
-        train_set,
-        config.batch_size,
-        config.seed,
-        accelerator.device,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
-    encoder, views = build_encoder(config), build_views(config.views)
-    encoder.to(accelerator.device)
-    probe = EncoderProbe(train_set, test_set, views, accelerator.device)
-    first = encoder
-    if config.encoder is None:  # its BatchNorm as in training, not means of 0 and variances of 1
-        first_images = to_float(train_set.read(stream.indices(0))).to(accelerator.device)
-        first = untrained_like(encoder, first_images, config.seed)
-    reports = {0: probe(first)}
-    update = build_update(config, accelerator, encoder, views, stream, train_set)
-
-    def evaluate(images_seen: int) -> dict[str, object]:
-        reports[images_seen] = probe(encoder)
-        if images_seen < config.total_images:
-            accelerator.print(f"\n{images_seen:,} images: {reports[images_seen]}", file=sys.stderr)
-        encoder.card_notes = (
-            f"Trained for {config.objective} on {train_set.name}/{train_set.split}, "
-            f"{images_seen:,} images seen, seed {config.seed}.\n\n"
-            f"Untrained:\n\n    {indented(reports[0])}\n\nTrained:\n\n    {indented(reports[images_seen])}"
+    with open_run(f"pretrain_{config.objective}-{config.preset}", config) as run:
+        if run.is_complete:
+            run.finish()
+            return
+        train_set, test_set = load_training_images(config)
+        record_skipped(run, train_set, test_set)
+        stream = ImageStream(
+            train_set,
+            config.batch_size,
+            config.seed,
+            run.device,
+            run.processes.process_index,
+            run.processes.num_processes,
         )
-        run.export(encoder, "encoder", accelerator)
-        return asdict(reports[images_seen])
+        encoder, views = build_encoder(config), build_views(config.views)
+        encoder.to(run.device)
+        probe = EncoderProbe(train_set, test_set, views, run.device)
+        first = encoder
+        if (
+            config.encoder is None
+        ):  # its BatchNorm as in training, not means of 0 and variances of 1
+            first_images = to_float(train_set.read(stream.indices(0))).to(run.device)
+            first = untrained_like(encoder, first_images, config.seed)
+        reports = {0: probe(first)}
+        update = build_update(config, run.accelerator, encoder, views, stream, train_set)
 
-    result = train(
-        update,
-        stream,
-        run,
-        accelerator,
-        schedule=warmup_cosine(config.total_images, config.optim.warmup_images),
-        evaluate=evaluate,
-        evaluate_every=config.probe_every,
-        goal=Goal(
-            "linear_probe"
-            if reports[0].linear_probe is not None
-            else "health.information.nac_bound",
-            "higher",
-        ),
-    )
-    if accelerator.is_main_process:
+        def evaluate(images_seen: int) -> dict[str, object]:
+            reports[images_seen] = probe(encoder)
+            if images_seen < config.total_images:
+                run.accelerator.print(
+                    f"\n{images_seen:,} images: {reports[images_seen]}", file=sys.stderr
+                )
+            encoder.card_notes = (
+                f"Trained for {config.objective} on {train_set.name}/{train_set.split}, "
+                f"{images_seen:,} images seen, seed {config.seed}.\n\n"
+                f"Untrained:\n\n    {indented(reports[0])}\n\nTrained:\n\n    {indented(reports[images_seen])}"
+            )
+            run.export(encoder, "encoder")
+            return asdict(reports[images_seen])
+
+        result = train(
+            update,
+            stream,
+            run,
+            schedule=warmup_cosine(config.total_images, config.optim.warmup_images),
+            evaluate=evaluate,
+            evaluate_every=config.probe_every,
+            goal=Goal(
+                "linear_probe"
+                if reports[0].linear_probe is not None
+                else "health.information.nac_bound",
+                "higher",
+            ),
+        )
         encoder.pretraining = pretraining_cost(config, encoder, result, run.hardware)
-        with run.writing("encoder"):
-            encoder.save_pretrained(run.path / "encoder")
-        untrained, trained = reports[0], reports[config.total_images]
-        print(f"\nuntrained: {untrained}\n\ntrained: {trained}", file=sys.stderr)
-        print(f"\nencoder: {run.path / 'encoder'}", file=sys.stderr)
-    finish(run, result, encoder=str(run.path / "encoder"), untrained=asdict(reports[0]))
+        run.export(encoder, "encoder")
+        if run.is_main:
+            untrained, trained = reports[0], reports[config.total_images]
+            print(f"\nuntrained: {untrained}\n\ntrained: {trained}", file=sys.stderr)
+            print(f"\nencoder: {run.path / 'encoder'}", file=sys.stderr)
+        run.finish(result, encoder=str(run.path / "encoder"), untrained=asdict(reports[0]))
 
 
 def indented(report: object) -> str:

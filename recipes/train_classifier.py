@@ -26,74 +26,72 @@ def main(config: ClassifierConfig) -> None:
     from nacgen.pretraining.supervised import ClassifierUpdate
     from nacgen.system.randomness import seeded
     from nacgen.training.loop import Goal, train
-    from nacgen.training.run import finish, open_run
+    from nacgen.training.run import open_run
     from nacgen.training.skipped import record_skipped
     from nacgen.training.update import warmup_cosine
 
-    run, accelerator = open_run(f"train_classifier-{config.preset}", config)
-    if run.is_complete:
-        finish(run)
-        return
-    train_set, test_set = load_splits(
-        config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
-    )
-    record_skipped(run, train_set, test_set)
-    if train_set.labels is None or test_set.labels is None:
-        raise DataError(
-            f"a classifier needs labels, but {config.dataset} has none. Put the images of each "
-            "class into a subfolder of its own."
+    with open_run(f"train_classifier-{config.preset}", config) as run:
+        if run.is_complete:
+            run.finish()
+            return
+        train_set, test_set = load_splits(
+            config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
         )
-    stream = ImageStream(
-        train_set,
-        config.batch_size,
-        config.seed,
-        accelerator.device,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
-    with seeded(config.seed, "classifier"):
-        classifier = ImageClassifier(
-            num_classes=len(train_set.class_names),
-            channels=config.channels,
-            image_size=train_set.image_size,
-            dataset=train_set.name,
-        ).to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        classifier.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    views = ViewPolicy(
-        crop_scale=(config.smallest_crop, 1.0), flip=config.flip, grayscale_probability=0.0
-    )
-    update = ClassifierUpdate(accelerator, classifier, optimizer, views)
-    labels, parts = test_set.labels, torch.arange(len(test_set)).split(500)
+        record_skipped(run, train_set, test_set)
+        if train_set.labels is None or test_set.labels is None:
+            raise DataError(
+                f"a classifier needs labels, but {config.dataset} has none. Put the images of each "
+                "class into a subfolder of its own."
+            )
+        stream = ImageStream(
+            train_set,
+            config.batch_size,
+            config.seed,
+            run.device,
+            run.processes.process_index,
+            run.processes.num_processes,
+        )
+        with seeded(config.seed, "classifier"):
+            classifier = ImageClassifier(
+                num_classes=len(train_set.class_names),
+                channels=config.channels,
+                image_size=train_set.image_size,
+                dataset=train_set.name,
+            ).to(run.device)
+        optimizer = torch.optim.AdamW(
+            classifier.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        views = ViewPolicy(
+            crop_scale=(config.smallest_crop, 1.0), flip=config.flip, grayscale_probability=0.0
+        )
+        update = ClassifierUpdate(run.accelerator, classifier, optimizer, views)
+        labels, parts = test_set.labels, torch.arange(len(test_set)).split(500)
 
-    def evaluate(images_seen: int) -> dict[str, float]:
-        classifier.eval()
-        with torch.no_grad():
-            logits = [classifier(to_float(test_set.read(p).to(accelerator.device))) for p in parts]
-        predicted = torch.cat(logits).argmax(1).cpu()
-        return {"test_accuracy": float((predicted == labels).float().mean())}
+        def evaluate(images_seen: int) -> dict[str, float]:
+            classifier.eval()
+            with torch.no_grad():
+                logits = [classifier(to_float(test_set.read(p).to(run.device))) for p in parts]
+            predicted = torch.cat(logits).argmax(1).cpu()
+            return {"test_accuracy": float((predicted == labels).float().mean())}
 
-    result = train(
-        update,
-        stream,
-        run,
-        accelerator,
-        schedule=warmup_cosine(config.total_images, config.total_images // 20),
-        evaluate=evaluate,
-        evaluate_every=max(1, config.total_images // 4),
-        goal=Goal("test_accuracy", "higher"),
-    )
-    if accelerator.is_main_process:
+        result = train(
+            update,
+            stream,
+            run,
+            schedule=warmup_cosine(config.total_images, config.total_images // 20),
+            evaluate=evaluate,
+            evaluate_every=max(1, config.total_images // 4),
+            goal=Goal("test_accuracy", "higher"),
+        )
         accuracy = result.evaluation["test_accuracy"]
         classifier.card_notes = (
             f"Trained on {train_set.name}/{train_set.split}, {result.images_seen:,} images seen, "
             f"seed {config.seed}. Accuracy on {test_set.name}/{test_set.split}: {accuracy:.4f}."
         )
-        with run.writing("classifier"):
-            classifier.save_pretrained(run.path / "classifier")
-        print(f"test accuracy {accuracy:.4f}; {run.path / 'classifier'}", file=sys.stderr)
-    finish(run, result, classifier=str(run.path / "classifier"))
+        run.export(classifier, "classifier")
+        if run.is_main:
+            print(f"test accuracy {accuracy:.4f}; {run.path / 'classifier'}", file=sys.stderr)
+        run.finish(result, classifier=str(run.path / "classifier"))
 
 
 if __name__ == "__main__":

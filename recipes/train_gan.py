@@ -31,49 +31,55 @@ def main(config: GANConfig) -> None:
     from nacgen.gan.evaluation import GANEvaluation
     from nacgen.reporting.document import report_run
     from nacgen.training.loop import Goal, train
-    from nacgen.training.run import finish, open_run
+    from nacgen.training.run import open_run
     from nacgen.training.skipped import record_skipped
     from nacgen.training.update import constant, linear_decay
 
-    run, accelerator = open_run(
-        f"train_gan-{config.preset}-{config.init}", config, allow_fp16=False
-    )
     report = partial(report_run, preset=to_dict(PRESETS[config.preset]))
-    if run.is_complete:
-        finish(run, report=report)
-        return
-    device, processes = accelerator.device, (accelerator.process_index, accelerator.num_processes)
+    with open_run(f"train_gan-{config.preset}-{config.init}", config, allow_fp16=False) as run:
+        if run.is_complete:
+            run.finish(report=report)
+            return
+        device, processes = run.device, run.processes
 
-    size, skip_bad = config.data.image_size, config.data.skip_bad
-    dataset = load_dataset(config.dataset, "train", config.data_dir, size, skip_bad=skip_bad)
-    config.check_networks()
-    held_out = load_test_split(dataset, config.data_dir, size, skip_bad=skip_bad)
-    record_skipped(run, dataset, held_out)
-    if held_out is not None:
-        num_classes_of(config, held_out)  # which the first evaluation needs
-    stream = ImageStream(dataset, config.batch_size, config.seed, device, *processes)
-    extractor = metrics.build_extractor(
-        config.score.extractor or "digits_classifier", weights=config.score.weights, device=device
-    )
+        size, skip_bad = config.data.image_size, config.data.skip_bad
+        dataset = load_dataset(config.dataset, "train", config.data_dir, size, skip_bad=skip_bad)
+        config.check_networks()
+        held_out = load_test_split(dataset, config.data_dir, size, skip_bad=skip_bad)
+        record_skipped(run, dataset, held_out)
+        if held_out is not None:
+            num_classes_of(config, held_out)  # which the first evaluation needs
+        stream = ImageStream(
+            dataset,
+            config.batch_size,
+            config.seed,
+            device,
+            processes.process_index,
+            processes.num_processes,
+        )
+        extractor = metrics.build_extractor(
+            config.score.extractor or "digits_classifier",
+            weights=config.score.weights,
+            device=device,
+        )
 
-    update, encoder = build_update(config, accelerator, dataset, stream)
-    evaluate = GANEvaluation(update, run, accelerator, config.score, extractor, dataset, held_out)
-    is_constant = config.optim.schedule == "constant"
-    result = train(
-        update,
-        stream,
-        run,
-        accelerator,
-        schedule=constant if is_constant else linear_decay(config.total_images),
-        evaluate=evaluate,
-        evaluate_every=config.score.every,
-        goal=Goal(f"evaluation.scores.{extractor.score_name}.value", "lower"),
-    )
-    evaluate.draw_ending()
-    pretraining = None
-    if encoder is not None and config.init != "random":
-        pretraining = encoder.pretraining or "unknown"
-    finish(run, result, report, pretraining=pretraining)
+        update, encoder = build_update(config, run.accelerator, dataset, stream)
+        evaluate = GANEvaluation(update, run, config.score, extractor, dataset, held_out)
+        is_constant = config.optim.schedule == "constant"
+        result = train(
+            update,
+            stream,
+            run,
+            schedule=constant if is_constant else linear_decay(config.total_images),
+            evaluate=evaluate,
+            evaluate_every=config.score.every,
+            goal=Goal(f"evaluation.scores.{extractor.score_name}.value", "lower"),
+        )
+        evaluate.draw_ending()
+        pretraining = None
+        if encoder is not None and config.init != "random":
+            pretraining = encoder.pretraining or "unknown"
+        run.finish(result, report, pretraining=pretraining)
 
 
 if __name__ == "__main__":

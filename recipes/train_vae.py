@@ -30,52 +30,58 @@ def main(config: VAEConfig) -> None:
     from nacgen.data.stream import ImageStream
     from nacgen.reporting.document import report_run
     from nacgen.training.loop import Goal, train
-    from nacgen.training.run import finish, open_run
+    from nacgen.training.run import open_run
     from nacgen.training.skipped import record_skipped
     from nacgen.training.update import warmup_cosine
     from nacgen.vae.build import build_update
     from nacgen.vae.evaluation import VAEEvaluation
 
-    run, accelerator = open_run(
-        f"train_vae-{config.preset}-{config.init}", config, allow_fp16=not config.adversarial
-    )
     report = partial(report_run, preset=to_dict(PRESETS[config.preset]))
-    if run.is_complete:
-        finish(run, report=report)
-        return
-    config.check_networks()
-    device, processes = accelerator.device, (accelerator.process_index, accelerator.num_processes)
+    with open_run(
+        f"train_vae-{config.preset}-{config.init}", config, allow_fp16=not config.adversarial
+    ) as run:
+        if run.is_complete:
+            run.finish(report=report)
+            return
+        config.check_networks()
+        device, processes = run.device, run.processes
 
-    train_set, held_out = load_splits(
-        config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
-    )
-    record_skipped(run, train_set, held_out)
-    stream = ImageStream(train_set, config.batch_size, config.seed, device, *processes)
-    extractor = metrics.build_extractor(
-        config.score.extractor or "digits_classifier", weights=config.score.weights, device=device
-    )
-    update, encoder = build_update(config, accelerator, train_set, stream)
-    measure = VAEEvaluation(
-        update.vae, run, accelerator, config.score, extractor, train_set, held_out
-    )
+        train_set, held_out = load_splits(
+            config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
+        )
+        record_skipped(run, train_set, held_out)
+        stream = ImageStream(
+            train_set,
+            config.batch_size,
+            config.seed,
+            device,
+            processes.process_index,
+            processes.num_processes,
+        )
+        extractor = metrics.build_extractor(
+            config.score.extractor or "digits_classifier",
+            weights=config.score.weights,
+            device=device,
+        )
+        update, encoder = build_update(config, run.accelerator, train_set, stream)
+        measure = VAEEvaluation(update.vae, run, config.score, extractor, train_set, held_out)
 
-    def evaluate(images_seen: int) -> dict[str, object]:
-        measured = measure(images_seen)
-        run.export(update.vae.decoder, "decoder", accelerator)
-        return measured
+        def evaluate(images_seen: int) -> dict[str, object]:
+            measured = measure(images_seen)
+            run.export(update.vae.decoder, "decoder")
+            return measured
 
-    result = train(
-        update,
-        stream,
-        run,
-        accelerator,
-        schedule=warmup_cosine(config.total_images, config.optim.warmup_images),
-        evaluate=evaluate,
-        evaluate_every=config.score.every,
-        goal=Goal("bits_per_dim", "lower"),
-    )
-    pretraining = None if config.init == "random" else encoder.pretraining or "unknown"
-    finish(run, result, report, pretraining=pretraining)
+        result = train(
+            update,
+            stream,
+            run,
+            schedule=warmup_cosine(config.total_images, config.optim.warmup_images),
+            evaluate=evaluate,
+            evaluate_every=config.score.every,
+            goal=Goal("bits_per_dim", "lower"),
+        )
+        pretraining = None if config.init == "random" else encoder.pretraining or "unknown"
+        run.finish(result, report, pretraining=pretraining)
 
 
 if __name__ == "__main__":

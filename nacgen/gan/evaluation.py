@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from nacgen import metrics
@@ -15,9 +14,8 @@ from nacgen.gan.options import ScoreConfig
 from nacgen.gan.update import GANUpdate
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.models.sampling import interpolate, sample_images
-from nacgen.system.processes import Processes
 from nacgen.system.randomness import generator as seeded_generator
-from nacgen.training.run_folder import RunFolder
+from nacgen.training.run import Run
 
 COLUMNS, ZOOM = 10, 2
 NUM_JUDGED = 500  # images of each kind that the gauge of overfitting looks at
@@ -28,8 +26,7 @@ class GANEvaluation:
 
     Args:
         update: The run's update.
-        run: The run's folder.
-        accelerator: The run's.
+        run: Run that trains the generator.
         config: How to score.
         extractor: Features that images are compared by.
         dataset: The training images.
@@ -39,19 +36,17 @@ class GANEvaluation:
     def __init__(
         self,
         update: GANUpdate,
-        run: RunFolder,
-        accelerator: Accelerator,
+        run: Run,
         config: ScoreConfig,
         extractor: FeatureExtractor,
         dataset: Dataset,
         held_out: Dataset | None,
     ) -> None:
-        self.update, self.run, self.accelerator = update, run, accelerator
+        self.update, self.run, self.device = update, run, run.device
         self.config, self.extractor = config, extractor
         self.dataset, self.held_out = dataset, held_out
-        self.device = accelerator.device
         self.reference = metrics.ReferenceStatistics.compute(
-            dataset, extractor, accelerator=accelerator
+            dataset, extractor, accelerator=run.accelerator
         )
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
@@ -68,13 +63,13 @@ class GANEvaluation:
             self.reference,
             extractor=self.extractor,
             num_samples=self.config.num_samples,
-            accelerator=self.accelerator,
+            accelerator=self.run.accelerator,
         )
         path = self.run.path / "samples" / f"images_{images_seen:08d}.png"
-        with Processes.of(self.accelerator).failing_together(), self.run.writing("sample grid"):
-            if self.accelerator.is_main_process:
+        with self.run.processes.failing_together(), self.run.writing("sample grid"):
+            if self.run.is_main:
                 write_grid(self.generate(torch.arange(COLUMNS**2)), path, COLUMNS, ZOOM)
-        self.run.export(self.update.averaged_generator, "generator", self.accelerator)
+        self.run.export(self.update.averaged_generator, "generator")
         gauges = {} if self.held_out is None else self.judge(self.held_out)
         return {**gauges, "evaluation": result.to_dict()}
 
@@ -128,7 +123,7 @@ class GANEvaluation:
 
     def draw_ending(self) -> None:
         """An interpolation strip, and a GIF of the sample grids, on the main process."""
-        if not self.accelerator.is_main_process:
+        if not self.run.is_main:
             return
         folder = self.run.path / "samples"
         images = interpolate(self.update.averaged_generator, COLUMNS, COLUMNS, self.device)

@@ -21,8 +21,8 @@ from nacgen.pretraining.simclr import SimCLRUpdate
 from nacgen.pretraining.supervised import CodeClassifier, SupervisedUpdate
 from nacgen.probes.retrieval.protocols import load_protocol
 from nacgen.system.randomness import seeded
-from nacgen.training.loop import TrainingResult
 from nacgen.training.optimizers import build_optimizer
+from nacgen.training.run import TrainingResult
 from nacgen.training.update import Update
 
 

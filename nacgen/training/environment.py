@@ -1,22 +1,25 @@
-"""What a run computes on and with, for whoever reads its figures."""
+"""The machine, devices and versions of a run, for readers of its figures."""
 
+import contextlib
 import os
 import platform
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from nacgen.version import __version__
 
 
 def describe_hardware(environment: Mapping[str, Any]) -> str:
-    """What a run computes on, in words.
+    """Return the devices of a run in words.
 
     Args:
-        environment: As in environment.json.
+        environment: Contents of `environment.json`.
 
     Returns:
         `"2 CPU cores"`, `"4 x NVIDIA H100"` or `"unknown hardware"`.
@@ -30,11 +33,23 @@ def describe_hardware(environment: Mapping[str, Any]) -> str:
     return f"{cores} CPU core{'s' if cores > 1 else ''}"
 
 
-def describe_environment() -> dict[str, Any]:
-    """What a reader needs to judge a run's figures: versions and hardware."""
+def describe_environment(recipe: str, accelerator: Accelerator) -> dict[str, Any]:
+    """Return the contents of `environment.json`.
+
+    Args:
+        recipe: Name of the recipe, for example `"train_gan"`.
+        accelerator: Accelerator of the run.
+
+    Returns:
+        JSON values; `hardware` holds the kind (`"cpu"`, `"cuda"`), the number and the name of the devices that
+        the run computes on, where cores are the devices of a CPU.
+    """
     packages = ("torch", "torchvision", "accelerate", "safetensors", "numpy")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    kind, processes = accelerator.device.type, accelerator.num_processes
+    threads = torch.get_num_threads()
     return {
+        "recipe": recipe,
         "command": sys.argv,
         "python": platform.python_version(),
         # Not platform.platform() and platform.processor(), which start a process to ask.
@@ -42,6 +57,22 @@ def describe_environment() -> dict[str, Any]:
         "versions": {"nacgen": __version__, **{name: version(name) for name in packages}},
         "processor": platform.machine(),
         "cpu_count": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "gpu": gpu,
+        "device": str(accelerator.device),
+        "num_processes": processes,
+        "mixed_precision": accelerator.mixed_precision,
+        "hardware": {
+            "kind": kind,
+            "count": processes * (threads if kind == "cpu" else 1),
+            "name": _cpu_name() if kind == "cpu" else gpu or kind,
+        },
     }
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open() as file:  # Linux
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

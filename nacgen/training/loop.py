@@ -22,7 +22,6 @@ from nacgen.errors import (
     StopRequestedError,
 )
 from nacgen.system.documents import flatten
-from nacgen.system.processes import Processes
 from nacgen.system.signals import InterruptedBlock, StopRequests
 from nacgen.training.checkpoint import (
     discard_checkpoints_after,
@@ -30,9 +29,8 @@ from nacgen.training.checkpoint import (
     resume_checkpoint,
     save_checkpoint,
 )
-from nacgen.training.config import to_dict
 from nacgen.training.monitors import images_beyond
-from nacgen.training.run_folder import RunFolder
+from nacgen.training.run import Run, TrainingResult
 from nacgen.training.snapshot import capture, restore
 from nacgen.training.update import Schedule, Update, constant, group_factor
 
@@ -61,28 +59,10 @@ class Goal:
         return value < best if self.better == "lower" else value > best
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """How a run ended.
-
-    Args:
-        images_seen: By all processes together, over all sessions of the run.
-        seconds: Spent in this run, pauses between its sessions not counted.
-        images_per_second: Evaluation and saving not counted.
-        evaluation: What the last evaluation gave.
-    """
-
-    images_seen: int
-    seconds: float
-    images_per_second: float
-    evaluation: dict[str, Any]
-
-
 def train(
     update: Update,
     stream: ImageStream,
-    run: RunFolder,
-    accelerator: Accelerator,
+    run: Run,
     *,
     schedule: Schedule = constant,
     evaluate: Evaluation | None = None,
@@ -96,8 +76,7 @@ def train(
     Args:
         update: The method.
         stream: Batches by position.
-        run: Created and locked here.
-        accelerator: The one that the update was prepared with.
+        run: Run to train, whose accelerator the update was prepared with.
         schedule: Factor on every learning rate, by images seen.
         evaluate: Called with the images seen, on all processes; its values join the log.
         evaluate_every: Images between two evaluations; the end is always evaluated.
@@ -111,7 +90,6 @@ def train(
         DivergenceError: From the update; the last checkpoint from before stands, later ones are removed.
         CheckpointError: The run's checkpoints are damaged or do not fit.
         ConfigurationError: A time between two rows, checkpoints or evaluations is below one image.
-        LockedError: Another process trains in the folder.
         StorageError: The run folder cannot be written; earlier checkpoints stand.
         SystemExit: 143, after a checkpoint, when asked to stop by SIGTERM or SIGINT. A single process leaves an
             evaluation for that, and repeats it when it is resumed.
@@ -122,19 +100,9 @@ def train(
         checkpoint_every=times.checkpoint_every,
         evaluate_every=total if evaluate_every is None else evaluate_every,
     )
-    processes = Processes.of(accelerator)
-    options = flatten(to_dict(run.config))
-    with processes.failing_together():
-        run.create(
-            {
-                "device": str(accelerator.device),
-                "num_processes": accelerator.num_processes,
-                "mixed_precision": accelerator.mixed_precision,
-            }
-        )
-        with run.writing("tracker's files"):
-            accelerator.init_trackers("nacgen", {k: str(value) for k, value in options.items()})
-    session = _Session(update, run, accelerator, processes, goal)
+    processes = run.processes
+    run.start_trackers()
+    session = _Session(update, run, goal)
     base_rates = {
         group_id: group["lr"]
         for optimizer in update.optimizers.values()
@@ -148,17 +116,17 @@ def train(
     def look() -> bool:
         """Evaluate, and say whether it is the best so far; left early, the run is saved and ends."""
         assert evaluate is not None
-        alone = accelerator.num_processes == 1
+        alone = processes.num_processes == 1
         try:
             with requests.interrupting() if alone else nullcontext():
                 session.evaluation = evaluate(session.images_seen)
         except InterruptedBlock:
             session.stop()
-        session.log(session.evaluation)
+        run.log(session.images_seen, session.evaluation)
         session.is_evaluated = True
         return session.note_best()
 
-    with StopRequests() as requests, _progress(accelerator, total, session.images_seen) as bar:
+    with StopRequests() as requests, _progress(run.is_main, total, session.images_seen) as bar:
         if (
             evaluate is not None and not session.is_evaluated
         ):  # stopped while it was being evaluated
@@ -181,16 +149,16 @@ def train(
             try:
                 logs = update.update(batch)
             except DivergenceError as error:
-                if accelerator.is_main_process:
+                if run.is_main:
                     discard_checkpoints_after(run.checkpoints, error.since)
                 raise
             session.images_seen += batch_size
             session.is_evaluated = evaluate is None or not is_due(evaluate_every)
             bar.update(batch_size)
             if is_due(times.log_every):
-                values = _average(logs, accelerator)
+                values = _average(logs, run.accelerator)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in values.items() if "loss" in k})
-                session.log(values, {"images_per_second": session.rate()})
+                run.log(session.images_seen, values, {"images_per_second": session.rate()})
             with session.clock.paused():
                 is_best = not session.is_evaluated and look()
                 if is_best or is_due(times.checkpoint_every):
@@ -198,8 +166,6 @@ def train(
     if evaluate is not None and not session.evaluation:
         # Killed between the last checkpoint and the summary.
         session.evaluation = evaluate(session.images_seen)
-    with run.writing("tracker's files"):
-        accelerator.end_training()
     return TrainingResult(
         session.images_seen, session.clock.seconds(), session.rate(), session.evaluation
     )
@@ -208,24 +174,16 @@ def train(
 class _Session:
     """A run from where its last session left off: position, clock, log, best evaluation, checkpoints."""
 
-    def __init__(
-        self,
-        update: Update,
-        run: RunFolder,
-        accelerator: Accelerator,
-        processes: Processes,
-        goal: Goal | None,
-    ) -> None:
-        self.update, self.run, self.accelerator = update, run, accelerator
-        self.processes, self.goal = processes, goal
+    def __init__(self, update: Update, run: Run, goal: Goal | None) -> None:
+        self.update, self.run, self.goal = update, run, goal
+        self.processes = run.processes
         self.evaluation: dict[str, Any] = {}
         state = self._resume()
         self.images_seen = self.saved_at = int(state["images_seen"])
         self.is_evaluated = bool(state.get("is_evaluated", True))
         self.best: dict[str, Any] | None = state.get("best")
         self.clock = _Clock(state["seconds"], state["training_seconds"])
-        with processes.failing_together():
-            run.cut_log(self.images_seen, state.get("rows"))
+        run.cut_log(self.images_seen, state.get("rows"))
 
     def _resume(self) -> dict[str, Any]:
         """The first process finds the newest whole checkpoint; all read it into the update."""
@@ -246,14 +204,6 @@ class _Session:
                 )
             restore(self.update, parts, root)
         return state
-
-    def log(self, values: dict[str, Any], more: dict[str, float] | None = None) -> None:
-        """A row of the log; with more values, for trackers alone, the trackers get it, too."""
-        with self.processes.failing_together():
-            self.run.log({"images_seen": self.images_seen, **values})
-            if more is not None:
-                with self.run.writing("tracker's files"):
-                    self.accelerator.log(values | more, self.images_seen)
 
     def note_best(self) -> bool:
         """Whether the evaluation beats all before it, as the first process sees it."""
@@ -279,7 +229,7 @@ class _Session:
                 state = {
                     "seconds": self.clock.seconds(),
                     "training_seconds": self.clock.training_seconds(),
-                    "rows": self.run.settle_log(),
+                    "rows": self.run.sync_log(),
                     "is_evaluated": self.is_evaluated,
                     "best": self.best,
                 }
@@ -297,9 +247,8 @@ class _Session:
         """Save what is not, and end with the exit code of a stopped run."""
         if self.saved_at != self.images_seen:
             self.save()
-        with self.run.writing("tracker's files"):
-            self.accelerator.end_training()
-        self.accelerator.print(
+        self.run.end_trackers()
+        self.run.accelerator.print(
             f"\nstopped at {self.images_seen} images and saved; the same command resumes",
             file=sys.stderr,
         )
@@ -347,7 +296,7 @@ def _average(logs: dict[str, Tensor], accelerator: Accelerator) -> dict[str, flo
     return dict(zip(logs, values.tolist(), strict=True))
 
 
-def _progress(accelerator: Accelerator, total: int, images_seen: int) -> "tqdm[Any]":
+def _progress(is_shown: bool, total: int, images_seen: int) -> "tqdm[Any]":
     return tqdm(
         total=total,
         initial=images_seen,
@@ -355,5 +304,5 @@ def _progress(accelerator: Accelerator, total: int, images_seen: int) -> "tqdm[A
         unit_scale=True,
         file=sys.stderr,
         dynamic_ncols=True,
-        disable=not accelerator.is_main_process,
+        disable=not is_shown,
     )

@@ -1,104 +1,340 @@
-"""Accelerate's part: devices, processes, precision, trackers."""
+"""A training run: its folder, its accelerator and its processes in one object, made once."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
-from nacgen.errors import ConfigurationError
-from nacgen.training.config import TrainingConfig
-from nacgen.training.loop import TrainingResult
-from nacgen.training.run_folder import RunFolder
+from nacgen.errors import CheckpointError, ConfigurationError
+from nacgen.models.folder import PretrainedModel
+from nacgen.system.documents import flatten
+from nacgen.system.files import open_text, storage_errors, write_file
+from nacgen.system.processes import Processes
+from nacgen.training.config import TrainingConfig, to_dict
+from nacgen.training.environment import describe_environment, describe_hardware
+from nacgen.training.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    LOG,
+    SUMMARY,
+    FolderHold,
+    check_folder,
+    has_begun,
+)
 
 
-def open_run(
-    name: str, config: TrainingConfig, allow_fp16: bool = True
-) -> tuple[RunFolder, Accelerator]:
-    """Look at the run folder and set up Accelerate; nothing is written yet.
+@dataclass(frozen=True)
+class TrainingResult:
+    """The end of a run.
 
     Args:
-        name: Of recipe and preset; the default run folder is runs/<name>-seed<seed>.
-        config: The run's configuration.
+        images_seen: Number of images that all processes together have seen, over all sessions of the run.
+        seconds: Time spent in the run; pauses between its sessions are not counted.
+        images_per_second: Speed of training; evaluation and saving are not counted.
+        evaluation: Values of the last evaluation.
+    """
+
+    images_seen: int
+    seconds: float
+    images_per_second: float
+    evaluation: dict[str, Any]
+
+
+class Run:
+    """One run on disk and on its devices. `open_run` makes it.
+
+    Attributes:
+        path: Path of the run folder.
+        config: Configuration of the run, as `config.yaml` holds it.
+        accelerator: Accelerator with the processes and the precision that the launcher chose.
+        processes: Processes of the run, which take their parts of the images and agree on errors.
+        device: Device of this process.
+        is_main: True on the one process that writes.
+        is_complete: True if the run had ended before it was opened; it is not trained again.
+        has_begun: True if an earlier session left rows of the log or checkpoints.
+        environment: Machine, devices and versions, as `environment.json` holds them.
+        checkpoints: Path of the folder of checkpoints.
+    """
+
+    def __init__(
+        self, path: Path, config: TrainingConfig, accelerator: Accelerator, recipe: str
+    ) -> None:
+        self.path, self.accelerator = path, accelerator
+        self.config = dataclasses.replace(config, run_dir=str(path), config=None, fresh=False)
+        self.processes = Processes.of(accelerator)
+        self.device, self.is_main = accelerator.device, accelerator.is_main_process
+        self.is_complete = not config.fresh and (path / SUMMARY).is_file()
+        self.has_begun = not config.fresh and has_begun(path)
+        self.environment = describe_environment(recipe, accelerator)
+        self.checkpoints = path / CHECKPOINTS
+        self._log, self._num_rows = path / LOG, 0
+
+    @property
+    def hardware(self) -> str:
+        """Devices of the run in words, for example `"2 CPU cores"`."""
+        return describe_hardware(self.environment)
+
+    def writing(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Return a context that reports whatever keeps its block from writing as a `StorageError`.
+
+        Args:
+            what: Name of what is written, for the message.
+
+        Returns:
+            The context manager.
+        """
+        return storage_errors(
+            f"the {what} in {self.path}",
+            "Free space, or choose another --run-dir; earlier checkpoints are intact, and the same command "
+            "resumes from them.",
+        )
+
+    @contextlib.contextmanager
+    def _held(self, is_fresh: bool) -> Iterator[None]:
+        """Make, lock and describe the folder; undo that if an error ends a run that has not begun."""
+        hold: FolderHold | None = None
+        try:
+            with self.processes.failing_together(), self.writing("configuration"):
+                if self.is_main:
+                    hold = FolderHold(self.path, is_fresh)
+                    (self.path / "samples").mkdir(exist_ok=True)
+                    config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
+                    write_file(self.path / CONFIG, config)
+                    facts = json.dumps(self.environment, indent=2)
+                    write_file(self.path / "environment.json", facts + "\n")
+            yield
+        except BaseException:
+            if hold is not None and not has_begun(self.path):
+                hold.undo()
+            raise
+        finally:
+            if hold is not None:
+                hold.release()
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file into the folder, whole or not at all. Only the main process calls it.
+
+        Args:
+            name: Name of the file.
+            text: Content of the file.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        with self.writing(name.removesuffix(".json")):
+            write_file(self.path / name, text)
+
+    def export(self, model: PretrainedModel, name: str) -> None:
+        """Write a model as a folder of its own; every process calls it.
+
+        Args:
+            model: Model in its present state.
+            name: Name of the folder in the run folder.
+
+        Raises:
+            StorageError: The folder cannot be written; every process raises.
+        """
+        with self.processes.failing_together(), self.writing(name):
+            if self.is_main:
+                model.save_pretrained(self.path / name)
+
+    def start_trackers(self) -> None:
+        """Start the trackers that the configuration names; every process calls it."""
+        options = flatten(to_dict(self.config))
+        with self.processes.failing_together(), self.writing("tracker's files"):
+            self.accelerator.init_trackers("nacgen", {k: str(v) for k, v in options.items()})
+
+    def end_trackers(self) -> None:
+        """Close the trackers and the group of processes; every process calls it."""
+        with self.writing("tracker's files"):
+            self.accelerator.end_training()
+
+    def log(
+        self,
+        images_seen: int,
+        values: Mapping[str, Any],
+        tracked: Mapping[str, float] | None = None,
+    ) -> None:
+        """Append one row to `metrics.jsonl`; every process calls it.
+
+        Args:
+            images_seen: Position of the run.
+            values: JSON values of the row.
+            tracked: Values for the trackers alone, which get those of the row, too; without it they get nothing.
+
+        Raises:
+            StorageError: The row cannot be written; every process raises.
+        """
+        with self.processes.failing_together():
+            if self.is_main:
+                row = json.dumps({"images_seen": images_seen, **values})
+                with self.writing("log"), open_text(self._log, "a") as file:
+                    file.write(row + "\n")
+                self._num_rows += 1
+            if tracked is not None:
+                with self.writing("tracker's files"):
+                    self.accelerator.log({**values, **tracked}, images_seen)
+
+    def sync_log(self) -> int:
+        """Bring the log to the disk. Only the main process calls it.
+
+        Returns:
+            Number of its rows.
+
+        Raises:
+            StorageError: The disk fails.
+        """
+        with self.writing("log"), contextlib.suppress(FileNotFoundError), self._log.open() as file:
+            os.fsync(file.fileno())
+        return self._num_rows
+
+    def cut_log(self, images_seen: int, num_rows: int | None = None) -> None:
+        """Drop the rows behind a position, so that a resumed log equals an uninterrupted one.
+
+        Every process calls it.
+
+        Args:
+            images_seen: Position; rows up to and including it stay.
+            num_rows: Largest number of rows that stay: a position may have been evaluated after it was saved.
+
+        Raises:
+            StorageError: The log cannot be written; every process raises.
+        """
+        with self.processes.failing_together(), self.writing("log"):
+            if not self.is_main or not self._log.exists():
+                return
+            kept = []
+            for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off by a kill
+                    if json.loads(line)["images_seen"] <= images_seen:
+                        kept.append(line + "\n")
+            kept = kept[:num_rows]
+            write_file(self._log, "".join(kept))
+            self._num_rows = len(kept)
+
+    def finish(
+        self,
+        result: TrainingResult | None = None,
+        report: Callable[[Path], str] | None = None,
+        **extra: Any,
+    ) -> None:
+        """Mark the run complete and print its summary as the last line of stdout; every process calls it.
+
+        Args:
+            result: End of training; absent if the run was complete before, and its summary is repeated.
+            report: Function that writes reports into the run folder; its return value goes to stderr.
+            extra: JSON values added to the summary.
+
+        Raises:
+            StorageError: The summary cannot be written.
+            CheckpointError: The summary of a complete run is damaged.
+        """
+        if result is not None:
+            self.end_trackers()
+        if not self.is_main:
+            return
+        if result is None:
+            print(f"{self.path} holds this run, complete; nothing to do", file=sys.stderr)
+        else:
+            summary = {"run_dir": str(self.path), **dataclasses.asdict(result), **extra}
+            summary |= summary.pop("evaluation")
+            self.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
+        if report is not None:
+            print(f"\n{report(self.path)}\n", file=sys.stderr)
+        print(json.dumps(self._read_summary()), flush=True)
+
+    def _read_summary(self) -> Any:
+        path = self.path / SUMMARY
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} should hold a JSON object, but does not ({error}). Remove it and repeat the "
+                "command, which writes it again from the last checkpoint."
+            ) from error
+
+
+@contextlib.contextmanager
+def open_run(name: str, config: TrainingConfig, allow_fp16: bool = True) -> Iterator[Run]:
+    """Open a run: check its folder, set Accelerate up, lock the folder and write what the run is.
+
+    A complete run is opened, too, but neither locked nor changed. A run that an error ends before its first row
+    of the log and its first checkpoint leaves nothing behind.
+
+    Args:
+        name: Name of recipe and preset with a hyphen between; the default folder is `runs/<name>-seed<seed>`.
+        config: Configuration of the run.
         allow_fp16: False for adversarial training.
 
-    Returns:
-        The run folder, and an Accelerator with the processes and the precision that the launcher chose.
+    Yields:
+        The run.
 
     Raises:
-        ConfigurationError: The tracker is not installed, the run folder holds another run, or the launcher
-            chose fp16 where it is not allowed.
+        ConfigurationError: The tracker is not installed, the folder holds another run, or the launcher chose fp16
+            where it is not allowed.
+        LockedError: Another process trains in the folder.
+        StorageError: The folder cannot be written.
+
+    Example:
+        >>> folder = tempfile.mkdtemp()
+        >>> with open_run("example", TrainingConfig(run_dir=folder)) as run:
+        ...     (run.path / "config.yaml").is_file()
+        True
     """
-    tracker = None if config.run.tracker == "none" else config.run.tracker
-    if (
-        tracker is not None and importlib.util.find_spec(tracker) is None
-    ):  # Accelerate would pass it over
-        raise ConfigurationError(
-            f"run.tracker {tracker} needs the package {tracker}, which is not installed. "
-            f"pip install {tracker}, or use --run.tracker none."
-        )
-    _silence_torch()
-    run = RunFolder(name, config)
-    accelerator = Accelerator(
-        # Said outright: under torchrun on a machine without a device each process would work alone.
-        cpu=not torch.accelerator.is_available(),
-        log_with=tracker,
-        project_config=ProjectConfiguration(
-            str(run.path), logging_dir=str(run.path / "tensorboard")
-        ),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=config.run.timeout)),
-        ],
-    )
-    run.is_main = accelerator.is_main_process
+    path = Path(config.run_dir or f"runs/{name}-seed{config.seed}")
+    _check_tracker(config.run.tracker)
+    with storage_errors(f"the run in {path}", "Free space, or choose another --run-dir."):
+        check_folder(path, config)
+    accelerator = _build_accelerator(path, config)
     if accelerator.mixed_precision == "fp16" and not allow_fp16:
         raise ConfigurationError(
             "mixed precision must be no or bf16 for adversarial training, got fp16: Accelerate's optimizers "
             "share one gradient scaler, and gradient penalties overflow in it. Launch with "
             "--mixed_precision bf16."
         )
-    return run, accelerator
-
-
-def _silence_torch() -> None:
-    """Two warnings of DistributedDataParallel that speak of no fault of a run."""
-    # torch 2.15 renames it; the new name is unknown to torch 2.10, and to Accelerate.
-    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-    # The gradient of a head with one output comes as a transposed column, 64 numbers in all.
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
-
-
-def finish(
-    run: RunFolder,
-    result: TrainingResult | None = None,
-    report: Callable[[Path], str] | None = None,
-    **extra: Any,
-) -> None:
-    """Mark a run complete and print its summary as the last line of stdout, on the main process.
-
-    Args:
-        run: The run.
-        result: How training ended. Absent: the run was complete before, and its summary is repeated.
-        report: Writes reports into the run folder; what it returns goes to stderr.
-        extra: JSON values added to the summary.
-    """
-    if not run.is_main:
+    run = Run(path, config, accelerator, recipe=name.partition("-")[0])
+    if run.is_complete:
+        yield run
         return
-    if result is None:
-        print(f"{run.path} holds this run, complete; nothing to do", file=sys.stderr)
-    else:
-        summary = {"run_dir": str(run.path), **dataclasses.asdict(result), **extra}
-        run.write_summary(summary | summary.pop("evaluation"))
-    if report is not None:
-        print(f"\n{report(run.path)}\n", file=sys.stderr)
-    print(json.dumps(run.read_summary()), flush=True)
-    run.release()
+    with run._held(config.fresh):
+        yield run
+
+
+def _check_tracker(tracker: str) -> None:
+    """Raise if the tracker is not installed; Accelerate would pass it over."""
+    if tracker != "none" and importlib.util.find_spec(tracker) is None:
+        raise ConfigurationError(
+            f"run.tracker {tracker} needs the package {tracker}, which is not installed. "
+            f"pip install {tracker}, or use --run.tracker none."
+        )
+
+
+def _build_accelerator(path: Path, config: TrainingConfig) -> Accelerator:
+    # Two warnings of DistributedDataParallel that tell of no fault of a run. torch 2.15 renames broadcast_buffers;
+    # the new name is unknown to torch 2.10 and to Accelerate. The gradient of a head with one output comes as a
+    # transposed column of 64 numbers.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
+    return Accelerator(
+        # Explicit: under torchrun on a machine without a device each process would work alone.
+        cpu=not torch.accelerator.is_available(),
+        log_with=None if config.run.tracker == "none" else config.run.tracker,
+        project_config=ProjectConfiguration(str(path), logging_dir=str(path / "tensorboard")),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.run.timeout)),
+        ],
+    )

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from einops import rearrange, repeat
 from torch import Tensor
 
@@ -26,9 +25,8 @@ from nacgen.functional.vae import (
 from nacgen.metrics.collection import ImageSource
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.models.vae import VAE
-from nacgen.system.processes import Processes
 from nacgen.system.randomness import generator, normal_rows
-from nacgen.training.run_folder import RunFolder
+from nacgen.training.run import Run
 from nacgen.vae.options import ScoreConfig
 
 BOUNDS = (64, 1_000)  # samples of the importance-weighted bounds
@@ -46,8 +44,7 @@ class VAEEvaluation:
 
     Args:
         vae: To be measured.
-        run: The run's folder.
-        accelerator: The run's.
+        run: Run that trains the VAE.
         config: How to score.
         extractor: Features that images are compared by.
         train: The training images, which samples are compared with.
@@ -57,17 +54,15 @@ class VAEEvaluation:
     def __init__(
         self,
         vae: VAE,
-        run: RunFolder,
-        accelerator: Accelerator,
+        run: Run,
         config: ScoreConfig,
         extractor: FeatureExtractor,
         train: Dataset,
         held_out: Dataset,
     ) -> None:
-        self.vae, self.run, self.accelerator = vae, run, accelerator
+        self.vae, self.run, self.device = vae, run, run.device
         self.config, self.extractor = config, extractor
         self.train, self.held_out = train, held_out
-        self.device = accelerator.device
         if held_out.image_size < WINDOW:
             raise ConfigurationError(
                 f"images must be {WINDOW} px or more for structural similarity, got {held_out.image_size}. Raise "
@@ -79,7 +74,7 @@ class VAEEvaluation:
                 f"{len(held_out)}. Give more images."
             )
         self.reference = metrics.ReferenceStatistics.compute(
-            train, extractor, accelerator=accelerator
+            train, extractor, accelerator=run.accelerator
         )
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
@@ -159,7 +154,7 @@ class VAEEvaluation:
             kl = gaussian_kl_by_axis(mean, log_variance)
             totals += torch.cat([torch.stack(values, dim=1), kl], dim=1).double().sum(dim=0)
         means.reduce()
-        totals = self.accelerator.reduce(totals, "sum") / len(self.held_out)
+        totals = self.run.accelerator.reduce(totals, "sum") / len(self.held_out)
         distortion, mean_psnr, mean_ssim = totals[:3].tolist()
         rate_by_axis = totals[3:].cpu()
         rate = float(rate_by_axis.sum())
@@ -199,7 +194,7 @@ class VAEEvaluation:
             log_weights = log_importance_weights(log_likelihood, z, noise, log_variance[0])
             rows = rearrange(log_weights.double(), "n -> n 1")
             totals += torch.cat([importance_bound(rows, k) for k in (1, *BOUNDS)])
-        bounds = (self.accelerator.reduce(totals, "sum") / number).tolist()
+        bounds = (self.run.accelerator.reduce(totals, "sum") / number).tolist()
         names = [f"importance_bound_{k}" for k in (1, *BOUNDS)]
         return dict(zip(names, bounds, strict=True)) | {"bound_images": number}
 
@@ -225,7 +220,7 @@ class VAEEvaluation:
             self.reference,
             extractor=self.extractor,
             num_samples=self.config.num_samples,
-            accelerator=self.accelerator,
+            accelerator=self.run.accelerator,
             model_label=label,
         )
 
@@ -236,7 +231,7 @@ class VAEEvaluation:
             self.held_out,
             extractor=self.extractor,
             num_samples=len(self.held_out),
-            accelerator=self.accelerator,
+            accelerator=self.run.accelerator,
             model_label="reconstructions",
         )
 
@@ -276,11 +271,11 @@ class VAEEvaluation:
     def draw(self, name: str, images: Tensor, columns: int = COLUMNS) -> None:
         """Write a sheet into the run folder, on the main process."""
         path = self.run.path / "samples" / f"{name}.png"
-        with Processes.of(self.accelerator).failing_together(), self.run.writing("sheet of images"):
-            if self.accelerator.is_main_process:
+        with self.run.processes.failing_together(), self.run.writing("sheet of images"):
+            if self.run.is_main:
                 write_grid(images, path, columns, ZOOM)
 
     def _own(self, number: int) -> Iterator[Tensor]:
         """This process's share of so many indices, some at a time."""
-        own = torch.arange(number)[self.accelerator.process_index :: self.accelerator.num_processes]
+        own = self.run.processes.take(torch.arange(number))
         yield from own.split(CHUNK) if len(own) else ()

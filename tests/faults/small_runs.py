@@ -29,7 +29,7 @@ from nacgen.system.randomness import seeded
 from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.loop import train
 from nacgen.training.monitors import DivergenceMonitor
-from nacgen.training.run import finish, open_run
+from nacgen.training.run import open_run
 from nacgen.training.update import Update, warmup_cosine
 from nacgen.vae.adversary import Adversary
 from nacgen.vae.update import VAEUpdate, warm_up
@@ -144,26 +144,25 @@ def build(method: str, accelerator: Accelerator, **options: Any) -> tuple[Update
 
 def main(config: TrainingConfig) -> None:
     """The recipe; its preset says which method."""
-    run, accelerator = open_run(f"small-{config.preset}", config)
-    if run.is_complete:
-        finish(run)
-        return
-    update, stream = build(config.preset.removesuffix("-short"), accelerator)
+    with open_run(f"small-{config.preset}", config) as run:
+        if run.is_complete:
+            run.finish()
+            return
+        update, stream = build(config.preset.removesuffix("-short"), run.accelerator)
 
-    def evaluate(images_seen: int) -> dict[str, Any]:
-        parameters = (p for m in update.modules.values() for p in m.parameters())
-        return {"size": float(sum(p.detach().abs().sum() for p in parameters))}
+        def evaluate(images_seen: int) -> dict[str, Any]:
+            parameters = (p for m in update.modules.values() for p in m.parameters())
+            return {"size": float(sum(p.detach().abs().sum() for p in parameters))}
 
-    result = train(
-        update,
-        stream,
-        run,
-        accelerator,
-        schedule=warmup_cosine(config.total_images, 4 * BATCH),
-        evaluate=evaluate,
-        evaluate_every=16 * BATCH,
-    )
-    finish(run, result)
+        result = train(
+            update,
+            stream,
+            run,
+            schedule=warmup_cosine(config.total_images, 4 * BATCH),
+            evaluate=evaluate,
+            evaluate_every=16 * BATCH,
+        )
+        run.finish(result)
 
 
 @dataclasses.dataclass(frozen=True)

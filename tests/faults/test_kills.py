@@ -91,9 +91,9 @@ class KilledBeforeItsSummary:
     """Dies when training is over and the last checkpoint written."""
 
     def __call__(self) -> None:
-        from nacgen.training.run_folder import RunFolder
+        from nacgen.training.run import Run
 
-        RunFolder.write_summary = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, method-assign, return-value]
+        Run.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, method-assign, return-value]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -28,17 +28,17 @@ class StartTogether:
     name: str
 
     def __call__(self) -> None:
-        from nacgen.training.run_folder import RunFolder
+        from nacgen.training.run_folder import FolderHold
 
-        create = RunFolder.create
+        take = FolderHold.__init__
 
-        def together(folder: RunFolder, *args: Any) -> None:
+        def together(hold: FolderHold, *args: Any) -> None:
             (self.line / self.name).touch()
             while not (self.line / "go").exists():
                 pass
-            create(folder, *args)
+            take(hold, *args)
 
-        RunFolder.create = together  # type: ignore[method-assign]
+        FolderHold.__init__ = together  # type: ignore[method-assign]
 
 
 def test_of_two_runs_in_one_folder_exactly_one_trains(tmp_path: Path, record_property) -> None:  # type: ignore[no-untyped-def]

@@ -20,7 +20,7 @@ from nacgen.pretraining.options import (
     QueueConfig,
 )
 from nacgen.training.config import RunConfig
-from nacgen.training.loop import TrainingResult
+from nacgen.training.run import TrainingResult
 from recipes.pretrain_nac import PRESETS, main
 
 RUN = RunConfig(log_every=4, checkpoint_every=100, tracker="none")

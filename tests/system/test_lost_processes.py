@@ -25,7 +25,6 @@ from nacgen.training import checkpoint
 from nacgen.training.config import RunConfig, TrainingConfig, run_recipe
 from nacgen.training.loop import train
 from nacgen.training.run import open_run
-from nacgen.training.run_folder import RunFolder
 from nacgen.training.update import descend
 from tests.processes import server
 
@@ -60,12 +59,17 @@ def config(folder: Path, **options: Any) -> TrainingConfig:
     return TrainingConfig(run_dir=str(folder), total_images=48, batch_size=8, run=times)
 
 
-def start(run: RunFolder, accelerator: Accelerator, **faults: Callable[..., None]) -> Slope:
+def start(folder: Path, **faults: Callable[..., None]) -> None:
     """Train, with faults before `step` or before reading a `batch`, called with the images seen."""
-    update = Slope(accelerator)
-    stream = ImageStream(
-        load_dataset("digits"), 8, 0, "cpu", accelerator.process_index, accelerator.num_processes
-    )
+    with open_run("x", config(folder)) as run:
+        index, number = run.processes.process_index, run.processes.num_processes
+        update = Slope(run.accelerator)
+        stream = ImageStream(load_dataset("digits"), 8, 0, "cpu", index, number)
+        _add_faults(update, stream, **faults)
+        train(update, stream, run)
+
+
+def _add_faults(update: Slope, stream: ImageStream, **faults: Callable[..., None]) -> None:
     read = stream.batch
 
     def batch(images_seen: int) -> Batch:
@@ -74,8 +78,6 @@ def start(run: RunFolder, accelerator: Accelerator, **faults: Callable[..., None
 
     stream.batch = batch  # type: ignore[method-assign]
     update.before = lambda batch: faults.get("step", lambda *_: None)(batch.images_seen, update)
-    train(update, stream, run, accelerator)
-    return update
 
 
 def two_processes(
@@ -83,7 +85,7 @@ def two_processes(
 ) -> list[int | None]:
     """Exit codes of a recipe on two processes; what they print goes to `<folder>/log-<rank>`.
 
-    `main` is a function of this module, called with Accelerator, folder and arguments.
+    `main` is a function of this module, called with rank, arguments and folder.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -122,7 +124,8 @@ def _be_process(
     sys.argv = ["recipe"]
 
     def recipe(_: TrainingConfig) -> None:
-        main(open_run("x", config(folder / "unused", timeout=timeout))[1], *arguments)
+        with open_run("x", config(folder / "unused", timeout=timeout)):
+            main(rank, *arguments)
 
     try:
         run_recipe(recipe, TrainingConfig, {"digits": TrainingConfig()})
@@ -131,18 +134,16 @@ def _be_process(
     os._exit(0)
 
 
-def error_of(run: RunFolder, accelerator: Accelerator, **faults: Any) -> list[Any]:
+def error_of(folder: Path, **faults: Any) -> list[Any]:
     try:
-        start(run, accelerator, **faults)
+        start(folder, **faults)
     except NacgenError as error:
         return [error.exit_code, str(error)]
-    finally:
-        run.release()
     return [0, ""]
 
 
-def go_wrong_in_turn(accelerator: Accelerator, folder: Path) -> None:
-    rank, found = accelerator.process_index, {}
+def go_wrong_in_turn(rank: int, folder: Path) -> None:
+    found = {}
 
     def raising(error: Exception, on: int) -> Callable[[int], None]:
         def fault(images_seen: int) -> None:
@@ -155,28 +156,24 @@ def go_wrong_in_turn(accelerator: Accelerator, folder: Path) -> None:
         if (rank, images_seen) == (1, 24):
             update.scale = float("nan")
 
-    def run(name: str) -> RunFolder:
-        return RunFolder("x", config(folder / name), is_main=rank == 0)
-
     bad_image = raising(DataError("x.png cannot be decoded"), 1)
-    found["image"] = error_of(run("image"), accelerator, batch=bad_image)
-    found["nan"] = error_of(run("nan"), accelerator, step=spoil)
+    found["image"] = error_of(folder / "image", batch=bad_image)
+    found["nan"] = error_of(folder / "nan", step=spoil)
     with lock_folder(folder / "locked") if rank == 0 else nullcontext():
-        found["lock"] = error_of(run("locked"), accelerator)
+        found["lock"] = error_of(folder / "locked")
     write = checkpoint._write_synced
 
     def full(path: Path, pieces: Any) -> None:
         raise OSError(28, "No space left on device")
 
     checkpoint._write_synced = full if rank == 0 else write
-    found["disk"] = error_of(run("disk"), accelerator)
+    found["disk"] = error_of(folder / "disk")
     checkpoint._write_synced = write
-    resumed = run("image")  # has a checkpoint at 16
     read = checkpoint._read
     checkpoint._read = raising_oserror if rank == 0 else read  # type: ignore[assignment]
-    found["damage"] = error_of(resumed, accelerator)
+    found["damage"] = error_of(folder / "image")  # which has a checkpoint at 16
     checkpoint._read = read if rank == 0 else raising_oserror  # type: ignore[assignment]
-    found["other disk"] = error_of(resumed, accelerator)
+    found["other disk"] = error_of(folder / "image")
     (folder / f"found-{rank}").write_text(json.dumps(found))
 
 
@@ -209,29 +206,19 @@ def stop(at: int, rank: int = 0) -> Callable[[int], None]:
     return fault
 
 
-def stop_both(accelerator: Accelerator, folder: Path) -> None:
-    run = RunFolder("x", config(folder / "parts"), is_main=accelerator.process_index == 0)
-    start(run, accelerator, batch=stop(24, rank=1))
+def stop_both(rank: int, folder: Path) -> None:
+    start(folder / "parts", batch=stop(24, rank=1))
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     """One, then two, then one: the same images in the same order. A signal to one process stops both."""
-
-    def alone(name: str, **faults: Any) -> RunFolder:
-        run = RunFolder("x", config(tmp_path / name))
-        try:
-            start(run, Accelerator(cpu=True), **faults)
-        finally:
-            run.release()
-        return run
-
-    alone("whole")
+    start(tmp_path / "whole")
     with pytest.raises(SystemExit):
-        alone("parts", batch=stop(8))
+        start(tmp_path / "parts", batch=stop(8))
     assert two_processes(tmp_path, stop_both) == [143, 143], (tmp_path / "log-0").read_text()
     rows = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == 4  # 16 alone, 16 by two
-    alone("parts")
+    start(tmp_path / "parts")
     one, parts = (
         [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
         for n in ("whole", "parts")
@@ -242,13 +229,12 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     assert parts[:2] == one[:2]
 
 
-def be_killed(accelerator: Accelerator, victim: int, folder: Path) -> None:
+def be_killed(rank: int, victim: int, folder: Path) -> None:
     def die(images_seen: int, update: Slope) -> None:
-        if images_seen == 24 and accelerator.process_index == victim:
+        if images_seen == 24 and rank == victim:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run = RunFolder("x", config(folder / "run"), is_main=accelerator.process_index == 0)
-    start(run, accelerator, step=die)
+    start(folder / "run", step=die)
 
 
 @pytest.mark.parametrize(("victim", "name"), [(1, "process 1"), (0, "the first process")])
@@ -261,16 +247,15 @@ def test_a_killed_process_is_named_and_ends_the_run(tmp_path: Path, victim: int,
     assert "Traceback" not in said
 
 
-def be_hung(accelerator: Accelerator, folder: Path) -> None:
+def be_hung(rank: int, folder: Path) -> None:
     def hang(images_seen: int, update: Slope) -> None:
-        if images_seen == 24 and accelerator.process_index == 1:
+        if images_seen == 24 and rank == 1:
             time.sleep(15)
             os._exit(77)
 
-    run = RunFolder("x", config(folder / "run"), is_main=accelerator.process_index == 0)
     begun = time.monotonic()
     try:
-        start(run, accelerator, step=hang)
+        start(folder / "run", step=hang)
     finally:
         (folder / "seconds").write_text(str(time.monotonic() - begun))
 
@@ -281,13 +266,12 @@ def test_a_process_that_hangs_is_named_within_the_set_time(tmp_path: Path) -> No
     assert "process 1 no longer answers" in (tmp_path / "log-0").read_text()
 
 
-def fail_amid(accelerator: Accelerator, error: NacgenError, folder: Path) -> None:
+def fail_amid(rank: int, error: NacgenError, folder: Path) -> None:
     def fail(images_seen: int, update: Slope) -> None:
-        if images_seen == 24 and accelerator.process_index == 1:
+        if images_seen == 24 and rank == 1:
             raise error
 
-    run = RunFolder("x", config(folder / "run"), is_main=accelerator.process_index == 0)
-    start(run, accelerator, step=fail)
+    start(folder / "run", step=fail)
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,13 @@ from nacgen.data.datasets import load_dataset
 from nacgen.data.stream import Batch, ImageStream
 from nacgen.errors import (
     CheckpointError,
-    ConfigurationError,
     DivergenceError,
-    LockedError,
     NonFiniteError,
 )
 from nacgen.gan.update import GANUpdate
 from nacgen.training.config import RunConfig, TrainingConfig
-from nacgen.training.loop import EXIT_PREEMPTED, Goal, TrainingResult, train
-from nacgen.training.run_folder import RunFolder
+from nacgen.training.loop import EXIT_PREEMPTED, Goal, train
+from nacgen.training.run import TrainingResult, open_run
 from tests.gan.small_gan import build
 
 
@@ -39,16 +37,16 @@ def state_of(update: object) -> dict[str, torch.Tensor]:
 
 
 def straight_through(folder: Path) -> dict[str, torch.Tensor]:
-    update, stream, accelerator = build()
-    train(update, stream, RunFolder("x", config(folder)), accelerator)
+    update, stream, _ = build()
+    with open_run("x", config(folder)) as run:
+        train(update, stream, run)
     return state_of(update)
 
 
 @pytest.mark.parametrize("stop_at", [8, 16, 40])
 def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, stop_at: int) -> None:
     expected = straight_through(tmp_path / "whole")
-    update, stream, accelerator = build()
-    run = RunFolder("x", config(tmp_path / "parts"))
+    update, stream, _ = build()
     step = update.update
 
     def stop_later(batch):  # type: ignore[no-untyped-def]
@@ -57,14 +55,10 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, stop_at: int) -> None
         return step(batch)
 
     update.update = stop_later  # type: ignore[method-assign]
-    with pytest.raises(SystemExit) as stopped:
-        train(update, stream, run, accelerator)
+    with pytest.raises(SystemExit) as stopped, open_run("x", config(tmp_path / "parts")) as run:
+        train(update, stream, run)
     assert stopped.value.code == EXIT_PREEMPTED
-    run.release()
-
-    update, stream, accelerator = build()
-    train(update, stream, RunFolder("x", config(tmp_path / "parts")), accelerator)
-    actual = state_of(update)
+    actual = straight_through(tmp_path / "parts")
     assert all(torch.equal(actual[key], value) for key, value in expected.items())
     logs = [(tmp_path / part / "metrics.jsonl").read_text() for part in ("whole", "parts")]
     assert logs[0] == logs[1]
@@ -72,8 +66,7 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, stop_at: int) -> None
 
 def test_work_since_the_last_checkpoint_is_repeated_exactly(tmp_path: Path) -> None:
     expected = straight_through(tmp_path / "whole")
-    update, stream, accelerator = build()
-    run = RunFolder("x", config(tmp_path / "parts"))
+    update, stream, _ = build()
     step = update.update
 
     def die_later(batch):  # type: ignore[no-untyped-def]
@@ -82,12 +75,10 @@ def test_work_since_the_last_checkpoint_is_repeated_exactly(tmp_path: Path) -> N
         return step(batch)
 
     update.update = die_later  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        train(update, stream, run, accelerator)
-    run.release()
-    update, stream, accelerator = build()
-    train(update, stream, RunFolder("x", config(tmp_path / "parts")), accelerator)
-    assert all(torch.equal(state_of(update)[key], value) for key, value in expected.items())
+    with pytest.raises(KeyboardInterrupt), open_run("x", config(tmp_path / "parts")) as run:
+        train(update, stream, run)
+    actual = straight_through(tmp_path / "parts")
+    assert all(torch.equal(actual[key], value) for key, value in expected.items())
     logs = [(tmp_path / part / "metrics.jsonl").read_text() for part in ("whole", "parts")]
     assert logs[0] == logs[1]  # the rows that were repeated stand there once
 
@@ -115,36 +106,36 @@ def diverge_from(images_seen: int, update: GANUpdate, patience: int) -> None:
 
 def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
     """Logits exceed their bound from image 24 on; the checkpoint at 16 is good, that at 32 is not."""
-    update, stream, accelerator = build()
+    update, stream, _ = build()
     diverge_from(24, update, patience=16)
-    run = RunFolder("x", config(tmp_path))
-    with pytest.raises(
-        DivergenceError, match=r"below 0 .* since 24 .* at 40\. .*largest-logit"
-    ) as e:
-        train(update, stream, run, accelerator)
+    message = r"below 0 .* since 24 .* at 40\. .*largest-logit"
+    with (
+        pytest.raises(DivergenceError, match=message) as e,
+        open_run("x", config(tmp_path)) as run,
+    ):
+        train(update, stream, run)
     assert (e.value.since, e.value.exit_code) == (24, 3)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000000000016"]
-    run.release()
 
 
 def test_evaluations_that_improve_do_not_push_the_last_good_checkpoint_out(tmp_path: Path) -> None:
     """Logits exceed their bound from image 16 on, while the score gets better with every batch."""
-    update, stream, accelerator = build()
+    update, stream, _ = build()
     diverge_from(16, update, patience=32)
-    run = RunFolder("x", config(tmp_path))
     goal = Goal("loss", "lower")
-    with pytest.raises(DivergenceError, match=r"since 16 .* at 48"):
+    with (
+        pytest.raises(DivergenceError, match=r"since 16 .* at 48"),
+        open_run("x", config(tmp_path)) as run,
+    ):
         train(
             update,
             stream,
             run,
-            accelerator,
             evaluate=lambda images_seen: {"loss": -images_seen},
             evaluate_every=8,
             goal=goal,
         )
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000000000016"]
-    run.release()
 
 
 def test_generator_step_leaves_the_discriminator_alone() -> None:
@@ -157,24 +148,6 @@ def test_generator_step_leaves_the_discriminator_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, update.trainable, strict=True))
     now = [p.grad for p in update.trainable]
     assert all(torch.equal(a, b) for a, b in zip(gradients, now, strict=True))  # type: ignore[arg-type]
-
-
-def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
-    straight_through(tmp_path)
-    with pytest.raises(ConfigurationError, match="seed: 0 there, 7 here"):
-        RunFolder("x", config(tmp_path, seed=7))
-
-
-def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
-    first, second = (RunFolder("x", config(tmp_path)) for _ in range(2))
-    first.create({})
-    with pytest.raises(LockedError, match=f"process {os.getpid()}"):
-        second.create({})
-
-
-def test_nothing_is_written_before_create(tmp_path: Path) -> None:
-    RunFolder("x", config(tmp_path / "new"))
-    assert not (tmp_path / "new").exists()
 
 
 class LineUpdate:
@@ -202,14 +175,10 @@ def train_line(
 ) -> tuple[LineUpdate, TrainingResult]:
     update = update or LineUpdate()
     times = RunConfig(**({"log_every": 8, "checkpoint_every": 16} | (run or {})), tracker="none")  # type: ignore[arg-type]
-    run_folder = RunFolder(
-        "x", TrainingConfig(run_dir=str(folder), total_images=48, batch_size=8, run=times)
-    )
+    config = TrainingConfig(run_dir=str(folder), total_images=48, batch_size=8, run=times)
     stream = ImageStream(load_dataset("digits"), 8, 0)
-    try:
-        return update, train(update, stream, run_folder, update.accelerator, **options)
-    finally:
-        run_folder.release()
+    with open_run("x", config) as opened:
+        return update, train(update, stream, opened, **options)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 
 from nacgen.data.pictures import write_grid
 from nacgen.errors import (
-    CheckpointError,
     ConfigurationError,
     NonFiniteError,
     StorageError,
@@ -36,8 +35,7 @@ from nacgen.training.config import (
     run_recipe,
 )
 from nacgen.training.loop import train
-from nacgen.training.run import open_run
-from nacgen.training.run_folder import RunFolder
+from nacgen.training.run import TrainingResult, open_run
 from tests.gan.small_gan import build
 
 ROOT = Path(__file__).parents[2]
@@ -74,31 +72,24 @@ def recipe(main: object, monkeypatch: pytest.MonkeyPatch, *flags: str) -> object
 
 def test_a_full_disk_is_a_storage_error_wherever_it_strikes(tmp_path: Path) -> None:
     images = torch.randint(0, 255, (100, 3, 16, 16), dtype=torch.uint8)
-    run = RunFolder("x", config(tmp_path))
-    with files_end_at(50), pytest.raises(StorageError, match=f"configuration in {tmp_path} cannot"):
-        run.create({})
-    assert not (tmp_path / "config.yaml").exists()
-    run.create({})
-    (tmp_path / "summary.json").write_text("{}")
-    with files_end_at(50):
+    with (
+        files_end_at(50),
+        pytest.raises(StorageError, match=f"configuration in {tmp_path}/run cannot"),
+        open_run("x", config(tmp_path / "run")),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with open_run("x", config(tmp_path)) as run, files_end_at(50):
         with pytest.raises(StorageError, match=r"the log in .*File too large.*checkpoints are int"):
-            run.log({"images_seen": 8, "loss": [0.1] * 20})
+            run.log(8, {"loss": [0.1] * 20})
         with pytest.raises(StorageError, match="the summary in"):
-            run.write_summary({"loss": [0.1] * 20})
+            run.finish(TrainingResult(8, 1.0, 8.0, {"loss": [0.1] * 20}))
         with pytest.raises(StorageError, match="the sample grid in"), run.writing("sample grid"):
             write_grid(images, tmp_path / "grid.png", 10)
         with pytest.raises(StorageError, match="the generator in"), run.writing("generator"):
             save_file({"x": torch.zeros(1000)}, tmp_path / "model.safetensors")
-    assert (tmp_path / "summary.json").read_text() == "{}"  # replaced as a whole or not at all
+    assert not (tmp_path / "summary.json").exists()
     assert not list(tmp_path.glob(".*.new"))
-
-
-def test_other_errors_pass_through_writing(tmp_path: Path) -> None:
-    run = RunFolder("x", config(tmp_path))
-    with pytest.raises(KeyError), run.writing("log"):
-        raise KeyError("x")
-    with pytest.raises(CheckpointError), run.writing("log"):
-        raise CheckpointError("x")
 
 
 @pytest.mark.parametrize(
@@ -146,10 +137,13 @@ def test_control_c_outside_of_the_loop_is_one_line(
 def test_a_time_below_one_image_is_refused_before_anything_is_written(
     tmp_path: Path, every: int
 ) -> None:
-    update, stream, accelerator = build()
-    run = RunFolder("x", config(tmp_path / "new"))
-    with pytest.raises(ConfigurationError, match=f"evaluate_every must be 1 or more.* got {every}"):
-        train(update, stream, run, accelerator, evaluate=lambda _: {}, evaluate_every=every)
+    update, stream, _ = build()
+    message = f"evaluate_every must be 1 or more.* got {every}"
+    with (
+        pytest.raises(ConfigurationError, match=message),
+        open_run("x", config(tmp_path / "new")) as run,
+    ):
+        train(update, stream, run, evaluate=lambda _: {}, evaluate_every=every)
     assert not (tmp_path / "new").exists()
 
 
@@ -179,8 +173,9 @@ def test_a_tracker_that_is_not_installed_is_refused(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     options = TrainingConfig(run_dir=str(tmp_path / "new"), run=RunConfig(tracker=tracker))  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=f"installed. pip install {tracker}, or"):
-        open_run("x", options)
+    message = f"installed. pip install {tracker}, or"
+    with pytest.raises(ConfigurationError, match=message), open_run("x", options):
+        pass
     assert not (tmp_path / "new").exists()
 
 
@@ -222,24 +217,6 @@ def test_an_error_in_a_file_names_the_file(
     with pytest.raises(SystemExit):
         parse(TrainingConfig, PRESETS, ["--config", str(file), "--batch-size", "x"])
     assert str(file) not in capsys.readouterr().err
-
-
-def test_a_file_that_names_another_runs_folder_is_said_to(tmp_path: Path) -> None:
-    run = RunFolder("x", config(tmp_path))
-    run.create({})
-    run.release()
-    file = str(tmp_path / "config.yaml")
-    here = parse(TrainingConfig, PRESETS, ["--config", file, "--seed", "3"])
-    with pytest.raises(ConfigurationError, match=f"--run-dir; {file} names this one"):
-        RunFolder("x", here)
-
-
-def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
-    run = RunFolder("x", config(tmp_path))
-    run.create({})
-    (tmp_path / "summary.json").write_text("{")
-    with pytest.raises(CheckpointError, match=rf"{tmp_path}/summary\.json should hold a JSON"):
-        run.read_summary()
 
 
 def test_the_echo_of_a_signal_is_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -19,7 +18,7 @@ from nacgen.functional.fidelity import psnr
 from nacgen.models.vae import VAE, Decoder
 from nacgen.system.randomness import normal_rows, seeded
 from nacgen.training.config import TrainingConfig
-from nacgen.training.run_folder import RunFolder
+from nacgen.training.run import open_run
 from nacgen.vae import evaluation as vae_evaluation
 from nacgen.vae.evaluation import VAEEvaluation
 from nacgen.vae.options import ScoreConfig
@@ -28,20 +27,18 @@ from tests.vae.small_vae import LinearEncoder
 
 def evaluation(folder: Path, vae: nn.Module, held_out: Any = None, **score: Any) -> VAEEvaluation:
     train, test = load_splits("digits")
-    (folder / "samples").mkdir(parents=True)
-    run = RunFolder("x", TrainingConfig(run_dir=str(folder)))
     options = ScoreConfig(**({"num_samples": 100, "bound_images": 3} | score))
     extractor = metrics.build_extractor("digits_classifier")
     held_out = test.subset(torch.arange(60)) if held_out is None else held_out
-    return VAEEvaluation(
-        vae,  # type: ignore[arg-type]
-        run,
-        Accelerator(cpu=True),
-        options,
-        extractor,
-        train.subset(torch.arange(200)),
-        held_out,
-    )
+    with open_run("x", TrainingConfig(run_dir=str(folder))) as run:
+        return VAEEvaluation(
+            vae,  # type: ignore[arg-type]
+            run,
+            options,
+            extractor,
+            train.subset(torch.arange(200)),
+            held_out,
+        )
 
 
 def small_vae() -> VAE:

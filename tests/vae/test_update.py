@@ -19,7 +19,7 @@ from nacgen.system.processes import gather_rows
 from nacgen.training.checkpoint import load_checkpoint
 from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.loop import EXIT_PREEMPTED, train
-from nacgen.training.run_folder import RunFolder
+from nacgen.training.run import open_run
 from nacgen.vae.update import warm_up
 from tests.vae.small_vae import BATCH, build
 
@@ -139,11 +139,12 @@ def config(folder: Path) -> TrainingConfig:
 @pytest.mark.parametrize("stop_at", [8, 32])
 def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, stop_at: int) -> None:
     """Before the adversary joins, and after; the Gaussian's variance goes on, too."""
-    update, stream, accelerator = build()
-    train(update, stream, RunFolder("x", config(tmp_path / "whole")), accelerator)
+    update, stream, _ = build()
+    with open_run("x", config(tmp_path / "whole")) as run:
+        train(update, stream, run)
     expected = state_of(update.modules)
-    update, stream, accelerator = build()
-    step, run = update.update, RunFolder("x", config(tmp_path / "parts"))
+    update, stream, _ = build()
+    step = update.update
 
     def stop_later(batch):  # type: ignore[no-untyped-def]
         if batch.images_seen + BATCH == stop_at:
@@ -151,12 +152,12 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, stop_at: int) -> None
         return step(batch)
 
     update.update = stop_later  # type: ignore[method-assign]
-    with pytest.raises(SystemExit) as stopped:
-        train(update, stream, run, accelerator)
+    with pytest.raises(SystemExit) as stopped, open_run("x", config(tmp_path / "parts")) as run:
+        train(update, stream, run)
     assert stopped.value.code == EXIT_PREEMPTED
-    run.release()
-    update, stream, accelerator = build()
-    train(update, stream, RunFolder("x", config(tmp_path / "parts")), accelerator)
+    update, stream, _ = build()
+    with open_run("x", config(tmp_path / "parts")) as run:
+        train(update, stream, run)
     actual = state_of(update.modules)
     assert "vae.decoder.likelihood.variance" in actual
     assert all(torch.equal(actual[key], value) for key, value in expected.items())
@@ -167,7 +168,7 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, stop_at: int) -> None
 def test_a_loss_that_is_not_finite_stops_by_name_and_keeps_the_last_checkpoint(
     tmp_path: Path,
 ) -> None:
-    update, stream, accelerator = build()
+    update, stream, _ = build()
     step = update.update
 
     def spoil_later(batch):  # type: ignore[no-untyped-def]
@@ -177,11 +178,12 @@ def test_a_loss_that_is_not_finite_stops_by_name_and_keeps_the_last_checkpoint(
         return step(batch)
 
     update.update = spoil_later  # type: ignore[method-assign]
-    run = RunFolder("x", config(tmp_path / "run"))
-    with pytest.raises(
-        NonFiniteError, match=r"the autoencoder's loss must stay finite, but at 24 .* nan"
+    message = r"the autoencoder's loss must stay finite, but at 24 .* nan"
+    with (
+        pytest.raises(NonFiniteError, match=message),
+        open_run("x", config(tmp_path / "run")) as run,
     ):
-        train(update, stream, run, accelerator)
+        train(update, stream, run)
     loaded = load_checkpoint(run.checkpoints)
     assert loaded is not None
     assert loaded[1]["images_seen"] == 16
@@ -191,7 +193,7 @@ def test_a_loss_that_is_not_finite_stops_by_name_and_keeps_the_last_checkpoint(
 def test_logits_beyond_their_bound_for_long_stop_by_name_and_keep_what_was_before(
     tmp_path: Path,
 ) -> None:
-    update, stream, accelerator = build(adversarial=True)
+    update, stream, _ = build(adversarial=True)
     assert update.adversary is not None
     step = update.update
 
@@ -202,9 +204,12 @@ def test_logits_beyond_their_bound_for_long_stop_by_name_and_keep_what_was_befor
         return step(batch)
 
     update.update = spoil_later  # type: ignore[method-assign]
-    run = RunFolder("x", config(tmp_path / "run"))
-    with pytest.raises(DivergenceError, match=r"since 16 images .* raise --discriminator.largest"):
-        train(update, stream, run, accelerator)
+    message = r"since 16 images .* raise --discriminator.largest"
+    with (
+        pytest.raises(DivergenceError, match=message),
+        open_run("x", config(tmp_path / "run")) as run,
+    ):
+        train(update, stream, run)
     loaded = load_checkpoint(run.checkpoints)
     assert loaded is not None
     assert loaded[1]["images_seen"] == 16
