@@ -15,7 +15,7 @@ from typing import Any
 from nacgen.comparison.endpoints import ImagesToScore, PairedScores, images_to_score, mean_score
 from nacgen.comparison.paired import holm
 from nacgen.comparison.pairing import by_seed, common_end, common_protocol, differences
-from nacgen.comparison.verdict import LEVEL, Evidence, verdict
+from nacgen.comparison.verdict import LEVEL, Claim
 from nacgen.errors import ConfigurationError, NonFiniteError
 from nacgen.reporting.runs import Run, better, load_run, main_metric
 
@@ -24,85 +24,41 @@ Runs = Sequence[Run | str | Path]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Claim):
     """The result of `compare`.
 
     Args:
         metric: Metric compared.
-        arm_a: Name of the control.
-        arm_b: Name of the arm compared with the control.
         runs_a: Runs of the control, by seed.
         runs_b: Runs of the other arm, by seed.
-        end: Scores at the end of training, on which the verdict rests.
         early: Scores nearest to a fifth of the budget, or None if there are none before the end.
         area: Geometric means over all of training, or None if there is only one evaluation.
         images_to_score: Images that both arms needed to reach the target.
         differences: Configuration fields that differ between runs, with the values found in each arm.
-        diverged_a: Seeds left out because the control diverged.
-        diverged_b: Seeds left out because the other arm diverged.
-        num_comparisons: Number of arms compared with the control, this one included.
-        adjusted_p_value: Exact p-value at the end, corrected for that number after Holm.
     """
 
     metric: str
-    arm_a: str
-    arm_b: str
     runs_a: tuple[Run, ...]
     runs_b: tuple[Run, ...]
-    end: PairedScores
     early: PairedScores | None
     area: PairedScores | None
     images_to_score: ImagesToScore
     differences: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
-    diverged_a: tuple[int, ...] = ()
-    diverged_b: tuple[int, ...] = ()
-    num_comparisons: int = 1
-    adjusted_p_value: float
 
     @property
     def points(self) -> list[PairedScores]:
         """Scores that exist of: early, over all of training, at the end."""
         return [point for point in (self.early, self.area, self.end) if point is not None]
 
-    @property
-    def evidence(self) -> Evidence:
-        """Evidence for a claim about the scores at the end."""
-        return Evidence(
-            log_ratios=self.end.log_ratios,
-            level=self.end.level,
-            num_comparisons=self.num_comparisons,
-            adjusted_p_value=self.adjusted_p_value,
-            diverged_a=self.diverged_a,
-            diverged_b=self.diverged_b,
-        )
-
-    @property
-    def is_claim(self) -> bool:
-        """True if the scores at the end show a difference."""
-        return self.evidence.is_claim(better(self.metric))
-
-    @property
-    def verdict(self) -> str:
-        """One sentence on the scores at the end."""
-        return verdict(self.arm_a, self.arm_b, self.evidence, better=better(self.metric))
-
     def to_dict(self) -> dict[str, Any]:
         """Return names, verdict, scores and statistics, ready for JSON."""
+        names = ("metric", "better", "arm_a", "arm_b", "verdict", "is_claim", "adjusted_p_value")
+        endpoints = ("end", "early", "area", "images_to_score")
         return {
-            "metric": self.metric,
-            "better": better(self.metric),
-            "arm_a": self.arm_a,
-            "arm_b": self.arm_b,
-            "verdict": self.verdict,
-            "is_claim": self.is_claim,
-            "adjusted_p_value": self.adjusted_p_value,
-            "num_comparisons": self.num_comparisons,
+            **{name: getattr(self, name) for name in (*names, "num_comparisons")},
             "diverged_a": list(self.diverged_a),
             "diverged_b": list(self.diverged_b),
-            "end": self.end.to_dict(),
-            "early": None if self.early is None else self.early.to_dict(),
-            "area": None if self.area is None else self.area.to_dict(),
-            "images_to_score": self.images_to_score.to_dict(),
+            **{k: v and v.to_dict() for k in endpoints for v in [getattr(self, k)]},
         }
 
 
@@ -201,6 +157,7 @@ def compare(
     )
     return Comparison(
         metric=metric,
+        better=better(metric),
         arm_a=arm_a,
         arm_b=arm_b,
         runs_a=tuple(a.values()),

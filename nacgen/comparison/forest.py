@@ -17,7 +17,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from nacgen.comparison.compare import Comparison
 from nacgen.comparison.verdict import change
 from nacgen.reporting.charts import COLORS, FAINT, INK, save_chart, score
-from nacgen.reporting.runs import better
 
 ROW_INCHES = 0.36
 TICKS = (  # percent
@@ -93,7 +92,7 @@ def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
     figure.text(0.012, 1 - 0.3 / height, f"Change against {first.arm_a}", **style)
     level = f"{100 * (1 - first.end.level):.4g} %"
     note = (
-        f"{first.metric}: {better(first.metric)} is better; images: fewer are better. "
+        f"{first.metric}: {first.better} is better; images: fewer are better. "
         f"Diamond: mean, bar: {level} interval, circles: pairs."
     )
     figure.text(0.012, 1 - 0.52 / height, note, fontsize=8.5, color=COLORS[0])

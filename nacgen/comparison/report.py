@@ -12,7 +12,7 @@ from nacgen.errors import ConfigurationError
 from nacgen.reporting.blocks import Block, Heading, Images, Paragraph, Table
 from nacgen.reporting.charts import comparison_chart, score
 from nacgen.reporting.document import Reports, bias_note, mapping_table, samples, write_blocks
-from nacgen.reporting.runs import better, warnings_of
+from nacgen.reporting.runs import warnings_of
 
 
 def write_comparison_report(
@@ -110,7 +110,7 @@ _CORRECTION = (
 def _time_note(comparison: Comparison) -> str:
     time = comparison.images_to_score
     return (
-        f"Images at the first evaluation with a score of {score(time.target)} or {better(comparison.metric)}. "
+        f"Images at the first evaluation with a score of {score(time.target)} or {comparison.better}. "
         f"A run that did not reach it within {time.total_images:,} images is censored: it counts as later than "
         "all others and enters no mean. The test is the exact sign test, which needs only the order "
         "within each pair."
@@ -119,7 +119,7 @@ def _time_note(comparison: Comparison) -> str:
 
 def _finding(comparisons: Sequence[Comparison]) -> str:
     """Return the title of the chart: the number of pairs in which each arm is better."""
-    side = better(comparisons[0].metric)
+    side = comparisons[0].better
     counts = [
         f"{each.arm_b} in {each.end.num_lower if side == 'lower' else each.end.num_higher}"
         for each in comparisons

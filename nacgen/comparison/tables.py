@@ -8,13 +8,13 @@ from nacgen.comparison.compute import cost_table, pretraining_note
 from nacgen.comparison.verdict import change, limits
 from nacgen.reporting.blocks import Table, to_text
 from nacgen.reporting.charts import score
-from nacgen.reporting.runs import Run, better, warnings_of
+from nacgen.reporting.runs import Run, warnings_of
 
 
 def comparison_text(comparisons: Sequence[Comparison]) -> str:
     """Return the tables, verdicts and limits of a comparison as text for a terminal."""
     first = comparisons[0]
-    parts = [f"{first.metric} ({better(first.metric)} is better)"]
+    parts = [f"{first.metric} ({first.better} is better)"]
     parts += [to_text(seed_table(comparison)) for comparison in comparisons]
     parts += [to_text(difference_table(comparisons)), to_text(time_to_score_table(comparisons))]
     arms = arms_of(comparisons)
@@ -47,7 +47,7 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
     first, several = comparisons[0], len(comparisons) > 1
     rows = []
     for comparison in comparisons:
-        is_lower = better(comparison.metric) == "lower"
+        is_lower = comparison.better == "lower"
         for point in comparison.points:
             interval = "one pair gives none"
             if point.interval is not None:

@@ -3,11 +3,27 @@ from typing import Any
 
 import pytest
 
-from nacgen.comparison.verdict import Evidence, change, limits, verdict
+from nacgen.comparison.endpoints import PairedScores
+from nacgen.comparison.verdict import Claim, change, limits
 
 
-def say(*log_ratios: float, better: str = "lower", **options: Any) -> str:
-    return verdict("random", "nac", Evidence(log_ratios=log_ratios, **options), better=better)
+def claim(*log_ratios: float, better: str = "lower", level: float = 0.05, **options: Any) -> Claim:
+    end = PairedScores(
+        when="at the end",
+        images_seen=9,
+        total_images=9,
+        seeds=tuple(range(len(log_ratios))),
+        scores_a=(1.0,) * len(log_ratios),
+        scores_b=tuple(map(math.exp, log_ratios)),
+        protocol={},
+        level=level,
+    )
+    options = {"adjusted_p_value": end.p_value, **options}
+    return Claim(arm_a="random", arm_b="nac", better=better, end=end, **options)
+
+
+def say(*log_ratios: float, **options: Any) -> str:
+    return claim(*log_ratios, **options).verdict
 
 
 def test_three_pairs_that_agree_are_a_direction_and_no_claim() -> None:
@@ -38,9 +54,9 @@ def test_pairs_that_disagree_show_no_difference() -> None:
 
 
 def test_a_claim_tells_of_the_side_of_the_mean_where_most_pairs_lie_on_the_other() -> None:
-    evidence = Evidence(log_ratios=[-0.001] * 8 + [0.5, 0.52, 0.48, 0.51, 0.49, 0.5])
-    assert evidence.is_claim("lower")
-    text = verdict("random", "nac", evidence)
+    found = claim(*[-0.001] * 8, 0.5, 0.52, 0.48, 0.51, 0.49, 0.5)
+    assert found.is_claim
+    text = found.verdict
     assert text.startswith("In 6 of 14 paired seeds nac scored higher (worse) than random")
     assert ", in 8 lower (+" in text
 
@@ -128,10 +144,10 @@ def test_the_arm_that_diverged_wins_nothing() -> None:
     assert say(*CLEAR, diverged_a=(9, 8)).endswith(
         "and the interval excludes zero; left out: random diverged with seeds 8, 9."
     )
-    lost = Evidence(log_ratios=CLEAR, diverged_b=(9,))
-    assert not lost.is_claim("lower")
-    assert lost.is_claim("higher")  # there the control is better, and it survived
-    assert Evidence(log_ratios=CLEAR).is_claim("lower")
+    assert not claim(*CLEAR, diverged_b=(9,)).is_claim
+    # Where higher is better the control is the better arm, and it survived.
+    assert claim(*CLEAR, better="higher", diverged_b=(9,)).is_claim
+    assert claim(*CLEAR).is_claim
 
 
 def test_a_stricter_level_needs_more() -> None:
