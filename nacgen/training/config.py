@@ -7,6 +7,7 @@ does not import torch, which keeps `--help` fast.
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 import sys
@@ -24,13 +25,20 @@ from nacgen.errors import (
     StorageError,
     is_storage_failure,
 )
-from nacgen.system.documents import read_yaml
+from nacgen.system.documents import flatten, read_yaml
 from nacgen.system.signals import stop_with_launcher
 
 Config = TypeVar("Config")
-UNRECORDED = {
-    "is_recorded": False
-}  # metadata of a field that says what to do with a run, not what it is
+# Metadata of a field that tells what to do with a run, not what the run is.
+UNRECORDED = {"is_recorded": False}
+# Options of earlier versions: today's names of those that were renamed, old defaults of those that were removed.
+RENAMED = {
+    "discriminator.taps": "discriminator.return_nodes",
+    "discriminator.felt_from": "discriminator.acts_from",
+    "views.greyscale_probability": "views.grayscale_probability",
+    "distillhash.num_neighbours": "distillhash.num_neighbors",
+}
+REMOVED: dict[str, Any] = {}
 
 
 def require_positive(config: object, *names: str) -> None:
@@ -181,12 +189,14 @@ def parse(
         SystemExit: 2 for a wrong flag, key or type, after a message that names the file where the flags
             alone are right; 0 for `--help`.
     """
-    flags = list(sys.argv[1:] if argv is None else argv)
+    flags = _upgrade_flags(sys.argv[1:] if argv is None else argv)
     first_pass = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first_pass.add_argument("--preset")
     first_pass.add_argument("--config")
     chosen, _ = first_pass.parse_known_args(flags)
-    file_values = {} if chosen.config is None else read_yaml(Path(chosen.config))
+    file_values = {}
+    if chosen.config is not None:
+        file_values = upgrade(flatten(read_yaml(Path(chosen.config))), chosen.config)
     preset = chosen.preset or file_values.get("preset") or next(iter(presets))
     if not isinstance(preset, str) or preset not in presets:
         source = "" if chosen.preset or not file_values else f" in {chosen.config}"
@@ -292,13 +302,85 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain
 
 
-def _as_flags(values: Mapping[str, Any], prefix: str = "--") -> list[str]:
+def upgrade(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Translate the options of an earlier version, and tell the user about each.
+
+    Args:
+        values: Values by dotted name.
+        source: Path of the file that they come from, or `"the command line"`.
+
+    Returns:
+        Values by today's names; options that were removed are left out.
+
+    Raises:
+        ConfigurationError: An option that was removed has another value than its old default.
+
+    Example:
+        >>> upgrade({"views.greyscale_probability": 0.2, "seed": 1}, "config.yaml")
+        {'views.grayscale_probability': 0.2, 'seed': 1}
+    """
+    upgraded = {}
+    for name, value in values.items():
+        if name in REMOVED and value != REMOVED[name]:
+            raise ConfigurationError(
+                f"{name} must be {REMOVED[name]}, since it is no option any more, but {source} has {value}. "
+                "Leave it out, or use the version that knows it."
+            )
+        if name in REMOVED:
+            warn(f"{source}: {name} is no option any more; it has its default and is left out")
+        else:
+            upgraded[RENAMED.get(name, name)] = value
+        if name in RENAMED:
+            warn(f"{source}: {name} is now called {RENAMED[name]}; use the new name")
+    return upgraded
+
+
+def warn(message: str) -> None:
+    """Print a message to stderr, on the first process alone.
+
+    Args:
+        message: Text of one line.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        print(message, file=sys.stderr)
+
+
+def _upgrade_flags(flags: Sequence[str]) -> list[str]:
+    """Translate the flags of options that were renamed, and drop those of options that were removed."""
+    upgraded: list[str] = []
+    is_dropped = False
+    for i, flag in enumerate(flags):
+        name, equals, value = flag.removeprefix("--").partition("=")
+        topic, dot, last = name.replace("-", "_").rpartition(".")
+        option = topic + dot + last.removeprefix("no_")
+        if flag.startswith("--") and option in RENAMED:
+            upgrade({option: None}, "the command line")
+            (new,) = _as_flags({RENAMED[option]: not last.startswith("no_")})
+            upgraded.append(new + equals + value)
+        elif flag.startswith("--") and option in REMOVED:
+            is_dropped = True
+            given = [value] if equals else _values_after(flags, i)
+            given = [*_as_flags({topic + dot + last: True}), *given]
+            is_default = given == _as_flags({option: REMOVED[option]})
+            upgrade(
+                {option: REMOVED[option] if is_default else " ".join(given)}, "the command line"
+            )
+        elif flag.startswith("--") or not is_dropped:
+            is_dropped = False
+            upgraded.append(flag)
+    return upgraded
+
+
+def _values_after(flags: Sequence[str], i: int) -> list[str]:
+    return list(itertools.takewhile(lambda flag: not flag.startswith("--"), flags[i + 1 :]))
+
+
+def _as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Return the flags that set options to values, which have dotted names."""
     flags: list[str] = []
     for key, value in values.items():
-        name = prefix + str(key).replace("_", "-")
-        if isinstance(value, dict):
-            flags += _as_flags(value, f"{name}.")
-        elif isinstance(value, bool):
+        name = f"--{key}".replace("_", "-")
+        if isinstance(value, bool):
             head, dot, last = name[2:].rpartition(".")
             flags.append(name if value else f"--{head}{dot}no-{last}")
         elif isinstance(value, list):

@@ -10,7 +10,7 @@ from nacgen.errors import ConfigurationError, StorageError
 from nacgen.system.documents import flatten, read_yaml
 from nacgen.system.files import move_aside
 from nacgen.system.locks import lock_folder
-from nacgen.training.config import TrainingConfig, to_dict
+from nacgen.training.config import TrainingConfig, to_dict, upgrade, warn
 
 CONFIG, LOG, CHECKPOINTS, SUMMARY = "config.yaml", "metrics.jsonl", "checkpoints", "summary.json"
 NOT_COMPARED = ("config", "run_dir", "run.timeout")
@@ -64,11 +64,11 @@ def _compare(folder: Path, config: TrainingConfig) -> None:
     there = flatten(read_yaml(folder / CONFIG))
     if not has_begun(folder):
         return
-    here = flatten(to_dict(config))
+    there, here = upgrade(there, str(folder / CONFIG)), flatten(to_dict(config))
     differences = [
-        f"{key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
-        for key in sorted(there.keys() | here.keys())
-        if key not in NOT_COMPARED and there.get(key, "absent") != here.get(key, "absent")
+        f"{key}: {there[key]} there, {here.get(key, 'absent')} here"
+        for key in sorted(there)
+        if key not in NOT_COMPARED and (key not in here or there[key] != here[key])
     ]
     if differences:
         named = f"; {config.config} names this one" if config.config else ""
@@ -76,6 +76,12 @@ def _compare(folder: Path, config: TrainingConfig) -> None:
             f"{folder} holds a run of another configuration ({'; '.join(differences)}). Repeat its "
             f"configuration to resume it, choose another --run-dir{named}, or start over with --fresh, which "
             "moves the folder aside."
+        )
+    lacking = [f"{key} {here[key]}" for key in here if key not in there]
+    if lacking:
+        warn(
+            f"{folder} holds a run of an earlier version, which lacks options of today; it goes on with "
+            f"{', '.join(lacking)}"
         )
 
 
