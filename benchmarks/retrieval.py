@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import page
-from nacgen.functional.hamming import hamming_distances, nearest_codes, pack_codes
+from nacgen.functional.hamming import nearest_codes, pack_codes
 from nacgen.functional.hashing import distance_counts
 from nacgen.functional.ranking import average_precision
 from timing import Row, Size, agree, cost, in_turns, missing, peak_memory
@@ -41,7 +41,7 @@ def sorted_form(queries: Labeled, gallery: Labeled) -> Tensor:
     Of `n` tied items after `N` others, `r` and `R` of them relevant, place `i` adds
     `r / n (1 + R + (i - 1) (r - 1) / (n - 1)) / (N + i)`.
     """
-    distances = hamming_distances(pack_codes(queries[0]), pack_codes(gallery[0]))
+    distances = torch.stack([(gallery[0] != code).sum(dim=1) for code in queries[0]])
     values = []
     for row, label in zip(distances, queries[1], strict=True):
         ordered, order = row.sort()

@@ -1,22 +1,26 @@
-"""What binary codes and their posterior are like: correlation of bits, calibration, effective rank."""
+"""Measures of binary codes and of their posterior: correlation of bits, calibration, effective rank."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 CALIBRATION_BINS = 15
-RANK_OFFSET = 1e-7  # of RankMe's shares
+RANK_OFFSET = 1e-7  # added to RankMe's probabilities
 
 
 def bit_correlation(codes: Bool[Tensor, "m k"]) -> Float[Tensor, "c c"]:
-    """Absolute correlation of every two bits that change.
+    """Compute the absolute correlation of every two bits that are not constant.
 
     Args:
-        codes: One code a row.
+        codes: One code per row.
 
     Returns:
-        Float64, in [0, 1] above the diagonal and 0 elsewhere; constant bits, which have no correlation, are
-        left out.
+        Float64 matrix with values in [0, 1] above the diagonal and 0 elsewhere. Constant bits are left out.
+
+    Example:
+        >>> bit_correlation(torch.tensor([[True, True], [False, False]])).round()
+        tensor([[0., 1.],
+                [0., 0.]], dtype=torch.float64)
     """
     centered = codes.double() - codes.double().mean(0)
     norms = centered.norm(dim=0)
@@ -27,15 +31,19 @@ def bit_correlation(codes: Bool[Tensor, "m k"]) -> Float[Tensor, "c c"]:
 
 
 def effective_codes(codes: Bool[Tensor, "m k"]) -> Float[Tensor, ""]:
-    """Effective number of different codes, `1 / sum p^2` of their shares, without waiting for the device.
+    """Compute the effective number of different codes, `1 / sum p^2` over their relative frequencies `p`.
 
-    The exponential of the Rényi-2 entropy: 1 where all codes are one, `m` where no two are equal.
+    This is the exponential of the Rényi-2 entropy. It does not wait for the device.
 
     Args:
-        codes: One code a row.
+        codes: One code per row.
 
     Returns:
-        Between 1 and `m`.
+        Number between 1 (all codes are equal) and `m` (no two are equal).
+
+    Example:
+        >>> effective_codes(torch.tensor([[True, False], [True, True]]))
+        tensor(2.)
     """
     signs = torch.where(codes, 1.0, -1.0)
     is_equal = (
@@ -47,17 +55,22 @@ def effective_codes(codes: Bool[Tensor, "m k"]) -> Float[Tensor, ""]:
 def calibration_error(
     posterior_logits: Float[Tensor, "m k"], codes: Bool[Tensor, "m k"], flip_probability: float
 ) -> float:
-    """Expected calibration error of the posterior's probability that a received bit is +1.
+    """Compute the expected calibration error of the posterior's probability that a received bit is +1.
 
-    The channel's noise is averaged out: a bit sent as +1 is received as +1 in a share `1 - p` of cases.
+    The noise of the channel is averaged out: a bit sent as +1 is received as +1 with probability `1 - p`.
 
     Args:
         posterior_logits: Log odds that each received bit is +1.
-        codes: The bits sent.
-        flip_probability: Of the channel.
+        codes: Bits that were sent.
+        flip_probability: Probability `p` that the channel flips a bit.
 
     Returns:
-        Mean `|predicted - true share|` over 15 bins of equal width, weighted by their bits; 0 to 1.
+        Mean distance between predicted and true frequency over 15 bins of equal width, weighted by the bits in
+        each; between 0 and 1.
+
+    Example:
+        >>> calibration_error(torch.zeros(2, 1), torch.tensor([[True], [False]]), 0.1)
+        0.0
 
     Source:
         Guo et al. 2017, arXiv:1706.04599, equation 3.
@@ -71,13 +84,17 @@ def calibration_error(
 
 
 def rank_me(features: Float[Tensor, "n d"]) -> float:
-    """RankMe: the exponential of the entropy of the features' normalised singular values.
+    """Compute RankMe, the exponential of the entropy of the features' normalized singular values.
 
     Args:
-        features: One row an image, not centred.
+        features: One row per image, not centered.
 
     Returns:
-        Between 1 and `min(n, d)` up to the offset of 1e-7; 0 where all features are zero.
+        Effective rank between 1 and `min(n, d)`, up to an offset of 1e-7; 0 if all features are zero.
+
+    Example:
+        >>> round(rank_me(torch.eye(4)), 3)
+        4.0
 
     Source:
         Garrido et al. 2023, arXiv:2210.02885, equation 1.
@@ -87,5 +104,5 @@ def rank_me(features: Float[Tensor, "n d"]) -> float:
     singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     if float(singular.sum()) == 0:
         return 0.0
-    shares = singular / singular.sum() + RANK_OFFSET
-    return float(torch.special.entr(shares).sum().exp())
+    probabilities = singular / singular.sum() + RANK_OFFSET
+    return float(torch.special.entr(probabilities).sum().exp())

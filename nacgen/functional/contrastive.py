@@ -1,8 +1,7 @@
 """Contrastive losses on the directions of projections: NT-Xent (SimCLR) and InfoNCE with a queue (MoCo).
 
-Both say how hard it is, in nats, to find an image's other view among all keys, given cosine similarities
-over a temperature. `log n - loss`, with `n` the keys that a row is compared with, bounds the mutual
-information of the two views from below.
+Both are cross-entropies, in nats, of finding an image's other view among all keys by cosine similarity over a
+temperature. With `n` keys, `log n - loss` is a lower bound of the mutual information of the two views.
 
 Source:
     Chen et al. 2020, arXiv:2002.05709, equation 1; He et al. 2020, arXiv:1911.05722, equation 1;
@@ -20,13 +19,17 @@ SHORTEST = 1e-12  # vectors with no larger component have no direction and count
 
 
 def directions(rows: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-    """Rows divided by their Euclidean length, at any size that the dtype can hold.
+    """Divide rows by their Euclidean length, at any size that the dtype can hold.
 
     Args:
-        rows: Any finite numbers.
+        rows: Finite numbers.
 
     Returns:
-        Rows of length 1; a zero row stays zero and its gradient stays finite.
+        Rows of length 1. A row of zeros stays zero, and its gradient stays finite.
+
+    Example:
+        >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.6..., 0.8...], [0.0, 0.0]]
     """
     largest = reduce(rows.detach().abs(), "m d -> m 1", "max")
     has_direction = largest > SHORTEST
@@ -42,24 +45,27 @@ def nt_xent(
     all_projections: Float[Tensor, "n d"] | None = None,
     own_start: int = 0,
 ) -> Float[Tensor, " m"]:
-    """Normalised temperature-scaled cross-entropy of finding each row's other view among all other rows.
+    """Compute the normalized, temperature-scaled cross-entropy of finding each row's other view.
 
     The row itself is left out of the sum, unlike in `nacgen.functional.nac`.
 
     Args:
-        projections: First views of `m / 2` images, then their second views in the same order.
-        temperature: Divides cosine similarities, above zero.
-        all_projections: The rows to find the other view among; those of all processes when training on
-            several, with gradient. Must include `projections`. Absent: `projections`.
-        own_start: Index in `all_projections` at which `projections` begin: rank times `m`, when the rows of
-            each process are gathered in the order of ranks.
+        projections: First views of `m / 2` images, followed by their second views in the same order.
+        temperature: Divisor of the cosine similarities, above zero.
+        all_projections: Rows among which the other view is to be found, with gradient: those of all processes.
+            Must include `projections`, which is the default.
+        own_start: Index in `all_projections` at which `projections` begin, the process's rank times `m`.
 
     Returns:
-        Nats per row, above zero, to be minimised; `log(n - 1)` where all rows point the same way.
+        One loss per row in nats, above zero; `log(n - 1)` if all rows have the same direction.
 
     Raises:
-        ValueError: Rows are not two views of an image each, or fewer than two images; widths differ;
-            `own_start` is out of range; the temperature is not above zero.
+        ValueError: If rows are not two views of each image, images are fewer than two, widths differ, `own_start`
+            is out of range, or the temperature is not above zero.
+
+    Example:
+        >>> nt_xent(torch.ones(4, 8)).exp()
+        tensor([3.0000, 3.0000, 3.0000, 3.0000])
 
     Source:
         Chen et al. 2020, arXiv:2002.05709, equation 1.
@@ -91,19 +97,23 @@ def info_nce(
     queue_keys: Float[Tensor, "q d"],
     temperature: float = 0.07,
 ) -> Float[Tensor, " b"]:
-    """Cross-entropy of finding each query's key among itself and a queue of earlier keys.
+    """Compute the cross-entropy of finding each query's key among itself and a queue of earlier keys.
 
     Args:
         queries: Projections of one view.
-        positive_keys: Row `i` is a momentum encoder's projection of the other view of query `i`'s image.
-        queue_keys: Projections of other images, from earlier steps; one or more.
-        temperature: Divides cosine similarities, above zero.
+        positive_keys: Projections of the other view of the same images, by a momentum encoder.
+        queue_keys: Projections of other images from earlier steps, one or more.
+        temperature: Divisor of the cosine similarities, above zero.
 
     Returns:
-        Nats per query, above zero, to be minimised; `log(q + 1)` where all rows point the same way.
+        One loss per query in nats, above zero; `log(q + 1)` if all rows have the same direction.
 
     Raises:
-        ValueError: Shapes differ, the queue is empty, or the temperature is not above zero.
+        ValueError: If shapes differ, the queue is empty, or the temperature is not above zero.
+
+    Example:
+        >>> info_nce(torch.ones(1, 8), torch.ones(1, 8), torch.ones(3, 8)).exp()
+        tensor([4.])
 
     Source:
         He et al. 2020, arXiv:1911.05722, equation 1.

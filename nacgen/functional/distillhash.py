@@ -1,9 +1,10 @@
 """DistillHash: learning to hash from pairs whose noisy labels can be trusted.
 
-Four steps, without labels. (1) Cosine distances of pretrained features that are clearly small or clearly large
-give pairs a noisy label. (2) A network with outputs `h` in [-1, 1]^k is trained on them, and gives each pair a
-posterior `P = sigmoid(h_i . h_j / 2)` of being similar. (3) Pairs are distilled: kept where the posterior is
-clearer than the labels' noise can explain. (4) The network is trained again on the kept pairs.
+The method has four steps and needs no labels. (1) Pairs whose cosine distance between pretrained features is
+clearly small or clearly large get a noisy label. (2) A network with outputs `h` in [-1, 1]^k is trained on
+them; it gives each pair a posterior `P = sigmoid(h_i . h_j / 2)` of being similar. (3) Pairs are distilled:
+those whose posterior is clearer than the noise of the labels can explain are kept. (4) The network is trained
+again on them.
 
 A pair label is +1 (similar), -1 (dissimilar) or 0 (no label). Pair matrices are dense: 5,000 images take 100 MB
 in float32.
@@ -26,7 +27,7 @@ NUM_NEIGHBORS = 20
 
 
 class HalfGaussians(NamedTuple):
-    """Distances as two halves of Gaussians that meet at the mode, which is the mean of both."""
+    """Two halves of Gaussians, fitted to distances, that meet at the mode, which is the mean of both."""
 
     mode: float
     std_left: float
@@ -34,33 +35,38 @@ class HalfGaussians(NamedTuple):
 
     @property
     def similar_below(self) -> float:
-        """Distances below are clearly small: two deviations left of the mode."""
+        """Return the distance below which pairs are similar: two deviations left of the mode."""
         return self.mode - 2 * self.std_left
 
     @property
     def dissimilar_above(self) -> float:
-        """Distances above are clearly large: two deviations right of the mode."""
+        """Return the distance above which pairs are dissimilar: two deviations right of the mode."""
         return self.mode + 2 * self.std_right
 
 
 class NoiseRateBounds(NamedTuple):
     """Upper bounds, pair by pair, on the probabilities that a noisy label is wrong."""
 
-    plus: Float[Tensor, "n n"]  # that a similar pair was labelled dissimilar
-    minus: Float[Tensor, "n n"]  # that a dissimilar pair was labelled similar
+    plus: Float[Tensor, "n n"]  # that a similar pair was labeled dissimilar
+    minus: Float[Tensor, "n n"]  # that a dissimilar pair was labeled similar
 
 
 def cosine_distances(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-    """One minus the cosine of each pair.
+    """Compute one minus the cosine of each pair of rows.
 
     Args:
-        features: Finite, no row all zeros.
+        features: Finite rows, none of which is all zeros.
 
     Returns:
-        0 to 2, symmetric, exactly 0 on the diagonal.
+        Symmetric distances between 0 and 2, exactly 0 on the diagonal.
 
     Raises:
-        ValueError: A feature is not finite, or a row has no direction.
+        ValueError: If a feature is not finite, or a row is all zeros.
+
+    Example:
+        >>> cosine_distances(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        tensor([[0., 1.],
+                [1., 0.]])
     """
     if not features.isfinite().all():
         raise ValueError(
@@ -82,21 +88,25 @@ def cosine_distances(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
 def fit_half_gaussians(distances: Float[Tensor, "n n"]) -> HalfGaussians:
     """Split distances at the mode of their histogram and fit a half of a Gaussian to each side.
 
-    A side mirrored at the mode has the mode as its mean, and the root mean square distance from the mode as
-    its standard deviation.
+    The mean of each half is the mode, and its standard deviation is the root mean square distance from the mode.
 
-    Differs from the paper: the histogram has 100 bins over the distances that occur, not bins of 0.01, which
-    are too coarse where all images are alike to the encoder, and the mode is the fullest bin's centre. Distances
-    of images from themselves are left out.
+    Differs from the paper: the histogram has 100 bins over the distances that occur, because bins of 0.01 are
+    too coarse if all images are alike to the encoder. The mode is the center of the fullest bin. Distances of
+    images from themselves are left out.
 
     Args:
-        distances: Of all pairs, symmetric.
+        distances: Symmetric distances of all pairs.
 
     Returns:
-        The fit.
+        The mode and the two standard deviations.
 
     Raises:
-        ValueError: There are fewer than three images, distances are not finite, or all are equal.
+        ValueError: If images are fewer than three, or distances are not finite or all equal.
+
+    Example:
+        >>> fit = fit_half_gaussians(cosine_distances(torch.randn(50, 8)))
+        >>> fit.similar_below < fit.mode < fit.dissimilar_above
+        True
     """
     if distances.ndim != 2 or distances.shape[0] != distances.shape[1] or len(distances) < 3:
         raise ValueError(
@@ -124,17 +134,20 @@ def fit_half_gaussians(distances: Float[Tensor, "n n"]) -> HalfGaussians:
 
 
 def noisy_pair_labels(distances: Float[Tensor, "n n"]) -> Int8[Tensor, "n n"]:
-    """Pair labels from distances that are clearly small or clearly large (step 1).
+    """Label pairs by distances that are clearly small or clearly large (step 1).
 
     Args:
-        distances: `cosine_distances` of pretrained features.
+        distances: Result of `cosine_distances` for pretrained features.
 
     Returns:
-        +1, -1 or 0. An image is similar to itself, which in `noisy_pair_loss` asks its outputs to be binary.
+        Labels +1, -1 or 0. An image is similar to itself, which lets `noisy_pair_loss` ask for binary outputs.
 
     Raises:
-        ValueError: As `fit_half_gaussians`, or the thresholds leave no similar or no dissimilar pair, on which
-            nothing can be learned.
+        ValueError: If `fit_half_gaussians` raises it, or if no pair is similar, or none is dissimilar.
+
+    Example:
+        >>> noisy_pair_labels(cosine_distances(torch.randn(50, 8))).unique().tolist()
+        [-1, 0, 1]
     """
     fit = fit_half_gaussians(distances)
     similar, dissimilar = distances < fit.similar_below, distances > fit.dissimilar_above
@@ -150,13 +163,17 @@ def noisy_pair_labels(distances: Float[Tensor, "n n"]) -> Int8[Tensor, "n n"]:
 
 
 def pair_posterior(outputs: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
-    """Posterior probability `sigmoid(h_i . h_j / 2)` that a pair is similar.
+    """Compute the posterior probability `sigmoid(h_i . h_j / 2)` that a pair is similar.
 
     Args:
-        outputs: Of the hash network, in [-1, 1].
+        outputs: Outputs of the hash network, in [-1, 1].
 
     Returns:
-        0 to 1.
+        One probability per pair.
+
+    Example:
+        >>> pair_posterior(torch.zeros(1, 8))
+        tensor([[0.5000]])
     """
     return torch.sigmoid(outputs @ outputs.T / 2)
 
@@ -164,17 +181,21 @@ def pair_posterior(outputs: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
 def feature_neighbors(
     distances: Float[Tensor, "n n"], num_neighbors: int = NUM_NEIGHBORS
 ) -> Int64[Tensor, "n m"]:
-    """The nearest images of each image, itself the first.
+    """Find the nearest images of each image, beginning with the image itself.
 
     Args:
-        distances: `cosine_distances` of pretrained features.
-        num_neighbors: With the image itself, at most `n`.
+        distances: Result of `cosine_distances` for pretrained features.
+        num_neighbors: Number of neighbors, including the image itself, at most `n`.
 
     Returns:
-        Indices, nearest first.
+        Indices of the neighbors, nearest first.
 
     Raises:
-        ValueError: There are fewer images.
+        ValueError: If there are fewer images than neighbors.
+
+    Example:
+        >>> feature_neighbors(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), 2).tolist()
+        [[0, 1], [1, 0]]
     """
     if not 1 <= num_neighbors <= len(distances):
         raise ValueError(
@@ -188,25 +209,29 @@ def feature_neighbors(
 def noise_rate_bounds(
     posterior: Float[Tensor, "n n"], neighbors: Int64[Tensor, "n m"]
 ) -> NoiseRateBounds:
-    """Upper bounds on the rates of wrong labels, from the posteriors nearby (step 3).
+    """Bound the rates of wrong labels from above by the posteriors of neighboring pairs (step 3).
 
-    A noisy label is similar with probability `P = (1 - rho_plus - rho_minus) eta + rho_minus`, where `eta` is
-    the true one. So `rho_minus <= P` and `rho_plus <= 1 - P`; if rates are equal among neighbours, the least
-    of these over the `m x m` pairs of neighbours bounds them best.
+    A noisy label is similar with probability `P = (1 - rho_plus - rho_minus) eta + rho_minus`, with `eta` the
+    true probability. So `rho_minus <= P` and `rho_plus <= 1 - P`. If neighbors have equal rates, the minimum
+    of these over the `m x m` pairs of neighbors is the best bound.
 
     Args:
-        posterior: From `pair_posterior`.
-        neighbors: From `feature_neighbors`.
+        posterior: Result of `pair_posterior`.
+        neighbors: Result of `feature_neighbors` for the same images.
 
     Returns:
         Both bounds.
 
     Raises:
-        ValueError: The two are not of the same images.
+        ValueError: If the two arguments differ in the number of images.
+
+    Example:
+        >>> noise_rate_bounds(torch.full((1, 1), 0.75), torch.tensor([[0]])).plus
+        tensor([[0.2500]])
     """
     if len(posterior) != len(neighbors):
         raise ValueError(
-            f"posterior and neighbours must be of the same images, got {len(posterior)} and {len(neighbors)}. "
+            f"posterior and neighbors must be of the same images, got {len(posterior)} and {len(neighbors)}. "
             "Compute both from one set."
         )
     plus = _least_among_neighbors(1 - posterior, neighbors)
@@ -216,17 +241,22 @@ def noise_rate_bounds(
 def distilled_pair_labels(
     posterior: Float[Tensor, "n n"], bounds: NoiseRateBounds
 ) -> Int8[Tensor, "n n"]:
-    """Labels of the pairs that the noise cannot explain away (step 3).
+    """Label the pairs whose posterior the noise of the labels cannot explain (step 3).
 
-    Above `(1 + rho_minus) / 2` a pair is similar by the best classifier there is, below `(1 - rho_plus) / 2`
-    dissimilar, for all rates within the bounds.
+    For all noise rates within the bounds, the best classifier calls a pair similar above `(1 + rho_minus) / 2` and
+    dissimilar below `(1 - rho_plus) / 2`.
 
     Args:
-        posterior: From `pair_posterior`.
-        bounds: From `noise_rate_bounds`.
+        posterior: Result of `pair_posterior`.
+        bounds: Result of `noise_rate_bounds`.
 
     Returns:
-        +1, -1, or 0 for pairs that are dropped.
+        Labels +1 or -1, and 0 for pairs that are dropped.
+
+    Example:
+        >>> none = torch.zeros(1, 1)
+        >>> distilled_pair_labels(torch.full((1, 1), 0.75), NoiseRateBounds(none, none)).tolist()
+        [[1]]
 
     Source:
         Yang et al. 2019, arXiv:1905.03465.
@@ -239,17 +269,21 @@ def distilled_pair_labels(
 def noisy_pair_loss(
     outputs: Float[Tensor, "b k"], labels: Int8[Tensor, "b b"]
 ) -> Float[Tensor, " b"]:
-    """The loss of step 2, `|S| (h_i . h_j / k - S)^2`, averaged over `j`.
+    """Compute the loss of step 2, `|S| (h_i . h_j / k - S)^2`, averaged over `j`.
 
     Args:
-        outputs: Of the hash network, in [-1, 1].
-        labels: Of all pairs in the batch.
+        outputs: Outputs of the hash network, in [-1, 1].
+        labels: Labels `S` of all pairs in the batch.
 
     Returns:
-        One value an image; pairs without a label count as zero.
+        One value per image. Pairs without a label count as zero.
 
     Raises:
-        ValueError: The labels are not those of this batch's pairs.
+        ValueError: If the labels are not those of this batch's pairs.
+
+    Example:
+        >>> noisy_pair_loss(torch.ones(2, 4), torch.ones(2, 2, dtype=torch.int8))
+        tensor([0., 0.])
     """
     _check_pairs(outputs, labels)
     target = labels.to(outputs.dtype)
@@ -260,19 +294,23 @@ def noisy_pair_loss(
 def pair_likelihood_loss(
     outputs: Float[Tensor, "b k"], labels: Int8[Tensor, "b b"]
 ) -> Float[Tensor, " b"]:
-    """The loss of step 4, the negative log-likelihood of the kept pairs under `pair_posterior`.
+    """Compute the loss of step 4, the negative log-likelihood of the kept pairs under `pair_posterior`.
 
-    Add `quantization_loss`, weighted, to keep outputs near -1 and +1.
+    Add a weighted `quantization_loss` to keep outputs near -1 and +1.
 
     Args:
-        outputs: Of the hash network, in [-1, 1].
-        labels: Of all pairs in the batch.
+        outputs: Outputs of the hash network, in [-1, 1].
+        labels: Labels of all pairs in the batch.
 
     Returns:
-        Nats a pair, averaged over `j`; one value an image; pairs without a label count as zero.
+        One value per image: nats per pair, averaged over `j`. Pairs without a label count as zero.
 
     Raises:
-        ValueError: The labels are not those of this batch's pairs.
+        ValueError: If the labels are not those of this batch's pairs.
+
+    Example:
+        >>> pair_likelihood_loss(torch.zeros(1, 4), torch.ones(1, 1, dtype=torch.int8)).exp()
+        tensor([2.])
     """
     _check_pairs(outputs, labels)
     target = labels.to(outputs.dtype)
@@ -282,19 +320,23 @@ def pair_likelihood_loss(
 
 
 def quantization_loss(outputs: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
-    """Squared distance of outputs from the nearest code, averaged over bits.
+    """Compute the squared distance of outputs from the nearest code, averaged over bits.
 
     Args:
-        outputs: Of the hash network.
+        outputs: Outputs of the hash network.
 
     Returns:
-        One value an image, 0 at codes.
+        One value per image, 0 if the outputs are a code.
+
+    Example:
+        >>> quantization_loss(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
+        tensor([0., 1.])
     """
     return reduce((outputs.abs() - 1).square(), "b k -> b", "mean")
 
 
 def _least_among_neighbors(values: Tensor, neighbors: Tensor) -> Tensor:
-    """Least value over all pairs of a neighbour of `i` and a neighbour of `j`, one side after the other."""
+    """Return the minimum over all pairs of a neighbor of `i` and a neighbor of `j`."""
     for _ in range(2):  # the minimum over m x m pairs is a minimum over m of minima over m
         least = values[neighbors[:, 0]]
         for column in neighbors[:, 1:].unbind(1):

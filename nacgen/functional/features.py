@@ -1,4 +1,4 @@
-"""What every comparison of two sets of features asks of them."""
+"""Checks of features, and blocks and draws of their rows."""
 
 import torch
 from jaxtyping import Float64
@@ -6,18 +6,22 @@ from torch import Tensor
 
 
 def feature_rows(name: str, features: Tensor, at_least: int = 2) -> Float64[Tensor, "n d"]:
-    """Check features and give them in float64, in which sums over samples are kept.
+    """Check features and convert them to float64, in which sums over samples are kept.
 
     Args:
-        name: What an error calls them.
-        features: One row a sample, of any float type.
-        at_least: Rows that are needed.
+        name: Name of the features in error messages.
+        features: One row per sample, of any float type.
+        at_least: Smallest number of rows that is accepted.
 
     Returns:
-        The rows.
+        The rows in float64, without gradient.
 
     Raises:
-        ValueError: They are no float matrix, have too few rows, or hold NaN or infinity.
+        ValueError: If the features are not a float matrix, have too few rows, or contain NaN or infinity.
+
+    Example:
+        >>> feature_rows("features", torch.ones(2, 1)).dtype
+        torch.float64
     """
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(
@@ -41,20 +45,20 @@ def feature_rows(name: str, features: Tensor, at_least: int = 2) -> Float64[Tens
 def feature_pair(
     name_1: str, features_1: Tensor, name_2: str, features_2: Tensor, at_least: int = 2
 ) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]]:
-    """`feature_rows` of two sets that are to be compared.
+    """Check two sets of features that are to be compared, as `feature_rows` does.
 
     Args:
-        name_1: What an error calls the first set.
-        features_1: Its rows.
-        name_2: What an error calls the second set.
-        features_2: Its rows, of the same length, on the same device.
-        at_least: Rows that each needs.
+        name_1: Name of the first set in error messages.
+        features_1: Rows of the first set.
+        name_2: Name of the second set in error messages.
+        features_2: Rows of the second set, of the same width and on the same device.
+        at_least: Smallest number of rows that is accepted.
 
     Returns:
-        Both in float64.
+        Both sets in float64.
 
     Raises:
-        ValueError: As `feature_rows`, or their lengths differ.
+        ValueError: If `feature_rows` raises it, or if the widths differ.
     """
     rows_1 = feature_rows(name_1, features_1, at_least)
     rows_2 = feature_rows(name_2, features_2, at_least)
@@ -67,10 +71,10 @@ def feature_pair(
 
 
 def block_rows(num_columns: int, limit: int = 2**23) -> int:
-    """Rows of a float64 block of `num_columns` columns that fill about 64 MB."""
+    """Return the number of rows of `num_columns` float64 numbers that fill about 64 MB."""
     return max(1, limit // max(1, num_columns))
 
 
 def draw_rows(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Some of the rows, without replacement; the same on every device."""
+    """Draw some rows without replacement, the same on every device."""
     return rows[torch.randperm(len(rows), generator=generator)[:size].to(rows.device)]

@@ -1,4 +1,4 @@
-"""The Fréchet distance that infinitely many generated images would have.
+"""The Fréchet distance extrapolated to infinitely many generated images.
 
 Source:
     Chong & Forsyth 2020, arXiv:1911.07023.
@@ -15,13 +15,13 @@ from nacgen.functional.frechet import frechet_distance
 
 
 class FIDInfinity(NamedTuple):
-    """Where the line of distances over `1 / n` meets zero.
+    """The intercept of a line fitted to distances over `1 / n`.
 
     Args:
-        value: The intercept; the bias of the reference's own size remains in it.
-        standard_error: Of the intercept, from the residuals of the line: how straight it is, not how much
-            another sample would differ, since all sizes share the same images.
-        slope: What the distance loses from `n` images to infinitely many, times `n`.
+        value: Intercept; the bias due to the size of the reference remains in it.
+        standard_error: Standard error of the intercept, from the residuals of the line. It does not tell how much
+            another sample would differ, because all sizes draw from the same images.
+        slope: Slope of the line: bias of the distance of `n` images, times `n`.
     """
 
     value: Float64[Tensor, ""]
@@ -43,20 +43,25 @@ def fid_infinity(
     Differs from the paper: images are drawn by a plain random generator, as those of a training run are.
 
     Args:
-        mean: Of the reference.
-        covariance: Of the reference.
-        features: One row a generated image, of any float type.
-        num_sizes: Samples of how many sizes the line is fitted to, evenly spaced up to all rows; three or more.
-        smallest: The smallest of these sizes; more than the dimension, below which the bias is no multiple
-            of `1 / n`. Absent: a tenth of the rows as in the paper, or twice the dimension where that is more.
-        seed: Of the draws.
+        mean: Mean of the reference features.
+        covariance: Covariance of the reference features.
+        features: One row per generated image, of any float type.
+        num_sizes: Number of sample sizes to which the line is fitted, evenly spaced up to all rows; three or more.
+        smallest: Smallest sample size; more than the dimension, below which the bias is not proportional to
+            `1 / n`. The default is a tenth of the rows as in the paper, or twice the dimension if that is more.
+        seed: Seed of the draws.
 
     Returns:
         The intercept of the least-squares line, with its standard error and slope.
 
     Raises:
-        ValueError: The features are no float matrix, too few or not finite, or the numbers leave fewer than
-            three sizes; or as `frechet_distance`.
+        ValueError: If the features are not a finite float matrix, if fewer than three sizes are left, or if
+            `frechet_distance` raises it.
+
+    Example:
+        >>> moments = torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64)
+        >>> fid_infinity(*moments, torch.randn(2000, 1)).value < 0.1
+        tensor(True)
     """
     rows = feature_rows("features", features)
     n, dim = rows.shape

@@ -1,4 +1,4 @@
-"""How alike two images are pixel by pixel: PSNR and SSIM.
+"""Pixelwise similarity of two images: PSNR and SSIM.
 
 Source:
     Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity".
@@ -17,17 +17,22 @@ LUMINANCE, CONTRAST = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # the paper's consta
 def psnr(
     images_a: UInt8[Tensor, "b c h w"], images_b: UInt8[Tensor, "b c h w"]
 ) -> Float[Tensor, " b"]:
-    """Peak signal-to-noise ratio, `10 log10(255^2 / mean squared error)`.
+    """Compute the peak signal-to-noise ratio, `10 log10(255^2 / mean squared error)`.
 
     Args:
-        images_a: 0 to 255.
-        images_b: The images that they are compared with.
+        images_a: Images with values 0 to 255.
+        images_b: Images to compare them with.
 
     Returns:
-        Decibels; infinity for equal images.
+        One ratio per image, in decibels; infinity for equal images.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> black = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+        >>> psnr(black, black + 255)
+        tensor([0.])
     """
     _check_shapes(images_a, images_b)
     error = reduce((images_a.float() - images_b.float()).square(), "b c h w -> b", "mean")
@@ -38,17 +43,22 @@ def psnr(
 def ssim(
     images_a: UInt8[Tensor, "b c h w"], images_b: UInt8[Tensor, "b c h w"]
 ) -> Float[Tensor, " b"]:
-    """Structural similarity, averaged over channels and over all windows that lie inside of the image.
+    """Compute the structural similarity, averaged over channels and over all windows inside the image.
 
     Args:
-        images_a: 0 to 255, at least 11 pixels high and wide.
-        images_b: The images that they are compared with.
+        images_a: Images with values 0 to 255, at least 11 pixels high and wide.
+        images_b: Images to compare them with.
 
     Returns:
-        At most 1, which equal images have.
+        One similarity per image, at most 1, which equal images have.
 
     Raises:
-        ValueError: The shapes differ, or the images are smaller than the window of 11 pixels.
+        ValueError: If the shapes differ, or if the images are smaller than the window of 11 pixels.
+
+    Example:
+        >>> black = torch.zeros(1, 3, 11, 11, dtype=torch.uint8)
+        >>> ssim(black, black)
+        tensor([1.])
     """
     _check_shapes(images_a, images_b)
     if min(images_a.shape[-2:]) < WINDOW:
@@ -67,7 +77,7 @@ def ssim(
 
 
 def _blur(maps: Tensor) -> Tensor:
-    """Gaussian means over every window inside of the maps, `(v, b, c, h, w)` -> `(v, b, c, h - 10, w - 10)`."""
+    """Return Gaussian means over all windows, `(v, b, c, h, w)` -> `(v, b, c, h - 10, w - 10)`."""
     offsets = torch.arange(WINDOW, device=maps.device, dtype=maps.dtype) - WINDOW // 2
     weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
     weights = weights / weights.sum()

@@ -1,4 +1,4 @@
-"""The Fréchet distance between two Gaussians, and between the features of two sets of images.
+"""The Fréchet distance between two Gaussians, and its bias.
 
 Source:
     Dowson & Landau 1982, J. Multivariate Analysis 12(3) (the distance of two Gaussians);
@@ -9,17 +9,15 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
-from nacgen.functional.features import feature_pair
-
-ROUNDING = 1e-6  # relative; what lies below zero by less is taken for rounding
-CHOLESKY_FROM = 512  # features; below, the root by eigenvectors takes milliseconds, too
+ROUNDING = 1e-6  # relative; values below zero by less count as rounding errors
+CHOLESKY_FROM = 512  # features; for fewer, the root by eigenvectors is fast, too
 
 
 class FrechetDistance(NamedTuple):
-    """A squared Fréchet distance: `value` is zero or more, `raw` what the arithmetic gave."""
+    """A squared Fréchet distance: `raw` as computed, and `value`, which rounding cannot push below zero."""
 
     value: Float64[Tensor, ""]
     raw: Float64[Tensor, ""]
@@ -31,26 +29,31 @@ def frechet_distance(
     mean_2: Float64[Tensor, " d"],
     covariance_2: Float64[Tensor, "d d"],
 ) -> FrechetDistance:
-    """Squared Fréchet distance of two Gaussians, `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`.
+    """Compute the squared Fréchet distance of two Gaussians, `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`.
 
-    With `C1 = S S^T`, the symmetric `S^T C2 S` has the eigenvalues of `C1 C2`; the trace of the root is
-    the sum of their roots. From 512 features on `S` is the Cholesky factor where there is one, a third of
-    the time; else it is made of the eigenvectors of `C1` that have variance. Those without would each add
-    the root of a rounding error, which is none.
+    With `C1 = S S^T`, the symmetric matrix `S^T C2 S` has the eigenvalues of `C1 C2`; the trace of the root
+    is the sum of their roots. From 512 features on, `S` is the Cholesky factor if it exists, which takes a
+    third of the time. Otherwise `S` consists of the eigenvectors of `C1` that have variance: the others would
+    each add the root of a rounding error.
 
     Args:
         mean_1: Mean of the reference.
-        covariance_1: Its covariance.
-        mean_2: Mean of what is compared with it.
-        covariance_2: Its covariance.
+        covariance_1: Covariance of the reference.
+        mean_2: Mean of the Gaussian that is compared with it.
+        covariance_2: Covariance of the Gaussian that is compared with it.
 
     Returns:
-        The distance, in squared units of the features; exact to about 1e-12 of the traces, and to
-        1e-7 where a covariance is singular.
+        The distance, in squared units of the features. It is exact to about 1e-12 of the traces, and to 1e-7 if a
+        covariance is singular.
 
     Raises:
-        ValueError: Sizes differ, a tensor is not float64 or not finite, or a covariance is not
-            symmetric or has eigenvalues below zero.
+        ValueError: If sizes differ, a tensor is not float64 or not finite, or a covariance is not symmetric or has
+            eigenvalues below zero.
+
+    Example:
+        >>> mean, covariance = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+        >>> frechet_distance(mean, covariance, mean + 1, covariance).value
+        tensor(2., dtype=torch.float64)
     """
     _check_moment("mean_1", mean_1)
     _check_moment("mean_2", mean_2)
@@ -68,61 +71,27 @@ def frechet_distance(
     return _distance(mean_1 - mean_2, traces, trace_of_root)
 
 
-def frechet_distance_from_features(
-    features_1: Float[Tensor, "n d"], features_2: Float[Tensor, "m d"]
-) -> FrechetDistance:
-    """`frechet_distance` of the Gaussians fitted to two samples, by the cheapest route.
-
-    With centred rows `A` and `B`, divided by the root of their number less one, `C1 = A^T A` and
-    `C2 = B^T B`. The roots of the eigenvalues of `C1 C2` are the singular values of the `(n, m)` matrix
-    `A B^T`, and the eigenvalues themselves those of the `(m, m)` matrix `B C1 B^T`. The first serves two
-    samples that are no larger than the dimension, the second one such sample; otherwise the `(d, d)`
-    covariances are cheaper.
-
-    Args:
-        features_1: One row an image of the reference, of any float type; two rows or more.
-        features_2: One row an image of what is compared with it.
-
-    Returns:
-        The distance, in squared units of the features; covariances are divided by `n - 1`.
-
-    Raises:
-        ValueError: The features are no float matrices of one width, have fewer than two rows, or hold NaN
-            or infinity.
-    """
-    rows_1, rows_2 = feature_pair("features_1", features_1, "features_2", features_2)
-    mean_1, mean_2 = rows_1.mean(dim=0), rows_2.mean(dim=0)
-    a, b = _factor(rows_1, mean_1), _factor(rows_2, mean_2)
-    num_1, num_2, dim = len(a), len(b), a.shape[1]
-    if min(num_1, num_2) > dim:
-        return frechet_distance(mean_1, a.mT @ a, mean_2, b.mT @ b)
-    if max(num_1, num_2) <= dim:
-        trace_of_root = torch.linalg.svdvals(a @ b.mT).sum()
-    else:
-        large, small = (a, b) if num_1 > num_2 else (b, a)
-        product = torch.linalg.eigvalsh(small @ (large.mT @ large) @ small.mT)
-        trace_of_root = _clip_rounding(product, "the product of the covariances").sqrt().sum()
-    traces = a.square().sum() + b.square().sum()
-    return _distance(mean_1 - mean_2, traces, trace_of_root)
-
-
 def frechet_bias(covariance: Float64[Tensor, "d d"], num_1: int, num_2: int) -> Float64[Tensor, ""]:
-    """What `frechet_distance` gives on average for two samples of one Gaussian.
+    """Compute the average of `frechet_distance` for two samples of one Gaussian.
 
-    The second-order expansion in the errors of the estimated means and covariances,
-    `(1/n1 + 1/n2) (tr C + 1/2 (sum_ij l_i l_j / (l_i + l_j) + 1/2 tr C))` with eigenvalues `l`
-    of `C`. It over-predicts where a sample is hardly larger than the dimension.
+    This is the second-order expansion in the errors of the estimated means and covariances,
+    `(1/n1 + 1/n2) (tr C + 1/2 (sum_ij l_i l_j / (l_i + l_j) + 1/2 tr C))` with `l` the eigenvalues of `C`.
+    It is too large if a sample is hardly larger than the dimension.
 
     Args:
-        covariance: Of the Gaussian.
+        covariance: Covariance of the Gaussian.
         num_1: Size of the first sample, two or more.
-        num_2: Size of the second.
+        num_2: Size of the second sample, two or more.
 
     Returns:
         Expected distance, in squared units of the features.
 
     Raises:
-        ValueError: A sample has fewer than two members, or `covariance` is none.
+        ValueError: If a sample has fewer than two members, or if `covariance` is not a covariance.
+
+    Example:
+        >>> frechet_bias(torch.eye(1, dtype=torch.float64), 100, 100)
+        tensor(0.0300, dtype=torch.float64)
     """
     if min(num_1, num_2) < 2:
         raise ValueError(
@@ -139,7 +108,7 @@ def frechet_bias(covariance: Float64[Tensor, "d d"], num_1: int, num_2: int) -> 
 
 
 def _symmetric_product(covariance_1: Tensor, covariance_2: Tensor) -> Tensor:
-    """`S^T C2 S` for `C1 = S S^T`."""
+    """Return `S^T C2 S` for `C1 = S S^T`."""
     if len(covariance_1) >= CHOLESKY_FROM:
         factor, failed = torch.linalg.cholesky_ex(covariance_1)
         if not failed:
@@ -160,12 +129,6 @@ def _distance(shift: Tensor, traces: Tensor, trace_of_root: Tensor) -> FrechetDi
             "covariance_2 has eigenvalues below zero. Estimate it in float64."
         )
     return FrechetDistance(raw.clamp(min=0), raw)
-
-
-def _factor(rows: Tensor, mean: Tensor) -> Tensor:
-    """`A` with `A^T A` the sample covariance."""
-    factor: Tensor = (rows - mean) / (len(rows) - 1) ** 0.5
-    return factor
 
 
 def _check_moment(name: str, moment: Tensor) -> None:

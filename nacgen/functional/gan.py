@@ -18,17 +18,21 @@ from torch import Tensor
 def relativistic_discriminator_loss(
     logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
 ) -> Float[Tensor, " b"]:
-    """RpGAN loss of the discriminator, `softplus(D(fake) - D(real))`, for pairs of images.
+    """Compute the RpGAN loss of the discriminator, `softplus(D(fake) - D(real))`, for pairs of images.
 
     Args:
-        logits_real: Logits of real images, one or several heads.
-        logits_fake: Logits of the fake image paired with each.
+        logits_real: Logits of real images, from one or several heads.
+        logits_fake: Logits of the generated image that is paired with each.
 
     Returns:
-        Zero or more, averaged over heads; `log 2` where the discriminator cannot tell.
+        One loss per pair, zero or more, averaged over heads; `log 2` if the logits are equal.
 
     Raises:
-        ValueError: The two differ in shape.
+        ValueError: If the two differ in shape.
+
+    Example:
+        >>> relativistic_discriminator_loss(torch.zeros(2), torch.zeros(2)).exp()
+        tensor([2., 2.])
 
     Source:
         Huang et al. 2024, arXiv:2501.05441, equation 2.
@@ -44,17 +48,21 @@ def relativistic_discriminator_loss(
 def relativistic_generator_loss(
     logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
 ) -> Float[Tensor, " b"]:
-    """RpGAN loss of the generator, `softplus(D(real) - D(fake))`: the mirror image.
+    """Compute the RpGAN loss of the generator, `softplus(D(real) - D(fake))`.
 
     Args:
-        logits_real: Logits of real images, one or several heads.
-        logits_fake: Logits of the fake image paired with each.
+        logits_real: Logits of real images, from one or several heads.
+        logits_fake: Logits of the generated image that is paired with each.
 
     Returns:
-        Zero or more, averaged over heads.
+        One loss per pair, zero or more, averaged over heads.
 
     Raises:
-        ValueError: The two differ in shape.
+        ValueError: If the two differ in shape.
+
+    Example:
+        >>> relativistic_generator_loss(torch.zeros(2), torch.zeros(2)).exp()
+        tensor([2., 2.])
     """
     return relativistic_discriminator_loss(logits_fake, logits_real)
 
@@ -62,14 +70,18 @@ def relativistic_generator_loss(
 def hinge_discriminator_loss(
     logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
 ) -> Float[Tensor, " b"]:
-    """Hinge loss of the discriminator, `max(0, 1 - D(real)) + max(0, 1 + D(fake))`.
+    """Compute the hinge loss of the discriminator, `max(0, 1 - D(real)) + max(0, 1 + D(fake))`.
 
     Args:
-        logits_real: Logits of real images, one or several heads.
-        logits_fake: Logits of as many generated ones.
+        logits_real: Logits of real images, from one or several heads.
+        logits_fake: Logits of as many generated images.
 
     Returns:
-        Zero or more, averaged over heads; 2 where the discriminator cannot tell.
+        One loss per pair, zero or more, averaged over heads; 2 if all logits are zero.
+
+    Example:
+        >>> hinge_discriminator_loss(torch.ones(1), -torch.ones(1))
+        tensor([0.])
 
     Source:
         Lim & Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957, equation 16.
@@ -80,14 +92,18 @@ def hinge_discriminator_loss(
 def hinge_generator_loss(
     logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
 ) -> Float[Tensor, " b"]:
-    """Hinge loss of the generator, `-D(fake)`.
+    """Compute the hinge loss of the generator, `-D(fake)`.
 
     Args:
-        logits_real: Not used; all losses are called alike.
-        logits_fake: Logits of generated images, one or several heads.
+        logits_real: Unused; all losses have the same arguments.
+        logits_fake: Logits of generated images, from one or several heads.
 
     Returns:
-        Any real number, averaged over heads.
+        One loss per image, averaged over heads.
+
+    Example:
+        >>> hinge_generator_loss(torch.zeros(1), torch.ones(1))
+        tensor([-1.])
     """
     return reduce(-logits_fake, "b ... -> b", "mean")
 
@@ -95,14 +111,18 @@ def hinge_generator_loss(
 def non_saturating_discriminator_loss(
     logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
 ) -> Float[Tensor, " b"]:
-    """Cross-entropy of the discriminator, `softplus(-D(real)) + softplus(D(fake))`.
+    """Compute the cross-entropy of the discriminator, `softplus(-D(real)) + softplus(D(fake))`.
 
     Args:
-        logits_real: Logits of real images, one or several heads.
-        logits_fake: Logits of as many generated ones.
+        logits_real: Logits of real images, from one or several heads.
+        logits_fake: Logits of as many generated images.
 
     Returns:
-        Nats, zero or more, averaged over heads; `2 log 2` where the discriminator cannot tell.
+        One loss per pair in nats, zero or more, averaged over heads; `2 log 2` if all logits are zero.
+
+    Example:
+        >>> non_saturating_discriminator_loss(torch.zeros(1), torch.zeros(1)).exp()
+        tensor([4.])
 
     Source:
         Goodfellow et al. 2014, arXiv:1406.2661, equation 1.
@@ -113,14 +133,18 @@ def non_saturating_discriminator_loss(
 def non_saturating_generator_loss(
     logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
 ) -> Float[Tensor, " b"]:
-    """Non-saturating loss of the generator, `softplus(-D(fake))`.
+    """Compute the non-saturating loss of the generator, `softplus(-D(fake))`.
 
     Args:
-        logits_real: Not used; all losses are called alike.
-        logits_fake: Logits of generated images, one or several heads.
+        logits_real: Unused; all losses have the same arguments.
+        logits_fake: Logits of generated images, from one or several heads.
 
     Returns:
-        Nats, zero or more, averaged over heads.
+        One loss per image in nats, zero or more, averaged over heads.
+
+    Example:
+        >>> non_saturating_generator_loss(torch.zeros(1), torch.zeros(1)).exp()
+        tensor([2.])
 
     Source:
         Goodfellow et al. 2014, arXiv:1406.2661, section 3.
@@ -139,18 +163,22 @@ ADVERSARIAL_LOSSES: dict[str, tuple[Loss, Loss]] = {  # of the discriminator, of
 def squared_gradient_norm(
     logits: Float[Tensor, "b *n"], images: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, " b"]:
-    """Squared norm of the discriminator's gradient at each image, differentiable in its weights.
+    """Compute the squared norm of the discriminator's gradient at each image, differentiable in its weights.
 
-    The R1 penalty is `gamma / 2` times its mean over real images, R2 the same over fake ones. Exact only
-    for a discriminator that treats images separately (no batch statistics).
+    The R1 penalty is `gamma / 2` times the mean over real images, R2 the same over generated ones. The value
+    is exact only if the discriminator treats images separately, without batch statistics.
 
     Args:
-        logits: Discriminator output for `images`, which must require gradients; of several heads the sum is
-            differentiated.
-        images: The images it was computed from.
+        logits: Output of the discriminator for `images`; several heads are summed.
+        images: Images from which the logits were computed; they must require gradients.
 
     Returns:
-        Zero or more.
+        One squared norm per image.
+
+    Example:
+        >>> images = torch.ones(1, 1, 2, 2, requires_grad=True)
+        >>> squared_gradient_norm(images.sum().view(1), images).detach()
+        tensor([4.])
 
     Source:
         Mescheder et al. 2018, arXiv:1801.04406, equation 9.
@@ -164,16 +192,20 @@ def overfitting(
     logits_held_out: Float[Tensor, " m"],
     logits_fake: Float[Tensor, " k"],
 ) -> Float[Tensor, ""]:
-    """Where the discriminator's mean logit for unseen real images lies between training images and fakes.
+    """Compute the position of the mean logit of unseen real images between training images and generated ones.
 
     Args:
-        logits_train: Logits of images that it trains on.
-        logits_held_out: Logits of real images that it does not train on.
+        logits_train: Logits of images on which the discriminator trains.
+        logits_held_out: Logits of real images on which it does not train.
         logits_fake: Logits of generated images.
 
     Returns:
-        0 where held-out images look like training images, 1 where they look generated: it has learned
-        its training images by heart.
+        0 if held-out images look like training images. 1 if they look generated: the discriminator has memorized
+        its training images.
+
+    Example:
+        >>> overfitting(torch.ones(4), torch.zeros(4), -torch.ones(4))
+        tensor(0.5000)
 
     Source:
         `r_v` of Karras et al. 2020, arXiv:2006.06676, equation 1.
@@ -185,18 +217,22 @@ def overfitting(
 def great_circle(
     start: Float[Tensor, " z"], end: Float[Tensor, " z"], num_points: int
 ) -> Float[Tensor, "n z"]:
-    """Latents from one to another at even angles, whose lengths stay those of a normal draw.
+    """Interpolate between two latents at even angles, with the lengths of normal draws.
 
     Args:
-        start: Latent at the first point.
-        end: Latent at the last point; not opposite to the first.
-        num_points: Two or more.
+        start: First latent.
+        end: Last latent, not opposite to the first.
+        num_points: Number of points, two or more.
 
     Returns:
-        The points, ends included; their directions follow the great circle, lengths change linearly.
+        The points, including both ends. Directions follow the great circle, and lengths change linearly.
 
     Raises:
-        ValueError: There are fewer than two points.
+        ValueError: If points are fewer than two.
+
+    Example:
+        >>> great_circle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 3)[1]
+        tensor([0.7071, 0.7071])
 
     Source:
         Shoemake 1985, doi:10.1145/325165.325242.
@@ -207,12 +243,12 @@ def great_circle(
         )
     a, b = F.normalize(start, dim=0), F.normalize(end, dim=0)
     angle = torch.arccos((a @ b).clamp(-1, 1))
-    processes = torch.linspace(0, 1, num_points, dtype=start.dtype, device=start.device)[:, None]
-    length = (1 - processes) * start.norm() + processes * end.norm()
+    fractions = torch.linspace(0, 1, num_points, dtype=start.dtype, device=start.device)[:, None]
+    length = (1 - fractions) * start.norm() + fractions * end.norm()
     if angle < 1e-4:  # one direction
         directions = a.expand(num_points, -1)
     else:
-        mixed = torch.sin((1 - processes) * angle) * a + torch.sin(processes * angle) * b
+        mixed = torch.sin((1 - fractions) * angle) * a + torch.sin(fractions * angle) * b
         directions = mixed / torch.sin(angle)
     points: Tensor = directions * length
     return points

@@ -1,8 +1,8 @@
-"""Binary codes: packing, Hamming distances, nearest neighbours, and how many items lie at each distance.
+"""Binary codes: packing, Hamming distances, nearest neighbors, and the number of items at each distance.
 
 On a CPU distances are counts of the bits set in `q XOR g`, 64 at a time. On other devices they come from a matrix
-product of -1 and +1, `d = (k - <q, g>) / 2`, which is exact in float32. Pairs are taken in blocks, on a CPU so
-small that they stay in a core's cache.
+product of -1 and +1, `d = (k - <q, g>) / 2`, which is exact in float32. Pairs are processed in blocks, which on a
+CPU are so small that they stay in a core's cache.
 """
 
 from collections.abc import Callable
@@ -18,88 +18,40 @@ T = TypeVar("T")
 Ranking = Literal["hamming", "reference"]
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (q, _), (n, _) -> (q, n)
 
-CPU_BLOCK = 2**15  # pairs, or bins, that stay in a cache
+CPU_BLOCK = 2**15  # pairs, or bins, that fit into a cache
 DEVICE_BLOCK = 2**25  # the same on other devices
-NUM_GROUPS = 512  # least number of groups that bound the nearest items of a query
+NUM_GROUPS = 512  # smallest number of groups that bound the nearest items of a query
 MAX_CODE_DIM = 2**15 - 1  # of distances in int16
 
 
 class Neighbors(NamedTuple):
-    """Gallery items of each query, nearest first, equal distances by gallery index."""
+    """Gallery items of each query, nearest first, equal distances in the order of gallery indices."""
 
     indices: Int64[Tensor, "q m"]
     distances: Int16[Tensor, "q m"]
 
 
 def pack_codes(codes: Bool[Tensor, "n k"]) -> UInt8[Tensor, "n bytes"]:
-    """Eight bits in a byte, the first bit the most significant, as `numpy.packbits` does.
+    """Pack eight bits into a byte, the first bit as the most significant, as `numpy.packbits` does.
 
     Args:
-        codes: Any number of bits.
+        codes: Boolean codes, one per row.
 
     Returns:
-        `ceil(k / 8)` bytes a code; bits that are left over are zero.
+        `ceil(k / 8)` bytes per code; the bits that are left over are zero.
 
     Raises:
-        ValueError: The codes are not boolean, or have no bits.
+        ValueError: If the codes are not boolean, or have no bits.
+
+    Example:
+        >>> pack_codes(torch.tensor([[True, False, True]]))
+        tensor([[160]], dtype=torch.uint8)
     """
     _check_codes("codes", codes)
     padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % 8))
     bits = rearrange(padded, "n (bytes bit) -> n bytes bit", bit=8)
-    return (bits * _powers(codes.device)).sum(2, dtype=torch.uint8)
-
-
-def unpack_codes(packed: UInt8[Tensor, "n bytes"], code_dim: int) -> Bool[Tensor, "n k"]:
-    """The inverse of `pack_codes`.
-
-    Args:
-        packed: What `pack_codes` gave.
-        code_dim: Bits in a code, `k`.
-
-    Returns:
-        The codes.
-
-    Raises:
-        ValueError: So many bits do not take up so many bytes.
-    """
-    if not 0 <= 8 * packed.shape[1] - code_dim < 8:
-        raise ValueError(
-            f"{code_dim} bits take {-(-code_dim // 8)} bytes, got {packed.shape[1]} bytes a code. Give the "
-            "code_dim of the codes that were packed."
-        )
-    bits = (rearrange(packed, "n bytes -> n bytes 1") & _powers(packed.device)) != 0
-    return rearrange(bits, "n bytes bit -> n (bytes bit)")[:, :code_dim]
-
-
-def hamming_distances(
-    queries_packed: UInt8[Tensor, "q bytes"], gallery_packed: UInt8[Tensor, "n bytes"]
-) -> Int16[Tensor, "q n"]:
-    """In how many bits each query differs from each gallery item.
-
-    Beside the result, two bytes a pair, it holds little memory; give fewer queries to bound the result.
-
-    Args:
-        queries_packed: From `pack_codes`.
-        gallery_packed: The same, of as many bits.
-
-    Returns:
-        0 to the number of bits.
-
-    Raises:
-        ValueError: Code lengths differ, or codes are longer than 32,767 bits.
-    """
-    code_dim = 8 * queries_packed.shape[1]  # bits that are left over are equal
-    if gallery_packed.shape[1] != queries_packed.shape[1]:
-        raise ValueError(
-            f"queries and gallery must have one code length, got {queries_packed.shape[1]} and "
-            f"{gallery_packed.shape[1]} bytes. Take both from the same encoder."
-        )
-    queries, gallery = (
-        unpack_codes(queries_packed, code_dim),
-        unpack_codes(gallery_packed, code_dim),
-    )
-    pairs = CodePairs(queries, gallery)
-    return torch.cat(pairs.each_block(lambda rows, distances: distances.to(torch.int16)))
+    powers = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=codes.device)
+    return (bits * powers).sum(2, dtype=torch.uint8)
 
 
 def nearest_codes(
@@ -108,19 +60,24 @@ def nearest_codes(
     num_neighbors: int,
     ranking: Ranking = "hamming",
 ) -> Neighbors:
-    """The nearest gallery items of each query.
+    """Find the nearest gallery items of each query.
 
     Args:
-        query_codes: One row a query.
-        gallery_codes: One row an item.
-        num_neighbors: Items for each query, `m`, at most the gallery.
-        ranking: As in `distance_counts`.
+        query_codes: One query per row.
+        gallery_codes: One gallery item per row.
+        num_neighbors: Number of items per query, `m`, at most the size of the gallery.
+        ranking: Distance of two codes, see `nacgen.functional.hashing.distance_counts`.
 
     Returns:
-        Their indices and distances.
+        Indices and distances of the items.
 
     Raises:
-        ValueError: There are fewer items than asked for, or as `distance_counts`.
+        ValueError: If the gallery has fewer items than asked for, or if codes are invalid.
+
+    Example:
+        >>> codes = torch.tensor([[True, True], [False, False]])
+        >>> nearest_codes(codes, codes, 2).distances.tolist()
+        [[0, 2], [0, 2]]
     """
     if not 1 <= num_neighbors <= len(gallery_codes):
         raise ValueError(
@@ -134,15 +91,15 @@ def nearest_codes(
 
 
 class CodePairs:
-    """All pairs of a query and a gallery item, whose distances are taken block by block.
+    """All pairs of a query and a gallery item, whose distances are computed block by block.
 
     Args:
-        query_codes: One row a query.
-        gallery_codes: One row an item.
-        ranking: As in `nacgen.functional.hashing.distance_counts`.
+        query_codes: One query per row.
+        gallery_codes: One gallery item per row.
+        ranking: Distance of two codes, see `nacgen.functional.hashing.distance_counts`.
 
     Raises:
-        ValueError: Codes are missing, of unequal length or of the wrong kind, or the ranking is unknown.
+        ValueError: If codes are missing, not boolean or of unequal length, or if the ranking is unknown.
     """
 
     def __init__(
@@ -168,15 +125,15 @@ class CodePairs:
         self._queries, self._gallery, self._distance = prepare(query_codes, gallery_codes, ranking)
 
     def each_block(self, work: Callable[[slice, Tensor], T]) -> list[T]:
-        """Do something with the distances of each block of queries from the whole gallery.
+        """Call a function with the distances of each block of queries from the whole gallery.
 
         Args:
-            work: Takes the queries' rows and the distances, integers `(rows, n)`.
+            work: Function of the queries' rows and of their distances, integers `(rows, n)`.
 
         Returns:
-            What it gives, in order.
+            Results of the calls, in order.
         """
-        return self._processes(
+        return self._in_blocks(
             lambda rows: work(rows, self._distance(self._queries[rows], self._gallery)),
             len(self._queries),
             len(self._gallery),
@@ -185,11 +142,11 @@ class CodePairs:
     def histograms(
         self, rows: Int64[Tensor, " r"], items: Int64[Tensor, " m"]
     ) -> Int64[Tensor, "r d"]:
-        """How many of some items lie at each distance from some queries.
+        """Count some gallery items at each distance from some queries.
 
         Args:
             rows: Indices of queries.
-            items: Indices of gallery items, or none.
+            items: Indices of gallery items; there may be none.
 
         Returns:
             Counts at distances 0 to `k`.
@@ -212,12 +169,12 @@ class CodePairs:
                 counts.append(torch.bincount(bins.view(-1), minlength=len(part) * num_bins))
             return torch.stack(counts).sum(0).view(-1, num_bins)
 
-        return torch.cat(self._processes(count, len(queries), max(len(gallery), num_bins)))
+        return torch.cat(self._in_blocks(count, len(queries), max(len(gallery), num_bins)))
 
-    def _processes(self, work: Callable[[slice], T], num_rows: int, row_size: int) -> list[T]:
-        """What comes of each block of rows, in order.
+    def _in_blocks(self, work: Callable[[slice], T], num_rows: int, row_size: int) -> list[T]:
+        """Return the results of `work` for each block of rows.
 
-        One block after the other: threads of our own beside torch's took half as long again on two cores.
+        Blocks follow one another: own threads beside those of torch took half as long again on two cores.
         """
         step = max(1, self._block // row_size)
         return [work(slice(i, min(i + step, num_rows))) for i in range(0, num_rows, step)]
@@ -226,7 +183,7 @@ class CodePairs:
 def _counted(
     query_codes: Tensor, gallery_codes: Tensor, ranking: Ranking
 ) -> tuple[Tensor, Tensor, Distance]:
-    """Codes as words of 64 bits, distances by counting bits: uint8 where they fit into it, else int16."""
+    """Return codes as words of 64 bits, and a function that counts bits: in uint8 if they fit, else int16."""
     combine = np.bitwise_xor if ranking == "hamming" else np.bitwise_and
     code_dim = query_codes.shape[1]
     dtype = np.uint8 if code_dim < 256 else np.int16
@@ -245,7 +202,7 @@ def _counted(
 def _multiplied(
     query_codes: Tensor, gallery_codes: Tensor, ranking: Ranking
 ) -> tuple[Tensor, Tensor, Distance]:
-    """Codes as numbers, distances by a matrix product, every step of which is a multiple of 1/2; int32."""
+    """Return codes as numbers, and a function that multiplies them in exact steps of 1/2, to int32."""
     if ranking == "hamming":
         queries, gallery = query_codes.float() - 0.5, 1 - 2 * gallery_codes.float()
         offset = query_codes.shape[1] / 2
@@ -261,20 +218,20 @@ def _multiplied(
 
 
 def _words(codes: Tensor) -> Tensor:
-    """Codes as integers of 64 bits, (n, k) -> (n, words)."""
+    """Return codes as integers of 64 bits, `(n, k)` -> `(n, words)`."""
     padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % 64))
     return pack_codes(padded).view(torch.int64)
 
 
 def _unsigned(words: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
-    """The same memory; NumPy counts the bits of a signed number's absolute value."""
+    """Return the same memory as unsigned numbers; of signed ones NumPy counts the absolute value's bits."""
     return words.numpy().view(np.uint64)
 
 
 def _nearest_bounded(distances: Tensor, num_neighbors: int) -> Neighbors:
-    """Nearest items of each row, in NumPy; nothing is sorted but a few candidates.
+    """Return the nearest items of each row, in NumPy, sorting only a few candidates.
 
-    Of the least distances in `m` groups of items or more, the `m`-th bounds the `m`-th least distance of all.
+    The `m`-th smallest of the minima of `m` groups or more is a bound of the `m`-th smallest distance of all.
     """
     num_rows, num_items = distances.shape
     values = distances.numpy()
@@ -291,15 +248,11 @@ def _nearest_bounded(distances: Tensor, num_neighbors: int) -> Neighbors:
 
 
 def _nearest_selected(distances: Tensor, num_neighbors: int) -> Neighbors:
-    """The same on any device, by keys of which no two are equal."""
+    """Return the nearest items of each row on any device, by keys of which no two are equal."""
     num_items = distances.shape[1]
     keys = distances.long() * num_items + torch.arange(num_items, device=distances.device)
     indices = keys.topk(num_neighbors, dim=1, largest=False).indices
     return Neighbors(indices, distances.gather(1, indices).to(torch.int16))
-
-
-def _powers(device: torch.device) -> Tensor:
-    return torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=device)
 
 
 def _check_codes(name: str, codes: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""How well binary codes rank a gallery: relevant items at each distance, and ties by index.
+"""Ranking a gallery by binary codes: relevant items at each distance, and ties broken by index.
 
-Distances of `k` bits take `k + 1` values, so many gallery items tie. What a ranking is worth is then decided
-by its counts per distance alone, see `nacgen.functional.ranking`; nothing has to be sorted.
+Distances of `k` bits take `k + 1` values, so many gallery items tie. The quality of a ranking is then
+determined by its counts per distance, see `nacgen.functional.ranking`; nothing has to be sorted.
 """
 
 from typing import TypeAlias
@@ -18,17 +18,21 @@ Labels: TypeAlias = Int64[Tensor, " _"] | Bool[Tensor, "_ c"]  # one row an imag
 
 
 def is_relevant(query_labels: Labels, gallery_labels: Labels) -> Bool[Tensor, "q n"]:
-    """Whether a gallery item is what a query looks for: an equal class, or any shared label.
+    """Return True for gallery items that a query looks for: an equal class, or any common label.
 
     Args:
-        query_labels: Classes `(q,)` from 0, or multi-hot `(q, c)`.
-        gallery_labels: The same kind.
+        query_labels: Classes `(q,)` from 0, or multi-hot labels `(q, c)`.
+        gallery_labels: Labels of the gallery, of the same kind.
 
     Returns:
-        True where it is.
+        Relevance of each gallery item to each query.
 
     Raises:
-        ValueError: The two are of different kinds or numbers of labels, or a class is below zero.
+        ValueError: If the two differ in kind or number of labels, or if a class is below zero.
+
+    Example:
+        >>> is_relevant(torch.tensor([1]), torch.tensor([0, 1]))
+        tensor([[False,  True]])
     """
     _check_labels(query_labels, gallery_labels)
     return _is_relevant(query_labels, gallery_labels)
@@ -41,25 +45,29 @@ def distance_counts(
     gallery_labels: Labels,
     ranking: Ranking = "hamming",
 ) -> DistanceCounts:
-    """How many gallery items, and how many relevant ones, each query has at each distance.
+    """Count all and the relevant gallery items at each distance from each query.
 
-    `"reference"` ranks as the authors of Neural Activation Coding did, by the number of ones that two codes
-    share; the "distance" is `k` less that number. It knows nothing of shared zeros, and is there for
-    comparison only.
+    `"reference"` ranks like the authors of Neural Activation Coding, by the number of ones that two codes have in
+    common; the "distance" is `k` minus that number. It ignores common zeros and serves for comparison only.
 
     Args:
-        query_codes: One row a query.
+        query_codes: One query per row.
         query_labels: Classes or multi-hot labels, see `is_relevant`.
-        gallery_codes: One row an item.
-        gallery_labels: The same kind.
+        gallery_codes: One gallery item per row.
+        gallery_labels: Labels of the gallery, of the same kind.
         ranking: `"hamming"` or `"reference"`.
 
     Returns:
         Counts at distances 0 to `k`.
 
     Raises:
-        ValueError: Codes or labels are missing, of unequal length or of the wrong kind, or the ranking is
+        ValueError: If codes or labels are missing, of unequal length or of the wrong kind, or if the ranking is
             unknown.
+
+    Example:
+        >>> codes, labels = torch.tensor([[True], [False]]), torch.tensor([0, 0])
+        >>> distance_counts(codes, labels, codes, labels).total.tolist()
+        [[1, 1], [1, 1]]
     """
     _check_labeled(query_codes, query_labels, gallery_codes, gallery_labels)
     pairs = CodePairs(query_codes, gallery_codes, ranking)
@@ -85,23 +93,28 @@ def stable_average_precision(
     top: int | None = None,
     ranking: Ranking = "hamming",
 ) -> Float64[Tensor, " q"]:
-    """Average precision of the ranking in which equal distances are ordered by gallery index.
+    """Compute the average precision of a ranking whose ties are broken by gallery index.
 
     It depends on the order of the gallery; `nacgen.functional.ranking.average_precision` does not.
 
     Args:
-        query_codes: One row a query.
+        query_codes: One query per row.
         query_labels: Classes or multi-hot labels, see `is_relevant`.
-        gallery_codes: One row an item.
-        gallery_labels: The same kind.
-        top: Only so many first items count. Absent: all.
-        ranking: As in `distance_counts`.
+        gallery_codes: One gallery item per row.
+        gallery_labels: Labels of the gallery, of the same kind.
+        top: Number of first items that count; all by default.
+        ranking: Distance of two codes, see `distance_counts`.
 
     Returns:
-        0 to 1, as `nacgen.functional.ranking.ordered_average_precision`.
+        One value per query between 0 and 1, see `nacgen.functional.ranking.ordered_average_precision`.
 
     Raises:
-        ValueError: As `distance_counts`, or `top` is below one.
+        ValueError: If `distance_counts` raises it, or if `top` is below one.
+
+    Example:
+        >>> codes, labels = torch.tensor([[True], [False]]), torch.tensor([0, 1])
+        >>> stable_average_precision(codes, labels, codes, labels).tolist()
+        [1.0, 1.0]
     """
     _check_labeled(query_codes, query_labels, gallery_codes, gallery_labels)
 
@@ -114,7 +127,7 @@ def stable_average_precision(
 
 
 def _stable_order(distances: Tensor) -> Tensor:
-    """Indices along rows, nearest first, equal distances in the order they came."""
+    """Return indices along rows, nearest first, equal distances in their order."""
     if distances.device.type != "cpu":
         return distances.argsort(dim=1, stable=True)
     # NumPy sorts integers of 8 and 16 bits by radix, which is 14 times as fast as torch's sort

@@ -1,4 +1,4 @@
-"""The Inception Score: how sure a classifier is of each image, and how many classes it sees in all.
+"""The Inception Score: certainty of a classifier about each image, and variety of classes over all.
 
 Source:
     Salimans et al. 2016, arXiv:1606.03498, section 4; Barratt & Sharma 2018, arXiv:1801.01973 (its faults).
@@ -15,29 +15,33 @@ from nacgen.functional.features import feature_rows
 
 
 class InceptionScore(NamedTuple):
-    """Mean over splits, one to the number of classes, and the splits' standard deviation."""
+    """Mean and standard deviation over splits of a score between one and the number of classes."""
 
     value: Float64[Tensor, ""]
     spread: Float64[Tensor, ""]
 
 
 def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> InceptionScore:
-    """`exp(E_x KL(p(y | x) || p(y)))`, for each split of the images on its own.
+    """Compute `exp(E_x KL(p(y | x) || p(y)))` for each split of the images separately.
 
-    Split `i` holds the rows from `i n // num_splits` up to the next one's first. Its score falls with its
-    size, so scores compare only at one number of images and splits.
+    Split `i` begins at row `i n // num_splits`. The score of a split decreases with its size, so scores are
+    comparable only for equal numbers of images and of splits.
 
     Args:
-        logits: One row an image, of any float type. Those of the published score lack the bias vector.
-        num_splits: Splits, at most as many as rows.
+        logits: One row per image, of any float type. Those of the published score lack the bias vector.
+        num_splits: Number of splits, at most the number of rows.
 
     Returns:
-        The mean over splits, and their standard deviation (divided by `num_splits`) as `spread`: how much
-        a split varies, not an error of the mean.
+        The mean over splits, and their standard deviation (divided by `num_splits`) as `spread`. The latter tells
+        how much a split varies; it is not an error of the mean.
 
     Raises:
-        ValueError: The logits are no float matrix, have fewer rows than splits, or hold NaN or infinity; or
-            `num_splits` is below one.
+        ValueError: If the logits are not a float matrix, have fewer rows than splits, or contain NaN or
+            infinity, or if `num_splits` is below one.
+
+    Example:
+        >>> inception_score(torch.zeros(10, 4), num_splits=2).value
+        tensor(1., dtype=torch.float64)
     """
     if num_splits < 1:
         raise ValueError(
@@ -50,7 +54,7 @@ def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> In
 
 
 def split_of(positions: Int64[Tensor, " b"], n: int, num_splits: int) -> Int64[Tensor, " b"]:
-    """Which split each of `n` images belongs to, by its position."""
+    """Return the split of each of `n` images, by its position."""
     ends = torch.arange(1, num_splits + 1, device=positions.device) * n // num_splits
     return torch.bucketize(positions, ends, right=True)
 
@@ -58,15 +62,15 @@ def split_of(positions: Int64[Tensor, " b"], n: int, num_splits: int) -> Int64[T
 def certainty_and_classes(
     log_p: Float64[Tensor, "b k"], split: Int64[Tensor, " b"], num_splits: int
 ) -> tuple[Float64[Tensor, " s"], Float64[Tensor, "s k"]]:
-    """Sums over the images of each split, which add up over batches.
+    """Sum over the images of each split; the sums of several batches may be added.
 
     Args:
-        log_p: Logarithms of class probabilities.
-        split: The split of each row.
-        num_splits: Splits in all.
+        log_p: Logarithms of class probabilities, one row per image.
+        split: Split of each row.
+        num_splits: Number of splits.
 
     Returns:
-        The sum of `sum_y p(y | x) log p(y | x)`, and that of `p(y | x)`.
+        Sums of `sum_y p(y | x) log p(y | x)` and of `p(y | x)`.
     """
     p = log_p.exp()
     certainty = log_p.new_zeros(num_splits).index_add(0, split, (p * log_p).sum(dim=1))
@@ -76,12 +80,12 @@ def certainty_and_classes(
 def score_of_splits(
     certainty: Float64[Tensor, " s"], classes: Float64[Tensor, "s k"], sizes: Int64[Tensor, " s"]
 ) -> InceptionScore:
-    """The score from the sums of `certainty_and_classes` over all images.
+    """Compute the score from the sums of `certainty_and_classes` over all images.
 
     Args:
         certainty: Sums of negative entropies.
         classes: Sums of class probabilities.
-        sizes: Images in each split, one or more.
+        sizes: Number of images in each split, one or more.
 
     Returns:
         Mean and standard deviation over splits.

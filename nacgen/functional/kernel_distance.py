@@ -1,4 +1,4 @@
-"""The kernel distance of two sets of features: the squared maximum mean discrepancy, without bias.
+"""The kernel distance of two sets of features: the unbiased squared maximum mean discrepancy.
 
 With the kernel `k(x, y) = (x y / d + 1)^3` on Inception features this is the KID.
 
@@ -17,7 +17,7 @@ from nacgen.functional.features import block_rows, draw_rows, feature_pair
 
 
 class KernelDistance(NamedTuple):
-    """A kernel distance, below zero now and then since it has no bias, and how sure it is."""
+    """A kernel distance, which can be below zero because it is unbiased, and its spread."""
 
     value: Float64[Tensor, ""]
     spread: Float64[Tensor, ""]
@@ -26,24 +26,28 @@ class KernelDistance(NamedTuple):
 def kernel_distance(
     features_1: Float[Tensor, "n d"], features_2: Float[Tensor, "m d"], *, num_blocks: int = 20
 ) -> KernelDistance:
-    """Unbiased squared discrepancy over all pairs of rows, with its standard error.
+    """Compute the unbiased squared discrepancy over all pairs of rows, with its standard error.
 
-    The mean of the kernel within the first set, plus that within the second, minus twice that between
-    them. The standard error is a block jackknife's: each set is cut into `num_blocks` blocks in the order
-    of its rows, which must therefore be exchangeable, and one of each is left out in turn.
+    The value is the mean of the kernel within the first set, plus that within the second, minus twice that
+    between them. The standard error comes from a block jackknife: each set is cut into `num_blocks` blocks in
+    the order of its rows, which must therefore be exchangeable, and one block of each is left out in turn.
 
     Args:
-        features_1: One row an image, of any float type; as many rows as blocks or more, and so many that two
-            are left where a block is left out: three, or four in two blocks.
-        features_2: The rows of what is compared.
-        num_blocks: Of the jackknife, two or more.
+        features_1: One row per image, of any float type. Needs as many rows as blocks, and two rows without any
+            block: at least three, or four for two blocks.
+        features_2: Rows of the images to compare, with the same limits.
+        num_blocks: Number of blocks of the jackknife, two or more.
 
     Returns:
-        The distance, and the standard error as `spread`.
+        The distance, and its standard error as `spread`.
 
     Raises:
-        ValueError: The features are no float matrices of one width, have too few rows, or hold NaN or
-            infinity; or `num_blocks` is below two.
+        ValueError: If the features are not float matrices of one width, have too few rows, or contain NaN or
+            infinity, or if `num_blocks` is below two.
+
+    Example:
+        >>> kernel_distance(torch.zeros(8, 2), torch.ones(8, 2), num_blocks=2).value
+        tensor(7., dtype=torch.float64)
     """
     if num_blocks < 2:
         raise ValueError(f"num_blocks must be 2 or more, got {num_blocks}. Take the default, 20.")
@@ -54,7 +58,7 @@ def kernel_distance(
     between = _sums(rows_1, rows_2, blocks_1, blocks_2)
 
     def distances(kept: Tensor) -> Tensor:
-        """The estimate from the blocks that each row of `kept` marks with ones."""
+        """Return the estimate from the blocks that each row of `kept` marks with ones."""
         n, m = kept @ blocks_1.sum(dim=0), kept @ blocks_2.sum(dim=0)
         over_1, over_2, over_both = (
             ((kept @ sums) * kept).sum(dim=1) for sums in (within_1, within_2, between)
@@ -75,22 +79,27 @@ def kernel_distance_of_subsets(
     subset_size: int = 1000,
     seed: int = 0,
 ) -> KernelDistance:
-    """The kernel distance as KID is published: mean and deviation over random subsets.
+    """Compute the kernel distance as KID is published: mean and deviation over random subsets.
 
     Args:
-        features_1: One row an image, of any float type; `subset_size` rows or more.
-        features_2: The rows of what is compared.
-        num_subsets: How often a subset of each is drawn, without replacement.
-        subset_size: Its rows, two or more.
-        seed: Of the draws.
+        features_1: One row per image, of any float type; at least `subset_size` rows.
+        features_2: Rows of the images to compare, with the same limit.
+        num_subsets: Number of subsets, drawn without replacement from each set.
+        subset_size: Number of rows in a subset, two or more.
+        seed: Seed of the draws.
 
     Returns:
-        The mean over subsets, and their standard deviation (divided by `num_subsets`) as `spread`. The
-        latter says how much one subset varies; it is not the standard error of the mean.
+        The mean over subsets, and their standard deviation (divided by `num_subsets`) as `spread`. The latter
+        tells how much a subset varies; it is not the standard error of the mean.
 
     Raises:
-        ValueError: The features are no float matrices of one width, have fewer rows than a subset, or hold
-            NaN or infinity; or there are no subsets, or they have fewer than two rows.
+        ValueError: If the features are not float matrices of one width, have fewer rows than a subset, or contain
+            NaN or infinity, or if there are no subsets, or if they have fewer than two rows.
+
+    Example:
+        >>> rows = torch.zeros(8, 2)
+        >>> kernel_distance_of_subsets(rows, rows + 1, num_subsets=2, subset_size=4).value
+        tensor(7., dtype=torch.float64)
     """
     if num_subsets < 1 or subset_size < 2:
         raise ValueError(
@@ -118,13 +127,13 @@ def _distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _blocks(rows: Tensor, num_blocks: int) -> Tensor:
-    """Which block each row is in, one-hot, (n, blocks)."""
+    """Return the block of each row, one-hot, `(n, blocks)`."""
     block = torch.arange(len(rows), device=rows.device) * num_blocks // len(rows)
     return one_hot(block, num_blocks).to(rows)
 
 
 def _sums(x: Tensor, y: Tensor, blocks_x: Tensor, blocks_y: Tensor) -> Tensor:
-    """Sums of the kernel over the pairs of rows of each two blocks, (blocks, blocks)."""
+    """Return sums of the kernel over the pairs of rows of each two blocks, `(blocks, blocks)`."""
     step = block_rows(len(y))
     parts = zip(x.split(step), blocks_x.split(step), strict=True)
     sums = [blocks.mT @ _kernel(part @ y.mT, x.shape[1]) @ blocks_y for part, blocks in parts]
@@ -132,7 +141,7 @@ def _sums(x: Tensor, y: Tensor, blocks_x: Tensor, blocks_y: Tensor) -> Tensor:
 
 
 def _sums_within(x: Tensor, blocks: Tensor) -> Tensor:
-    """The same within one set, without the pairs of a row with itself."""
+    """Return such sums within one set, without the pairs of a row with itself."""
     of_itself = _kernel(x.square().sum(dim=1), x.shape[1])
     return _sums(x, x, blocks, blocks) - (of_itself @ blocks).diag()
 

@@ -1,8 +1,8 @@
 """Likelihoods of images whose pixels take 256 values, in nats per image.
 
-Both are probabilities, not densities: over the 256 values of a pixel they sum to one, so that bits per
-dimension can be compared between them, and nothing is gained by a variance near zero. A value stands for the
-interval half a step around it; black and white stand for everything below and above.
+Both are probabilities, not densities: they sum to one over the 256 values of a pixel. So their bits per dimension
+are comparable, and a variance near zero gains nothing. A value stands for the interval of half a step to either
+side; black and white stand for everything below and above.
 
 Source:
     Salimans et al. 2017, arXiv:1701.05517 (the mixture of logistics); Rybkin, Daniilidis & Levine 2021,
@@ -24,13 +24,13 @@ LOG_SCALES = -7.0, 7.0  # of a logistic: from nearly all of it in one value's in
 
 
 def check_range(images: Float[Tensor, "b c h w"]) -> None:
-    """Raise unless pixels are numbers in [-1, 1].
+    """Raise an error unless all pixels are in [-1, 1].
 
     Args:
-        images: To be scored.
+        images: Images to be scored.
 
     Raises:
-        ValueError: A pixel is not; the extremes are named.
+        ValueError: If a pixel is outside or NaN; the extremes are named.
     """
     if not bool((images.abs() <= 1).all()):  # NaN neither
         raise ValueError(
@@ -44,18 +44,23 @@ def gaussian_log_likelihood(
     mean: Float[Tensor, "b c h w"],
     variance: Float[Tensor, ""],
 ) -> Float[Tensor, " b"]:
-    """Log-probability of images under independent Gaussian pixels, rounded and cut off to 256 values.
+    """Compute the log-probability of images under Gaussian pixels that are rounded and clipped to 256 values.
 
     Args:
-        images: In [-1, 1].
-        mean: Of each pixel before rounding, any real number.
-        variance: Of all pixels, above zero.
+        images: Images in [-1, 1].
+        mean: Mean of each pixel before rounding.
+        variance: Variance of all pixels, above zero.
 
     Returns:
-        Nats, zero or less.
+        One log-probability per image in nats, zero or less.
 
     Raises:
-        ValueError: A pixel lies outside of [-1, 1].
+        ValueError: If a pixel is outside of [-1, 1].
+
+    Example:
+        >>> black = -torch.ones(1, 1, 1, 1)
+        >>> gaussian_log_likelihood(black, black - 1, torch.tensor(1e-4)).abs() < 1e-6
+        tensor([True])
     """
     check_range(images)
     center, half = (images - mean) * variance.rsqrt(), HALF_STEP * variance.rsqrt()
@@ -75,19 +80,24 @@ def expected_squared_error(
     mean: Float[Tensor, "b c h w"],
     variance: Float[Tensor, ""],
 ) -> Float[Tensor, " b"]:
-    """`E[(y - mean)^2]` of the Gaussian values `y` that were rounded to an image, averaged over its pixels.
+    """Compute `E[(y - mean)^2]` of the Gaussian values `y` that were rounded to an image, averaged over pixels.
 
-    Its mean over images is the next variance in expectation-maximisation for `gaussian_log_likelihood`. Only
-    for black and white pixels it differs from the squared error plus that of rounding, by the moments of a
-    Gaussian of which one tail is left.
+    Its mean over images is the next variance in expectation-maximization for `gaussian_log_likelihood`. It is
+    the squared error plus that of rounding, except for black and white pixels, which have the moments of a
+    Gaussian's tail.
 
     Args:
-        images: In [-1, 1].
-        mean: Of each pixel before rounding.
-        variance: The present one.
+        images: Images in [-1, 1].
+        mean: Mean of each pixel before rounding.
+        variance: Current variance of all pixels.
 
     Returns:
-        Zero or more.
+        One mean per image, zero or more.
+
+    Example:
+        >>> gray = torch.zeros(1, 1, 1, 1)
+        >>> expected_squared_error(gray, gray + 1, torch.tensor(1.0))
+        tensor([1.0000])
 
     Source:
         Dempster, Laird & Rubin 1977, section 4.2 (censored data).
@@ -103,14 +113,19 @@ def expected_squared_error(
 
 
 def logistic_mixture_channels(num_mixtures: int, image_channels: int = 3) -> int:
-    """Numbers a pixel's mixture of logistics is made of.
+    """Return how many numbers describe a pixel's mixture of logistics.
 
     Args:
-        num_mixtures: Components.
+        num_mixtures: Number of components.
         image_channels: Channels of the images.
 
     Returns:
-        For each component a weight, a mean and a scale a channel, and a coefficient a pair of channels.
+        Number of channels: per component a weight, a mean and a scale per channel, and a coefficient per pair of
+        channels.
+
+    Example:
+        >>> logistic_mixture_channels(10)
+        100
     """
     return num_mixtures * (1 + 2 * image_channels + image_channels * (image_channels - 1) // 2)
 
@@ -118,19 +133,24 @@ def logistic_mixture_channels(num_mixtures: int, image_channels: int = 3) -> int
 def logistic_mixture_log_likelihood(
     images: Float[Tensor, "b c h w"], outputs: Float[Tensor, "b p h w"]
 ) -> Float[Tensor, " b"]:
-    """Log-probability of images under pixels that are mixtures of rounded logistics.
+    """Compute the log-probability of images under pixels that are mixtures of rounded logistics.
 
-    A component's mean of a channel depends linearly on the pixel's earlier channels.
+    The mean of a channel depends linearly on the pixel's earlier channels.
 
     Args:
-        images: In [-1, 1].
-        outputs: As a network gives them; `p` is `logistic_mixture_channels` of the components and of c.
+        images: Images in [-1, 1].
+        outputs: Output of a network; `p` is `logistic_mixture_channels` of the number of components and of `c`.
 
     Returns:
-        Nats, zero or less.
+        One log-probability per image in nats, zero or less.
 
     Raises:
-        ValueError: A pixel lies outside of [-1, 1], or the outputs make no whole number of components.
+        ValueError: If a pixel is outside of [-1, 1], or if `p` fits no whole number of components.
+
+    Example:
+        >>> gray = torch.zeros(1, 3, 1, 1)
+        >>> logistic_mixture_log_likelihood(gray, torch.zeros(1, logistic_mixture_channels(2), 1, 1)) < 0
+        tensor([True])
 
     Source:
         Salimans et al. 2017, arXiv:1701.05517, section 2. Differs from the paper: the difference of two
@@ -155,23 +175,27 @@ def logistic_mixture_log_likelihood(
 def logistic_mixture_mean(
     outputs: Float[Tensor, "b p h w"], image_channels: int = 3
 ) -> Float[Tensor, "b c h w"]:
-    """The pixels that a mixture of logistics expects, each component's means kept in [-1, 1].
+    """Compute the mean pixels of a mixture of logistics, with the means of each component clipped to [-1, 1].
 
     Args:
-        outputs: As for `logistic_mixture_log_likelihood`.
+        outputs: Output of a network, as for `logistic_mixture_log_likelihood`.
         image_channels: Channels of the images.
 
     Returns:
         Images in [-1, 1].
+
+    Example:
+        >>> logistic_mixture_mean(torch.zeros(1, logistic_mixture_channels(2), 1, 1)).flatten()
+        tensor([0., 0., 0.])
     """
     weights, means, _, coefficients = _mixture_parts(outputs, image_channels)
     means = _conditional_means(means, coefficients)
-    shares = rearrange(weights.softmax(dim=1), "b m h w -> b m 1 h w")
-    return reduce(shares * means, "b m c h w -> b c h w", "sum").clamp(-1, 1)
+    responsibilities = rearrange(weights.softmax(dim=1), "b m h w -> b m 1 h w")
+    return reduce(responsibilities * means, "b m c h w -> b c h w", "sum").clamp(-1, 1)
 
 
 def _mixture_parts(outputs: Tensor, image_channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights `(b, m, h, w)`; means and log-scales `(b, m, c, h, w)`; coefficients `(b, m, pairs, h, w)`."""
+    """Return weights `(b, m, h, w)`, means, log-scales `(b, m, c, h, w)`, coefficients `(b, m, pairs, h, w)`."""
     per_component = logistic_mixture_channels(1, image_channels)
     if outputs.shape[1] % per_component or outputs.shape[1] == 0:
         raise ValueError(
@@ -188,7 +212,7 @@ def _mixture_parts(outputs: Tensor, image_channels: int) -> tuple[Tensor, Tensor
 
 
 def _conditional_means(means: Tensor, coefficients: Tensor, pixels: Tensor | None = None) -> Tensor:
-    """Means given earlier channels: those of `pixels`, else the components' own expectations in [-1, 1]."""
+    """Return means given earlier channels: those of `pixels`, else the components' own means in [-1, 1]."""
     channels = list(means.unbind(2))
     of_pair = iter(coefficients.unbind(2))
     for later in range(len(channels)):

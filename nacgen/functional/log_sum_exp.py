@@ -1,9 +1,9 @@
 """Log-sum-exp over the inner products of many rows with many keys, in memory linear in both.
 
-Contrastive losses and the mixture of Neural Activation Coding need `log sum_j exp(x_i . y_j + b_j)`. Written
-plainly it holds all products, several times; a large batch with a queue takes gigabytes. The tiled form goes over
-blocks of products, adds them up on the logarithmic scale, where nothing overflows, and computes each block again
-in the backward pass.
+Contrastive losses and the mixture of Neural Activation Coding need `log sum_j exp(x_i . y_j + b_j)`. The
+plain form holds all products several times, which takes gigabytes for a large batch with a queue. The tiled
+form computes blocks of products, adds them on the logarithmic scale, where nothing overflows, and computes
+each block again in the backward pass.
 
 Source:
     Milakov & Gimelshein 2018, arXiv:1805.02867, for the running maximum; Cheng et al. 2024, arXiv:2410.17243,
@@ -30,20 +30,24 @@ def log_sum_exp(
     temperature: float = 1.0,
     own_start: int | None = None,
 ) -> Float[Tensor, " m"]:
-    """`log sum_j exp(rows_i . keys_j / temperature + bias_j)` for each row.
+    """Compute `log sum_j exp(rows_i . keys_j / temperature + bias_j)` for each row.
 
-    Up to `LARGEST_MATRIX` products are held at once; where there are more, the sum is `tiled_log_sum_exp`'s, equal
-    up to rounding.
+    Up to `LARGEST_MATRIX` products are held at once. For more, the result is that of `tiled_log_sum_exp`,
+    equal up to rounding.
 
     Args:
-        rows: Any finite numbers.
-        keys: One or more.
-        bias: Added to all products with a key.
-        temperature: Divides the products.
-        own_start: Row `i` leaves out key `own_start + i`. Absent: none is left out.
+        rows: Finite numbers.
+        keys: Finite numbers, one row or more.
+        bias: Number added to all products with a key.
+        temperature: Divisor of the products.
+        own_start: If given, row `i` leaves out key `own_start + i`.
 
     Returns:
-        Logarithms of the sums.
+        One logarithm per row.
+
+    Example:
+        >>> log_sum_exp(torch.zeros(1, 4), torch.zeros(3, 4)).exp()
+        tensor([3.])
     """
     if len(rows) * len(keys) > LARGEST_MATRIX:
         return tiled_log_sum_exp(rows / temperature, keys, bias, own_start)
@@ -66,19 +70,23 @@ def tiled_log_sum_exp(
     own_start: int | None = None,
     tile: int | None = None,
 ) -> Float[Tensor, " m"]:
-    """`log_sum_exp` at temperature 1, one block of products at a time, forwards and backwards.
+    """Compute `log_sum_exp` at temperature 1, one block of products at a time, forward and backward.
 
     It can be differentiated once.
 
     Args:
-        rows: Any finite numbers.
-        keys: One or more.
-        bias: Added to all products with a key.
-        own_start: Row `i` leaves out key `own_start + i`. Absent: none is left out.
-        tile: Rows and keys of a block. Absent: `TILE`, and 4 times as many on a GPU.
+        rows: Finite numbers.
+        keys: Finite numbers, one row or more.
+        bias: Number added to all products with a key.
+        own_start: If given, row `i` leaves out key `own_start + i`.
+        tile: Rows and keys of a block; `TILE` by default, and 4 times as many on a GPU.
 
     Returns:
-        Logarithms of the sums.
+        One logarithm per row.
+
+    Example:
+        >>> tiled_log_sum_exp(torch.zeros(1, 4), torch.zeros(3, 4), tile=2).exp()
+        tensor([3.])
     """
     if tile is None:
         tile = TILE if rows.device.type == "cpu" else 4 * TILE
@@ -115,13 +123,13 @@ class _TiledLogSumExp(torch.autograd.Function):
         )
         weighted = rows * rearrange(gradient, "m -> m 1")
         for some_rows, some_keys, products in _blocks(rows, keys, bias, ctx.own_start, ctx.tile):
-            shares = products.sub_(rearrange(sums[some_rows], "m -> m 1")).exp_()
+            weights = products.sub_(rearrange(sums[some_rows], "m -> m 1")).exp_()
             if of_rows is not None:
-                of_rows[some_rows].addmm_(shares, keys[some_keys])
+                of_rows[some_rows].addmm_(weights, keys[some_keys])
             if of_keys is not None:
-                of_keys[some_keys].addmm_(shares.T, weighted[some_rows])
+                of_keys[some_keys].addmm_(weights.T, weighted[some_rows])
             if of_bias is not None:
-                of_bias[some_keys].addmv_(shares.T, gradient[some_rows])
+                of_bias[some_keys].addmv_(weights.T, gradient[some_rows])
         if of_rows is not None:
             of_rows.mul_(rearrange(gradient, "m -> m 1"))
         return of_rows, of_keys, of_bias, None, None
@@ -130,7 +138,7 @@ class _TiledLogSumExp(torch.autograd.Function):
 def _blocks(
     rows: Tensor, keys: Tensor, bias: Tensor | None, own_start: int | None, tile: int
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Blocks of `rows @ keys.T + bias`, each with the rows and the keys that it belongs to."""
+    """Yield blocks of `rows @ keys.T + bias`, each with its rows and its keys."""
     for i in range(0, len(rows), tile):
         for j in range(0, len(keys), tile):
             some_rows, some_keys = slice(i, i + tile), slice(j, j + tile)

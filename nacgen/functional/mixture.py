@@ -1,4 +1,4 @@
-"""A Gaussian mixture fitted by expectation-maximisation, a better prior for a trained decoder.
+"""A Gaussian mixture fitted by expectation-maximization, a better prior for a trained decoder.
 
 Source:
     Dempster, Laird & Rubin 1977; Ghosh et al. 2020, arXiv:1903.12436 (fitted to latents after training).
@@ -12,16 +12,21 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-TOLERANCE = 1e-4  # nats a point; a smaller gain ends the fit
+TOLERANCE = 1e-4  # nats per point; a smaller gain ends the fit
 
 
 class GaussianMixture(NamedTuple):
     """A mixture of Gaussians with full covariances.
 
     Args:
-        weights: Of the components, adding up to one.
-        means: Of the components.
-        factors: Lower triangular Cholesky factors of their covariances.
+        weights: Weights of the components; their sum is one.
+        means: Means of the components.
+        factors: Lower triangular Cholesky factors of the covariances.
+
+    Example:
+        >>> mixture = GaussianMixture.fit(torch.randn(100, 2), 3, torch.Generator())
+        >>> mixture.log_density(torch.zeros(1, 2)).shape
+        torch.Size([1])
     """
 
     weights: Float64[Tensor, " m"]
@@ -40,17 +45,17 @@ class GaussianMixture(NamedTuple):
         """Fit a mixture to points.
 
         Args:
-            points: On any device.
-            num_components: Of the mixture.
-            generator: Chooses the points to start from, far from one another (k-means++).
-            regularization: Added to the covariances' diagonals.
-            num_iterations: At most; fewer where the likelihood rises no more.
+            points: Points on any device.
+            num_components: Number of components.
+            generator: Source of the draws that choose distant initial points (k-means++).
+            regularization: Number added to the diagonals of the covariances.
+            num_iterations: Largest number of iterations; fewer if the likelihood no longer rises.
 
         Returns:
             The mixture, in float64 on the CPU.
 
         Raises:
-            ValueError: There are fewer points than components, or a point is not finite.
+            ValueError: If points are fewer than components, or if a point is not finite.
         """
         rows = points.detach().cpu().double()
         if not 1 <= num_components <= len(rows) or not bool(rows.isfinite().all()):
@@ -60,8 +65,8 @@ class GaussianMixture(NamedTuple):
             )
         means = _distant_points(rows, num_components, generator)
         nearest = torch.cdist(rows, means).argmin(dim=1)
-        shares = torch.nn.functional.one_hot(nearest, num_components).double()
-        mixture, before = cls._maximize(rows, shares, regularization), -math.inf
+        responsibilities = torch.nn.functional.one_hot(nearest, num_components).double()
+        mixture, before = cls._maximize(rows, responsibilities, regularization), -math.inf
         for _ in range(num_iterations):
             log_joint = mixture._log_joint(rows)
             log_density = log_joint.logsumexp(dim=1, keepdim=True)
@@ -73,19 +78,19 @@ class GaussianMixture(NamedTuple):
         return mixture
 
     @classmethod
-    def _maximize(cls, rows: Tensor, shares: Tensor, regularization: float) -> Self:
-        """The mixture of greatest expected likelihood, given each component's share of each point `(n, m)`."""
-        counts = shares.sum(dim=0) + 1e-10
-        means = einsum(shares, rows, "n m, n z -> m z") / counts[:, None]
+    def _maximize(cls, rows: Tensor, responsibilities: Tensor, regularization: float) -> Self:
+        """Return the mixture of greatest expected likelihood, given responsibilities `(n, m)`."""
+        counts = responsibilities.sum(dim=0) + 1e-10
+        means = einsum(responsibilities, rows, "n m, n z -> m z") / counts[:, None]
         centered = rows[:, None] - means  # -> (n, m, z)
-        shared = rearrange(shares, "n m -> n m 1") * centered
-        covariances = einsum(shared, centered, "n m i, n m j -> m i j")  # never (n, m, z, z)
+        weighted = rearrange(responsibilities, "n m -> n m 1") * centered
+        covariances = einsum(weighted, centered, "n m i, n m j -> m i j")  # never (n, m, z, z)
         covariances = covariances / counts[:, None, None]
         covariances.diagonal(dim1=1, dim2=2).add_(regularization)
         return cls(counts / counts.sum(), means, torch.linalg.cholesky(covariances))
 
     def _log_joint(self, rows: Tensor) -> Tensor:
-        """Log-density of each point with each component, `(n, m)`."""
+        """Return the log-density of each point with each component, `(n, m)`."""
         whitened = torch.linalg.solve_triangular(
             self.factors, (rows - self.means[:, None]).mT, upper=False
         )  # (m, z, n)
@@ -96,37 +101,37 @@ class GaussianMixture(NamedTuple):
         return log_joint
 
     def log_density(self, points: Float[Tensor, "n z"]) -> Float64[Tensor, " n"]:
-        """Log-density of points.
+        """Compute the log-density of points, in nats.
 
         Args:
-            points: On any device.
+            points: Points on any device.
 
         Returns:
-            Nats.
+            One log-density per point.
         """
         return self._log_joint(points.detach().cpu().double()).logsumexp(dim=1)
 
     def transport(
         self, uniform: Float[Tensor, " n"], noise: Float[Tensor, "n z"]
     ) -> Float64[Tensor, "n z"]:
-        """Points of the mixture from uniform and standard normal numbers.
+        """Turn uniform and standard normal numbers into points of the mixture.
 
         Args:
-            uniform: In [0, 1), chooses each point's component.
-            noise: Standard normal.
+            uniform: Numbers in [0, 1) that choose the component of each point.
+            noise: Standard normal numbers.
 
         Returns:
-            Points distributed as the mixture.
+            Points distributed like the mixture.
         """
         ends = self.weights.cumsum(dim=0)
         chosen = torch.searchsorted(ends, uniform.double().cpu(), right=True)
-        chosen = chosen.clamp(max=len(ends) - 1)  # the ends add up to one but for rounding
+        chosen = chosen.clamp(max=len(ends) - 1)  # the last end may be below one by rounding
         offsets = einsum(self.factors[chosen], noise.double().cpu(), "n i j, n j -> n i")
         return self.means[chosen] + offsets
 
 
 def _distant_points(rows: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Points of a set, each drawn with probability proportional to its squared distance from those before."""
+    """Draw rows with probability proportional to the squared distance from those drawn before."""
     chosen = rows[torch.randint(len(rows), (1,), generator=generator)]
     while len(chosen) < number:
         distances = torch.cdist(rows, chosen).amin(dim=1).square()

@@ -1,13 +1,13 @@
 """Neural Activation Coding: the noisy channel and its bound on mutual information.
 
-An encoder gives code logits `a(x)`; its activation code is `c(x) = sign(a(x))`. A noisy channel flips
-each bit independently with probability `p`. The objective is a lower bound on the information that the
-received code `c~` carries about the image,
+An encoder gives code logits `a(x)`; its activation code is `c(x) = sign(a(x))`. A noisy channel flips each bit
+independently with probability `p`. The objective is a lower bound on the information that the received code `c~`
+carries about the image,
 
     J = E[ log q(c~ | x') - log 1/M sum_j p(c~ | x_j) ]  <=  I(X; c~),
 
-with the posterior `q` predicted from another view `x'` of the same image, and the mixture taken over all
-`M` codes of the batch, the row's own included.
+with the posterior `q` predicted from another view `x'` of the same image, and the mixture over all `M` codes
+of the batch, including the code that was sent.
 
 Source:
     Park, Lee, Kim & Blei 2021, arXiv:2112.04014.
@@ -28,48 +28,56 @@ Relaxation = Literal["marginal", "tanh", "straight_through"]
 
 
 def check_flip_probability(flip_probability: float) -> None:
-    """Raise unless the channel flips bits with a probability strictly between 0 and 1/2.
+    """Raise an error unless the flip probability is strictly between 0 and 1/2.
 
     Args:
-        flip_probability: Probability that one bit is flipped.
+        flip_probability: Probability that the channel flips a bit.
 
     Raises:
-        ValueError: The probability lies outside (0, 1/2).
+        ValueError: If the probability is outside (0, 1/2).
     """
     if not 0.0 < flip_probability < 0.5:
         raise ValueError(
             f"flip_probability must lie strictly between 0 and 1/2, got {flip_probability}. At 0 the "
-            "likelihood is unbounded, at 1/2 the channel carries nothing; 0.1 is the paper's default."
+            "likelihood is unbounded, at 1/2 the channel carries nothing. Take 0.3, or the paper's 0.1."
         )
 
 
 def log_likelihood_ratio(flip_probability: float) -> float:
-    """Half the log odds that the channel keeps a bit, `kappa = 1/2 log((1 - p) / p)`.
+    """Compute half the log odds that the channel keeps a bit, `kappa = 1/2 log((1 - p) / p)`.
 
     Args:
-        flip_probability: Probability that one bit is flipped, in (0, 1/2).
+        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
 
     Returns:
         `kappa` in nats, above zero.
 
     Raises:
-        ValueError: The probability lies outside (0, 1/2).
+        ValueError: If the probability is outside (0, 1/2).
+
+    Example:
+        >>> round(log_likelihood_ratio(0.3), 4)
+        0.4236
     """
     check_flip_probability(flip_probability)
     return 0.5 * math.log((1 - flip_probability) / flip_probability)
 
 
 def channel_capacity(flip_probability: float) -> float:
-    """Capacity of one use of the binary symmetric channel, `log 2 - H(p)`.
+    """Compute the capacity of one use of the binary symmetric channel, `log 2 - H(p)`.
 
     Args:
-        flip_probability: Probability that one bit is flipped, in (0, 1/2).
+        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
 
     Returns:
         Nats per bit, in (0, log 2).
 
     Raises:
-        ValueError: The probability lies outside (0, 1/2).
+        ValueError: If the probability is outside (0, 1/2).
+
+    Example:
+        >>> round(channel_capacity(0.3), 4)
+        0.0823
     """
     check_flip_probability(flip_probability)
     p = flip_probability
@@ -77,19 +85,23 @@ def channel_capacity(flip_probability: float) -> float:
 
 
 def flip_probability_of_capacity(nats_per_code: float, code_dim: int) -> float:
-    """The flip probability at which a whole code can carry so many nats; inverts `channel_capacity`.
+    """Compute the flip probability at which a code has a given capacity; the inverse of `channel_capacity`.
 
-    Keeping the capacity instead of the probability makes codes of several lengths comparable.
+    Codes of different lengths are comparable at equal capacity, not at equal flip probability.
 
     Args:
         nats_per_code: Capacity of `code_dim` uses of the channel, in (0, code_dim * log 2).
-        code_dim: Bits in a code, one or more.
+        code_dim: Number of bits in a code, one or more.
 
     Returns:
         The probability, in (0, 1/2), to the precision of a float.
 
     Raises:
-        ValueError: No channel with so many bits has this capacity.
+        ValueError: If no channel with so many bits has this capacity.
+
+    Example:
+        >>> round(flip_probability_of_capacity(64 * channel_capacity(0.3), 64), 4)
+        0.3
     """
     if not 0 < nats_per_code < code_dim * math.log(2):
         raise ValueError(
@@ -108,17 +120,21 @@ def flip_probability_of_capacity(nats_per_code: float, code_dim: int) -> float:
 def posterior_log_likelihood(
     received: Float[Tensor, "m k"], posterior_logits: Float[Tensor, "m k"]
 ) -> Float[Tensor, " m"]:
-    """Log-likelihood `log q(c~ | x')` of received codes under independent Bernoulli bits.
+    """Compute the log-likelihood `log q(c~ | x')` of received codes under independent Bernoulli bits.
 
-    Equals `sum_k c~_k l_k / 2 - log(2 cosh(l_k / 2))`, computed through `softplus` so that it is exact
-    at logits of any size.
+    It equals `sum_k c~_k l_k / 2 - log(2 cosh(l_k / 2))`, computed by `softplus` so that it is exact for
+    logits of any size.
 
     Args:
         received: Received codes in [-1, 1].
         posterior_logits: Log odds that each bit is +1.
 
     Returns:
-        Nats per code, zero or less.
+        One log-likelihood per code in nats, zero or less.
+
+    Example:
+        >>> posterior_log_likelihood(torch.ones(1, 2), torch.zeros(1, 2)).exp()
+        tensor([0.2500])
     """
     # log(2 cosh(l/2)) = softplus(l) - l/2 and c~ l/2 + l/2 = l (1 + c~)/2
     per_bit = posterior_logits * (1 + received) / 2 - F.softplus(posterior_logits)
@@ -131,23 +147,27 @@ def mixture_log_likelihood(
     flip_probability: float,
     divide: bool = False,
 ) -> Float[Tensor, " m"]:
-    """Log-likelihood `log 1/n sum_j p(c~ | x_j)` of received codes under all codes of the batch.
+    """Compute the log-likelihood `log 1/n sum_j p(c~ | x_j)` of received codes under all codes of the batch.
 
-    The sum includes the code that was sent. Leaving it out, as contrastive losses do, would turn the
-    lower bound on mutual information into an upper one.
+    The sum includes the code that was sent. Without it, as in contrastive losses, the lower bound on mutual
+    information would become an upper bound.
 
     Args:
         received: Received codes in [-1, 1].
         codes: All `n` codes that may have been sent, in [-1, 1].
-        flip_probability: Probability that one bit is flipped, in (0, 1/2).
-        divide: Divide inner products by `kappa` in place of multiplying, as the authors' queue does. The
-            value is then no likelihood; for comparison only.
+        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
+        divide: Divide inner products by `kappa` instead of multiplying, as the authors' queue does. The value
+            is then no likelihood, and serves for comparison only.
 
     Returns:
-        Nats per received code.
+        One log-likelihood per received code, in nats.
 
     Raises:
-        ValueError: The probability lies outside (0, 1/2), or the code lengths differ.
+        ValueError: If the probability is outside (0, 1/2), or if the code lengths differ.
+
+    Example:
+        >>> mixture_log_likelihood(torch.ones(1, 1), torch.ones(3, 1), 0.25).exp()
+        tensor([0.7500])
     """
     if received.shape[1] != codes.shape[1]:
         raise ValueError(
@@ -166,41 +186,46 @@ def nac_loss(
     posterior_logits: Float[Tensor, "m k"],
     uniform: Float[Tensor, "m k"],
     flip_probability: float,
-    relaxation: Relaxation = "marginal",
+    relaxation: Relaxation = "tanh",
     all_code_logits: Float[Tensor, "n k"] | None = None,
     divide: bool = False,
 ) -> Float[Tensor, " m"]:
-    """The training loss: the negative bound with relaxed codes.
+    """Compute the training loss: the negative bound with relaxed codes.
 
-    `"tanh"`, the authors' form, sends `tanh(a)` through the channel. Relaxed codes are no channel inputs, so
-    the value is no bound; `K log cosh(kappa)` is added, which makes it 0 where all logits are zero, the
-    saddle that a run has to leave. (It is the authors' loss less `log n`.)
+    `"tanh"`, the authors' form, sends `tanh(a)` through the channel. The channel is not defined for relaxed
+    codes, so the value is not a bound. `K log cosh(kappa)` is added, which makes it 0 if all logits are zero,
+    the saddle that a run has to leave. (It is the authors' loss minus `log n`.)
 
-    `"marginal"` treats the code as random, +1 with probability `(1 + tanh a) / 2`. What is received is then
-    +1 with probability `(1 + (1 - 2p) tanh a) / 2`: the likelihood is normalised for every `a`, equals the
-    channel's at saturated codes, and the negative loss is a bound all along. The sampled bits pass their
+    `"marginal"` treats the code as random, +1 with probability `(1 + tanh a) / 2`. The received bit is then
+    +1 with probability `(1 + (1 - 2p) tanh a) / 2`. The likelihood is normalized for every `a` and equals the
+    channel's at saturated codes, so the negative loss is a bound at all times. The sampled bits pass their
     gradient straight through to their mean.
 
-    `"straight_through"` sends the hard code and gives `sign` the gradient of `tanh`: the value is the bound of
-    the codes that will be used, the gradient is not its own.
+    `"straight_through"` sends the hard code and gives `sign` the gradient of `tanh`. The value is the bound
+    of the hard codes, but the gradient is not that of the value.
 
     Args:
-        code_logits: Code logits `a`, both views of an image in two rows.
-        posterior_logits: Row `i` is predicted from the *other* view of code row `i`'s image.
+        code_logits: Code logits `a`; both views of an image are two rows.
+        posterior_logits: Posterior logits; row `i` is predicted from the *other* view of the image of row `i`.
         uniform: Draws from [0, 1) that decide what the channel does to each bit.
-        flip_probability: Probability that one bit is flipped, in (0, 1/2).
-        relaxation: `"marginal"`, `"tanh"` or `"straight_through"`.
-        all_code_logits: Code logits of the mixture: those of all processes when training on several, or a
-            queue. Must include `code_logits`, or a momentum encoder's of the same views; what is older
-            makes the value an estimate. Absent: `code_logits`.
-        divide: The authors' queue, see `mixture_log_likelihood`; not with `"marginal"`.
+        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
+        relaxation: `"tanh"`, `"marginal"` or `"straight_through"`.
+        all_code_logits: Code logits of the mixture, of all processes or from a queue. They must include
+            `code_logits`, which are the default, or a momentum encoder's of the same views. Older ones make
+            the value an estimate.
+        divide: Divide as the authors' queue does, see `mixture_log_likelihood`; not with `"marginal"`.
 
     Returns:
-        Nats per code, to be minimised.
+        One loss per code in nats, to be minimized.
 
     Raises:
-        ValueError: The probability lies outside (0, 1/2), shapes differ, the relaxation is unknown, or there
-            are fewer than two codes.
+        ValueError: If the probability is outside (0, 1/2), shapes differ, the relaxation is unknown, or codes are
+            fewer than two.
+
+    Example:
+        >>> logits, uniform = torch.zeros(4, 8), torch.rand(4, 8)
+        >>> nac_loss(logits, logits, uniform, flip_probability=0.3).abs() < 1e-5
+        tensor([True, True, True, True])
 
     Source:
         Park et al. 2021, arXiv:2112.04014; the marginal form is ours.
@@ -227,21 +252,25 @@ def received_codes(
     code_logits: Float[Tensor, "m k"],
     uniform: Float[Tensor, "m k"],
     flip_probability: float,
-    relaxation: Relaxation = "marginal",
+    relaxation: Relaxation = "tanh",
 ) -> Float[Tensor, "m k"]:
-    """What comes out of the channel, with the gradient of the relaxation, see `nac_loss`.
+    """Send codes through the channel, with the gradient of the relaxation (see `nac_loss`).
 
     Args:
         code_logits: Code logits `a`.
         uniform: Draws from [0, 1) that decide what the channel does to each bit.
-        flip_probability: Probability that one bit is flipped, in (0, 1/2).
-        relaxation: `"marginal"`, `"tanh"` or `"straight_through"`.
+        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
+        relaxation: `"tanh"`, `"marginal"` or `"straight_through"`.
 
     Returns:
         Received codes in [-1, 1].
 
     Raises:
-        ValueError: The probability lies outside (0, 1/2), shapes differ, or the relaxation is unknown.
+        ValueError: If the probability is outside (0, 1/2), shapes differ, or the relaxation is unknown.
+
+    Example:
+        >>> received_codes(torch.full((1, 2), 9.0), torch.tensor([[0.1, 0.9]]), 0.3).round()
+        tensor([[-1.,  1.]])
     """
     check_flip_probability(flip_probability)
     if uniform.shape != code_logits.shape:
@@ -261,7 +290,7 @@ def received_codes(
 
 
 def _relax(code_logits: Tensor, relaxation: Relaxation) -> Tensor:
-    """`tanh(a)`, or `sign(a)` with the gradient of `tanh(a)`."""
+    """Return `tanh(a)`, or `sign(a)` with the gradient of `tanh(a)`."""
     relaxed = torch.tanh(code_logits)
     if relaxation == "tanh":
         return relaxed
@@ -271,17 +300,21 @@ def _relax(code_logits: Tensor, relaxation: Relaxation) -> Tensor:
 def marginal_posterior_logits(
     code_logits: Float[Tensor, "m k"], flip_probability: float
 ) -> Float[Tensor, "m k"]:
-    """Log odds that a received bit is +1 when the code bit is +1 with probability `(1 + tanh a) / 2`.
+    """Compute the log odds that a received bit is +1, if the sent bit is +1 with probability `(1 + tanh a) / 2`.
 
     Args:
         code_logits: Code logits `a`.
-        flip_probability: Probability that one bit is flipped, in (0, 1/2).
+        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
 
     Returns:
-        `2 atanh((1 - 2p) tanh a)`: about `2 (1 - 2p) a` near zero, never beyond the channel's `2 kappa`.
+        `2 atanh((1 - 2p) tanh a)`: about `2 (1 - 2p) a` near zero, and never beyond the channel's `2 kappa`.
 
     Raises:
-        ValueError: The probability lies outside (0, 1/2).
+        ValueError: If the probability is outside (0, 1/2).
+
+    Example:
+        >>> marginal_posterior_logits(torch.zeros(1, 2), 0.3)
+        tensor([[0., 0.]])
     """
     check_flip_probability(flip_probability)
     return 2 * torch.atanh((1 - 2 * flip_probability) * torch.tanh(code_logits))
@@ -290,7 +323,7 @@ def marginal_posterior_logits(
 def _marginal_mixture_log_likelihood(
     received: Tensor, code_logits: Tensor, flip_probability: float
 ) -> Tensor:
-    """Log of the mean over `n` codes of the received bits' likelihood, (m, k), (n, k) -> (m,)."""
+    """Return the log of the mean over `n` codes of the received bits' likelihood, `(m, k), (n, k) -> (m,)`."""
     half_log_odds = marginal_posterior_logits(code_logits, flip_probability) / 2
     # log p(c~ | x_j) = sum_k c~_k l_jk / 2 - log(2 cosh(l_jk / 2))
     log_normalizer = reduce(F.softplus(2 * half_log_odds) - half_log_odds, "n k -> n", "sum")
@@ -301,26 +334,31 @@ def _marginal_mixture_log_likelihood(
 def nac_bound(
     code_logits: Float[Tensor, "m k"],
     posterior_logits: Float[Tensor, "m k"],
-    flip_probability: float = 0.1,
+    flip_probability: float = 0.3,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " m"]:
-    """The bound on mutual information with hard codes and all constants, for reporting.
+    """Compute the bound on mutual information with hard codes and all constants, for reporting.
 
-    Its mean is at most `min(log m, k * channel_capacity(p))`, up to the noise of one channel draw.
+    Its mean is at most `min(log m, k * channel_capacity(p))`, up to the noise of one draw of the channel.
 
     Args:
-        code_logits: Code logits `a`, both views of an image in two rows; the code is their sign, and a
-            logit of exactly zero counts as +1.
-        posterior_logits: Row `i` is predicted from the *other* view of code row `i`'s image.
-        flip_probability: Probability that one bit is flipped, in (0, 1/2).
-        generator: Source of the channel's noise. Absent: a generator seeded with 0, so that the same
-            logits give the same value.
+        code_logits: Code logits `a`; both views of an image are two rows. The code is their sign, and a logit of
+            exactly zero counts as +1.
+        posterior_logits: Posterior logits; row `i` is predicted from the *other* view of the image of row `i`.
+        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
+        generator: Source of the channel's noise. The default is a generator with seed 0, so that equal logits give
+            equal values.
 
     Returns:
-        Nats per code.
+        One bound per code, in nats.
 
     Raises:
-        ValueError: The probability lies outside (0, 1/2), shapes differ, or fewer than two codes.
+        ValueError: If the probability is outside (0, 1/2), shapes differ, or codes are fewer than two.
+
+    Example:
+        >>> logits = torch.zeros(4, 8)
+        >>> nac_bound(logits, logits, flip_probability=0.3).shape
+        torch.Size([4])
 
     Source:
         Park et al. 2021, arXiv:2112.04014; Barber & Agakov 2003 for the first term.
@@ -338,13 +376,17 @@ def nac_bound(
 
 
 def hard_codes(code_logits: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
-    """Activation codes as -1 and +1; a logit of exactly zero counts as +1.
+    """Return activation codes as -1 and +1; a logit of exactly zero counts as +1.
 
     Args:
         code_logits: Code logits of any size.
 
     Returns:
-        Codes in the logits' dtype, without gradient.
+        Codes in the dtype of the logits, without gradient.
+
+    Example:
+        >>> hard_codes(torch.tensor([[-2.0, 0.0, 3.0]]))
+        tensor([[-1.,  1.,  1.]])
     """
     return torch.where(code_logits >= 0, 1.0, -1.0).to(code_logits)
 

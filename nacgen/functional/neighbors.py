@@ -1,7 +1,7 @@
-"""Scores by nearest neighbours: fidelity and diversity apart, and copies of training images.
+"""Scores by nearest neighbors: fidelity, diversity, and copies of training images.
 
-Distances are Euclidean and float64. Two that differ by rounding count as equal, so that repeated images lie in
-each other's neighbourhoods, whose radius may be zero.
+Distances are Euclidean and float64. Two that differ by rounding count as equal, so that repeated images lie
+in each other's neighborhoods, whose radius may be zero.
 
 Source:
     Kynkäänniemi et al. 2019, arXiv:1904.06991 (precision, recall); Naeem et al. 2020, arXiv:2002.09797
@@ -21,7 +21,7 @@ ROUNDING = 1e-12  # of squared distances, relative to the largest squared length
 
 
 class PrecisionRecallDensityCoverage(NamedTuple):
-    """Four scores; 1 is perfect, density may exceed it."""
+    """Four scores; 1 is perfect, and density may exceed it."""
 
     precision: Float64[Tensor, ""]
     recall: Float64[Tensor, ""]
@@ -30,15 +30,15 @@ class PrecisionRecallDensityCoverage(NamedTuple):
 
 
 class Memorization(NamedTuple):
-    """Whether generated images lie closer to training images than test images do.
+    """A comparison of the distances to training images: of generated images, and of test images.
 
     Args:
-        probability: That a generated image is closer than a test image, ties counted half: 0.5 for a perfect
-            generator, towards 1 for one that copies, towards 0 for one that lies far off.
-        z_score: The same as a Mann-Whitney statistic in standard deviations, positive for copies.
-        distances: From each generated image to its nearest training image.
-        nearest: Which training image that is.
-        test_distances: From each test image to its nearest training image.
+        probability: Probability that a generated image is closer than a test image, with ties counted half: 0.5
+            for a perfect generator, near 1 for one that copies, near 0 for one that is far from the data.
+        z_score: Mann-Whitney statistic in standard deviations, positive for copies.
+        distances: Distance from each generated image to its nearest training image.
+        nearest: Index of that training image.
+        test_distances: Distance from each test image to its nearest training image.
     """
 
     probability: Float64[Tensor, ""]
@@ -51,24 +51,29 @@ class Memorization(NamedTuple):
 def precision_recall_density_coverage(
     real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"], *, k: int = 5
 ) -> PrecisionRecallDensityCoverage:
-    """How many generated images look real, and how much of the real ones is generated.
+    """Compute how many generated images look real, and how much of the real images is generated.
 
-    A row's neighbourhood reaches to its `k`-th nearest neighbour in its own set, itself not counted, and
-    includes the rim. Precision is the share of generated rows in some real neighbourhood, recall that of real
-    rows in some generated one, density the number of real neighbourhoods that a generated row lies in over
-    `k`, coverage the share of real neighbourhoods that hold a generated row.
+    The neighborhood of a row is a closed ball that reaches to its `k`-th nearest neighbor in its own set,
+    without itself. Precision is the fraction of generated rows in any real neighborhood, and recall the
+    fraction of real rows in any generated one. Density is the mean number of real neighborhoods that contain
+    a generated row, over `k`. Coverage is the fraction of real neighborhoods that contain a generated row.
 
     Args:
-        real: One row an image, of any float type; more than `k` rows.
-        generated: One row a generated image, more than `k`.
-        k: Neighbours; 5 as for density and coverage, where the paper of precision and recall takes 3.
+        real: One row per real image, of any float type; more than `k` rows.
+        generated: One row per generated image; more than `k` rows.
+        k: Number of neighbors: 5, as for density and coverage; the paper of precision and recall takes 3.
 
     Returns:
         The four scores. The time is quadratic in the number of rows, the memory linear.
 
     Raises:
-        ValueError: The features are no float matrices of one width, have `k` rows or fewer, or hold NaN or
-            infinity; or `k` is below one.
+        ValueError: If the features are not float matrices of one width, have `k` rows or fewer, or contain NaN or
+            infinity, or if `k` is below one.
+
+    Example:
+        >>> rows = torch.randn(20, 4)
+        >>> precision_recall_density_coverage(rows, rows).recall
+        tensor(1., dtype=torch.float64)
     """
     if k < 1:
         raise ValueError(f"k must be 1 or more, got {k}. The papers use 3 and 5.")
@@ -85,34 +90,39 @@ def precision_recall_density_coverage(
         dense += int(inside.sum())
         is_covered |= inside.any(dim=0)
         is_recalled |= (squared <= reach_generated[rows, None]).any(dim=0)
-    shares = (
+    scores = (
         precise / len(generated),
         int(is_recalled.sum()) / len(real),
         dense / (k * len(generated)),
         int(is_covered.sum()) / len(real),
     )
-    return PrecisionRecallDensityCoverage(*(real.new_tensor(processes) for processes in shares))
+    return PrecisionRecallDensityCoverage(*(real.new_tensor(score) for score in scores))
 
 
 def nearest_neighbor_memorization(
     generated: Float[Tensor, "n d"], train: Float[Tensor, "m d"], test: Float[Tensor, "t d"]
 ) -> Memorization:
-    """Compare distances to the nearest training image: of generated images, and of unseen real ones.
+    """Compare generated and unseen real images by their distances to the nearest training image.
 
     Differs from the paper: the statistic is taken over the whole space instead of cell by cell, and its sign is
-    turned, so that more means more copies.
+    reversed, so that a higher value means more copies.
 
     Args:
-        generated: One row a generated image, of any float type.
-        train: One row an image that the generator was trained on.
-        test: One row an image of the same kind that it was not trained on.
+        generated: One row per generated image, of any float type.
+        train: One row per image on which the generator was trained.
+        test: One row per image of the same kind on which it was not trained.
 
     Returns:
-        How often generated images are the closer ones, and the distances.
+        How often generated images are closer, and the distances.
 
     Raises:
-        ValueError: The features are no float matrices of one width, have fewer than two rows, or hold NaN or
-            infinity.
+        ValueError: If the features are not float matrices of one width, have fewer than two rows, or contain
+            NaN or infinity.
+
+    Example:
+        >>> train, test = torch.zeros(4, 2), torch.ones(4, 2)
+        >>> nearest_neighbor_memorization(train, train, test).probability
+        tensor(1., dtype=torch.float64)
     """
     generated, _ = feature_pair("generated", generated, "train", train)
     test, train = feature_pair("test", test, "train", train)
@@ -129,7 +139,7 @@ def nearest_neighbor_memorization(
 
 
 def _centered(real: Tensor, others: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Both about the mean of the first, where squares are small, and what is rounding among squares."""
+    """Center both sets on the mean of the first, and return the size of rounding errors of squares, too."""
     center = real.mean(dim=0)
     real, others = real - center, others - center
     largest = max(float(rows.square().sum(dim=1).max()) for rows in (real, others))
@@ -137,7 +147,7 @@ def _centered(real: Tensor, others: Tensor) -> tuple[Tensor, Tensor, float]:
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Squared distances of some rows of `x` to all of `y`, block by block, with the rows' slice."""
+    """Yield squared distances of rows of `x` to all of `y`, block by block, with the slice of the rows."""
     lengths = y.square().sum(dim=1)
     step = block_rows(len(y))
     for start in range(0, len(x), step):
@@ -155,7 +165,7 @@ def _squared_radii(rows: Tensor, k: int) -> Tensor:
 
 
 def _nearest(train: Tensor, rows: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
-    """Squared distance to the nearest training row, zero for a copy, and which one it is."""
+    """Return the squared distance to the nearest training row, zero for a copy, and its index."""
     found = [squared.min(dim=1) for _, squared in _squared_distances(rows, train)]
     squared = torch.cat([minimum.values for minimum in found])
     squared = squared.where(squared > rounding, 0.0)

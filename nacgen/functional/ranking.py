@@ -1,8 +1,8 @@
-"""What a ranking with ties is worth: expected values over all orders of the tied items.
+"""Quality of a ranking with ties: expected values over all orders of the tied items.
 
-Items at one distance are in no order. Where a measure depends on theirs, its expected value over all of them,
-equally likely, is given: it needs the counts per distance only, and neither the gallery's order nor the
-accidents of a sort move it.
+Items at one distance have no order. If a measure depends on it, its expected value over all orders, equally
+likely, is given. It follows from the counts per distance, and neither the order of the gallery nor that of a
+sort changes it.
 
 Source:
     McSherry & Najork 2008, "Computing information retrieval performance measures efficiently in the presence
@@ -20,21 +20,21 @@ CHUNK = 2**20  # float64 numbers held at a time where a group is cut
 
 
 class DistanceCounts(NamedTuple):
-    """For each query, the number of gallery items at each distance, and of those that are relevant."""
+    """The number of gallery items at each distance from each query, and of the relevant ones among them."""
 
     relevant: Int64[Tensor, "q d"]
     total: Int64[Tensor, "q d"]
 
 
 class BallPrecision(NamedTuple):
-    """Precision among the items of a ball around each query, 0 where the ball is empty."""
+    """Precision among the items of a ball around each query, 0 if the ball is empty."""
 
     precision: Float64[Tensor, " q"]
     is_empty: Bool[Tensor, " q"]
 
 
 class PrecisionRecall(NamedTuple):
-    """Precision and recall of all pairs up to each distance, for distances at which there are any."""
+    """Precision and recall of all pairs up to each distance, from the smallest distance that occurs."""
 
     distances: Int64[Tensor, " d"]
     precision: Float64[Tensor, " d"]
@@ -42,25 +42,29 @@ class PrecisionRecall(NamedTuple):
 
 
 def average_precision(counts: DistanceCounts, top: int | None = None) -> Float64[Tensor, " q"]:
-    """Average precision, its expected value over all orders of tied items.
+    """Compute the average precision, as the expected value over all orders of tied items.
 
-    Over the whole gallery it is the mean, over the relevant items, of the precision at their rank. Of `n`
-    tied items after `N` others, position `i` holds a relevant one with probability `r / n`, and then
-    `1 + R + (i - 1) (r - 1) / (n - 1)` relevant items have come by on average, `R` of them among the `N`.
+    Over the whole gallery it is the mean, over the relevant items, of the precision at their rank. Among `n`
+    tied items after `N` others, position `i` holds a relevant item with probability `r / n`. Then
+    `1 + R + (i - 1) (r - 1) / (n - 1)` relevant items have been seen on average, `R` of them among the `N`.
 
     With `top` it is the mean over the relevant items *among the first `top`*, the convention of papers on
-    hashing: dividing by all relevant items instead would give other numbers. The group of ties that the cut
-    goes through is cut at random: each choice of its items is equally likely, and the mean is over all.
+    hashing; a division by all relevant items would give other numbers. If the cut goes through a group of
+    ties, the mean is over all choices of its items, equally likely.
 
     Args:
-        counts: Of each query.
-        top: Only so many first items count, one or more. Absent, or beyond the gallery: all.
+        counts: Counts of each query.
+        top: Number of first items that count, one or more; all by default.
 
     Returns:
-        0 to 1; 0 for a query without relevant items, and for one without any among the first `top`.
+        One value per query between 0 and 1; 0 for a query without relevant items (among the first `top`).
 
     Raises:
-        ValueError: `top` is below one.
+        ValueError: If `top` is below one.
+
+    Example:
+        >>> average_precision(DistanceCounts(torch.tensor([[1, 0]]), torch.tensor([[2, 2]])))
+        tensor([0.7500], dtype=torch.float64)
     """
     _check_top(top)
     relevant, total = counts.relevant.double(), counts.total.double()
@@ -97,17 +101,21 @@ def average_precision(counts: DistanceCounts, top: int | None = None) -> Float64
 def ordered_average_precision(
     is_relevant: Bool[Tensor, "q n"], top: int | None = None
 ) -> Float64[Tensor, " q"]:
-    """Average precision of items in a given order.
+    """Compute the average precision of items in a given order.
 
     Args:
-        is_relevant: Of each query's items, best first.
-        top: As in `average_precision`.
+        is_relevant: Relevance of the items of each query, best first.
+        top: Number of first items that count, as in `average_precision`.
 
     Returns:
-        0 to 1; 0 for a query without relevant items, and for one without any among the first `top`.
+        One value per query between 0 and 1; 0 for a query without relevant items (among the first `top`).
 
     Raises:
-        ValueError: `top` is below one.
+        ValueError: If `top` is below one.
+
+    Example:
+        >>> ordered_average_precision(torch.tensor([[False, True]]))
+        tensor([0.5000], dtype=torch.float64)
     """
     _check_top(top)
     row, position = is_relevant[:, :top].nonzero(as_tuple=True)  # row by row, in order
@@ -121,17 +129,21 @@ def ordered_average_precision(
 
 
 def precision_at(counts: DistanceCounts, num_items: int) -> Float64[Tensor, " q"]:
-    """Share of relevant items among the first `num_items`, its expected value over orders of ties.
+    """Compute the fraction of relevant items among the first `num_items`, as the expected value over ties.
 
     Args:
-        counts: Of each query.
-        num_items: One to the size of the gallery.
+        counts: Counts of each query.
+        num_items: Number of first items, at most the size of the gallery.
 
     Returns:
-        0 to 1.
+        One fraction per query.
 
     Raises:
-        ValueError: The gallery has fewer items.
+        ValueError: If the gallery has fewer items.
+
+    Example:
+        >>> precision_at(DistanceCounts(torch.tensor([[1, 0]]), torch.tensor([[2, 2]])), 2)
+        tensor([0.5000], dtype=torch.float64)
     """
     gallery_size = int(counts.total[0].sum())
     if not 1 <= num_items <= gallery_size:
@@ -144,17 +156,21 @@ def precision_at(counts: DistanceCounts, num_items: int) -> Float64[Tensor, " q"
 
 
 def precision_within(counts: DistanceCounts, radius: int) -> BallPrecision:
-    """Share of relevant items among those within a Hamming radius.
+    """Compute the fraction of relevant items among those within a Hamming radius.
 
     Args:
-        counts: Of each query.
-        radius: The largest distance that counts, zero or more.
+        counts: Counts of each query.
+        radius: Largest distance that counts, zero or more.
 
     Returns:
-        The share, 0 where nothing lies within, and where that is.
+        The fraction, 0 if there are no items within the radius, and whether that is the case.
 
     Raises:
-        ValueError: The radius is below zero.
+        ValueError: If the radius is below zero.
+
+    Example:
+        >>> precision_within(DistanceCounts(torch.tensor([[1, 0]]), torch.tensor([[2, 2]])), 0).precision
+        tensor([0.5000], dtype=torch.float64)
     """
     if radius < 0:
         raise ValueError(f"radius must be zero or more, got {radius}. Two is customary.")
@@ -163,18 +179,22 @@ def precision_within(counts: DistanceCounts, radius: int) -> BallPrecision:
 
 
 def precision_recall(counts: DistanceCounts) -> PrecisionRecall:
-    """Precision and recall when all pairs up to a distance are retrieved, pooled over queries.
+    """Compute precision and recall of all pairs up to each distance, pooled over queries.
 
-    Pooling, unlike the mean of each query's precision, needs no value for queries that retrieve nothing.
+    Pooling, unlike the mean over queries, needs no value for queries that retrieve nothing.
 
     Args:
-        counts: Of each query, some of their items relevant.
+        counts: Counts of each query.
 
     Returns:
-        One point for each distance from the smallest that occurs on; recall never falls.
+        One point per distance, from the smallest that occurs on; recall never falls.
 
     Raises:
-        ValueError: No query has a relevant item.
+        ValueError: If no query has a relevant item.
+
+    Example:
+        >>> precision_recall(DistanceCounts(torch.tensor([[1, 0]]), torch.tensor([[2, 2]]))).precision
+        tensor([0.5000, 0.2500], dtype=torch.float64)
     """
     relevant, total = (part.sum(0).cumsum(0) for part in counts)
     if relevant[-1] == 0:
@@ -190,10 +210,10 @@ def precision_recall(counts: DistanceCounts) -> PrecisionRecall:
 def _precision_sum(
     relevant: Tensor, total: Tensor, relevant_before: Tensor, before: Tensor, harmonic: Tensor
 ) -> Tensor:
-    """Expected sum of the precisions at the relevant items of one group of ties.
+    """Return the expected sum of the precisions at the relevant items of one group of ties.
 
-    With slope `s = (r - 1) / (n - 1)`, `r / n sum_i (1 + R + (i - 1) s) / (N + i)`; the sum over `i` becomes
-    a difference of harmonic numbers.
+    With slope `s = (r - 1) / (n - 1)` it is `r / n sum_i (1 + R + (i - 1) s) / (N + i)`; the sum over `i`
+    becomes a difference of harmonic numbers.
     """
     slope = (relevant - 1) / (total - 1).clamp(min=1)
     span = harmonic[before + total.long()] - harmonic[before]
@@ -202,7 +222,7 @@ def _precision_sum(
 
 
 def _hypergeometric(found: Tensor, size: Tensor, positives: Tensor, drawn: Tensor) -> Tensor:
-    """Probability of `found` positives among `drawn` items of a group."""
+    """Return the probability of `found` positives among `drawn` items of a group."""
     log_probability = (
         _log_binomial(positives, found)
         + _log_binomial(size - positives, drawn - found)
@@ -219,7 +239,7 @@ def _log_binomial(n: Tensor, k: Tensor) -> Tensor:
 
 
 def _before(counts: Tensor) -> Tensor:
-    """Sum of all entries on the left."""
+    """Return the sum of all entries to the left."""
     return counts.cumsum(-1) - counts
 
 

@@ -1,4 +1,4 @@
-"""The terms of a variational autoencoder: divergence from the prior, tighter bounds, active units.
+"""Terms of a variational autoencoder: divergence from the prior, tighter bounds, active units.
 
 Source:
     Kingma & Welling 2014, arXiv:1312.6114 (the bound); Kingma et al. 2016, arXiv:1606.04934 (free bits);
@@ -16,17 +16,21 @@ from torch import Tensor
 def gaussian_kl_by_axis(
     mean: Float[Tensor, "b z"], log_variance: Float[Tensor, "b z"]
 ) -> Float[Tensor, "b z"]:
-    """KL divergence of a diagonal Gaussian from the standard normal, per image and latent axis.
+    """Compute the KL divergence of diagonal Gaussians from the standard normal, per image and latent axis.
 
     Args:
-        mean: Posterior means.
-        log_variance: Natural logarithm of the posterior variances, any real number.
+        mean: Means of the posterior, one row per image.
+        log_variance: Natural logarithm of the posterior's variances.
 
     Returns:
-        Divergence in nats, zero or more.
+        Divergences in nats, zero or more.
 
     Raises:
-        ValueError: The two tensors differ in shape.
+        ValueError: If the two tensors differ in shape.
+
+    Example:
+        >>> gaussian_kl_by_axis(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2))
+        tensor([[0., 2.]])
 
     Source:
         Kingma & Welling 2014, arXiv:1312.6114, appendix B.
@@ -40,42 +44,28 @@ def gaussian_kl_by_axis(
     return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
 
 
-def gaussian_kl(
-    mean: Float[Tensor, "b z"], log_variance: Float[Tensor, "b z"]
-) -> Float[Tensor, " b"]:
-    """KL divergence of a diagonal Gaussian from the standard normal, per image: the rate.
-
-    Args:
-        mean: Posterior means.
-        log_variance: Natural logarithm of the posterior variances, any real number.
-
-    Returns:
-        Divergence in nats, zero or more, summed over the latent axes.
-
-    Raises:
-        ValueError: The two tensors differ in shape.
-    """
-    return reduce(gaussian_kl_by_axis(mean, log_variance), "b z -> b", "sum")
-
-
 def free_bits(
     kl_by_axis: Float[Tensor, "b z"], batch_mean: Float[Tensor, " z"], minimum: float
 ) -> Float[Tensor, " b"]:
-    """A divergence that does not press a latent axis below a minimum.
+    """Sum a divergence over latent axes without pressing an axis below a minimum.
 
-    Averaged over the batch it is `sum_z max(minimum, batch_mean_z)`. The mean is passed, not taken here,
-    so that several processes can agree on it.
+    Averaged over the batch it is `sum_z max(minimum, batch_mean_z)`. The mean is an argument, so that several
+    processes can agree on it.
 
     Args:
         kl_by_axis: Divergence of each image and latent axis, in nats.
-        batch_mean: Its mean over the whole batch, without gradient.
+        batch_mean: Mean of the divergence over the whole batch, without gradient.
         minimum: Nats that each axis carries for free; 0 gives the plain divergence.
 
     Returns:
-        Nats per image.
+        One value per image, in nats.
+
+    Example:
+        >>> free_bits(torch.tensor([[0.25, 2.0]]), torch.tensor([0.25, 2.0]), minimum=0.5)
+        tensor([2.5000])
 
     Source:
-        Kingma et al. 2016, arXiv:1606.04934, equation 15, each axis a group of its own.
+        Kingma et al. 2016, arXiv:1606.04934, equation 15, with one group per axis.
     """
     floor = torch.full_like(kl_by_axis, minimum)
     return reduce(torch.where(batch_mean > minimum, kl_by_axis, floor), "b z -> b", "sum")
@@ -87,36 +77,45 @@ def log_importance_weights(
     noise: Float[Tensor, "n z"],
     log_variance: Float[Tensor, " z"],
 ) -> Float[Tensor, " n"]:
-    """`log p(x|z) + log p(z) - log q(z|x)` of samples `z = mean + exp(log_variance / 2) noise` of one image.
+    """Compute `log p(x|z) + log p(z) - log q(z|x)` of an image's samples `z = mean + exp(log_variance / 2) noise`.
 
     Args:
-        log_likelihood: Of the image given each sample, in nats.
-        z: Samples of its posterior.
-        noise: What they were made of.
-        log_variance: Of its posterior.
+        log_likelihood: Log-likelihood of the image given each sample, in nats.
+        z: Samples of the image's posterior.
+        noise: Standard normal noise of the samples.
+        log_variance: Logarithm of the posterior's variances.
 
     Returns:
-        Nats; their mean estimates the evidence lower bound.
+        One weight per sample, in nats; their mean estimates the evidence lower bound.
+
+    Example:
+        >>> z = torch.randn(2, 3)
+        >>> log_importance_weights(torch.zeros(2), z, noise=z, log_variance=torch.zeros(3))
+        tensor([0., 0.])
     """
     log_ratio = 0.5 * (noise.square() - z.square() + log_variance)  # the constants cancel
     return log_likelihood + reduce(log_ratio, "n z -> n", "sum")
 
 
 def importance_bound(log_weights: Float[Tensor, "n b"], num_samples: int) -> Float[Tensor, " b"]:
-    """Lower bound of each image's log-likelihood from the mean of several importance weights.
+    """Compute a lower bound of each image's log-likelihood from the mean of several importance weights.
 
-    With one sample it is the evidence lower bound; it rises with their number towards the log-likelihood.
+    For one sample it is the evidence lower bound; with their number it rises towards the log-likelihood.
 
     Args:
-        log_weights: As `log_importance_weights` gives them, one row a sample.
-        num_samples: Samples in one bound, at most the rows; where the rows hold several such groups, their
-            bounds are averaged.
+        log_weights: Results of `log_importance_weights`, one row per sample.
+        num_samples: Number of samples in one bound, at most the number of rows. If the rows contain several such
+            groups, their bounds are averaged.
 
     Returns:
-        Nats.
+        One bound per image, in nats.
 
     Raises:
-        ValueError: There are fewer rows than samples, or less than one sample is asked for.
+        ValueError: If rows are fewer than `num_samples`, or if that is below one.
+
+    Example:
+        >>> importance_bound(torch.zeros(4, 1), num_samples=2)
+        tensor([0.])
 
     Source:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, equation 8.
@@ -135,14 +134,18 @@ def importance_bound(log_weights: Float[Tensor, "n b"], num_samples: int) -> Flo
 def active_units(
     mean_variances: Float[Tensor, " z"], threshold: float = 0.01
 ) -> Bool[Tensor, " z"]:
-    """Which latent axes tell images apart: those whose posterior mean varies over images.
+    """Return True for latent axes that distinguish images: those whose posterior mean varies.
 
     Args:
-        mean_variances: Variance of the posterior mean of each axis over images.
-        threshold: Least variance of an active axis.
+        mean_variances: Variance over images of the posterior mean of each axis.
+        threshold: Largest variance of an inactive axis.
 
     Returns:
-        True for active axes.
+        Activity of each axis.
+
+    Example:
+        >>> active_units(torch.tensor([0.5, 0.001]))
+        tensor([ True, False])
 
     Source:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, section 5.1.
@@ -151,17 +154,21 @@ def active_units(
 
 
 def bits_per_dim(nats: float, num_dims: int) -> float:
-    """A negative log-likelihood in bits for each of an image's numbers.
+    """Convert a negative log-likelihood to bits per number of the image.
 
     Args:
         nats: Negative log-likelihood of an image.
         num_dims: Channels times height times width.
 
     Returns:
-        Bits; 8 for a model by which all 256 values are equally likely.
+        Bits; 8 for a model that finds all 256 values equally likely.
 
     Raises:
-        ValueError: There are no dimensions.
+        ValueError: If there are no dimensions.
+
+    Example:
+        >>> bits_per_dim(5.545177444479562, num_dims=1)
+        8.0
     """
     if num_dims < 1:
         raise ValueError(

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from nacgen.functional import hamming
-from nacgen.functional.hamming import Ranking, hamming_distances, pack_codes
+from nacgen.functional.hamming import CodePairs, Ranking
 from nacgen.functional.hashing import distance_counts, is_relevant, stable_average_precision
 from nacgen.functional.ranking import average_precision
 from tests.reference import retrieval as reference
@@ -52,7 +52,7 @@ def test_counts_stay_exact_with_a_small_gallery_and_many_queries() -> None:
     queries, gallery = codes(200_000, 64), codes(3, 64, 1)
     counts = distance_counts(queries, classes(200_000), gallery, classes(3))
     assert counts.total.sum(1).unique().tolist() == [3]
-    last = hamming_distances(pack_codes(queries[-1:]), pack_codes(gallery))[0].long()
+    last = (queries[-1] != gallery).sum(dim=1)
     assert torch.equal(counts.total[-1], torch.bincount(last, minlength=65))
 
 
@@ -98,9 +98,10 @@ def test_ties_by_index_scatter_around_their_expected_value() -> None:
 @pytest.mark.usefixtures("_route")
 def test_bfloat16_regions_do_not_round_distances() -> None:
     queries, gallery = codes(3, 600), codes(8, 600, 1)
-    plain = hamming_distances(pack_codes(queries), pack_codes(gallery))
+    plain = (queries[:, None] != gallery).sum(dim=2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(hamming_distances(pack_codes(queries), pack_codes(gallery)), plain)
+        (found,) = CodePairs(queries, gallery).each_block(lambda _, block: block.long())
+        assert torch.equal(found, plain)
         relevant = is_relevant(codes(3, 600), codes(8, 600, 1))
     assert relevant.all()
 

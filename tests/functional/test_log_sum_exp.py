@@ -95,5 +95,5 @@ def test_only_large_batches_are_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, posterior, uniform = (torch.zeros(4, 2) for _ in range(3))
     for largest, tiled in ((16, 0), (15, 1)):
         monkeypatch.setattr(module, "LARGEST_MATRIX", largest)
-        nac_loss(logits, posterior, uniform, 0.1)
+        nac_loss(logits, posterior, uniform, 0.1, "marginal")
         assert len(calls) == tiled

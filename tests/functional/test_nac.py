@@ -217,7 +217,7 @@ def test_loss_and_gradient_stay_finite_at_extreme_logits(relaxation: str, size: 
 
 def test_received_bits_pass_their_gradient_to_their_mean() -> None:
     a, weight, p = logits(6, 5).requires_grad_(), logits(6, 5, 1), 0.2
-    received = received_codes(a, torch.rand(6, 5, dtype=torch.float64), p)
+    received = received_codes(a, torch.rand(6, 5, dtype=torch.float64), p, "marginal")
     torch.testing.assert_close(received.abs(), torch.ones_like(a))  # bits, not means
     (gradient,) = torch.autograd.grad((weight * received).sum(), a)
     slope = (1 - 2 * p) * (1 - torch.tanh(a.detach()).square())
@@ -227,7 +227,7 @@ def test_received_bits_pass_their_gradient_to_their_mean() -> None:
 def test_the_mixture_is_over_all_codes_that_are_given() -> None:
     a, posterior, keys, p = logits(6, 5), logits(6, 5, 1), logits(9, 5, 2), 0.2
     uniform = torch.rand(6, 5, dtype=torch.float64)
-    received = received_codes(a, uniform, p).tolist()
+    received = received_codes(a, uniform, p, "marginal").tolist()
     expected = reference.marginal_bound(received, keys.tolist(), posterior.tolist(), p)
     loss = nac_loss(a, posterior, uniform, p, "marginal", keys)
     assert (-loss).tolist() == pytest.approx(expected, abs=1e-10)

@@ -13,7 +13,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from nacgen.functional.frechet import frechet_distance, frechet_distance_from_features
+from nacgen.functional.frechet import FrechetDistance, frechet_distance
 from nacgen.functional.inception_score import inception_score
 from nacgen.functional.kernel_distance import kernel_distance, kernel_distance_of_subsets
 from nacgen.functional.neighbors import precision_recall_density_coverage
@@ -59,18 +59,22 @@ def test_frechet_distance_is_that_of_the_general_matrix_root(pair: tuple[Tensor,
     assert distance.value.item() == pytest.approx(expected.item(), rel=1e-11)
 
 
+def frechet_of(rows_1: Tensor, rows_2: Tensor) -> FrechetDistance:
+    return frechet_distance(*moments(rows_1), *moments(rows_2))
+
+
 @pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
 @pytest.mark.skipif(SCIPY >= (1, 18), reason="pytorch-fid 0.3.0 uses what SciPy 1.18 removed")
 def test_frechet_distance_is_that_of_pytorch_fid(pair: tuple[Tensor, Tensor]) -> None:
     statistics = [part.numpy() for rows in pair for part in moments(rows)]
     expected = fid_score.calculate_frechet_distance(*statistics)
-    assert frechet_distance_from_features(*pair).value.item() == pytest.approx(expected, rel=1e-10)
+    assert frechet_of(*pair).value.item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_frechet_distance_is_that_of_torch_fidelity(pair: tuple[Tensor, Tensor]) -> None:
     statistics = [metric_fid.fid_features_to_statistics(rows) for rows in pair]
     expected = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
-    assert frechet_distance_from_features(*pair).value.item() == pytest.approx(
+    assert frechet_of(*pair).value.item() == pytest.approx(
         expected[metric_fid.KEY_METRIC_FID], rel=1e-10
     )
 
@@ -81,7 +85,7 @@ def test_frechet_distance_is_that_of_torchmetrics(pair: tuple[Tensor, Tensor]) -
     )
     for rows, is_real in zip(pair, (True, False), strict=True):
         metric.update(as_images(rows), real=is_real)
-    assert frechet_distance_from_features(*pair).value.item() == pytest.approx(
+    assert frechet_of(*pair).value.item() == pytest.approx(
         metric.compute().item(), rel=1e-6
     )  # its last step is float32
 
