@@ -15,15 +15,15 @@ from nacgen.system.processes import Processes
 
 
 class ClassSums:
-    """What the Inception Score needs of class probabilities: a sum for each split, in float64.
+    """Sums of class probabilities that the Inception Score needs, for each split, in float64.
 
-    Splits are drawn at random, always the same, for files are often sorted by class: a split of one class alone
-    would score 1.
+    Images are assigned to splits at random, always in the same way, because files are often sorted by class, and a
+    split of a single class would score 1.
 
     Args:
-        n: Images in all, on all processes; as many as splits or more.
-        num_splits: Splits of the score.
-        processes: Of this process.
+        n: Number of images on all processes together, not below `num_splits`.
+        num_splits: Number of splits of the score.
+        processes: Processes that divide the images.
     """
 
     def __init__(self, n: int, num_splits: int, processes: Processes) -> None:
@@ -33,12 +33,7 @@ class ClassSums:
         self.classes: Tensor | None = None
 
     def update(self, logits: Float[Tensor, "b k"], positions: Int64[Tensor, " b"]) -> None:
-        """Add a batch.
-
-        Args:
-            logits: One row an image, of any float type.
-            positions: The place of each image among all, from zero.
-        """
+        """Add a batch of logits, given the position of each image among all images."""
         log_p = logits.detach().to(self.processes.device).double().log_softmax(dim=1)
         split = split_of(self.order[positions], self.n, self.num_splits).to(self.processes.device)
         certainty, classes = certainty_and_classes(log_p, split, self.num_splits)
@@ -46,10 +41,10 @@ class ClassSums:
         self.classes = classes if self.classes is None else self.classes + classes
 
     def result(self) -> InceptionScore:
-        """The score over all processes, the same on each; every one must call.
+        """Return the score over all processes, the same on each; every process must call.
 
         Raises:
-            NonFiniteError: A logit was NaN or infinite; every process raises.
+            NonFiniteError: If a logit was NaN or infinite, on any process.
         """
         num_classes = 0 if self.classes is None else self.classes.shape[1]
         widths = self.processes.gather(

@@ -1,4 +1,4 @@
-"""One pass over images: through the extractor once, and every statistic that scores need."""
+"""One pass of images through an extractor, which collects every statistic that scores need."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ ImageSource = Callable[[Int64[Tensor, " b"]], UInt8[Tensor, "b 3 h w"]]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Collected:
-    """What a set of images leaves behind, the same on every process.
+    """Statistics of a set of images, the same on every process.
 
     Args:
         stats: Mean and covariance of the features.
-        features: All of them, in the order of the images, where they were asked for.
-        inception_score: That of the logits, where it was asked for.
+        features: All features in the order of the images, if they were asked for.
+        inception_score: Inception Score of the logits, if it was asked for.
     """
 
     stats: GaussianStats
@@ -44,25 +44,25 @@ def collect(
 ) -> Collected:
     """Pass images through an extractor, without gradients; torch's random state is restored.
 
-    Memory does not grow with the number of images unless features are kept.
+    Memory does not grow with the number of images unless features are kept. Every process must call, and every
+    process raises what any of them did.
 
     Args:
-        images_of: Int64 indices `(b,)` to uint8 images `(b, 3, h, w)`.
-        indices: All images; this process takes its share of them.
-        extractor: Their features.
-        batch_size: Images that are held at a time, on each process.
-        processes: Of this process; every process must call.
-        keep_features: Whether to keep, and exchange, the features themselves.
-        num_splits: Those of the Inception Score; None leaves it out.
+        images_of: Function from int64 indices `(b,)` to uint8 images `(b, 3, h, w)`.
+        indices: Indices of all images; each process takes its part of them.
+        extractor: Feature extractor.
+        batch_size: Number of images held at a time, on each process.
+        processes: Processes that divide the work.
+        keep_features: True to keep, and exchange, the features themselves.
+        num_splits: Number of splits of the Inception Score; None leaves it out.
 
     Returns:
-        What was asked for.
+        The statistics that were asked for.
 
     Raises:
-        ConfigurationError: `batch_size` is below one, or the extractor has no logits for the Inception Score.
-        DataError: There are fewer than two images, or they are not uint8 `(b, 3, h, w)`.
-        NonFiniteError: A feature or logit is NaN or infinite.
-        Exception: Whatever `images_of` raised. Every process raises what any of them did.
+        ConfigurationError: If `batch_size` is below one, or the extractor has no logits for the Inception Score.
+        DataError: If there are fewer than two images, or they are not uint8 `(b, 3, h, w)`.
+        NonFiniteError: If a feature or logit is NaN or infinite.
     """
     if batch_size < 1:
         raise ConfigurationError(f"batch_size must be one or more, got {batch_size}.")

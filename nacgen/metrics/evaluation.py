@@ -1,6 +1,6 @@
-"""One call that scores a generator against a reference, and says under which protocol."""
+"""Scores of a generator against reference images, with the protocol that they were measured under."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -16,7 +16,7 @@ from nacgen.metrics.result import (
     MetricName,
     MetricSettings,
 )
-from nacgen.metrics.scores import METRICS, Pair
+from nacgen.metrics.scores import METRICS, Compared
 from nacgen.system.processes import Processes, ProcessInfo
 
 
@@ -26,74 +26,90 @@ def evaluate(
     *,
     extractor: FeatureExtractor,
     num_samples: int | None = None,
-    metrics: Sequence[MetricName] = ("fid",),
+    metrics: Sequence[MetricName | str] = ("fid",),
     settings: MetricSettings | None = None,
     seed: int = 0,
     batch_size: int = 500,
     accelerator: ProcessInfo | None = None,
     model_label: str = "ema",
+    training_images: ImageSet | ReferenceStatistics | None = None,
 ) -> EvaluationResult:
     """Score generated images against reference images, by all metrics in one pass.
 
-    `generate(indices)` makes image `i` from seed `i`, whatever else is in the batch. Scores then
-    depend neither on `batch_size` nor on the number of processes, up to the last bits of float32.
-    It runs without gradients; torch's random state is restored afterwards. Put the model into evaluation
-    mode, its modes and weights are not touched here.
+    `generate(indices)` makes image `i` from seed `i`, whatever else is in the batch. Scores then depend
+    neither on `batch_size` nor on the number of processes, up to the last bits of float32. It runs without
+    gradients, and torch's random state is restored afterwards. Put the model into evaluation mode first:
+    its modes and weights are not touched here.
 
     `fid` is the Fréchet distance, `is` the Inception Score, `kid` the kernel distance over subsets and
-    `kid_exact` over all pairs, `prdc` precision, recall, density and coverage, `fid_infinity` the
-    extrapolated Fréchet distance. Scores are called so in the features of the FID Inception, and after the
-    extractor in others: `fd_digits_classifier`. `fid` and `is` take the same memory for any number of images;
-    the others hold all features on every process.
+    `kid_exact` over all pairs, `prdc` precision, recall, density and coverage, `fid_infinity` the extrapolated
+    Fréchet distance. `memorization` is the probability that a generated image lies closer to the training images
+    than a reference image does: 0.5 for a perfect generator, towards 1 for one that copies. Its reference images
+    must be ones that the generator was not trained on.
+
+    Scores have these names in the features of the FID Inception, and are named after the extractor in others:
+    `fd_digits_classifier`. `fid` and `is` take the same memory for any number of images; the others hold all
+    features on every process.
 
     Args:
-        generate: Int64 `(b,)` to uint8 images `(b, 3, h, w)`, see `to_uint8`; or statistics of images that
-            were passed through the extractor before.
-        reference: Reference images, or what `ReferenceStatistics` made of them.
-        extractor: What images are compared by.
-        num_samples: Images to generate, two or more; absent where `generate` is statistics.
-        metrics: Which scores, one or more.
-        settings: The metrics' own choices; absent, those of published figures.
-        seed: Which images: 0 takes the first `num_samples` indices, 1 the next, and so on.
-        batch_size: Images that are generated at a time, on each process.
-        accelerator: Whose processes share the work, and each must call; absent, this one works alone.
-        model_label: Which weights generate, for the record.
+        generate: Function from int64 indices `(b,)` to uint8 images `(b, 3, h, w)`; or the statistics of images
+            that were passed through the extractor before.
+        reference: Reference images, or their statistics.
+        extractor: Feature extractor that images are compared by.
+        num_samples: Number of images to generate, two or more; left out where `generate` is statistics.
+        metrics: Names of one or more metrics.
+        settings: Choices that the metrics leave open; by default those of published figures.
+        seed: Block of images to generate: 0 takes the first `num_samples` indices, 1 the next, and so on.
+        batch_size: Number of images generated at a time, on each process.
+        accelerator: Accelerator whose processes all call this function and divide the work; by default this
+            process works alone.
+        model_label: Name of the weights that generate, for the protocol.
+        training_images: Images the generator was trained on, or their statistics; for `memorization` alone.
 
     Returns:
         Scores with their protocol, the same on every process.
 
     Raises:
-        ConfigurationError: Numbers that contradict each other, an unknown metric, reference statistics of
-            another extractor or without what a metric needs.
-        DataError: There are fewer than two images, or they are not uint8 `(b, 3, h, w)`.
-        NonFiniteError: A feature is NaN or infinite. Every process raises what one of them did.
+        ConfigurationError: If a metric is unknown, if numbers contradict each other, or if statistics come from
+            another extractor or lack what a metric needs.
+        DataError: If there are fewer than two images, or they are not uint8 `(b, 3, h, w)`.
+        NonFiniteError: If a feature is NaN or infinite. Every process raises what one of them did.
+
+    Example:
+        >>> from nacgen.data.datasets import load_dataset
+        >>> digits = load_dataset("digits", "train")
+        >>> extractor = nacgen.metrics.build_extractor("digits_classifier")
+        >>> result = evaluate(digits.read, digits, extractor=extractor, num_samples=100)
+        >>> list(result.scores)
+        ['fd_digits_classifier']
     """
+    # What is asked for, and whether it can be had; before anything is generated.
     settings = settings or MetricSettings()
-    if unknown := [name for name in metrics if name not in METRICS]:
-        raise ConfigurationError(
-            f"metrics must be among {', '.join(METRICS)}, got {', '.join(map(repr, unknown))}."
-        )
-    if not metrics:
-        raise ConfigurationError(
-            f"metrics must name one or more of {', '.join(METRICS)}, got none."
-        )
+    _check_names(metrics, training_images is not None)
     chosen = [METRICS[name] for name in metrics]
     needs_features = any(metric.needs_features for metric in chosen)
     needs_logits = any(metric.needs_logits for metric in chosen)
     num_samples = _num_samples(generate, num_samples, seed, needs_logits)
     _check_sizes(metrics, settings, extractor, reference, num_samples)
-    if not isinstance(reference, ReferenceStatistics):
-        reference = ReferenceStatistics.compute(
-            reference,
-            extractor,
-            keep_features=needs_features,
-            batch_size=batch_size,
-            accelerator=accelerator,
-        )
-    _check_held("reference", reference, extractor, needs_features)
+
+    # Statistics of real images, then of generated ones.
+    def statistics_of(kind: str, images: ImageSet | ReferenceStatistics) -> ReferenceStatistics:
+        if not isinstance(images, ReferenceStatistics):
+            images = ReferenceStatistics.compute(
+                images,
+                extractor,
+                keep_features=needs_features,
+                batch_size=batch_size,
+                accelerator=accelerator,
+            )
+        _check_held(kind, images, extractor, needs_features)
+        return images
+
+    real = statistics_of("reference", reference)
+    training = None if training_images is None else statistics_of("training", training_images)
     if isinstance(generate, ReferenceStatistics):
-        _check_held("generated", generate, extractor, needs_features)
-        generated = Collected(stats=generate.stats, features=generate.features)
+        made = statistics_of("generated", generate)
+        generated = Collected(stats=made.stats, features=made.features)
     else:
         generated = collect(
             generate,
@@ -104,21 +120,24 @@ def evaluate(
             keep_features=needs_features,
             num_splits=settings.splits if needs_logits else None,
         )
-    pair = Pair(
-        reference=Collected(stats=reference.stats, features=reference.features),
+
+    # Scores, and the protocol they were measured under.
+    sets = Compared(
+        reference=real,
         generated=generated,
         score_name=extractor.score_name,
         settings=settings,
+        training=training,
     )
     return EvaluationResult(
-        scores={name: score for metric in chosen for name, score in metric.scores(pair).items()},
+        scores={name: score for metric in chosen for name, score in metric.scores(sets).items()},
         protocol=EvaluationProtocol(
             extractor=extractor.name,
             extractor_fingerprint=extractor.fingerprint,
             independent_of_nac=extractor.independent_of_nac,
-            reference=reference.name,
-            reference_fingerprint=reference.fingerprint,
-            num_reference=reference.stats.n,
+            reference=real.name,
+            reference_fingerprint=real.fingerprint,
+            num_reference=real.stats.n,
             num_samples=num_samples,
             quantization=QUANTIZATION,
             resize=extractor.resize,
@@ -128,8 +147,24 @@ def evaluate(
             model=model_label,
             ddof=1,
         ),
-        warnings=tuple(_warnings(extractor, pair, metrics)),
+        warnings=tuple(_warnings(extractor, sets, metrics)),
     )
+
+
+def _check_names(metrics: Sequence[MetricName | str], has_training_images: bool) -> None:
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise ConfigurationError(
+            f"metrics must be among {', '.join(METRICS)}, got {', '.join(map(repr, unknown))}."
+        )
+    if not metrics:
+        raise ConfigurationError(
+            f"metrics must name one or more of {', '.join(METRICS)}, got none."
+        )
+    if has_training_images != ("memorization" in metrics):
+        raise ConfigurationError(
+            "the metric memorization and training_images go together, got "
+            f"{'training_images' if has_training_images else 'memorization'} alone. Give both, or neither."
+        )
 
 
 def _num_samples(
@@ -154,13 +189,12 @@ def _num_samples(
 
 
 def _check_sizes(
-    metrics: Sequence[MetricName],
+    metrics: Sequence[MetricName | str],
     settings: MetricSettings,
     extractor: FeatureExtractor,
     reference: ImageSet | ReferenceStatistics,
     num_samples: int,
 ) -> None:
-    """Before anything is generated."""
     num_reference = (
         reference.stats.n if isinstance(reference, ReferenceStatistics) else len(reference)
     )
@@ -175,45 +209,39 @@ def _check_sizes(
 
 
 def _check_held(
-    which: str,
-    statistics: ReferenceStatistics,
-    extractor: FeatureExtractor,
-    needs_features: bool,
+    kind: str, statistics: ReferenceStatistics, extractor: FeatureExtractor, needs_features: bool
 ) -> None:
     if statistics.extractor_fingerprint != extractor.fingerprint:
         raise ConfigurationError(
-            f"{which} statistics must come from the extractor that scores, {extractor.name} "
+            f"{kind} statistics must come from the extractor that scores, {extractor.name} "
             f"({extractor.fingerprint}), got statistics from {statistics.extractor_fingerprint}. "
             "Compute them again."
         )
     if needs_features and statistics.features is None:
         with_features = [name for name, metric in METRICS.items() if metric.needs_features]
         raise ConfigurationError(
-            f"{', '.join(with_features)} need the features of the images, but the {which} statistics of "
+            f"{', '.join(with_features)} need the features of the images, but the {kind} statistics of "
             f"{statistics.name} hold none. Compute them with keep_features=True."
         )
 
 
 def _warnings(
-    extractor: FeatureExtractor,
-    pair: Pair,
-    metrics: Sequence[MetricName],
-) -> list[str]:
-    sets = {"reference": pair.reference.stats, "generated": pair.generated.stats}
-    messages = [
-        f"rank_deficient: {stats.n} {which} images for {extractor.feature_dim} features; the score "
-        "depends strongly on their number."
-        for which, stats in sets.items()
-        if stats.is_rank_deficient and not {"fid", "fid_infinity"}.isdisjoint(metrics)
-    ]
-    if "kid" in metrics and any(stats.n == pair.subset_size for stats in sets.values()):
-        messages.append(
-            f"subsets_alike: each subset holds all {pair.subset_size} images of a set; the spread of the kernel "
+    extractor: FeatureExtractor, sets: Compared, metrics: Sequence[MetricName | str]
+) -> Iterator[str]:
+    by_kind = {"reference": sets.reference.stats, "generated": sets.generated.stats}
+    for kind, stats in by_kind.items():
+        if stats.is_rank_deficient and not {"fid", "fid_infinity"}.isdisjoint(metrics):
+            yield (
+                f"rank_deficient: {stats.n} {kind} images for {extractor.feature_dim} features; the score "
+                "depends strongly on their number."
+            )
+    if "kid" in metrics and any(stats.n == sets.subset_size for stats in by_kind.values()):
+        yield (
+            f"subsets_alike: each subset holds all {sets.subset_size} images of a set; the spread of the kernel "
             "distance says little about other images, that of kid_exact does."
         )
     if not extractor.independent_of_nac:
-        messages.append(
+        yield (
             f"not_independent: the features of {extractor.name} come from Neural Activation "
-            "Coding; they cannot judge what it brings."
+            "Coding; they cannot show what it brings."
         )
-    return messages

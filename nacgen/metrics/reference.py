@@ -1,14 +1,14 @@
 """Statistics of reference images: computed once, kept in a file that pytorch-fid reads, too.
 
 A file is a plain `.npz`: `mu` and `sigma` as pytorch-fid has them, `features` where they were kept, and as text
-where all this comes from, with a digest. No pickle is read or written.
+the origin of all this, with a digest. No pickle is read or written.
 """
 
 import hashlib
+import io
 import json
 import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,12 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nacgen.data.image_sets import ImageSet
-from nacgen.errors import ConfigurationError, DataError, DataNotFoundError, StorageError
+from nacgen.errors import ConfigurationError, DataError, DataNotFoundError
 from nacgen.functional.frechet import ROUNDING
 from nacgen.metrics.collection import collect
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.statistics import GaussianStats
 from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
+from nacgen.system.files import storage_errors, write_file
 from nacgen.system.processes import Processes, ProcessInfo
 
 FORMAT = "nacgen reference statistics 1"
@@ -34,14 +35,21 @@ FORMAT = "nacgen reference statistics 1"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReferenceStatistics:
-    """Statistics of the images that others are compared with, and where they come from.
+    """Statistics of the images that others are compared with, and their origin.
 
     Args:
-        stats: Mean and covariance of their features.
-        name: Dataset and split.
-        fingerprint: Of the pixels.
-        extractor_fingerprint: Of what the features were computed by.
+        stats: Mean and covariance of the features.
+        name: Name and split of the dataset.
+        fingerprint: Digest of the pixels.
+        extractor_fingerprint: Fingerprint of the extractor that computed the features.
         features: All features, for metrics that need them.
+
+    Example:
+        >>> from nacgen.data.datasets import load_dataset
+        >>> extractor = nacgen.metrics.build_extractor("digits_classifier")
+        >>> reference = ReferenceStatistics.compute(load_dataset("digits", "test"), extractor)
+        >>> reference.name, reference.stats.n
+        ('digits/test', 355)
     """
 
     stats: GaussianStats
@@ -60,22 +68,22 @@ class ReferenceStatistics:
         batch_size: int = 500,
         accelerator: ProcessInfo | None = None,
     ) -> Self:
-        """Pass a dataset through an extractor once; hold the result to score many times.
+        """Pass a dataset through an extractor once; the result serves to score many times.
 
         Args:
             dataset: Reference images.
-            extractor: Their features.
-            keep_features: Whether to hold the features as well, which all metrics but `fid` and `is` need.
-            batch_size: Images that are held at a time.
-            accelerator: Whose processes share the work, and each must call; absent, this one works alone.
+            extractor: Feature extractor.
+            keep_features: True to hold the features as well, which all metrics but `fid` and `is` need.
+            batch_size: Number of images held at a time.
+            accelerator: Accelerator whose processes all call and divide the work; by default this one works alone.
 
         Returns:
-            The same on every process.
+            The statistics, the same on every process.
 
         Raises:
-            ConfigurationError: `batch_size` is below one.
-            DataError: There are fewer than two images, or the extractor does not take them.
-            NonFiniteError: A feature is NaN or infinite.
+            ConfigurationError: If `batch_size` is below one.
+            DataError: If there are fewer than two images, or the extractor does not take them.
+            NonFiniteError: If a feature is NaN or infinite.
         """
         processes, seen = Processes.of(accelerator), _PixelDigest(len(dataset))
 
@@ -92,11 +100,11 @@ class ReferenceStatistics:
             processes=processes,
             keep_features=keep_features,
         )
-        if processes.num_processes == 1:
-            fingerprint = seen.fingerprint
-        else:
-            with processes.failing_together():
-                fingerprint = fingerprint_images(dataset)
+        with (
+            processes.failing_together()
+        ):  # each of several processes saw a part of the pixels only
+            is_alone = processes.num_processes == 1
+            fingerprint = seen.fingerprint if is_alone else fingerprint_images(dataset)
         return cls(
             stats=collected.stats,
             name=f"{dataset.name}/{dataset.split}",
@@ -116,25 +124,25 @@ class ReferenceStatistics:
         batch_size: int = 500,
         accelerator: ProcessInfo | None = None,
     ) -> Self:
-        """What `compute` gives, from a file of an earlier call where there is one.
+        """Return the result of `compute`, from the file of an earlier call where there is one.
 
-        The file's name follows from the pixels and the extractor's weights and preprocessing: another dataset
-        of the same name, or other weights, never meet it.
+        The file's name follows from the pixels and from the extractor's weights and preprocessing, so another
+        dataset of the same name, or other weights, never meet it.
 
         Args:
             dataset: Reference images; they are read in any case, for their fingerprint.
-            extractor: Their features.
-            folder: Holds the files; made where it is missing.
-            keep_features: As for `compute`.
-            batch_size: As for `compute`.
-            accelerator: As for `compute`; the main process writes.
+            extractor: Feature extractor.
+            folder: Folder of the files; it is made if it is missing.
+            keep_features: As in `compute`.
+            batch_size: As in `compute`.
+            accelerator: As in `compute`; the main process writes.
 
         Returns:
-            The same on every process.
+            The statistics, the same on every process.
 
         Raises:
-            DataError: The file is damaged; or as `compute`.
-            StorageError: It cannot be written.
+            DataError: If the file is damaged, or for the reasons of `compute`.
+            StorageError: If the file cannot be written.
         """
         processes = Processes.of(accelerator)
         with processes.failing_together():
@@ -162,14 +170,14 @@ class ReferenceStatistics:
         return computed
 
     def save(self, path: str | Path) -> None:
-        """Write a file that `load` and pytorch-fid read; another reader sees all of it or nothing.
+        """Write a file that `load` and pytorch-fid read; other readers see all of it or nothing.
 
         Args:
-            path: Ends in `.npz`; its folder is made where it is missing.
+            path: Path that ends in `.npz`; its folder is made if it is missing.
 
         Raises:
-            ConfigurationError: The name ends otherwise.
-            StorageError: It cannot be written.
+            ConfigurationError: If the name ends otherwise.
+            StorageError: If the file cannot be written.
         """
         path = Path(path)
         if path.suffix != ".npz":
@@ -189,46 +197,35 @@ class ReferenceStatistics:
                 "extractor_fingerprint": self.extractor_fingerprint,
             }
         )
-        digest = _digest(arrays, origin)
-        try:
+        texts = {"origin": np.array(origin), "digest": np.array(_digest(arrays, origin))}
+        content = io.BytesIO()
+        np.savez(content, **arrays, **texts)  # type: ignore[arg-type]
+        own = path.with_name(f".{path.name}.{os.getpid()}")  # other runs may write the same file
+        with storage_errors(f"the reference statistics {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as room:
-                whole = Path(room) / path.name
-                with whole.open("wb") as file:
-                    np.savez(file, **arrays, origin=np.array(origin), digest=np.array(digest))
-                    file.flush()
-                    os.fsync(file.fileno())
-                whole.replace(path)
-        except OSError as error:
-            raise StorageError(
-                f"{path.parent} must be writable to keep reference statistics, got {error}. Make room "
-                "there, or choose another folder."
-            ) from error
+            write_file(own, [content.getbuffer()])
+            own.replace(path)
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        extractor: FeatureExtractor,
-        *,
-        foreign_images: int | None = None,
+        cls, path: str | Path, extractor: FeatureExtractor, *, foreign_images: int | None = None
     ) -> Self:
-        """Read what `save` wrote, or `mu` and `sigma` that pytorch-fid wrote.
+        """Read a file of `save`, or `mu` and `sigma` that pytorch-fid wrote.
 
         Args:
-            path: The `.npz` file.
-            extractor: What scores will be computed with.
-            foreign_images: Only for a file that does not say where it comes from: from how many images it was
-                computed. Giving it asserts that their features are this extractor's.
+            path: Path of the `.npz` file.
+            extractor: Feature extractor that scores will be computed with.
+            foreign_images: Number of images the file was computed from, only for a file that does not say so.
+                Giving it asserts that the file's features are this extractor's.
 
         Returns:
             The statistics, to the last bit those that were saved.
 
         Raises:
-            DataNotFoundError: There is no such file.
-            DataError: It is damaged, was changed after it was written, holds no statistics, or does not say
-                where it comes from and nobody asserts it.
-            ConfigurationError: It holds the features of another extractor.
+            DataNotFoundError: If there is no such file.
+            DataError: If it is damaged, was changed after it was written, holds no statistics, or does not say
+                its origin and `foreign_images` is missing.
+            ConfigurationError: If it holds the features of another extractor.
         """
         path = Path(path)
         arrays = _read(path)
@@ -262,42 +259,25 @@ class ReferenceStatistics:
                 "fingerprint": _digest(arrays, "foreign"),
                 "extractor_fingerprint": extractor.fingerprint,
             }
-        stats = _statistics(path, arrays, extractor.feature_dim, origin["n"])
-        if not texts:
-            _check_eigenvalues(path, stats.covariance)
+        stats = _statistics(path, arrays, extractor.feature_dim, origin["n"], is_foreign=not texts)
+        has_features = texts and "features" in arrays
         return cls(
             stats=stats,
             name=origin["name"],
             fingerprint=origin["fingerprint"],
             extractor_fingerprint=origin["extractor_fingerprint"],
-            features=torch.from_numpy(arrays["features"])
-            if texts and "features" in arrays
-            else None,
+            features=torch.from_numpy(arrays["features"]) if has_features else None,
         )
 
 
 def says_origin(path: Path) -> bool:
-    """Whether a file of statistics says where it comes from, as those that are written here do.
-
-    Args:
-        path: The `.npz` file.
-
-    Returns:
-        Its word, unchecked; `ReferenceStatistics.load` checks it.
-    """
+    """Return True if a file of statistics says its origin, which `ReferenceStatistics.load` then verifies."""
     with zipfile.ZipFile(path) as archive:
         return not {"origin.npy", "digest.npy"}.isdisjoint(archive.namelist())
 
 
 def fingerprint_images(dataset: ImageSet) -> str:
-    """SHA-256 over shape and pixels.
-
-    Args:
-        dataset: One image or more; they count in their order.
-
-    Returns:
-        `"sha256:…"`.
-    """
+    """Compute the SHA-256 of the shape and the pixels of all images in their order, as `"sha256:…"`."""
     seen = _PixelDigest(len(dataset))
     for rows in torch.arange(len(dataset)).split(500):
         seen.update(dataset.read(rows))
@@ -305,7 +285,7 @@ def fingerprint_images(dataset: ImageSet) -> str:
 
 
 class _PixelDigest:
-    """SHA-256 over the shape of all images, then their pixels as they come."""
+    """SHA-256 of the shape of all images, then of their pixels as they come."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -355,7 +335,9 @@ def _checked_origin(
     return origin
 
 
-def _statistics(path: Path, arrays: Mapping[str, Any], dim: int, n: int) -> GaussianStats:
+def _statistics(
+    path: Path, arrays: Mapping[str, Any], dim: int, n: int, *, is_foreign: bool
+) -> GaussianStats:
     mean, covariance = arrays["mu"], arrays["sigma"]
     if mean.shape != (dim,) or covariance.shape != (dim, dim):
         raise _damaged(
@@ -368,15 +350,16 @@ def _statistics(path: Path, arrays: Mapping[str, Any], dim: int, n: int) -> Gaus
         raise _damaged(path, "mu or sigma hold NaN or infinity")
     if not np.allclose(covariance, covariance.T, rtol=0, atol=ROUNDING * np.abs(covariance).max()):
         raise _damaged(path, "sigma is not symmetric")
-    return GaussianStats(
+    stats = GaussianStats(
         n, *(torch.from_numpy(part.astype(np.float64)) for part in (mean, covariance))
     )
-
-
-def _check_eigenvalues(path: Path, covariance: Tensor) -> None:
-    eigenvalues = torch.linalg.eigvalsh(covariance)
-    if eigenvalues[0] < -ROUNDING * eigenvalues.abs().max():
-        raise _damaged(path, f"sigma has eigenvalues below zero, {eigenvalues[0]:.3g} the lowest")
+    if is_foreign:
+        eigenvalues = torch.linalg.eigvalsh(stats.covariance)
+        if eigenvalues[0] < -ROUNDING * eigenvalues.abs().max():
+            raise _damaged(
+                path, f"sigma has eigenvalues below zero, {eigenvalues[0]:.3g} the lowest"
+            )
+    return stats
 
 
 def _damaged(path: Path, reason: str) -> DataError:

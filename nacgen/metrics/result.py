@@ -1,12 +1,12 @@
-"""Scores with the protocol they were measured under, to and from JSON without loss."""
+"""Scores with the protocol they were measured under, ready for JSON without loss."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from nacgen.errors import ConfigurationError, DataError
+from nacgen.errors import ConfigurationError
 
-MetricName = Literal["fid", "is", "kid", "kid_exact", "prdc", "fid_infinity"]
+MetricName = Literal["fid", "is", "kid", "kid_exact", "prdc", "fid_infinity", "memorization"]
 
 HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "density", "coverage", "elbo")
 OLD_KEYS = {"quantisation": "quantization", "neighbours": "neighbors"}
@@ -46,18 +46,23 @@ def rename_old_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSettings:
-    """Choices that a metric leaves open; the defaults are those of published figures."""
+    """Choices that metrics leave open; the defaults are those of published figures.
+
+    Example:
+        >>> MetricSettings(neighbors=3).subsets
+        100
+    """
 
     splits: int = 10
-    """Of the Inception Score."""
+    """Number of splits of the Inception Score."""
     subsets: int = 100
-    """That the kernel distance is averaged over."""
+    """Number of subsets that the kernel distance is averaged over."""
     subset_size: int | None = None
-    """Their images; None: 1,000, or all where there are fewer."""
+    """Images in each of these subsets; None: 1,000, or all where there are fewer."""
     neighbors: int = 5
-    """That the neighbourhoods of precision, recall, density and coverage reach to."""
+    """Neighbors that a neighborhood reaches to, for precision, recall, density and coverage."""
     seed: int = 0
-    """Of what is drawn: subsets, and the jackknife's blocks."""
+    """Seed of what is drawn: subsets, and the jackknife's blocks."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -70,16 +75,20 @@ class MetricSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A score: its value, what the arithmetic gave, and what a perfect generator would get.
+    """A score: its value, and what is known of its errors.
 
     Args:
         value: The score.
-        raw: Before rounding errors below zero became zero.
-        bias: Expected value at this number of images if generated and reference images were drawn from one
-            Gaussian; zero for scores without bias, None where it is not known.
-        spread: How sure the value is, in its own unit, for metrics that say so.
-        spread_kind: What the spread is; only a standard error is the error of the value.
-        settings: Choices that belong to this score alone; scores compare where these are equal, too.
+        raw: The score before rounding errors below zero were set to zero.
+        bias: Expected value at this number of images for a perfect generator, whose images and the reference
+            images are drawn from one Gaussian; zero for scores without bias, None where it is not known.
+        spread: Uncertainty of the value, in the unit of the value; None for metrics that give none.
+        spread_kind: Kind of the spread; only a standard error is the error of the value.
+        settings: Choices that belong to this score alone; two scores compare only where these are equal.
+
+    Example:
+        >>> Score(value=2.5, raw=2.5, bias=0.2).spread is None
+        True
     """
 
     value: float
@@ -92,22 +101,22 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationProtocol:
-    """All that decides a score apart from the generator; scores compare where these are equal.
+    """Everything but the generator that decides a score; two scores compare only where these are equal.
 
     Args:
-        extractor: Name of the features.
-        extractor_fingerprint: Of weights and preprocessing.
-        independent_of_nac: Whether the features owe nothing to Neural Activation Coding.
+        extractor: Name of the feature extractor.
+        extractor_fingerprint: Digest of the extractor's weights and preprocessing.
+        independent_of_nac: True if the features owe nothing to Neural Activation Coding.
         reference: Name and split of the reference images.
-        reference_fingerprint: Of their pixels.
-        num_reference: How many they are.
-        num_samples: How many images were generated.
-        quantisation: How pixels became whole numbers.
-        resize: How images reached the extractor's size.
+        reference_fingerprint: Digest of the reference images' pixels.
+        num_reference: Number of reference images.
+        num_samples: Number of generated images.
+        quantization: Rule by which pixels became whole numbers.
+        resize: Method that brings images to the extractor's size.
         feature_dim: Length of a feature vector.
-        dtype: In which features were computed.
-        seed: Which block of `num_samples` images was generated.
-        model: Which weights generated them, `"ema"` say.
+        dtype: Type that features were computed in.
+        seed: Block of `num_samples` images that was generated.
+        model: Name of the weights that generated the images, for example `"ema"`.
         ddof: Covariances are divided by `n - ddof`.
     """
 
@@ -132,9 +141,9 @@ class EvaluationResult:
     """Scores with their protocol.
 
     Args:
-        scores: By name, `"fid"` or `"fd_digits_classifier"` say.
-        protocol: How they came about.
-        warnings: What limits them; each starts with a keyword and a colon.
+        scores: Scores by name, for example `"fid"` or `"fd_digits_classifier"`.
+        protocol: Protocol that all of them were measured under.
+        warnings: Limits of the scores; each text starts with a keyword and a colon.
     """
 
     scores: Mapping[str, Score]
@@ -142,30 +151,5 @@ class EvaluationResult:
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings and numbers, ready for JSON."""
+        """Return plain dictionaries, lists, strings and numbers, ready for JSON."""
         return asdict(self) | {"warnings": list(self.warnings)}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`, exact to the last bit.
-
-        Args:
-            fields: What `to_dict` gave.
-
-        Returns:
-            The result.
-
-        Raises:
-            DataError: A field is missing, unknown, or no mapping.
-        """
-        try:
-            return cls(
-                scores={name: Score(**score) for name, score in fields["scores"].items()},
-                protocol=EvaluationProtocol(**fields["protocol"]),
-                warnings=tuple(fields["warnings"]),
-            )
-        except (AttributeError, KeyError, TypeError) as error:
-            raise DataError(
-                "an evaluation holds scores, protocol and warnings as EvaluationResult.to_dict "
-                f"writes them, got {fields!r:.200} ({error}). Evaluate again with this version."
-            ) from error

@@ -1,4 +1,4 @@
-"""Each metric: from what two sets of images left behind to named scores."""
+"""Metrics by name: each turns what sets of images left behind into named scores."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,133 +11,163 @@ from nacgen.functional.features import draw_rows
 from nacgen.functional.fid_infinity import fid_infinity
 from nacgen.functional.frechet import frechet_bias, frechet_distance
 from nacgen.functional.kernel_distance import kernel_distance, kernel_distance_of_subsets
-from nacgen.functional.neighbors import precision_recall_density_coverage
+from nacgen.functional.neighbors import (
+    nearest_neighbor_memorization,
+    precision_recall_density_coverage,
+)
 from nacgen.metrics.collection import Collected
-from nacgen.metrics.result import MetricName, MetricSettings, Score
+from nacgen.metrics.reference import ReferenceStatistics
+from nacgen.metrics.result import MetricSettings, Score
 
 JACKKNIFE_BLOCKS = 20
 LINE_SIZES = 15
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Pair:
-    """Two sets of images to be scored, and how.
+class Compared:
+    """Sets of images to be compared, in the features of one extractor.
 
     Args:
-        reference: What is compared with.
-        generated: What is judged.
-        score_name: Of the Fréchet distance in these features.
-        settings: The metrics' own choices.
+        reference: Real images.
+        generated: Images to be scored.
+        score_name: Name of the Fréchet distance in these features.
+        settings: Choices that the metrics leave open.
+        training: Real images that the generator was trained on, for `memorization` alone.
     """
 
-    reference: Collected
+    reference: ReferenceStatistics
     generated: Collected
     score_name: str
     settings: MetricSettings
+    training: ReferenceStatistics | None = None
 
     @property
     def features(self) -> tuple[Tensor, Tensor]:
-        """Of reference and generated images, on one device: files are read onto the CPU."""
-        assert self.reference.features is not None
+        """Features of reference and generated images, on the device of the latter."""
         assert self.generated.features is not None
-        return self.reference.features.to(self.generated.features.device), self.generated.features
+        return self.on_device(self.reference), self.generated.features
 
     @property
     def subset_size(self) -> int:
-        """Images of a subset of the kernel distance."""
+        """Images in each subset of the kernel distance."""
         n, m = self.reference.stats.n, self.generated.stats.n
         return self.settings.subset_size or min(1000, n, m)
 
-    def name(self, published: str, elsewhere: str) -> str:
-        """What a score is called: as published in the FID Inception's features, by extractor in others."""
+    def on_device(self, images: ReferenceStatistics) -> Tensor:
+        """Bring features, which files hold on the CPU, to the device of the generated images'."""
+        assert images.features is not None
+        assert self.generated.features is not None
+        return images.features.to(self.generated.features.device)
+
+    def name(self, published: str, elsewhere: str | None = None) -> str:
+        """Name a score: as published in the FID Inception's features, by extractor in others."""
         if self.score_name.startswith("fid"):
             return published + self.score_name.removeprefix("fid")
-        return elsewhere + self.score_name.removeprefix("fd")
+        return (elsewhere or published) + self.score_name.removeprefix("fd")
 
 
-def _fid(pair: Pair) -> dict[str, Score]:
-    real, generated = pair.reference.stats, pair.generated.stats
+def _score(
+    value: Tensor,
+    *,
+    raw: Tensor | None = None,
+    bias: Tensor | float | None = None,
+    spread: Tensor | float | None = None,
+    spread_kind: str | None = None,
+    **settings: int | str,
+) -> Score:
+    return Score(
+        value=float(value),
+        raw=float(value if raw is None else raw),
+        bias=None if bias is None else float(bias),
+        spread=None if spread is None else float(spread),
+        spread_kind=spread_kind,
+        settings=settings,
+    )
+
+
+def _fid(sets: Compared) -> dict[str, Score]:
+    real, generated = sets.reference.stats, sets.generated.stats
     distance = frechet_distance(real.mean, real.covariance, generated.mean, generated.covariance)
     bias = frechet_bias(real.covariance, real.n, generated.n)
-    score = Score(value=float(distance.value), raw=float(distance.raw), bias=float(bias))
-    return {pair.score_name: score}
+    return {sets.score_name: _score(distance.value, raw=distance.raw, bias=bias)}
 
 
-def _fid_infinity(pair: Pair) -> dict[str, Score]:
-    real, (_, features) = pair.reference.stats, pair.features
+def _fid_infinity(sets: Compared) -> dict[str, Score]:
+    real, (_, features), seed = sets.reference.stats, sets.features, sets.settings.seed
     mean, covariance = (part.to(features.device) for part in (real.mean, real.covariance))
-    line = fid_infinity(mean, covariance, features, num_sizes=LINE_SIZES, seed=pair.settings.seed)
-    score = Score(
-        value=float(line.value),
-        raw=float(line.value),
+    line = fid_infinity(mean, covariance, features, num_sizes=LINE_SIZES, seed=seed)
+    score = _score(
+        line.value,
         bias=float(frechet_bias(real.covariance, real.n, real.n)) / 2,  # the reference's part
-        spread=float(line.standard_error),
+        spread=line.standard_error,
         spread_kind="standard error of the line's intercept",
-        settings={"sizes": LINE_SIZES, "seed": pair.settings.seed},
+        sizes=LINE_SIZES,
+        seed=seed,
     )
-    return {pair.name("fid_infinity", "fd_infinity"): score}
+    return {sets.name("fid_infinity", "fd_infinity"): score}
 
 
-def _inception_score(pair: Pair) -> dict[str, Score]:
-    assert pair.generated.inception_score is not None
-    value, spread = pair.generated.inception_score
-    score = Score(
-        value=float(value),
-        raw=float(value),
-        bias=None,
-        spread=float(spread),
-        spread_kind="standard deviation over splits (ddof 0)",
-        settings={"splits": pair.settings.splits},
-    )
-    return {pair.name("inception_score", "inception_score"): score}
+def _inception_score(sets: Compared) -> dict[str, Score]:
+    assert sets.generated.inception_score is not None
+    value, spread = sets.generated.inception_score
+    kind = "standard deviation over splits (ddof 0)"
+    score = _score(value, spread=spread, spread_kind=kind, splits=sets.settings.splits)
+    return {sets.name("inception_score"): score}
 
 
-def _kid(pair: Pair) -> dict[str, Score]:
+def _kid(sets: Compared) -> dict[str, Score]:
+    subsets, size, seed = sets.settings.subsets, sets.subset_size, sets.settings.seed
     distance = kernel_distance_of_subsets(
-        *pair.features,
-        num_subsets=pair.settings.subsets,
-        subset_size=pair.subset_size,
-        seed=pair.settings.seed,
+        *sets.features, num_subsets=subsets, subset_size=size, seed=seed
     )
-    score = Score(
-        value=float(distance.value),
-        raw=float(distance.value),
+    score = _score(
+        distance.value,
         bias=0.0,
-        spread=float(distance.spread),
+        spread=distance.spread,
         spread_kind="standard deviation over subsets (ddof 0)",
-        settings={
-            "subsets": pair.settings.subsets,
-            "subset_size": pair.subset_size,
-            "seed": pair.settings.seed,
-        },
+        subsets=subsets,
+        subset_size=size,
+        seed=seed,
     )
-    return {pair.name("kid", "kd"): score}
+    return {sets.name("kid", "kd"): score}
 
 
-def _kid_exact(pair: Pair) -> dict[str, Score]:
-    generator = torch.Generator().manual_seed(pair.settings.seed)  # images may be sorted by class
-    shuffled = (draw_rows(rows, len(rows), generator) for rows in pair.features)
+def _kid_exact(sets: Compared) -> dict[str, Score]:
+    generator = torch.Generator().manual_seed(sets.settings.seed)  # images may be sorted by class
+    shuffled = (draw_rows(rows, len(rows), generator) for rows in sets.features)
     distance = kernel_distance(*shuffled, num_blocks=JACKKNIFE_BLOCKS)
-    score = Score(
-        value=float(distance.value),
-        raw=float(distance.value),
+    score = _score(
+        distance.value,
         bias=0.0,
-        spread=float(distance.spread),
+        spread=distance.spread,
         spread_kind="standard error (block jackknife)",
-        settings={"blocks": JACKKNIFE_BLOCKS, "seed": pair.settings.seed},
+        blocks=JACKKNIFE_BLOCKS,
+        seed=sets.settings.seed,
     )
-    return {pair.name("kid_exact", "kd_exact"): score}
+    return {sets.name("kid_exact", "kd_exact"): score}
 
 
-def _prdc(pair: Pair) -> dict[str, Score]:
-    k = pair.settings.neighbors
-    shares = precision_recall_density_coverage(*pair.features, k=k)
-    return {
-        pair.name(name, name): Score(
-            value=float(processes), raw=float(processes), bias=None, settings={"neighbors": k}
-        )
-        for name, processes in shares._asdict().items()
-    }
+def _prdc(sets: Compared) -> dict[str, Score]:
+    k = sets.settings.neighbors
+    fractions = precision_recall_density_coverage(*sets.features, k=k)._asdict()
+    return {sets.name(name): _score(value, neighbors=k) for name, value in fractions.items()}
+
+
+def _memorization(sets: Compared) -> dict[str, Score]:
+    assert sets.training is not None
+    test, generated = sets.features
+    found = nearest_neighbor_memorization(generated, sets.on_device(sets.training), test)
+    n, t = len(generated), len(test)
+    score = _score(
+        found.probability,
+        bias=0.5,
+        spread=((n + t + 1) / (12 * n * t)) ** 0.5,  # of the Mann-Whitney statistic over n t
+        spread_kind="standard deviation of a generator that copies nothing",
+        training_images=sets.training.name,
+        training_fingerprint=sets.training.fingerprint,
+        num_training=sets.training.stats.n,
+    )
+    return {sets.name("memorization"): score}
 
 
 class Least(NamedTuple):
@@ -149,22 +179,22 @@ class Least(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is computed, and what has to be collected for it.
+    """A metric, and what has to be collected for it.
 
     Args:
-        scores: Its scores by name.
-        least: Fewest images that it can be computed from, given settings and feature length.
-        needs_features: Whether all features have to be held, `n * d` floats for each set of images.
-        needs_logits: Whether the extractor has to classify.
+        scores: Function that computes its scores, by name.
+        least: Function of settings and feature length that gives the fewest images it can be computed from.
+        needs_features: True if all features have to be held, `n * d` floats for each set of images.
+        needs_logits: True if the extractor has to classify.
     """
 
-    scores: Callable[[Pair], dict[str, Score]]
+    scores: Callable[[Compared], dict[str, Score]]
     least: Callable[[MetricSettings, int], Least]
     needs_features: bool = False
     needs_logits: bool = False
 
 
-METRICS: Mapping[MetricName, Metric] = {
+METRICS: Mapping[str, Metric] = {
     "fid": Metric(_fid, lambda settings, dim: Least(2, 2)),
     "is": Metric(
         _inception_score, lambda settings, dim: Least(2, settings.splits), needs_logits=True
@@ -187,4 +217,5 @@ METRICS: Mapping[MetricName, Metric] = {
     "fid_infinity": Metric(
         _fid_infinity, lambda settings, dim: Least(2, 2 * dim + LINE_SIZES), needs_features=True
     ),
+    "memorization": Metric(_memorization, lambda settings, dim: Least(2, 2), needs_features=True),
 }

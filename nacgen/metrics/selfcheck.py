@@ -1,7 +1,4 @@
-"""Scores checked against numbers that follow from a formula or from arithmetic by hand, in seconds.
-
-For a user who wants to trust an installation, with its versions and its hardware, before trusting a score.
-"""
+"""A check of an installation: scores against numbers that follow from a formula or from arithmetic by hand."""
 
 import math
 import tempfile
@@ -17,6 +14,7 @@ from torch import Tensor
 from nacgen.data.datasets import ImageDataset, load_dataset
 from nacgen.data.image_sets import ImageSet, open_folder
 from nacgen.data.pixels import to_uint8
+from nacgen.errors import NacgenError
 from nacgen.functional.frechet import frechet_distance
 from nacgen.functional.inception_score import inception_score
 from nacgen.functional.kernel_distance import kernel_distance_of_subsets
@@ -27,7 +25,7 @@ from nacgen.metrics.extractors.resize import resize_bilinear, resize_tf1
 
 
 class Check(NamedTuple):
-    """One claim, the number that it promises, the number that came, and how far apart they may be."""
+    """A claim, the number it promises, the number that came, and the largest difference allowed."""
 
     claim: str
     expected: float
@@ -36,16 +34,30 @@ class Check(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether the number came."""
+        """True if the number came."""
         return abs(self.found - self.expected) <= self.tolerance
 
 
-def selfcheck() -> Iterator[Check]:
-    """Compute every number that is known beforehand.
+def print_checks() -> None:
+    """Make all checks and print a line for each.
 
-    Yields:
-        The checks, one after the other.
+    Raises:
+        NacgenError: If a check failed.
     """
+    failed = 0
+    for check in selfcheck():
+        failed += not check.holds
+        outcome = "ok  " if check.holds else "FAIL"
+        print(f"{outcome} {check.claim} = {check.expected:.6g}, got {check.found:.6g}", flush=True)
+    if failed:
+        raise NacgenError(
+            f"{failed} checks failed: scores of this installation are wrong. Compare the versions of torch, "
+            "numpy and pillow with those in pyproject.toml."
+        )
+
+
+def selfcheck() -> Iterator[Check]:
+    """Compute every number that is known beforehand, one check after the other."""
     yield from _frechet()
     yield from _others()
     yield from _pixels()
@@ -82,12 +94,12 @@ def _others() -> Iterator[Check]:
     score = inception_score(torch.zeros(6, 4), num_splits=2).value
     yield Check("Inception Score of a classifier that cannot tell", 1, float(score))
     modes = Tensor([[0], [10]]).repeat_interleave(6, dim=0)
-    shares = precision_recall_density_coverage(modes, modes[:6], k=5)
+    fractions = precision_recall_density_coverage(modes, modes[:6], k=5)
     yield Check(
-        "precision of a generator that repeats one of two modes", 1, float(shares.precision)
+        "precision of a generator that repeats one of two modes", 1, float(fractions.precision)
     )
-    yield Check("… its recall", 0.5, float(shares.recall))
-    yield Check("… its coverage", 0.5, float(shares.coverage))
+    yield Check("… its recall", 0.5, float(fractions.recall))
+    yield Check("… its coverage", 0.5, float(fractions.coverage))
 
 
 def _pixels() -> Iterator[Check]:
@@ -96,7 +108,7 @@ def _pixels() -> Iterator[Check]:
         claim = f"second pixel of [0, 100] enlarged to four, resize {name}"
         yield Check(claim, second, float(resize(row, 4)[0, 0, 0, 1]))
     gray = to_uint8(torch.zeros(1, 3, 1, 1))
-    yield Check("grey, 127.5, is rounded half up", 128, float(gray[0, 0, 0, 0]))
+    yield Check("gray, 127.5, is rounded half up", 128, float(gray[0, 0, 0, 0]))
 
 
 def _images() -> Iterator[Check]:
@@ -115,13 +127,13 @@ def _images() -> Iterator[Check]:
     other = ImageDataset("digits", "next 100", digits.read(torch.arange(100, 200)), None)
     expected = score(other)
     yield Check("a score in batches of 7 and of 100", expected, score(other, 7), 1e-4)
-    with tempfile.TemporaryDirectory() as room:
+    with tempfile.TemporaryDirectory() as folder:
         for i, image in enumerate(other.images):
             picture = Image.fromarray(rearrange(image, "c h w -> h w c").numpy())
-            picture.save(Path(room) / f"{i:03}.png")
+            picture.save(Path(folder) / f"{i:03}.png")
         yield Check(
             "a tensor's score and that of its PNG files",
             expected,
-            score(open_folder(Path(room))),
+            score(open_folder(Path(folder))),
             0,
         )

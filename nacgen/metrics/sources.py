@@ -1,91 +1,122 @@
-"""What can be scored, by what names it: images on disk, statistics of images, a run's generator."""
+"""Images to be scored, by what names them: files, archives, datasets, statistics, and the models of runs."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
+from tqdm import tqdm
 
 from nacgen.data.image_sets import FolderImages, ImageSet, holds_statistics, open_images
-from nacgen.errors import ConfigurationError, DataNotFoundError
-from nacgen.models.folder import CONFIG_FILE
+from nacgen.errors import (
+    CheckpointNotFoundError,
+    ConfigurationError,
+    DataError,
+    DataNotFoundError,
+)
+from nacgen.metrics.collection import ImageSource
+from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.metrics.extractors.build import build_extractor
+from nacgen.metrics.options import ExtractorConfig
+from nacgen.metrics.reference import ReferenceStatistics, says_origin
 from nacgen.models.gan import Generator
-from nacgen.models.sampling import sample_images
+from nacgen.models.sampling import load_model, sample_images
+from nacgen.models.vae import Decoder
 from nacgen.system.documents import read_yaml
+from nacgen.system.processes import ProcessInfo
 
-GENERATOR = "generator"
+Source = ImageSet | Path  # the path is that of a file of statistics
 
 
 @dataclass(frozen=True, eq=False)
 class RunImages:
-    """Images of a run's averaged generator, image `i` from seed `i`: those that the run was scored on.
+    """Images of a run's generator or decoder, image `i` from seed `i`, as the run itself scores them.
 
     Args:
-        name: The run's folder.
-        generator: In evaluation mode, on its device.
-        num_samples: How many are asked for.
-        split: Which weights made them.
+        name: Path of the run folder.
+        model: Averaged generator or decoder, in evaluation mode.
+        num_samples: Number of images.
+        device: Device that the model is on.
     """
 
     name: str
-    generator: Generator
+    model: Generator | Decoder
     num_samples: int
-    split: str = "ema"
+    device: torch.device | str = "cpu"
+
+    @property
+    def split(self) -> str:
+        """Name that the run's own protocol has for what makes the images."""
+        return "samples from the prior" if isinstance(self.model, Decoder) else "ema"
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return self.num_samples
 
     def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Make some images.
-
-        Args:
-            indices: Which; any number, zero or above.
-
-        Returns:
-            Pixels, on the generator's device.
-        """
-        return sample_images(self.generator, indices, self.generator.first.weight.device)
+        """Make the images of some numbers, zero or above, on the model's device."""
+        return sample_images(self.model, indices, self.device)
 
 
-def find_images(
-    source: str,
-    *,
-    data_dir: str | Path | None = None,
-    image_size: int | None = None,
-    num_samples: int | None = None,
-    device: torch.device | str = "cpu",
-) -> ImageSet | Path:
-    """Find images by what names them.
+def open_sources(
+    names: Sequence[str], config: ExtractorConfig, device: torch.device | str
+) -> list[Source]:
+    """Open sets of images, each by what names it, and refuse those that no score can be computed from.
 
     Args:
-        source: A run's folder, a folder of images, an `.npz` archive of images or of statistics, or a dataset's
-            name and split, `"digits/test"` say.
-        data_dir: As in `open_images`.
-        image_size: As in `open_images`; runs make images of their own size.
-        num_samples: As in `open_run`.
-        device: Where runs make images.
+        names: Run folders, folders of images, `.npz` archives of images or of statistics, or names of datasets
+            with their split, for example `"digits/test"`.
+        config: Options that say how the images are read.
+        device: Device on which runs make their images.
 
     Returns:
-        The images, or the path of an archive of statistics.
+        The images of each name, or the path of its file of statistics.
 
     Raises:
-        ConfigurationError: As `open_images` and `open_run`.
-        DataError: As `open_images` and `open_run`.
-        CheckpointError: As `open_run`.
+        ConfigurationError: If a dataset is unknown, or `num_samples` is below two or given without a run.
+        DataError: If images cannot be scored, or are fewer than two.
+        CheckpointError: If the model of a run is damaged.
     """
+    sources = [_open(name, config, device) for name in names]
+    for images in sources:
+        if not isinstance(images, Path) and len(images) < 2:
+            raise DataError(
+                f"a score needs two images or more, but {images.name} holds {len(images)}."
+            )
+    if config.num_samples is not None and not any(isinstance(s, RunImages) for s in sources):
+        raise ConfigurationError(
+            f"num_samples is how many images a run's model makes, but nothing here is a run, got "
+            f"{config.num_samples}. Leave it out, or make a folder of fewer images."
+        )
+    return sources
+
+
+def _open(source: str, config: ExtractorConfig, device: torch.device | str) -> Source:
     path = Path(source)
     if holds_statistics(path):
         return path
     if (path / "config.yaml").is_file():
-        return open_run(path, num_samples, device)
-    return open_images(source, data_dir=data_dir, image_size=image_size)
+        return _open_run(path, config.num_samples, device)
+    return open_images(source, data_dir=config.data_dir, image_size=config.image_size)
 
 
-def describe(images: ImageSet | Path) -> Iterator[str]:
-    """What a reader of the score should know of the images, line by line."""
+def _open_run(path: Path, num_samples: int | None, device: torch.device | str) -> RunImages:
+    if num_samples is None:
+        num_samples = read_yaml(path / "config.yaml").get("score", {}).get("num_samples", 2_000)
+    if num_samples < 2:
+        raise ConfigurationError(f"num_samples must be two or more, got {num_samples}.")
+    try:
+        model = load_model(path)
+    except CheckpointNotFoundError as error:
+        raise DataNotFoundError(str(error)) from error
+    return RunImages(str(path), model.to(device), num_samples, device)
+
+
+def describe(images: Source) -> Iterator[str]:
+    """List what a reader of the score should know of the images, line by line."""
     if isinstance(images, Path):
         yield f"{images}: statistics"
         return
@@ -95,32 +126,90 @@ def describe(images: ImageSet | Path) -> Iterator[str]:
         yield from images.notes
 
 
-def open_run(
-    path: Path, num_samples: int | None = None, device: torch.device | str = "cpu"
-) -> RunImages:
-    """Load the averaged generator of a run.
+def load_extractor(
+    config: ExtractorConfig, sources: Sequence[Source], device: torch.device | str
+) -> FeatureExtractor:
+    """Load the extractor that the options name, or the one that suits the images.
 
     Args:
-        path: The run's folder.
-        num_samples: How many images to make; absent, as many as the run itself is scored on.
-        device: Where they are made.
+        config: Options of the extractor.
+        sources: All images that it will see.
+        device: Device that it runs on.
 
     Returns:
-        The images.
+        The extractor.
 
     Raises:
-        ConfigurationError: `num_samples` is below two.
-        DataNotFoundError: The run has no generator, or not yet.
-        CheckpointError: The generator is damaged.
+        CheckpointNotFoundError: If the weights are not there; the message names the remedies.
+        Exception: For the other reasons of `build_extractor`.
     """
-    folder = path / GENERATOR
-    if not (folder / CONFIG_FILE).is_file():
-        raise DataNotFoundError(
-            f"{path} is a run without a folder {GENERATOR}, which runs of a generator write when they are "
-            "evaluated. Wait for the first evaluation, or give a run of recipes/train_gan.py."
+    has_digits = any(not isinstance(s, Path) and s.name == "digits" for s in sources)
+    name = config.extractor or ("digits_classifier" if has_digits else "inception")
+    try:
+        return build_extractor(
+            name.replace("-", "_"), weights=config.weights, resize=config.resize, device=device
         )
-    if num_samples is None:
-        num_samples = read_yaml(path / "config.yaml").get("score", {}).get("num_samples", 2_000)
-    if num_samples < 2:
-        raise ConfigurationError(f"num_samples must be two or more, got {num_samples}.")
-    return RunImages(str(path), Generator.from_pretrained(folder).to(device), num_samples)
+    except CheckpointNotFoundError as error:
+        if config.extractor or config.weights:
+            raise
+        raise CheckpointNotFoundError(
+            f"{error} Or choose other features, whose scores are no FID: --extractor digits-classifier for images "
+            "of 16x16 px; classifier or dinov2 with --weights."
+        ) from error
+
+
+def load_statistics(
+    sources: Sequence[Source], extractor: FeatureExtractor, foreign_images: int | None
+) -> list[ImageSet | ReferenceStatistics]:
+    """Read the files among the sources.
+
+    Args:
+        sources: Images, or paths of files of statistics.
+        extractor: Feature extractor that scores will be computed with.
+        foreign_images: Number of images behind files that do not say their origin.
+
+    Returns:
+        The sources, with statistics in place of paths.
+
+    Raises:
+        ConfigurationError: If `foreign_images` is given, and no file needs it.
+        DataError: If a file is damaged.
+    """
+    is_foreign = [isinstance(source, Path) and not says_origin(source) for source in sources]
+    if foreign_images is not None and not any(is_foreign):
+        raise ConfigurationError(
+            f"foreign_images is for statistics that do not say their number of images, but none are given, "
+            f"got {foreign_images}. Leave it out."
+        )
+    return [
+        ReferenceStatistics.load(
+            source, extractor, foreign_images=foreign_images if foreign else None
+        )
+        if isinstance(source, Path)
+        else source
+        for source, foreign in zip(sources, is_foreign, strict=True)
+    ]
+
+
+def as_generator(
+    images: ImageSet | ReferenceStatistics, processes: ProcessInfo
+) -> tuple[ImageSource | ReferenceStatistics, int | None, str]:
+    """Turn images to be scored into arguments of `evaluate`; reading shows its progress on a terminal.
+
+    Args:
+        images: Generated images, or their statistics.
+        processes: Processes that read them; the first shows the progress.
+
+    Returns:
+        The arguments `generate`, `num_samples` and `model_label`.
+    """
+    if isinstance(images, ReferenceStatistics):
+        return images, None, "files"
+    is_shown = processes.process_index == 0 and sys.stderr.isatty()
+    bar = tqdm(total=len(images), unit=" images", disable=not is_shown)
+
+    def read(indices: Tensor) -> Tensor:
+        bar.update(len(indices) * processes.num_processes)
+        return images.read(indices)
+
+    return read, len(images), images.split if isinstance(images, RunImages) else "files"

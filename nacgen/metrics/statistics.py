@@ -7,7 +7,6 @@ Source:
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from einops import pack, unpack
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -18,7 +17,7 @@ from nacgen.system.processes import gather_parts
 
 @dataclass(frozen=True, eq=False)
 class GaussianStats:
-    """Estimates from a sample of features, on the CPU.
+    """Mean and covariance of a sample of features, on the CPU.
 
     Args:
         n: Size of the sample, two or more.
@@ -32,19 +31,25 @@ class GaussianStats:
 
     @property
     def is_rank_deficient(self) -> bool:
-        """Whether the sample is too small for a covariance of full rank."""
+        """True if the sample is too small for a covariance of full rank."""
         return self.n <= len(self.mean)
 
 
 class StatsAccumulator:
-    """Running mean and sum of centred outer products, in float64.
+    """Running mean and sum of centered outer products, in float64.
 
-    The sums stay exact at any offset, since batches are centred before they are multiplied. NaN and
-    infinity are carried along, and across processes, up to `result`, where every process raises.
+    Batches are centered before they are multiplied, so a large offset costs no precision. NaN and infinity are
+    carried along, and across processes, up to `result`, where every process raises.
 
     Args:
         feature_dim: Length of a feature vector.
-        device: Where sums are kept and exchanged; the CPU instead of a device without float64.
+        device: Device that holds and exchanges the sums; the CPU stands in for a device without float64.
+
+    Example:
+        >>> accumulator = StatsAccumulator(2)
+        >>> accumulator.update(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))
+        >>> accumulator.result().mean
+        tensor([2., 2.], dtype=torch.float64)
     """
 
     def __init__(self, feature_dim: int, device: torch.device | str = "cpu") -> None:
@@ -54,13 +59,10 @@ class StatsAccumulator:
         self.m2 = torch.zeros(feature_dim, feature_dim, dtype=torch.float64, device=device)
 
     def update(self, features: Float[Tensor, "b d"]) -> None:
-        """Add a batch.
-
-        Args:
-            features: One row an image, of any float type; no rows are fine.
+        """Add a batch of features, one row an image, of any float type; it may be empty.
 
         Raises:
-            ValueError: The features are not rows of the expected length.
+            ValueError: If the rows are not of the expected length.
         """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ValueError(
@@ -73,49 +75,24 @@ class StatsAccumulator:
             centered = rows - mean
             self._merge(len(rows), mean, centered.mT @ centered)
 
-    def merge(self, other: "StatsAccumulator") -> None:
-        """Add what another accumulator has seen.
+    def reduce(self) -> None:
+        """Add the sums of all processes, so that every process holds the same bits.
 
-        Args:
-            other: An accumulator of features of the same length, left as it is.
-
-        Raises:
-            ValueError: The lengths differ.
+        Every process must call, those without images too. Without a process group there is nothing to add.
         """
-        if len(other.mean) != len(self.mean):
-            raise ValueError(
-                f"accumulators must hold features of one length to be merged, got {len(self.mean)} "
-                f"and {len(other.mean)}. Use one extractor for both."
-            )
-        self._merge(other.n, other.mean.to(self.mean.device), other.m2.to(self.mean.device))
-
-    def reduce(self, group: dist.ProcessGroup | None = None) -> None:
-        """Add what all processes have seen; every process then holds the same bits.
-
-        Every process of the group must call it, those without images too. Without a process group
-        there is nothing to add.
-
-        Args:
-            group: Processes that take part, all of them when absent.
-        """
-        if not dist.is_initialized():
-            return
         n = torch.tensor(float(self.n)).to(self.mean)
         own, shapes = pack([n, self.mean, self.m2], "*")
         self.n, self.mean, self.m2 = 0, torch.zeros_like(self.mean), torch.zeros_like(self.m2)
-        for part in gather_parts(own, group):
+        for part in gather_parts(own):  # in the order of ranks, on every process
             n, mean, m2 = unpack(part, shapes, "*")
             self._merge(int(n), mean, m2)
 
     def result(self) -> GaussianStats:
-        """Estimates from everything seen so far.
-
-        Returns:
-            Mean and covariance, on the CPU.
+        """Return mean and covariance of everything seen so far.
 
         Raises:
-            DataError: Fewer than two samples were seen.
-            NonFiniteError: A feature was NaN or infinite.
+            DataError: If fewer than two samples were seen.
+            NonFiniteError: If a feature was NaN or infinite.
         """
         if self.n < 2:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Image i from seed i: what scores, sample sheets and recipes/sample.py have in common."""
+"""Sampling from generators and decoders: image i always comes from seed i."""
 
 from pathlib import Path
 
@@ -18,17 +18,17 @@ MODELS: dict[str, type[Generator] | type[Decoder]] = {"generator": Generator, "d
 
 
 def load_model(run_dir: str | Path) -> Generator | Decoder:
-    """What makes the images of a run.
+    """Load the generator or the decoder of a run, as it was at the last evaluation.
 
     Args:
-        run_dir: Folder of a run of train_gan.py or train_vae.py; the model is that of its last evaluation.
+        run_dir: Run folder of train_gan.py or train_vae.py.
 
     Returns:
-        On the CPU, in evaluation mode.
+        The model on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointNotFoundError: The folder holds neither.
-        CheckpointError: What it holds is damaged.
+        CheckpointNotFoundError: If the folder holds neither.
+        CheckpointError: If the model's folder is damaged.
     """
     for name, model in MODELS.items():
         if (Path(run_dir) / name).is_dir():
@@ -42,15 +42,15 @@ def load_model(run_dir: str | Path) -> Generator | Decoder:
 def sample_images(
     model: Generator | Decoder, indices: Int64[Tensor, " b"], device: torch.device | str = "cpu"
 ) -> UInt8[Tensor, "b 3 h w"]:
-    """Images by number, each from its own seed and, where there are classes, of each class in turn.
+    """Make images by number, each from its own seed and, where there are classes, of each class in turn.
 
     Args:
-        model: In evaluation mode, on `device`.
+        model: Generator or decoder in evaluation mode, on `device`.
         indices: Numbers of the images, zero or more.
-        device: Where they are made.
+        device: Device that makes the images.
 
     Returns:
-        The same image for a number, whatever else is asked for.
+        The images; each depends on its number alone.
     """
     z = normal_rows(0, "sample", indices, model.latent_dim).to(device)
     labels = None
@@ -64,13 +64,13 @@ def sample_images(
 def interpolate(
     generator: Generator, num_rows: int, num_columns: int, device: torch.device | str = "cpu"
 ) -> UInt8[Tensor, "n 3 h w"]:
-    """Rows of images whose latents lead from one sample to another of the same class.
+    """Make rows of images whose latents lead from one sample to another of the same class.
 
     Args:
-        generator: In evaluation mode, on `device`.
-        num_rows: Row `r` is of class `r`, where there are classes.
-        num_columns: Two or more.
-        device: Where they are made.
+        generator: Generator in evaluation mode, on `device`.
+        num_rows: Number of rows; row `r` is of class `r`, where there are classes.
+        num_columns: Number of images in a row, two or more.
+        device: Device that makes the images.
 
     Returns:
         `num_rows * num_columns` images, row by row.

@@ -13,14 +13,16 @@ from nacgen import metrics
 from nacgen.data.datasets import ImageDataset
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.pictures import FRAME, write_grid
-from nacgen.data.pixels import to_uint8
 from nacgen.errors import ConfigurationError, DataError, NonFiniteError
 from nacgen.functional.features import draw_rows
 from nacgen.functional.fid_infinity import fid_infinity
 from nacgen.functional.frechet import frechet_bias, frechet_distance
 from nacgen.functional.inception_score import inception_score
 from nacgen.functional.kernel_distance import kernel_distance, kernel_distance_of_subsets
-from nacgen.functional.neighbors import precision_recall_density_coverage
+from nacgen.functional.neighbors import (
+    nearest_neighbor_memorization,
+    precision_recall_density_coverage,
+)
 from nacgen.metrics import (
     ClassifierExtractor,
     EvaluationResult,
@@ -30,7 +32,7 @@ from nacgen.metrics import (
     evaluate,
 )
 from nacgen.metrics.collection import Collected
-from nacgen.metrics.scores import Pair
+from nacgen.metrics.scores import Compared
 from nacgen.models.classifier import ImageClassifier
 from tests.metrics.means import ChannelMeans, dataset, generate
 
@@ -84,15 +86,12 @@ def test_every_metric_is_that_of_its_features_in_one_pass() -> None:
     )
     rows = real.pooled.double()
     line = fid_infinity(rows.mean(0), torch.cov(rows.mT), made.pooled, seed=4)
-    shares = precision_recall_density_coverage(real.pooled, made.pooled, k=3)
+    fractions = precision_recall_density_coverage(real.pooled, made.pooled, k=3)
     expected = {
         "inception_score_channel_means": inception_score(made.logits[order], num_splits=4),
         "kd_channel_means": subsets,
         "kd_exact_channel_means": kernel_distance(*shuffled),
-        **{
-            f"{name}_channel_means": (processes, None)
-            for name, processes in shares._asdict().items()
-        },
+        **{f"{name}_channel_means": (value, None) for name, value in fractions._asdict().items()},
         "fd_infinity_channel_means": line[:2],
     }
     assert list(result.scores) == [NAME, *expected]
@@ -141,7 +140,7 @@ def test_a_metric_gives_the_same_alone_and_among_others() -> None:
         assert alone.scores.items() <= together.scores.items()
 
 
-@pytest.mark.parametrize("batch_size", [1, 13, 1000])
+@pytest.mark.parametrize("batch_size", [1, 29, 1000])
 def test_no_metric_depends_on_the_batch_size(batch_size: int) -> None:
     options = {"metrics": METRICS, "settings": SETTINGS}
     expected = evaluate_means(**options).scores
@@ -200,13 +199,31 @@ def test_images_sorted_by_class_are_scored_like_shuffled_ones() -> None:
 def test_features_from_a_file_join_those_on_the_device() -> None:
     held = ReferenceStatistics.compute(dataset(), ChannelMeans(), keep_features=True)
     there = torch.zeros(40, 3, device="meta")
-    pair = Pair(
-        reference=Collected(stats=held.stats, features=held.features),
-        generated=Collected(stats=held.stats, features=there),
-        score_name=NAME,
-        settings=SETTINGS,
+    generated = Collected(stats=held.stats, features=there)
+    sets = Compared(reference=held, generated=generated, score_name=NAME, settings=SETTINGS)
+    assert {rows.device for rows in sets.features} == {there.device}
+
+
+def test_memorization_compares_with_the_training_images() -> None:
+    """Against the function on plain tensors; half of the generated images are copies."""
+    training = replace(dataset(), name="seen", images=generate(torch.arange(20, 50)))
+    score = evaluate_means(metrics=("memorization",), training_images=training).scores
+    made, seen, unseen = (
+        ChannelMeans()(images).pooled
+        for images in (generate(torch.arange(30)), training.images, dataset().images)
     )
-    assert {rows.device for rows in pair.features} == {there.device}
+    expected = nearest_neighbor_memorization(made, seen, unseen)
+    assert (expected.distances == 0).sum() == 10
+    found = score["memorization_channel_means"]
+    assert found.value == pytest.approx(expected.probability.item(), rel=1e-12)
+    assert found.spread is not None
+    assert (found.value - 0.5) / found.spread == pytest.approx(expected.z_score.item(), rel=1e-9)
+    assert found.bias == 0.5
+    fingerprint = found.settings["training_fingerprint"]
+    held = ReferenceStatistics.compute(training, ChannelMeans(), keep_features=True)
+    assert (held.name, held.stats.n, held.fingerprint) == ("seen/train", 30, fingerprint)
+    again = evaluate_means(metrics=("memorization",), training_images=held)
+    assert again.scores == score
 
 
 def test_subsets_of_all_images_are_warned_of() -> None:
@@ -262,12 +279,6 @@ def test_the_protocol_says_all_that_decides_the_score() -> None:
         "ddof": 1,
     }
     assert result.warnings == ()
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 29, 30, 1000])
-def test_the_score_does_not_depend_on_the_batch_size(batch_size: int) -> None:
-    score = evaluate_means(batch_size=batch_size).scores[NAME]
-    assert score.value == pytest.approx(evaluate_means().scores[NAME].value, rel=1e-12)
 
 
 def test_the_score_of_a_network_does_not_depend_on_the_batch_size() -> None:
@@ -327,37 +338,17 @@ def test_a_reference_that_is_read_from_files_is_the_one_in_memory(tmp_path: Path
     assert found == expected
 
 
-def test_random_state_and_gradients_are_as_before() -> None:
-    def draw(indices: Tensor) -> Tensor:
-        assert not torch.is_grad_enabled()
-        return (torch.rand(len(indices), 3, 4, 4) * 256).to(torch.uint8)
-
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    evaluate(draw, dataset(), extractor=ChannelMeans(), num_samples=8)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.is_grad_enabled()
-
-
 def test_a_result_survives_json_to_the_last_bit() -> None:
     result = evaluate_means(metrics=METRICS, settings=replace(SETTINGS, subset_size=30))
     assert result.warnings
     text = json.dumps(result.to_dict(), allow_nan=False)
     assert json.loads(text) == result.to_dict()
-    assert EvaluationResult.from_dict(json.loads(text)) == result
 
 
 def test_scores_without_covariances_do_not_mind_their_rank() -> None:
     settings = MetricSettings(splits=1, neighbors=1)
     options = {"num_samples": 3, "reference": dataset(3), "settings": settings}
     assert evaluate_means(metrics=("is", "prdc"), **options).warnings == ()
-
-
-def test_results_of_before_spreads_had_kinds_are_read() -> None:
-    fields = evaluate_means().to_dict()
-    for name in ("spread_kind", "settings"):
-        del fields["scores"][NAME][name]
-    assert EvaluationResult.from_dict(fields) == evaluate_means()
 
 
 def test_too_few_images_and_features_of_nac_are_warned_of() -> None:
@@ -382,6 +373,8 @@ def test_too_few_images_and_features_of_nac_are_warned_of() -> None:
         ({"batch_size": 0}, "batch_size must be one or more, got 0"),
         ({"num_samples": None}, "two or more and seed zero or more, got None and 0"),
         ({"metrics": ("fid", "fjd")}, "metrics must be among fid, is, kid, .* got 'fjd'"),
+        ({"metrics": ("memorization",)}, "training_images go together, got memorization alone"),
+        ({"training_images": dataset()}, "go together, got training_images alone"),
         ({"metrics": ()}, "metrics must name one or more of fid, .* got none"),
         ({"metrics": ("is",), "num_samples": 9}, "is needs 2 reference .* and 10 .* got 40 and 9"),
         (
@@ -476,44 +469,6 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
     with pytest.raises(NonFiniteError, match="3 of 3 columns among 40 samples"):
         evaluate_means(extractor=Broken())
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"scores": {}, "warnings": []},
-        {"scores": {"fid": {"value": 1.0}}, "protocol": {}, "warnings": []},
-        {"scores": {"fid": 1.0}, "protocol": {}, "warnings": []},
-        {"scores": [], "protocol": {}, "warnings": []},
-    ],
-)
-def test_what_is_no_evaluation_is_refused(fields: dict[str, object]) -> None:
-    with pytest.raises(DataError, match=r"holds scores, protocol and warnings .* got {'scores'"):
-        EvaluationResult.from_dict(fields)
-
-
-def test_quantisation_rounds_to_the_nearest_pixel_and_half_up() -> None:
-    pixels = torch.arange(256.0).reshape(1, 1, 16, 16)
-    for offset in (-0.499, 0.499):
-        images = ((pixels + offset) / 127.5 - 1).clamp(-1, 1)
-        assert torch.equal(to_uint8(images).float(), pixels)
-    assert to_uint8(torch.zeros(1, 1, 1, 1)).item() == 128  # 127.5, the one half that is exact
-
-
-def test_whole_pixels_come_back_unchanged() -> None:
-    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    assert torch.equal(to_uint8(pixels.float() / 127.5 - 1), pixels)
-
-
-def test_pixels_out_of_range_are_refused() -> None:
-    images = torch.zeros(1, 3, 2, 2)
-    assert to_uint8(images[:0]).shape == (0, 3, 2, 2)
-    images[0, 1, 0, 0] = 1.25
-    with pytest.raises(DataError, match=r"in \[-1, 1\], got values from 0 to 1.25"):
-        to_uint8(images)
-    images[0, 2, 1] = float("nan")
-    with pytest.raises(NonFiniteError, match="NaN in 2 of 12 pixels"):
-        to_uint8(images)
 
 
 def test_public_names_are_listed_and_loaded() -> None:

@@ -100,8 +100,8 @@ def test_dropped_classes_cost_recall_and_coverage_but_no_precision(scale: Scale)
         for first in range(10):  # whichever classes are left
             left = ((labels - first) % 10 < num_classes).nonzero().squeeze(1)
             chosen = features[left[torch.arange(size) * len(left) // size]]
-            shares = precision_recall_density_coverage(scale.held_out, chosen, k=5)
-            found.append([distance(scale.held_out, chosen), *map(float, shares)])
+            fractions = precision_recall_density_coverage(scale.held_out, chosen, k=5)
+            found.append([distance(scale.held_out, chosen), *map(float, fractions)])
         means.append(Tensor(found).mean(dim=0).tolist())
     distances, precision, recall, _, coverage = map(list, zip(*means, strict=True))
     assert distances == sorted(distances)

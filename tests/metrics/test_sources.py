@@ -8,10 +8,18 @@ import yaml
 from nacgen.data.image_sets import ImageSet, open_folder
 from nacgen.data.pixels import to_uint8
 from nacgen.errors import ConfigurationError, DataNotFoundError
-from nacgen.metrics.sources import RunImages, describe, find_images
+from nacgen.metrics.options import ExtractorConfig
+from nacgen.metrics.sources import RunImages, Source, as_generator, describe, open_sources
 from nacgen.models.gan import Generator
+from nacgen.models.vae import Decoder
+from nacgen.system.processes import Processes
 from nacgen.system.randomness import normal_rows, seeded
 from tests.data.files import write_photographs
+
+
+def opened(name: object, **options: object) -> Source:
+    (source,) = open_sources([str(name)], ExtractorConfig(**options), "cpu")  # type: ignore[arg-type]
+    return source
 
 
 @pytest.fixture
@@ -24,8 +32,16 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def vae_run(run: Path) -> Path:
+    (run / "generator").rename(run / "gone")
+    with seeded(0, "test"):
+        Decoder(16, 8, (16, 8, 8)).save_pretrained(run / "decoder")
+    return run
+
+
 def test_a_run_is_scored_on_image_i_from_seed_i(run: Path) -> None:
-    images = find_images(str(run))
+    images = opened(run)
     assert isinstance(images, RunImages)
     assert len(images) == 40
     indices = torch.tensor([7, 0, 30])
@@ -37,30 +53,46 @@ def test_a_run_is_scored_on_image_i_from_seed_i(run: Path) -> None:
     assert list(describe(images)) == [f"{run}/ema: 40 images, 16x16 px"]
 
 
+def test_a_vaes_run_is_scored_on_samples_from_the_prior(vae_run: Path) -> None:
+    images = opened(vae_run)
+    assert isinstance(images, RunImages)
+    decoder = Decoder.from_pretrained(vae_run / "decoder")
+    indices = torch.tensor([7, 0, 30])
+    with torch.no_grad():
+        expected = to_uint8(decoder.images(normal_rows(0, "sample", indices, 8)))
+    assert torch.equal(images.read(indices), expected)
+    read, num_samples, label = as_generator(images, Processes())
+    assert (num_samples, label) == (40, "samples from the prior")
+    assert torch.equal(read(indices), expected)  # type: ignore[operator]
+
+
 def test_the_number_of_a_runs_images_can_be_chosen(run: Path) -> None:
-    images = find_images(str(run), num_samples=5)
+    images = opened(run, num_samples=5)
     assert isinstance(images, RunImages)
     assert len(images) == 5
     with pytest.raises(ConfigurationError, match="num_samples must be two or more, got 1"):
-        find_images(str(run), num_samples=1)
+        opened(run, num_samples=1)
 
 
-def test_a_run_without_generator_is_named(run: Path) -> None:
+def test_a_run_without_a_model_is_named(run: Path) -> None:
     (run / "generator" / "config.json").unlink()
-    with pytest.raises(DataNotFoundError, match=f"{run} is a run without a folder generator"):
-        find_images(str(run))
+    with pytest.raises(DataNotFoundError, match=f"{run}/generator"):
+        opened(run)
+    (run / "generator").rename(run / "gone")
+    with pytest.raises(DataNotFoundError, match=f"but {run} has neither"):
+        opened(run)
 
 
 def test_images_and_statistics_are_found_by_what_names_them(tmp_path: Path) -> None:
     write_photographs(tmp_path / "images", ["a.png", "cat/b.png"], (9, 9))
-    found = find_images(str(tmp_path / "images"))
+    found = opened(tmp_path / "images")
     assert isinstance(found, ImageSet)
     assert found == open_folder(tmp_path / "images")
     first, note = describe(found)
     assert first == f"{tmp_path}/images/all: 2 images, 9x9 px"
     assert note.startswith("nested: 1 of 2 images")
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(2), sigma=np.eye(2))
-    assert find_images(str(tmp_path / "statistics.npz")) == tmp_path / "statistics.npz"
+    assert opened(tmp_path / "statistics.npz") == tmp_path / "statistics.npz"
     np.savez(tmp_path / "images.npz", np.zeros((2, 5, 4, 3), np.uint8))
-    found = find_images(str(tmp_path / "images.npz"))
+    found = opened(tmp_path / "images.npz")
     assert list(describe(found)) == [f"{tmp_path}/images.npz/all: 2 images, 4x5 px"]

@@ -38,25 +38,6 @@ def test_any_partition_into_batches_gives_the_same(sizes: tuple[int, ...]) -> No
     assert_close(accumulate(*features.split(sizes)), expected)
 
 
-@pytest.mark.parametrize("sizes", [(60, 0), (0, 60), (1, 59), (31, 29)])
-def test_merging_accumulators_is_seeing_all_batches(sizes: tuple[int, int]) -> None:
-    features = random_features()
-    accumulator, other = StatsAccumulator(5), StatsAccumulator(5)
-    first, second = features.split(sizes)
-    accumulator.update(first)
-    other.update(second)
-    accumulator.merge(other)
-    assert_close(accumulator.result(), accumulate(features))
-    assert other.n == sizes[1]
-
-
-def test_empty_accumulators_merge_to_an_empty_one() -> None:
-    accumulator = StatsAccumulator(5)
-    accumulator.merge(StatsAccumulator(5))
-    with pytest.raises(DataError, match="two samples or more, got 0"):
-        accumulator.result()
-
-
 def test_a_large_offset_costs_no_precision() -> None:
     features = random_features(1000) + 1e4
     rows = features.double()
@@ -101,8 +82,3 @@ def test_fewer_than_two_samples_are_refused() -> None:
 def test_features_must_be_rows_of_the_expected_length(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=rf"must be \(b, 5\), got \({shape[0]},.*\)\. Pool"):
         StatsAccumulator(5).update(torch.zeros(shape))
-
-
-def test_accumulators_of_different_features_do_not_merge() -> None:
-    with pytest.raises(ValueError, match="one length to be merged, got 5 and 6"):
-        StatsAccumulator(5).merge(StatsAccumulator(6))

@@ -10,16 +10,9 @@ from PIL import Image
 
 from nacgen.data.datasets import load_dataset
 from nacgen.errors import CheckpointNotFoundError, ConfigurationError, DataError, NacgenError
+from nacgen.metrics.options import PRESETS, EvaluateConfig, SelfcheckConfig, StatsConfig
 from nacgen.training.config import parse
-from recipes.evaluate_images import (
-    PRESETS,
-    EvaluateConfig,
-    SelfcheckConfig,
-    StatsConfig,
-    score,
-    selfcheck,
-    stats,
-)
+from recipes.evaluate_images import score, selfcheck, stats
 from tests.recipes.test_recipes import start
 
 
@@ -50,13 +43,13 @@ def test_files_and_archives_score_alike(
     folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     files, archive = folders
-    metrics = "fid,is,kid,prdc"
+    metrics = ("fid", "is", "kid", "prdc")
     from_files = scored(capsys, "digits/train", files, metrics=metrics)
     assert from_files == scored(capsys, "digits/train", archive, metrics=metrics)
     assert list(from_files)[:3] == [
         f"{name}_digits_classifier" for name in ("fd", "inception_score", "kd")
     ]
-    same = scored(capsys, files, archive, metrics="fid,prdc", batch_size=7)
+    same = scored(capsys, files, archive, metrics=("fid", "prdc"), batch_size=7)
     assert same["fd_digits_classifier"] == pytest.approx(0, abs=1e-6)
     assert same["precision_digits_classifier"] == same["coverage_digits_classifier"] == 1
 
@@ -67,8 +60,8 @@ def test_statistics_score_as_their_images_do(
     path = str(tmp_path / "reference.npz")
     stats(StatsConfig(reference="digits/train", output=path, keep_features=True))
     assert capsys.readouterr().out == f"{path}: digits_classifier of 1442 images of digits/train\n"
-    expected = scored(capsys, "digits/train", folders[0], metrics="fid,kid")
-    assert scored(capsys, path, folders[0], metrics="fid,kid") == expected
+    expected = scored(capsys, "digits/train", folders[0], metrics=("fid", "kid"))
+    assert scored(capsys, path, folders[0], metrics=("fid", "kid")) == expected
     with pytest.raises(ConfigurationError, match=r"reference.npz holds statistics already"):
         stats(StatsConfig(reference=path, output=str(tmp_path / "again.npz")))
     with pytest.raises(ConfigurationError, match=r"output must end in \.npz, got out\.csv"):
@@ -124,6 +117,26 @@ def test_without_weights_the_remedies_are_named(
     message = r"no route to host.*Pass the path.*Or choose other features.*--extractor digits-class"
     with pytest.raises(CheckpointNotFoundError, match=message):
         score(EvaluateConfig(reference=folders[0], generated=folders[1]))
+
+
+def test_copies_of_training_images_are_found(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The generated images are among the training images here, and unlike the reference."""
+    options = {"metrics": ("memorization",), "training_images": "digits/test"}
+    found = scored(capsys, "digits/train", folders[0], **options)
+    assert found["memorization_digits_classifier"] > 0.99
+
+
+def test_metrics_are_words_and_may_be_joined_by_commas() -> None:
+    for words in (["fid", "is", "kid"], ["fid,is,kid"], ["fid,is", "kid"]):
+        config = parse(EvaluateConfig, PRESETS, ["A", "B", "--metrics", *words])
+        assert (config.reference, config.generated) == ("A", "B")
+        assert config.metrics == ("fid", "is", "kid")
+    with pytest.raises(ConfigurationError, match=r"got 'A', 'B'\. Give REFERENCE .* before"):
+        EvaluateConfig(metrics=("fid,is", "A", "B"))
+    with pytest.raises(ConfigurationError, match="got metrics memorization and training images N"):
+        EvaluateConfig(metrics=("memorization",))
 
 
 def test_selfcheck_says_what_it_verified(

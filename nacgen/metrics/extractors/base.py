@@ -1,7 +1,7 @@
-"""Feature extractors: uint8 images in, features out, with everything that decides their values.
+"""Feature extractors: the protocol, and a base class for frozen networks.
 
-A score is only as comparable as its features. An extractor therefore carries a fingerprint of its
-weights and preprocessing, and computes in plain float32 whatever precision the caller trains in.
+A score is only as comparable as its features. An extractor therefore carries a fingerprint of its weights and
+preprocessing, and computes in plain float32 whatever precision the caller trains in.
 """
 
 import hashlib
@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from nacgen.errors import DataError
 from nacgen.system.precision import plain_float32
 
-EXTRACTOR_NAMES = ("digits_classifier", "classifier", "inception", "dinov2", "nac_encoder")
-
 
 class Features(NamedTuple):
-    """What an extractor gives: one feature vector an image, and class logits where it has them."""
+    """Output of an extractor: one feature vector an image, and class logits if it classifies.
+
+    Example:
+        >>> Features(torch.zeros(2, 64), None).pooled.shape
+        torch.Size([2, 64])
+    """
 
     pooled: Float[Tensor, "b d"]
     logits: Float[Tensor, "b k"] | None
@@ -29,17 +32,21 @@ class Features(NamedTuple):
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """What `evaluate` asks of an extractor; any object of this shape will do.
+    """Attributes and call that `evaluate` needs of an extractor; any object that has them will do.
 
     Attributes:
-        name: As in the protocol of a score.
-        score_name: Of the Fréchet distance in these features: `fid` for the FID Inception with its
+        name: Name in the protocol of a score.
+        score_name: Name of the Fréchet distance in these features: `fid` for the FID Inception with its
             published weights, `fd_<name>` for all others.
-        fingerprint: `"sha256:…"` of weights and preprocessing.
-        resize: How images reach the network's size, `"none"` if they do not.
-        normalisation: What becomes of a pixel `u` in 0 to 255.
-        independent_of_nac: Whether the features owe nothing to Neural Activation Coding.
+        fingerprint: Digest of weights and preprocessing, as `"sha256:…"`.
+        resize: Method that brings images to the network's size, `"none"` if they keep theirs.
+        normalization: Formula for a pixel `u` in 0 to 255.
+        independent_of_nac: True if the features owe nothing to Neural Activation Coding.
         feature_dim: Length of a feature vector.
+
+    Example:
+        >>> isinstance(nacgen.metrics.build_extractor("digits_classifier"), FeatureExtractor)
+        True
     """
 
     name: str
@@ -51,21 +58,21 @@ class FeatureExtractor(Protocol):
     feature_dim: int
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:
-        """Features of images, float32, on any device."""
+        """Compute float32 features of images, on any device."""
         ...
 
 
 class NetworkExtractor(ABC):
     """A frozen network as extractor: one device, evaluation mode, no gradients, plain float32.
 
-    Deliberately no module: `Accelerator.prepare` would wrap it in autocast.
+    It is deliberately no module: `Accelerator.prepare` would wrap it in autocast.
 
     Args:
-        network: Moved to the device and frozen; not to be trained on.
-        name: As in the protocol of a score.
-        score_name: Of the Fréchet distance in these features.
+        network: Network that is moved to the device and frozen.
+        name: Name in the protocol of a score.
+        score_name: Name of the Fréchet distance in these features.
         feature_dim: Length of a feature vector.
-        device: Where it runs.
+        device: Device that it runs on.
     """
 
     resize: str
@@ -89,16 +96,10 @@ class NetworkExtractor(ABC):
         self.device = torch.device(device)
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:
-        """Features of images.
-
-        Args:
-            images: 0 to 255, on any device.
-
-        Returns:
-            Float32 features, on the extractor's device.
+        """Compute float32 features of images, on the extractor's device.
 
         Raises:
-            DataError: The images are not uint8 `(b, 3, h, w)`, or of a size that does not fit.
+            DataError: If the images are not uint8 `(b, 3, h, w)`, or of a size that does not fit.
         """
         check_images(images)
         with torch.inference_mode(), plain_float32(self.device.type):
@@ -106,34 +107,23 @@ class NetworkExtractor(ABC):
 
     @abstractmethod
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of pixels in 0 to 255."""
+        """Compute features of pixels in 0 to 255."""
 
 
 def check_images(images: Tensor) -> None:
-    """Raise unless these are uint8 images `(b, 3, h, w)`.
-
-    Args:
-        images: What is to be scored.
-
-    Raises:
-        DataError: Another type or shape.
-    """
+    """Raise a `DataError` unless these are uint8 images `(b, 3, h, w)`."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise DataError(
             f"images to score must be uint8 (b, 3, h, w), got {images.dtype} "
-            f"{tuple(images.shape)}. nacgen.metrics.to_uint8 converts floats in [-1, 1]; colours "
+            f"{tuple(images.shape)}. nacgen.data.pixels.to_uint8 converts floats in [-1, 1]; colors "
             "come before height and width."
         )
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all float tensors, in the order of names.
+    """Compute the SHA-256 of names, types, shapes and bytes of all float tensors, as hexadecimal digits.
 
-    Args:
-        tensors: A state; counters in it do not matter to features and are passed over.
-
-    Returns:
-        Hexadecimal digest.
+    Counters among the tensors do not matter to features and are left out.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

@@ -1,20 +1,19 @@
-"""Extractors by name."""
+"""Extractors by name, and those on the project's own networks: image classifiers and NAC encoders."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from nacgen.errors import CheckpointError, ConfigurationError
-from nacgen.metrics.extractors.base import EXTRACTOR_NAMES, FeatureExtractor
-from nacgen.metrics.extractors.networks import (
-    DIGITS_CLASSIFIER,
-    DIGITS_FINGERPRINT,
-    ClassifierExtractor,
-    EncoderExtractor,
-)
+from nacgen.errors import CheckpointError, ConfigurationError, DataError
+from nacgen.metrics.extractors.base import FeatureExtractor, Features, NetworkExtractor
 from nacgen.models.classifier import ImageClassifier
 from nacgen.models.encoder import NACEncoder
+
+EXTRACTOR_NAMES = ("digits_classifier", "classifier", "inception", "dinov2", "nac_encoder")
+DIGITS_CLASSIFIER = "digits_classifier"
+DIGITS_FINGERPRINT = "sha256:c997a64152c7963c331d974e1e80d9bfcdf92b875b883e40914de4f1c464ba05"
 
 
 def build_extractor(
@@ -29,40 +28,58 @@ def build_extractor(
     Args:
         name: `"digits_classifier"` (embedded), `"classifier"` (one of your own), `"inception"` (the FID
             Inception), `"dinov2"` or `"nac_encoder"`.
-        weights: The folder or Hub id of a classifier or an encoder, or a file of the FID Inception's or DINOv2's
-            weights. Absent: the released folder, or torch's hub cache and then a download; `"classifier"`,
-            `"nac_encoder"` and `"dinov2"` need it.
-        resize: Of `"inception"`: `"pytorch_fid"` (when absent), `"tf1"` or `"clean"`.
-        device: Where it runs.
+        weights: Folder or Hub id of a classifier or an encoder, or file of the FID Inception's or DINOv2's
+            weights. By default the released folder, or torch's hub cache and then a download; `"classifier"`,
+            `"nac_encoder"` and `"dinov2"` have no default.
+        resize: Resize of `"inception"`: `"pytorch_fid"` (the default), `"tf1"` or `"clean"`.
+        device: Device that it runs on.
 
     Returns:
         The extractor.
 
     Raises:
-        ConfigurationError: The name or the resize is unknown, a resize is given to another extractor than
-            Inception, or weights are missing that must be given.
-        CheckpointNotFoundError: The weights are not there; the message says how to get them.
-        CheckpointError: The weights do not fit, are damaged, or are not those of the name.
+        ConfigurationError: If the name or the resize is unknown, if a resize is given to another extractor than
+            Inception, or if weights are missing that have no default.
+        CheckpointNotFoundError: If the weights are not there; the message says how to get them.
+        CheckpointError: If the weights do not fit, are damaged, or are not those of the name.
+
+    Example:
+        >>> extractor = build_extractor("digits_classifier")
+        >>> images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+        >>> extractor(images).pooled.shape
+        torch.Size([2, 64])
     """
-    if name not in EXTRACTORS:
+    if name not in EXTRACTOR_NAMES:
         raise ConfigurationError(
             f"extractor must be one of {', '.join(EXTRACTOR_NAMES)}, got {name!r}."
         )
+    if name == "inception":
+        from nacgen.metrics.extractors.inception import load_inception  # imports torchvision: slow
+
+        return load_inception(weights, device, resize or "pytorch_fid")
     if resize is not None:
-        if name != "inception":
+        raise ConfigurationError(
+            f"resize can be chosen for inception only, got {resize!r} for {name}. Leave it out."
+        )
+    if name == "dinov2":
+        from nacgen.metrics.extractors.dinov2 import load_dinov2
+
+        return load_dinov2(weights, device)
+    if name == "nac_encoder":
+        if weights is None:
             raise ConfigurationError(
-                f"resize can be chosen for inception only, got {resize!r} for {name}. Leave it out."
+                "the extractor nac_encoder needs the folder of an encoder, got no weights. Give one as weights, "
+                "for example checkpoints/digits-nac."
             )
-        return _inception(weights, device, resize)
-    return EXTRACTORS[name](weights, device)
-
-
-def _digits_classifier(
-    weights: str | Path | None, device: torch.device | str
-) -> ClassifierExtractor:
+        return EncoderExtractor(NACEncoder.from_pretrained(weights), device=device)
+    if name == "classifier" and weights is None:
+        raise ConfigurationError(
+            "the extractor classifier needs the folder of a classifier, got no weights. Train one with "
+            "recipes/train_classifier.py and give it as weights (--score.weights RUN/classifier)."
+        )
     folder = weights or "checkpoints/digits-classifier"
     extractor = ClassifierExtractor(ImageClassifier.from_pretrained(folder), device=device)
-    if extractor.name != DIGITS_CLASSIFIER:
+    if name == DIGITS_CLASSIFIER and extractor.name != DIGITS_CLASSIFIER:
         raise CheckpointError(
             f"the extractor {DIGITS_CLASSIFIER} has the released weights, {DIGITS_FINGERPRINT}, but {folder} "
             f"holds others, {extractor.fingerprint}. Use the extractor classifier for a classifier of your own."
@@ -70,44 +87,82 @@ def _digits_classifier(
     return extractor
 
 
-def _classifier(weights: str | Path | None, device: torch.device | str) -> ClassifierExtractor:
-    if weights is None:
-        raise ConfigurationError(
-            "the extractor classifier needs the folder of a classifier, got no weights. Train one with "
-            "recipes/train_classifier.py and give it as weights (--score.weights RUN/classifier)."
+class ClassifierExtractor(NetworkExtractor):
+    """Penultimate features and logits of an image classifier.
+
+    Scores are called `fd_digits_classifier` with the weights that are released under this name and with no
+    others; else `fd_<dataset>_classifier` after the dataset the classifier was trained on
+    (`fd_own_digits_classifier` for digits), or `fd_classifier` where it does not say. The fingerprint tells
+    classifiers of one name apart.
+
+    Args:
+        classifier: Classifier, which is frozen.
+        device: Device that it runs on.
+
+    Example:
+        >>> from nacgen.models.classifier import ImageClassifier
+        >>> ClassifierExtractor(ImageClassifier(dataset="cifar10")).score_name
+        'fd_cifar10_classifier'
+    """
+
+    resize = "none"
+    normalization = "u / 127.5 - 1"
+
+    def __init__(self, classifier: ImageClassifier, *, device: torch.device | str = "cpu") -> None:
+        name = "classifier" if classifier.dataset is None else f"{classifier.dataset}_classifier"
+        if name == DIGITS_CLASSIFIER:
+            name = f"own_{name}"
+        super().__init__(
+            classifier,
+            name=name,
+            score_name=f"fd_{name}",
+            feature_dim=classifier.feature_dim,
+            device=device,
         )
-    return ClassifierExtractor(ImageClassifier.from_pretrained(weights), device=device)
+        if self.fingerprint == DIGITS_FINGERPRINT:
+            self.name, self.score_name = DIGITS_CLASSIFIER, f"fd_{DIGITS_CLASSIFIER}"
+        self.classifier = classifier
+
+    def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
+        """Compute features of pixels in 0 to 255, of the classifier's own size."""
+        size = self.classifier.image_size
+        if pixels.shape[-2:] != (size, size):
+            raise DataError(
+                f"{self.name} looks at images of {size}x{size} px and does not resize, got "
+                f"{pixels.shape[-2]}x{pixels.shape[-1]}. Train a classifier on images of this size with "
+                "recipes/train_classifier.py, or use another extractor "
+                f"({', '.join(EXTRACTOR_NAMES)})."
+            )
+        features = self.classifier.features(pixels / 127.5 - 1)
+        return Features(features, self.classifier.head(features))
 
 
-def _nac_encoder(weights: str | Path | None, device: torch.device | str) -> EncoderExtractor:
-    if weights is None:
-        raise ConfigurationError(
-            "the extractor nac_encoder needs the folder of an encoder, got no weights. Give one as weights, "
-            "checkpoints/digits-nac say."
+class EncoderExtractor(NetworkExtractor):
+    """Features of a NAC encoder, which cannot show what Neural Activation Coding brings.
+
+    Args:
+        encoder: Encoder, which is frozen.
+        device: Device that it runs on.
+
+    Example:
+        >>> EncoderExtractor(nacgen.NACEncoder()).score_name
+        'fd_nac_encoder'
+    """
+
+    resize = "none"
+    normalization = "u / 127.5 - 1, then the encoder's own"
+    independent_of_nac = False
+
+    def __init__(self, encoder: NACEncoder, *, device: torch.device | str = "cpu") -> None:
+        super().__init__(
+            encoder,
+            name="nac_encoder",
+            score_name="fd_nac_encoder",
+            feature_dim=encoder.feature_dim,
+            device=device,
         )
-    return EncoderExtractor(NACEncoder.from_pretrained(weights), device=device)
+        self.encoder = encoder
 
-
-def _inception(
-    weights: str | Path | None, device: torch.device | str, resize: str = "pytorch_fid"
-) -> FeatureExtractor:
-    from nacgen.metrics.extractors.inception import (
-        load_inception,  # imports torchvision, which is slow
-    )
-
-    return load_inception(weights, device, resize)
-
-
-def _dinov2(weights: str | Path | None, device: torch.device | str) -> FeatureExtractor:
-    from nacgen.metrics.extractors.dinov2 import load_dinov2
-
-    return load_dinov2(weights, device)
-
-
-EXTRACTORS: dict[str, Callable[[str | Path | None, torch.device | str], FeatureExtractor]] = {
-    DIGITS_CLASSIFIER: _digits_classifier,
-    "classifier": _classifier,
-    "inception": _inception,
-    "dinov2": _dinov2,
-    "nac_encoder": _nac_encoder,
-}
+    def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
+        """Compute features of pixels in 0 to 255, of any size that the backbone takes."""
+        return Features(self.encoder.features(pixels / 127.5 - 1), None)

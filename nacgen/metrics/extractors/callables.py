@@ -1,4 +1,4 @@
-"""Any function of the user's as extractor."""
+"""Extractors on any function or module of the user's."""
 
 import hashlib
 import json
@@ -24,25 +24,30 @@ FeatureFunction = Callable[
 class CallableExtractor:
     """A function from uint8 images to features, or to features and class logits, as extractor.
 
-        extractor = CallableExtractor(vgg_features, name="vgg16", feature_dim=4096, version="torchvision 1")
-
-    A module is put into evaluation mode for each call and left as it was. Nothing can be told of a plain
-    function but what `version` says: change it whenever the function's values change.
+    A module is put into evaluation mode for each call and left as it was. A plain function cannot be looked
+    into: change its `version` whenever its values change.
 
     Args:
-        function: Uint8 `(b, 3, h, w)` to float `(b, d)`, or to `(b, d)` and `(b, k)`; each row must depend on its
-            image alone.
-        name: As in the protocol; the Fréchet distance is called `fd_<name>`.
+        function: Function from uint8 `(b, 3, h, w)` to float `(b, d)`, or to `(b, d)` and `(b, k)`; each row must
+            depend on its image alone.
+        name: Name in the protocol; the Fréchet distance is called `fd_<name>`.
         feature_dim: Length of a feature vector, `d`.
-        version: Goes into the fingerprint, beside the tensors of a module. A plain function needs it.
-        resize: What the function does to an image's size, for the record.
-        normalisation: What it makes of a pixel `u` in 0 to 255, for the record.
-        independent_of_nac: Whether the features owe nothing to Neural Activation Coding.
-        device: Where images are brought before the function sees them.
+        version: Text that enters the fingerprint, beside the tensors of a module. A plain function needs it.
+        resize: Description of the function's resize, for the record.
+        normalization: Formula that the function applies to a pixel `u` in 0 to 255, for the record.
+        independent_of_nac: True if the features owe nothing to Neural Activation Coding.
+        device: Device that images are moved to before the function sees them.
 
     Raises:
-        ConfigurationError: The name is no lower-case identifier or belongs to published weights, `feature_dim` is
-            below one, or a plain function has no version.
+        ConfigurationError: If the name is no lower-case identifier or belongs to published weights, if
+            `feature_dim` is below one, or if a plain function has no version.
+
+    Example:
+        >>> def mean_color(images):
+        ...     return images.float().mean(dim=(2, 3))
+        >>> extractor = CallableExtractor(mean_color, name="mean_color", feature_dim=3, version="1")
+        >>> extractor(torch.full((1, 3, 8, 8), 7, dtype=torch.uint8)).pooled
+        tensor([[7., 7., 7.]])
     """
 
     def __init__(
@@ -77,16 +82,10 @@ class CallableExtractor:
         self.fingerprint = f"sha256:{hashlib.sha256(record.encode()).hexdigest()}"
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:
-        """Features of images, in plain float32 and without gradients.
-
-        Args:
-            images: 0 to 255, on any device.
-
-        Returns:
-            What the function gave.
+        """Compute features of images, in plain float32 and without gradients.
 
         Raises:
-            DataError: The images are not uint8 `(b, 3, h, w)`, or the function's answer is not float
+            DataError: If the images are not uint8 `(b, 3, h, w)`, or the function's result is not float
                 `(b, feature_dim)`, with logits `(b, k)` or without.
         """
         check_images(images)
@@ -103,21 +102,21 @@ class CallableExtractor:
             for module in training:
                 module.training = True
         features, logits = answer if isinstance(answer, tuple) else (answer, None)
-        for which, part in (("features", features), ("logits", logits)):
-            is_right = part is None or (
-                isinstance(part, Tensor)
-                and part.is_floating_point()
-                and part.ndim == 2
-                and len(part) == len(images)
-                and (which == "logits" or part.shape[1] == self.feature_dim)
-            )
-            if not is_right:
-                width = self.feature_dim if which == "features" else "k"
-                got = (
-                    f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else repr(part)
-                )
-                raise DataError(
-                    f"{self.name} must give float {which} ({len(images)}, {width}) for {len(images)} images, got "
-                    f"{got}. Pool feature maps over their pixels and give one row an image."
-                )
-        return Features(features.float(), None if logits is None else logits.float())
+        self._check(features, "features", len(images), self.feature_dim)
+        if logits is None:
+            return Features(features.float(), None)
+        self._check(logits, "logits", len(images), "k")
+        return Features(features.float(), logits.float())
+
+    def _check(self, rows: object, kind: str, n: int, width: int | str) -> None:
+        if isinstance(rows, Tensor):
+            has_width = rows.ndim == 2 and width in ("k", rows.shape[1])
+            if rows.is_floating_point() and has_width and len(rows) == n:
+                return
+            rows = f"{rows.dtype} {tuple(rows.shape)}"
+        else:
+            rows = repr(rows)
+        raise DataError(
+            f"{self.name} must give float {kind} ({n}, {width}) for {n} images, got {rows}. Pool feature maps "
+            "over their pixels and give one row an image."
+        )

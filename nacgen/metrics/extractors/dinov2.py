@@ -1,7 +1,7 @@
-"""DINOv2 as extractor: features of photographs that agree with human judgement better than Inception's.
+"""DINOv2 as extractor: its features of photographs agree with human ratings better than Inception's.
 
 Source:
-    Oquab et al. 2023, arXiv:2304.07193 (the network); Stein et al. 2023, arXiv:2306.04675 (its use for scores).
+    Oquab et al. 2023, arXiv:2304.07193 (the network); Stein et al. 2023, arXiv:2306.04675 (its use in scores).
 """
 
 from importlib import import_module
@@ -30,10 +30,15 @@ class DINOv2Extractor(NetworkExtractor):
     """The class token of a DINOv2 vision transformer, after its last norm.
 
     Args:
-        network: Images `(b, 3, 224, 224)`, normalised, to features `(b, d)`.
-        name: As in the protocol of a score.
+        network: Network from normalized images `(b, 3, 224, 224)` to features `(b, d)`.
+        name: Name in the protocol of a score.
         feature_dim: Length of a feature vector.
-        device: Where it runs.
+        device: Device that it runs on.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.AvgPool2d(224), torch.nn.Flatten())
+        >>> DINOv2Extractor(network, name="tiny", feature_dim=3).score_name
+        'fd_tiny'
     """
 
     resize = "clean, 224 px"
@@ -56,7 +61,7 @@ class DINOv2Extractor(NetworkExtractor):
         )
 
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of pixels in 0 to 255, of any size."""
+        """Compute features of pixels in 0 to 255, of any size."""
         parts = []
         for part in pixels.split(MAX_BATCH):
             resized = resize_clean(part, SIZE) / 255
@@ -65,19 +70,21 @@ class DINOv2Extractor(NetworkExtractor):
 
 
 def load_dinov2(weights: str | Path | None, device: torch.device | str = "cpu") -> DINOv2Extractor:
-    """DINOv2 from a local file of its published weights, ViT-S/14, B/14 or L/14 without registers.
+    """Load DINOv2 from a local file of its published weights, ViT-S/14, B/14 or L/14 without registers.
+
+    The fingerprint tells weights apart, because the file's name is no proof.
 
     Args:
-        weights: `dinov2_vitl14_pretrain.pth` and the like, or the same tensors as `.safetensors`.
-        device: Where it runs.
+        weights: Path of `dinov2_vitl14_pretrain.pth` or the like, or of the same tensors as `.safetensors`.
+        device: Device that it runs on.
 
     Returns:
-        The extractor; its fingerprint tells weights apart, for the file's name says nothing sure.
+        The extractor.
 
     Raises:
-        ConfigurationError: No weights are given, or timm is not installed.
-        CheckpointNotFoundError: There is no such file.
-        CheckpointError: The file is damaged, or does not hold such a network.
+        ConfigurationError: If no weights are given, or timm is not installed.
+        CheckpointNotFoundError: If there is no such file.
+        CheckpointError: If the file is damaged, or does not hold such a network.
     """
     if weights is None:
         raise ConfigurationError(
@@ -86,7 +93,7 @@ def load_dinov2(weights: str | Path | None, device: torch.device | str = "cpu") 
         )
     state = read_foreign(weights)
     require_finite(state, str(weights))
-    state.pop("mask_token", None)  # of its pretraining
+    state.pop("mask_token", None)  # used in its pretraining only
     network, feature_dim = _build(state, str(weights))
     state["pos_embed"] = interpolate_positions(state["pos_embed"], SIZE // PATCH)
     try:
@@ -103,14 +110,14 @@ def load_dinov2(weights: str | Path | None, device: torch.device | str = "cpu") 
 def interpolate_positions(positions: Float[Tensor, "1 n d"], grid: int) -> Float[Tensor, "1 m d"]:
     """Bring position embeddings to another grid of patches, as the published code does it.
 
-    Bicubic without antialiasing, at a scale that is a tenth of a patch too large.
+    The interpolation is bicubic without antialiasing, at a scale that is a tenth of a patch too large.
 
     Args:
-        positions: That of the class token, then those of a square grid.
-        grid: Patches along each side.
+        positions: Embedding of the class token, then those of a square grid.
+        grid: Number of patches along each side.
 
     Returns:
-        As many as the grid has, and the class token's before them.
+        Embedding of the class token, then those of the new grid.
     """
     there = round((positions.shape[1] - 1) ** 0.5)
     if there == grid:

@@ -1,33 +1,28 @@
-"""The Inception network of the FID, in pytorch-fid's architecture, and where its weights come from.
+"""The Inception network of the FID, in pytorch-fid's architecture, and its published weights.
 
-The weights are published as a pickle. It is checked against its SHA-256, read once, and kept as
-safetensors from then on.
+The weights are published as a pickle. It is checked against its SHA-256, read once, and kept as safetensors from
+then on.
 
 Source:
     Heusel et al. 2017, arXiv:1706.08500, and https://github.com/mseitzer/pytorch-fid, Apache-2.0.
 """
 
 import hashlib
+import os
 import socket
-import tempfile
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from nacgen.errors import (
-    CheckpointError,
-    CheckpointNotFoundError,
-    ConfigurationError,
-    StorageError,
-)
+from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
 from nacgen.metrics.extractors.base import Features, NetworkExtractor, digest_tensors
 from nacgen.metrics.extractors.resize import RESIZES
+from nacgen.system.files import storage_errors, write_file
 from nacgen.system.tensor_file import TensorFile, read_tensor_file
 
 NAME = "pt_inception-2015-12-05-6726825d"
@@ -35,7 +30,7 @@ SHA256_PREFIX = "6726825d"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}.pth"
 CONNECTION_TIMEOUT_S = 10.0
 SIZE = 299  # pixels that the network looks at
-# At 299x299 px an image takes about 15 MB on its way; a processor's cache holds few.
+# At 299x299 px the activations of an image take about 15 MB; a processor's cache holds few.
 MAX_BATCH, MAX_BATCH_ON_CPU = 50, 16
 
 
@@ -46,13 +41,18 @@ class InceptionExtractor(NetworkExtractor):
     `fid` is pytorch-fid's, `fid_tf1` that of the original code and of torch-fidelity, `fid_clean` clean-fid's.
 
     Args:
-        network: What `build_inception` gives, with weights; it is taken over and changed.
-        is_published: Whether these are the published weights; only their scores are called `fid`.
-        resize: How images reach 299x299 px, a name in `RESIZES`.
-        device: Where it runs.
+        network: Network of `build_inception`, with weights; the extractor changes it.
+        is_published: True for the published weights; only their scores are called `fid`.
+        resize: Method that brings images to 299x299 px, a name in `RESIZES`.
+        device: Device that it runs on.
 
     Raises:
-        ConfigurationError: The resize is unknown.
+        ConfigurationError: If the resize is unknown.
+
+    Example:
+        >>> network = build_inception()  # random weights
+        >>> InceptionExtractor(network, is_published=False, resize="tf1").score_name
+        'fd_inception_tf1'
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class InceptionExtractor(NetworkExtractor):
         network.to(memory_format=torch.channels_last)
 
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
-        """Features of pixels in 0 to 255, of any size."""
+        """Compute features of pixels in 0 to 255, of any size."""
         apply, normalize, _ = RESIZES[self.resize]
         parts = []
         for part in pixels.split(MAX_BATCH_ON_CPU if pixels.device.type == "cpu" else MAX_BATCH):
@@ -95,21 +95,21 @@ def load_inception(
     device: torch.device | str = "cpu",
     resize: str = "pytorch_fid",
 ) -> InceptionExtractor:
-    """The FID Inception with its published weights: from a path, torch's hub cache, or a download.
+    """Load the FID Inception with its published weights: from a path, torch's hub cache, or a download.
 
     Args:
-        weights: The published `.pth`, or the `.safetensors` that was made from it here.
-        device: Where it runs.
+        weights: Path of the published `.pth`, or of the `.safetensors` that was made from it here.
+        device: Device that it runs on.
         resize: As in `InceptionExtractor`.
 
     Returns:
         The extractor, whose scores are called `fid`.
 
     Raises:
-        ConfigurationError: The resize is unknown.
-        CheckpointNotFoundError: The weights are nowhere; the message names the remedies.
-        CheckpointError: The file does not hold the published weights.
-        StorageError: torch's hub cache cannot be written.
+        ConfigurationError: If the resize is unknown.
+        CheckpointNotFoundError: If the weights are nowhere; the message names the remedies.
+        CheckpointError: If the file does not hold the published weights.
+        StorageError: If torch's hub cache cannot be written.
     """
     with torch.device("meta"):
         network = build_inception()
@@ -122,10 +122,10 @@ def load_inception(
 
 
 def build_inception() -> nn.Module:
-    """The architecture: torchvision's Inception with pytorch-fid's blocks, without weights.
+    """Build torchvision's Inception with pytorch-fid's blocks, with random weights.
 
     Returns:
-        Images `(b, 3, 299, 299)` in [-1, 1] to logits `(b, 1008)`.
+        Network from images `(b, 3, 299, 299)` in [-1, 1] to logits `(b, 1008)`.
     """
     from pytorch_fid import inception as fid
     from torchvision.models import inception as vision
@@ -149,7 +149,7 @@ def build_inception() -> nn.Module:
 
 
 def _fold_batch_norm(network: nn.Module) -> None:
-    """Put every BatchNorm into the convolution before it, in float64: the same function, one pass less."""
+    """Fold every BatchNorm into the convolution before it, in float64: the same function, one pass less."""
     for block in network.modules():
         convolution, norm = getattr(block, "conv", None), getattr(block, "bn", None)
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -194,7 +194,7 @@ def _download(path: Path) -> None:
 
 
 def _convert(path: Path, target: Path) -> None:
-    """Turn the published pickle into safetensors; nothing else is ever unpickled."""
+    """Turn the published pickle into safetensors; no other file is ever unpickled here."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(SHA256_PREFIX):
@@ -205,16 +205,12 @@ def _convert(path: Path, target: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     tensors = {k: v.contiguous() for k, v in state.items() if v.is_floating_point()}
     origin = {"source_sha256": digest, "tensors_sha256": digest_tensors(tensors)}
-    try:
+    own = target.with_name(f".{target.name}.{os.getpid()}")  # other processes may write it, too
+    advice = "Make room there, or set TORCH_HOME to another folder."
+    with storage_errors(f"the FID Inception's weights {target}", advice):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=target.parent) as room:
-            save_file(tensors, Path(room) / target.name, metadata=origin)
-            (Path(room) / target.name).replace(target)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"{target.parent} must be writable to keep the FID Inception's weights, got {error}. "
-            "Make room there, or set TORCH_HOME to another folder."
-        ) from error
+        write_file(own, save(tensors, metadata=origin))
+        own.replace(target)
 
 
 def _check_origin(path: Path, file: TensorFile) -> None:

@@ -1,4 +1,4 @@
-"""How images reach the size of a feature network: three conventions that give three different scores.
+"""Three ways to bring images to the size of a feature network, which give three different scores.
 
 Source:
     pytorch-fid 0.3.0 (`pytorch_fid`); TensorFlow 1's ResizeBilinear, in which Heusel et al. 2017,
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Resize(NamedTuple):
-    """A convention: pixels in 0 to 255 and a size to pixels of that size, and what becomes of these."""
+    """A convention: resize of pixels in 0 to 255, normalization after it, and the formula of the latter."""
 
     apply: Callable[[Float[Tensor, "b 3 h w"], int], Float[Tensor, "b 3 s s"]]
     normalize: Callable[[Float[Tensor, "b 3 s s"]], Float[Tensor, "b 3 s s"]]
@@ -24,27 +24,14 @@ class Resize(NamedTuple):
 
 
 def resize_bilinear(pixels: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
-    """Bilinear with half-pixel centres, without antialiasing: `[0, 100]` becomes `[0, 25, 75, 100]`.
-
-    Args:
-        pixels: Any range.
-        size: Height and width to reach.
-
-    Returns:
-        Pixels of the same range.
-    """
+    """Resize bilinearly with half-pixel centers, without antialiasing: `[0, 100]` becomes `[0, 25, 75, 100]`."""
     return F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False)
 
 
 def resize_tf1(pixels: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
-    """Bilinear on TensorFlow 1's grid, output `i` at input `i * h / size`: `[0, 100]` becomes `[0, 50, 100, 100]`.
+    """Resize bilinearly on TensorFlow 1's grid, with output `i` at input `i * h / size`.
 
-    Args:
-        pixels: Any range.
-        size: Height and width to reach.
-
-    Returns:
-        Pixels of the same range.
+    `[0, 100]` becomes `[0, 50, 100, 100]`.
     """
     rows, columns = pixels.shape[-2:]
     near, far, weight = _tf1_grid(columns, size, pixels.device)
@@ -56,15 +43,7 @@ def resize_tf1(pixels: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b 
 
 
 def resize_clean(pixels: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
-    """Bicubic with antialiasing as Pillow does it on float channels, clipped and not rounded.
-
-    Args:
-        pixels: In 0 to 255.
-        size: Height and width to reach.
-
-    Returns:
-        Pixels in 0 to 255.
-    """
+    """Resize pixels in 0 to 255 as Pillow does on float channels: bicubic, antialiased, clipped, not rounded."""
     resized = F.interpolate(
         pixels, (size, size), mode="bicubic", align_corners=False, antialias=True
     )
@@ -72,7 +51,7 @@ def resize_clean(pixels: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "
 
 
 def _tf1_grid(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Both neighbours of every output position along one axis, and the weight of the second."""
+    """Find both neighbors of every output position along one axis, and the weight of the second."""
     positions = torch.arange(size, device=device) * torch.tensor(length / size, device=device)
     near = positions.floor().long()
     return near, (near + 1).clamp(max=length - 1), positions - near

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError, DataError
 from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.extractors.build import build_extractor
-from nacgen.metrics.extractors.networks import ClassifierExtractor
+from nacgen.metrics.extractors.build import ClassifierExtractor, build_extractor
 from nacgen.models.classifier import ImageClassifier
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.precision import plain_float32

@@ -1,0 +1,104 @@
+"""Options and presets of scoring images; importing them does not import torch."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import tyro
+
+from nacgen.errors import ConfigurationError
+from nacgen.metrics.result import MetricName
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractorConfig:
+    """Options of the features that images are compared by, and of reading images."""
+
+    preset: str = "fid"
+    """Named settings to start from."""
+    config: str | None = None
+    """YAML file whose values replace the preset's."""
+    extractor: str | None = None
+    """inception, digits_classifier, classifier, dinov2 or nac_encoder. None: digits_classifier for the digits,
+    else inception, whose scores alone are called FID."""
+    weights: str | None = None
+    """File of Inception's or DINOv2's weights, folder of a classifier or encoder. None: Inception's from torch's
+    hub cache or by download."""
+    resize: Literal["pytorch_fid", "tf1", "clean"] | None = None
+    """Method that brings images to Inception's size. None: pytorch_fid."""
+    data_dir: str | None = None
+    """Folder of the files of datasets."""
+    image_size: int | None = None
+    """Height and width in pixels that files and datasets are brought to. None: they stay as they are."""
+    batch_size: int = 100
+    """Images that each process holds at a time; scores do not depend on it."""
+    num_samples: int | None = None
+    """Images that a run's generator or decoder makes. None: as many as the run itself is scored on."""
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if self.batch_size < 1:
+            raise ConfigurationError(
+                f"batch_size must be above 0, got {self.batch_size}. Change --batch-size."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ExtractorConfig):
+    """Options of scoring."""
+
+    reference: tyro.conf.Positional[str] = "digits/train"
+    """Images that others are compared with."""
+    generated: tyro.conf.Positional[str] = "digits/test"
+    """Images to score."""
+    metrics: tuple[str, ...] = ("fid",)
+    """One or more of fid, is, kid, kid_exact, prdc, fid_infinity and memorization."""
+    training_images: str | None = None
+    """Images the generator was trained on, for memorization; REFERENCE then holds images it was not trained on."""
+    foreign_images: int | None = None
+    """Number of images behind statistics that pytorch-fid wrote, which do not say it."""
+    json: bool = False
+    """Print scores and their whole protocol as one JSON object."""
+
+    def __post_init__(self) -> None:
+        """Split words at commas, and check them."""
+        super().__post_init__()
+        names = tuple(name for word in self.metrics for name in word.split(","))
+        object.__setattr__(self, "metrics", names)
+        known = get_args(MetricName)
+        if unknown := [name for name in names if name not in known]:
+            raise ConfigurationError(
+                f"metrics must be among {', '.join(known)}, got {', '.join(map(repr, unknown))}. Give "
+                "REFERENCE and GENERATED before --metrics, which takes all words after it."
+            )
+        if ("memorization" in names) != (self.training_images is not None):
+            raise ConfigurationError(
+                f"memorization and training images go together, got metrics {' '.join(names)} and training images "
+                f"{self.training_images}. Give --training-images with --metrics memorization, and with no other."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsConfig(ExtractorConfig):
+    """Options of writing reference statistics."""
+
+    reference: tyro.conf.Positional[str] = "digits/train"
+    """Images that others will be compared with."""
+    output: tyro.conf.Positional[str] = "reference.npz"
+    """The file to write, .npz; pytorch-fid reads it, too."""
+    keep_features: bool = False
+    """Keep the features as well, which kid, prdc, fid_infinity and memorization need."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfcheckConfig:
+    """No options."""
+
+    preset: str = "all"
+    config: str | None = None
+
+
+PRESETS = {
+    "fid": EvaluateConfig(),
+    # Everything that is read off one pass over the images.
+    "all": EvaluateConfig(metrics=("fid", "is", "kid", "prdc")),
+}
