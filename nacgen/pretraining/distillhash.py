@@ -25,7 +25,7 @@ from nacgen.functional.distillhash import (
     quantization_loss,
 )
 from nacgen.models.encoder import NACEncoder
-from nacgen.probes.features import extract, share_buffers
+from nacgen.probes.features import broadcast_buffers, extract
 from nacgen.system.processes import gather_rows
 from nacgen.training.update import descend
 
@@ -116,7 +116,7 @@ class DistillHashUpdate:
         """
         if batch.images_seen - batch.global_size < self.distill_at <= batch.images_seen:
             self.encoder.eval()
-            share_buffers(self.encoder)
+            broadcast_buffers(self.encoder)
             outputs = extract(
                 lambda x: torch.tanh(self.encoder.code_logits(x).float()),
                 self.images,

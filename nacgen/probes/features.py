@@ -1,4 +1,4 @@
-"""What a network says of many images: batched on its device, shared out over processes."""
+"""Rows that a network computes for many images: in batches, on its device, divided over the processes."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
-from nacgen.system.processes import gather_parts
+from nacgen.system.processes import gather_rows
 
 
 def extract(
@@ -20,51 +20,54 @@ def extract(
 ) -> Shaped[Tensor, "n ..."]:
     """Apply a function to all images of a dataset, without gradient.
 
-    With several processes each one computes a contiguous part and all of them get the whole.
+    With several processes each one computes a contiguous part, and all of them get the whole.
 
     Args:
-        function: From float images `(b, 3, h, w)` in [-1, 1] to one row an image: `encoder.features`,
-            `encoder.codes`, any other module or its method, in evaluation mode, or a function of one.
-        dataset: Images.
-        device: Where the function computes.
-        batch_size: Images in one call.
+        function: Takes float images `(b, 3, h, w)` in [-1, 1] and returns one row for each:
+            `encoder.features`, `encoder.codes`, any module in evaluation mode, or a function.
+        dataset: Images to apply the function to.
+        device: Device that the function computes on.
+        batch_size: Number of images in one call.
 
     Returns:
         The rows in the order of the images, on the CPU.
 
     Raises:
-        ValueError: The function does not give one row an image, or its module is in training mode.
+        ValueError: If the function does not return one row for each image, or its module is in training mode.
+
+    Example:
+        >>> from nacgen.data.datasets import load_dataset
+        >>> extract(lambda images: images.mean((2, 3)), load_dataset("digits", "test")).shape
+        torch.Size([355, 3])
     """
     require_eval(function)
-    several = _are_several()
-    world, rank = (dist.get_world_size(), dist.get_rank()) if several else (1, 0)
-    processes = -(-len(dataset) // world)
+    world, rank = (dist.get_world_size(), dist.get_rank()) if _are_several() else (1, 0)
+    size = -(-len(dataset) // world)
     # The last processes repeat the last image, so that all give equally many rows.
-    own = torch.arange(rank * processes, (rank + 1) * processes).clamp_max(len(dataset) - 1)
+    own = torch.arange(rank * size, (rank + 1) * size).clamp_max(len(dataset) - 1)
     parts = []
     with torch.no_grad():
         for indices in own.split(batch_size):
             rows = function(to_float(dataset.read(indices).to(device)))
             if len(rows) != len(indices):
                 raise ValueError(
-                    f"the function must give one row an image, got {tuple(rows.shape)} for {len(indices)} "
-                    "images. Pool over pixels first."
+                    f"the function must return one row for each image, got {tuple(rows.shape)} for "
+                    f"{len(indices)} images. Pool over pixels first."
                 )
             parts.append(rows)
-        rows = torch.cat(parts)
-        if several:
-            rows = torch.cat(gather_parts(rows))[: len(dataset)]
-    return rows.cpu()
+        return gather_rows(torch.cat(parts))[: len(dataset)].cpu()
 
 
 def require_eval(function: Callable[..., object]) -> None:
-    """Raise if a module, or the one that a method belongs to, is in training mode.
+    """Raise if a module, or the module that a method belongs to, is in training mode.
+
+    In training mode the output for one image depends on the other images of the batch.
 
     Args:
         function: A module, a method of one (`encoder.code_logits`) or any function.
 
     Raises:
-        ValueError: It is in training mode, where what it says of an image depends on the others.
+        ValueError: If the module is in training mode.
     """
     module = getattr(function, "__self__", function)
     if isinstance(module, nn.Module) and module.training:
@@ -74,14 +77,14 @@ def require_eval(function: Callable[..., object]) -> None:
         )
 
 
-def share_buffers(module: nn.Module) -> None:
-    """Give every process the buffers of the first one.
+def broadcast_buffers(module: nn.Module) -> None:
+    """Copy the buffers of the first process to all others.
 
-    On CPUs each process keeps BatchNorm's statistics of its own share of the batches, so that without this the
+    On CPUs each process keeps BatchNorm statistics of its own part of the batches. Without this step the
     processes would measure different networks.
 
     Args:
-        module: The same on every process but for its buffers.
+        module: A module that differs between processes in its buffers only.
     """
     if _are_several():
         for buffer in module.buffers():

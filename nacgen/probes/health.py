@@ -1,7 +1,6 @@
-"""Health of an activation code: are its bits used, independent, sure of themselves and stable?
+"""Health of an activation code: use, independence, confidence and stability of its bits.
 
-Cheap enough to be looked at during training, and plain about a collapse: every figure that means one becomes a
-warning.
+Cheap enough to be computed during training. Every figure that means a collapse becomes a warning.
 """
 
 import math
@@ -21,19 +20,19 @@ SCALES = tuple(2 ** (i / 4) for i in range(-16, 17))  # of the posterior logits,
 NARROW_MARGIN = 0.1  # of a logit: tanh is linear there, and the code all but undecided
 NUM_WORST = 5
 COPIES = 0.99  # correlation, of either sign, from which two bits are one
-ALIKE = 0.9  # of another image's flips: views that flip as many say nothing
+ALIKE = 0.9  # of the bits that two images differ in: views that differ in as many say nothing
 
 
 @dataclass(frozen=True)
 class CodeInformation:
-    """The bound beside its two ceilings, in nats.
+    """The NAC bound beside its two ceilings, in nats.
 
     Args:
-        nac_bound: Lower bound on I(X; received code), hard codes.
-        batch_ceiling: `log m`, the most that `m` codes can show.
-        channel_ceiling: `k * capacity`, the most that the channel lets through.
-        posterior_scale: Factor on the posterior logits, the geometric mean of the two halves' of the images.
-        bit_agreement: Share of bits that are equal in two views of an image.
+        nac_bound: Lower bound on I(X; received code), for hard codes.
+        batch_ceiling: `log m`, the largest bound that `m` codes can show.
+        channel_ceiling: `k * capacity`, the largest information that the channel lets through.
+        posterior_scale: Factor on the posterior logits, the geometric mean over the two halves of the images.
+        bit_agreement: Fraction of bits that are equal in two views of an image.
     """
 
     nac_bound: float
@@ -45,28 +44,28 @@ class CodeInformation:
 
 @dataclass(frozen=True)
 class CodeHealth:
-    """The state of an encoder's code on two views of some images; nats where it is information.
+    """Statistics of an encoder's code on two views of some images; entropies are in nats.
 
     Args:
-        imbalance: Mean over bits of `|share of +1 - 1/2|`, 0 to 0.5.
-        worst_bits: The most unbalanced bits, as (bit, share of +1).
-        constant_bits: Bits that never change.
+        imbalance: Mean over bits of `|frequency of +1 - 1/2|`, 0 to 0.5.
+        worst_bits: The most unbalanced bits, as (bit, frequency of +1).
+        constant_bits: Number of bits that never change.
         mean_correlation: Mean `|correlation|` of two bits, None with fewer than two that change. Independent
             bits show about `0.8 / sqrt(rows)`.
-        max_correlation: The largest of them.
-        copied_bits: Bits equal or opposite to an earlier one, up to 1 % of correlation.
-        bit_entropy: Sum of the bits' entropies, an upper bound on the code's.
+        max_correlation: Largest `|correlation|` of two bits.
+        copied_bits: Number of bits equal or opposite to an earlier one, up to 1 % of correlation.
+        bit_entropy: Sum of the bits' entropies, an upper bound on the entropy of the code.
         code_entropy: Entropy of the codes seen, at most `log rows`.
-        distinct_codes: Different codes among the first views.
-        effective_codes: `1 / sum p^2` of their shares, at most the number of images.
+        distinct_codes: Number of different codes of the first views.
+        effective_codes: `1 / sum p^2` of the codes' frequencies, at most the number of images.
         mean_margin: Mean `|code logit|`.
-        narrow_share: Share of bits with a margin below 0.1.
-        view_flip_rate: Share of bits that differ in two views of an image.
-        image_flip_rate: Share that differ in two rows drawn at random, at most a half.
-        calibration_error: Of the posterior as it is, see `calibration_error`.
+        narrow_share: Fraction of code logits with a margin below 0.1.
+        view_flip_rate: Fraction of bits that differ between two views of an image.
+        image_flip_rate: Fraction of bits that differ between two random rows, at most a half.
+        calibration_error: Calibration error of the posterior, without the fitted factor.
         feature_rank: RankMe of the features, their effective number of dimensions; None without features.
-        information: The bound beside its ceilings.
-        warnings: What is wrong, plainly; empty for a healthy code.
+        information: The NAC bound beside its ceilings.
+        warnings: Faults of the code in words; empty for a healthy code.
         protocol: Everything that changes the figures.
     """
 
@@ -91,10 +90,10 @@ class CodeHealth:
     protocol: dict[str, Any]
 
     def __str__(self) -> str:
-        """A few lines for a terminal."""
+        """Return a few lines for a terminal."""
         info, made_of = self.information, self.protocol
         correlation = (
-            "none to measure"
+            "undefined"
             if self.mean_correlation is None
             else f"{self.mean_correlation:.3f} (largest {self.max_correlation:.2f})"
         )
@@ -121,24 +120,30 @@ def code_health(
     *,
     features: Float[Tensor, "n d"] | None = None,
 ) -> CodeHealth:
-    """Examine a code.
+    """Compute the statistics of an activation code, and warnings.
 
-    The bound is that of hard codes, for which the posterior's confidence was not trained: the posterior logits of
-    each half of the images are first multiplied by a factor fitted on the other half.
+    The bound is that of hard codes, which the posterior's confidence was not trained for. Therefore the
+    posterior logits of each half of the images are first multiplied by a factor fitted on the other half.
 
     Args:
-        code_logits: Of two views of the same images: all first views, then all second ones.
-        posterior_logits: Row `i` is predicted from the *other* view of code row `i`'s image, as `nac_bound` wants
-            it.
-        flip_probability: Of the channel, in (0, 1/2).
-        features: Of any images, for their rank.
+        code_logits: Code logits of two views of the same images: all first views, then all second ones.
+        posterior_logits: Row `i` is predicted from the *other* view of code row `i`'s image, as in
+            `nac_bound`.
+        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
+        features: Features of any images, for their rank.
 
     Returns:
-        Figures and warnings.
+        The statistics.
 
     Raises:
-        ValueError: Anything is not finite, the rows are no pairs of views of two images or more, shapes
-            differ, or the probability lies outside (0, 1/2).
+        ValueError: If a value is not finite, shapes differ, the rows are no pairs of views of two images or
+            more, or the probability is out of range.
+
+    Example:
+        >>> logits = torch.randn(100, 16).repeat(2, 1)  # views that agree in every bit
+        >>> health = code_health(logits, 3 * logits, flip_probability=0.1)
+        >>> health.distinct_codes, health.view_flip_rate, health.warnings
+        (100, 0.0, ())
     """
     for name, values in (
         ("code_logits", code_logits),
@@ -161,27 +166,29 @@ def code_health(
             f"code_logits must hold two views of two images or more, got {num_rows} rows. Give all first "
             "views, then all second ones."
         )
+    # Bound, with the posterior's confidence fitted on the other images.
     codes = code_logits >= 0
     scales = _fit_scales(posterior_logits, codes, flip_probability)
     bound = nac_bound(code_logits, scales * posterior_logits, flip_probability).mean()
+    # Bits and codes.
     view_1, view_2 = codes.chunk(2)
     flips = float((view_1 != view_2).double().mean())
-    processes = codes.double().mean(0)
-    worst = (processes - 0.5).abs().argsort(descending=True, stable=True)[:NUM_WORST]
+    frequency = codes.double().mean(0)  # of +1
+    worst = (frequency - 0.5).abs().argsort(descending=True, stable=True)[:NUM_WORST]
     correlation = bit_correlation(codes)  # upper triangle of the bits that change
     pairs = max(1, correlation.shape[0] * (correlation.shape[0] - 1) // 2)
     has_pairs = correlation.shape[0] > 1
     images, rows = count_patterns(view_1), count_patterns(codes)
     margin = code_logits.abs()
     figures: dict[str, Any] = {
-        "imbalance": float((processes - 0.5).abs().mean()),
-        "worst_bits": tuple((int(bit), float(processes[bit])) for bit in worst),
-        "constant_bits": int(((processes == 0) | (processes == 1)).sum()),
+        "imbalance": float((frequency - 0.5).abs().mean()),
+        "worst_bits": tuple((int(bit), float(frequency[bit])) for bit in worst),
+        "constant_bits": int(((frequency == 0) | (frequency == 1)).sum()),
         "mean_correlation": float(correlation.sum()) / pairs if has_pairs else None,
         "max_correlation": float(correlation.max()) if has_pairs else None,
         "copied_bits": int((correlation >= COPIES).any(0).sum()),
         "bit_entropy": float(
-            (torch.special.entr(processes) + torch.special.entr(1 - processes)).sum()
+            (torch.special.entr(frequency) + torch.special.entr(1 - frequency)).sum()
         ),
         "code_entropy": rows.entropy,
         "distinct_codes": images.distinct,
@@ -189,7 +196,7 @@ def code_health(
         "mean_margin": float(margin.double().mean()),
         "narrow_share": float((margin < NARROW_MARGIN).double().mean()),
         "view_flip_rate": flips,
-        "image_flip_rate": float((2 * processes * (1 - processes)).mean()),
+        "image_flip_rate": float((2 * frequency * (1 - frequency)).mean()),
         "calibration_error": calibration_error(posterior_logits, codes, flip_probability),
         "feature_rank": None if features is None else rank_me(features),
         "information": CodeInformation(
@@ -214,7 +221,7 @@ def code_health(
 
 
 def _fit_scales(posterior_logits: Tensor, codes: Tensor, flip_probability: float) -> Tensor:
-    """A factor on each row's logits, (m, 1), the likeliest for the other half of the images."""
+    """Return a factor on each row's logits, (m, 1), the likeliest for the other half of the images."""
     received = torch.where(codes, 1 - flip_probability, flip_probability)
     image = torch.arange(len(codes), device=codes.device) % (len(codes) // 2)
     scales = torch.ones_like(posterior_logits[:, :1])
@@ -225,7 +232,7 @@ def _fit_scales(posterior_logits: Tensor, codes: Tensor, flip_probability: float
 
 
 def _likeliest_scale(logits: Tensor, received: Tensor) -> float:
-    """The first of `SCALES` at which the log-likelihood, concave in the factor, falls again."""
+    """Return the first of `SCALES` at which the log-likelihood, concave in the factor, falls."""
 
     def fall(scale: float) -> float:
         return float(((torch.sigmoid(scale * logits) - received) * logits).sum())
@@ -234,7 +241,7 @@ def _likeliest_scale(logits: Tensor, received: Tensor) -> float:
 
 
 def _warnings(figures: dict[str, Any]) -> list[str]:
-    """What a reader must not miss."""
+    """Describe in words what is wrong with a code."""
     code_dim, num_images = (figures["protocol"][key] for key in ("code_dim", "num_images"))
     information, rank = figures["information"], figures["feature_rank"]
     found = []
@@ -254,7 +261,7 @@ def _warnings(figures: dict[str, Any]) -> list[str]:
     if figures["view_flip_rate"] > ALIKE * figures["image_flip_rate"]:
         found.append(
             f"two views of an image differ in {figures['view_flip_rate']:.1%} of bits, two images in "
-            f"{figures['image_flip_rate']:.1%}: the code does not know images again"
+            f"{figures['image_flip_rate']:.1%}: the code does not recognize the same image"
         )
     if information.nac_bound <= 0:
         found.append(

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of frozen features: nothing is trained.
+"""Weighted k-nearest-neighbor classification of frozen features: nothing is trained.
 
 Source:
     Wu et al. 2018, arXiv:1805.01978, section 3.4.
@@ -6,75 +6,65 @@ Source:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from einops import rearrange
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from nacgen.functional.contrastive import directions
-from nacgen.probes.labeled import check_features, check_labels, check_lengths, top_accuracies
+from nacgen.probes.labeled import Accuracies, Labels, check_labeled, top_accuracies
 
 CHUNK = 1000  # test images whose similarities are held at once
 
 
-@dataclass(frozen=True)
-class KNNResult:
-    """What a vote of the nearest training images does.
+@dataclass(frozen=True, kw_only=True)
+class KNNResult(Accuracies):
+    """Accuracies of a vote of the nearest training images.
 
     Args:
-        top_1: Share of test images classified correctly, 0 to 1.
-        top_5: Share whose class is among the five with most votes; None with five classes or fewer.
-        num_neighbors: Training images that vote on each test image.
-        protocol: All settings that change the figures.
+        num_neighbors: Number of training images that vote on each test image.
     """
 
-    top_1: float
-    top_5: float | None
     num_neighbors: int
-    protocol: dict[str, Any]
 
 
 def knn_probe(
     train_features: Float[Tensor, "n d"],
-    train_labels: Shaped[Tensor, "..."] | None,
+    train_labels: Labels,
     test_features: Float[Tensor, "m d"],
-    test_labels: Shaped[Tensor, "..."] | None,
+    test_labels: Labels,
     num_neighbors: Sequence[int] = (20, 200),
     temperature: float | None = 0.07,
 ) -> tuple[KNNResult, ...]:
     """Classify test images by the votes of the training images nearest to them in angle.
 
-    A neighbour at cosine similarity `s` has `exp(s / temperature)` votes for its class. Among classes with
+    A neighbor at cosine similarity `s` has `exp(s / temperature)` votes for its class. Among classes with
     equal votes the lowest is taken.
 
     Args:
         train_features: Any finite numbers; only directions count.
         train_labels: Classes from 0, as a dataset holds them.
-        test_features: From the same encoder.
+        test_features: Features from the same encoder.
         test_labels: Classes from 0.
-        num_neighbors: How many vote, each at most the training images; 20 and 200 are usual.
-        temperature: Above zero; None gives every neighbour one vote.
+        num_neighbors: Numbers of voters, each at most the number of training images.
+        temperature: Temperature of the votes, above zero; None gives every neighbor one vote.
 
     Returns:
         One result for each of `num_neighbors`.
 
     Raises:
-        DataError: Labels are missing or several an image; a test class has no training images.
-        ValueError: Features are not finite or do not fit; a number of neighbours or the temperature is
-            out of range.
+        DataError: If labels are missing or several for one image, or a test class has no training images.
+        ValueError: If features are not finite or do not fit, or a number is out of range.
+
+    Example:
+        >>> features, labels = torch.tensor([[1.0, 0.1], [0.9, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])
+        >>> (result,) = knn_probe(features, labels, features, labels, num_neighbors=[1])
+        >>> result.top_1
+        1.0
     """
-    check_features("train_features", train_features)
-    check_features("test_features", test_features)
-    train_labels, test_labels, num_classes = check_labels(train_labels, test_labels)
-    check_lengths("the training split", train_features, train_labels)
-    check_lengths("the test split", test_features, test_labels)
-    if train_features.shape[1] != test_features.shape[1]:
-        raise ValueError(
-            f"train_features and test_features must have one width, got {train_features.shape[1]} and "
-            f"{test_features.shape[1]}. Take both from one encoder."
-        )
+    train_labels, test_labels, num_classes = check_labeled(
+        train_features, train_labels, test_features, test_labels
+    )
     for k in num_neighbors:
         if not 1 <= k <= len(train_features):
             raise ValueError(
@@ -87,7 +77,10 @@ def knn_probe(
             f"{tuple(num_neighbors)} and {temperature}. The usual are (20, 200) and 0.07."
         )
     keys = directions(train_features)
-    nearest = [_nearest(chunk, keys, max(num_neighbors)) for chunk in test_features.split(CHUNK)]
+    nearest = [
+        (directions(chunk) @ keys.T).topk(max(num_neighbors), dim=1)  # (b, d), (n, d) -> (b, k)
+        for chunk in test_features.split(CHUNK)
+    ]
     similarity, index = (torch.cat(parts) for parts in zip(*nearest, strict=True))
     voted = train_labels.to(index.device)[index]  # (m, k)
     results = []
@@ -102,27 +95,16 @@ def knn_probe(
             "num_test": len(test_labels),
             "num_classes": num_classes,
         }
-        results.append(KNNResult(top_1, top_5, k, protocol))
+        results.append(KNNResult(top_1=top_1, top_5=top_5, num_neighbors=k, protocol=protocol))
     return tuple(results)
-
-
-def _nearest(
-    queries: Float[Tensor, "b d"], keys: Float[Tensor, "n d"], k: int
-) -> tuple[Float[Tensor, "b k"], Int64[Tensor, "b k"]]:
-    """Cosine similarity and index of the `k` nearest keys, nearest first."""
-    similarity = directions(queries) @ keys.T  # (b, d), (n, d) -> (b, n)
-    nearest = similarity.topk(k, dim=1)
-    return nearest.values, nearest.indices
 
 
 def _votes(
     similarity: Tensor, voted: Tensor, num_classes: int, temperature: float | None
 ) -> Float[Tensor, "m classes"]:
-    """Votes for each class from the classes of the neighbours, (m, k) -> (m, classes)."""
+    """Sum the votes for each class, (m, k) -> (m, classes)."""
     if temperature is None:
         weights = torch.ones_like(similarity, dtype=torch.float64)
-    else:  # relative to the nearest neighbour, so that no vote overflows
-        nearest = rearrange(similarity[:, 0], "m -> m 1")
-        weights = ((similarity.double() - nearest) / temperature).exp()
-    votes = weights.new_zeros(len(similarity), num_classes)
-    return votes.scatter_add_(1, voted, weights)
+    else:  # relative to the nearest neighbor, so that no vote overflows
+        weights = ((similarity.double() - similarity[:, :1]) / temperature).exp()
+    return weights.new_zeros(len(similarity), num_classes).scatter_add_(1, voted, weights)

@@ -1,4 +1,7 @@
-"""What probes ask of labelled images, and the accuracy that they report."""
+"""Checks of labeled features, and the accuracies that classification probes report."""
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -6,19 +9,38 @@ from torch import Tensor
 
 from nacgen.errors import DataError
 
+Labels = Shaped[Tensor, "..."] | None
 
-def check_features(name: str, features: Float[Tensor, "n d"]) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracies:
+    """Accuracies of a classifier of frozen features.
+
+    Args:
+        top_1: Fraction of the test images that are classified correctly, 0 to 1.
+        top_5: Fraction whose class is among the five best; None with five classes or fewer.
+        protocol: All settings that change the figures.
+    """
+
+    top_1: float
+    top_5: float | None
+    protocol: dict[str, Any]
+
+
+def check_features(name: str, features: Float[Tensor, "n ..."]) -> None:
     """Raise unless features are finite numbers of at least one image.
 
     Args:
-        name: What the error calls them.
-        features: To be checked.
+        name: Name of the features in the error message.
+        features: Features to check.
 
     Raises:
-        ValueError: There are none, or one of them is not finite.
+        ValueError: If there are none, or one of them is not finite.
     """
-    if len(features) == 0:
-        raise ValueError(f"{name} must be those of one image or more, got none. Check the split.")
+    if features.numel() == 0:
+        raise ValueError(
+            f"{name} must hold one image or more, got shape {tuple(features.shape)}. Check the split."
+        )
     if not features.isfinite().all():
         raise ValueError(
             f"{name} must be finite, but {int((~features.isfinite()).sum())} values are not. "
@@ -26,20 +48,18 @@ def check_features(name: str, features: Float[Tensor, "n d"]) -> None:
         )
 
 
-def check_labels(
-    train_labels: Shaped[Tensor, "..."] | None, test_labels: Shaped[Tensor, "..."] | None
-) -> tuple[Tensor, Tensor, int]:
-    """The labels of both splits, if each image has one class and no class is unknown to training.
+def check_labels(train_labels: Labels, test_labels: Labels) -> tuple[Tensor, Tensor, int]:
+    """Return the labels of both splits after checking that a classifier can use them.
 
     Args:
-        train_labels: Of the training images, as a dataset holds them.
-        test_labels: Of the test images.
+        train_labels: Labels of the training images, as a dataset holds them.
+        test_labels: Labels of the test images.
 
     Returns:
         Training labels, test labels, and the number of classes: one more than the largest label.
 
     Raises:
-        DataError: Labels are missing, several an image, negative, or of a class without training images.
+        DataError: If labels are missing, negative, several for one image, or of a class without training images.
     """
     checked = []
     for name, labels in (("train_labels", train_labels), ("test_labels", test_labels)):
@@ -50,8 +70,8 @@ def check_labels(
             )
         if labels.ndim != 1:
             raise DataError(
-                f"{name} must give one class an image, (n,), got multi-hot labels {tuple(labels.shape)}. "
-                "Measure encoders on such images by retrieval."
+                f"{name} must give one class for each image, (n,), got multi-hot labels "
+                f"{tuple(labels.shape)}. Measure encoders on such images by retrieval."
             )
         if len(labels) == 0 or labels.is_floating_point() or labels.dtype == torch.bool:
             raise DataError(
@@ -70,36 +90,55 @@ def check_labels(
     return train, test, int(train.max()) + 1
 
 
-def check_lengths(name: str, features: Tensor, labels: Tensor) -> None:
-    """Raise unless there is a label for each row of features.
+def check_labeled(
+    train_features: Tensor, train_labels: Labels, test_features: Tensor, test_labels: Labels
+) -> tuple[Tensor, Tensor, int]:
+    """Return the labels of both splits after checking that they fit the features.
 
     Args:
-        name: Of the split, for the error.
-        features: `(n, d)`.
-        labels: `(n,)`.
+        train_features: Features of the training images, `(n, d)`.
+        train_labels: Labels of the training images, as a dataset holds them.
+        test_features: Features of the test images, `(m, d)`.
+        test_labels: Labels of the test images.
+
+    Returns:
+        Training labels, test labels, and the number of classes, as `check_labels`.
 
     Raises:
-        ValueError: Their numbers differ.
+        DataError: As `check_labels`.
+        ValueError: If features are not finite, or differ from the labels or from each other in shape.
     """
-    if len(features) != len(labels):
+    check_features("train_features", train_features)
+    check_features("test_features", test_features)
+    train, test, num_classes = check_labels(train_labels, test_labels)
+    for split, features, labels in (
+        ("training", train_features, train),
+        ("test", test_features, test),
+    ):
+        if len(features) != len(labels):
+            raise ValueError(
+                f"the {split} split must have a label for each image, got {len(features)} features and "
+                f"{len(labels)} labels. Take both from one split."
+            )
+    if train_features.shape[1] != test_features.shape[1]:
         raise ValueError(
-            f"{name} must have a label for each image, got {len(features)} features and {len(labels)} "
-            "labels. Take both from one split."
+            f"train_features and test_features must have one width, got {train_features.shape[1]} and "
+            f"{test_features.shape[1]}. Take both from one encoder."
         )
+    return train, test, num_classes
 
 
 def top_accuracies(
     scores: Float[Tensor, "n classes"], labels: Shaped[Tensor, " n"]
 ) -> tuple[float, float | None]:
-    """Shares of images whose class has the highest score, and one of the five highest.
+    """Compute the top-1 and top-5 accuracy.
 
     Args:
-        scores: Of each class; among equal ones the lowest class is taken first.
+        scores: Score of each class; among equal scores the lowest class is taken first.
         labels: Classes from 0.
 
     Returns:
-        Top-1 and top-5 accuracy, 0 to 1; the latter is None with five classes or fewer, where it says
-        nothing.
+        Both accuracies, 0 to 1. Top-5 is None with five classes or fewer, where it says nothing.
     """
     best = scores.sort(dim=1, descending=True, stable=True).indices[:, :5]
     hits = best == labels.to(best.device)[:, None]

@@ -1,42 +1,41 @@
-"""Linear probe: how well a linear classifier on frozen features does, with few labels or all.
+"""Linear probe: logistic regression on frozen features, with all training labels or a fraction of them.
 
 The features are computed once and the classifier is fitted to convergence, in seconds. The protocol of
-papers, stochastic gradient descent on augmented images, is `nacgen.probes.linear_sgd`.
+papers, stochastic gradient descent on augmented images, is in `nacgen.probes.linear_sgd`.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nacgen.errors import DataError
-from nacgen.probes.labeled import check_features, check_labels, check_lengths, top_accuracies
+from nacgen.probes.labeled import (
+    Accuracies,
+    Labels,
+    check_features,
+    check_labeled,
+    top_accuracies,
+)
 from nacgen.system.randomness import generator
 
 L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1)
 L2_UNTUNED = 1e-2  # where no image can be spared for the choice
 
 
-@dataclass(frozen=True)
-class LinearResult:
-    """What a linear classifier on frozen features does.
+@dataclass(frozen=True, kw_only=True)
+class LinearResult(Accuracies):
+    """Accuracies of a linear classifier of frozen features.
 
     Args:
-        top_1: Share of test images classified correctly, 0 to 1.
-        top_5: Share whose class is among the five most likely; None with five classes or fewer.
-        label_fraction: Share of the training labels that was used.
-        num_train: Training images used.
-        protocol: All settings that change the figures.
+        label_fraction: Fraction of the training labels that was used.
+        num_train: Number of training images that were used.
     """
 
-    top_1: float
-    top_5: float | None
     label_fraction: float
     num_train: int
-    protocol: dict[str, Any]
 
 
 def linear_probe(
@@ -45,75 +44,77 @@ def linear_probe(
     test_features: Float[Tensor, "m d"],
     test_labels: Int64[Tensor, " m"],
 ) -> float:
-    """Test accuracy of logistic regression on standardised features.
+    """Compute the test accuracy of logistic regression on standardized features.
 
     The L2 weight is the one of `L2_GRID` that does best on every fifth training image, held out for the
-    choice; the classifier is then fitted to all of them, by L-BFGS from zero, so nothing is random.
+    choice. The classifier is then fitted to all of them by L-BFGS from zero, so nothing is random.
 
     Args:
         train_features: Any finite numbers.
         train_labels: Classes from 0.
-        test_features: From the same encoder.
+        test_features: Features from the same encoder.
         test_labels: Classes from 0.
 
     Returns:
-        Share of test images classified correctly, 0 to 1.
+        Fraction of the test images that are classified correctly, 0 to 1.
 
     Raises:
-        ValueError: Features are not finite, or there are fewer than ten training images.
+        ValueError: If features are not finite, or there are fewer than ten training images.
+
+    Example:
+        >>> labels = torch.arange(20) % 2
+        >>> features = torch.stack([labels + 0.1 * torch.rand(20), torch.rand(20)], dim=1)
+        >>> linear_probe(features, labels, features, labels)
+        1.0
     """
     check_features("train_features", train_features)
     check_features("test_features", test_features)
     x, x_test = _standardized(train_features, test_features)
-    l2 = _choose_l2(x, train_labels)
-    return _accuracy(_fit(x, train_labels, l2), x_test, test_labels)
+    return _accuracy(_fit(x, train_labels, _choose_l2(x, train_labels)), x_test, test_labels)
 
 
 def fit_linear(
     train_features: Float[Tensor, "n d"],
-    train_labels: Shaped[Tensor, "..."] | None,
+    train_labels: Labels,
     test_features: Float[Tensor, "m d"],
-    test_labels: Shaped[Tensor, "..."] | None,
+    test_labels: Labels,
     label_fraction: float = 1.0,
     seed: int = 0,
 ) -> LinearResult:
-    """Fit and measure a linear classifier as `linear_probe` does, on a share of the training labels.
+    """Fit and measure a linear classifier as `linear_probe` does, on a fraction of the training labels.
 
-    The share is drawn within each class, so that classes keep their proportions. With a single image of
-    some class none can be held out to choose the L2 weight, which then is `L2_UNTUNED`.
+    The fraction is drawn within each class, so that classes keep their proportions. Where some class has a
+    single image, none can be held out to choose the L2 weight, which then is `L2_UNTUNED`.
 
     Args:
         train_features: Any finite numbers.
         train_labels: Classes from 0, as a dataset holds them.
-        test_features: From the same encoder.
+        test_features: Features from the same encoder.
         test_labels: Classes from 0.
-        label_fraction: Share of each class's training images, above 0, at most 1; 0.01 and 0.1 are usual.
-        seed: Of the draw.
+        label_fraction: Fraction of each class's training images, above 0, at most 1.
+        seed: Seed of the draw.
 
     Returns:
-        The figures.
+        The accuracies and how they were obtained.
 
     Raises:
-        DataError: Labels are missing or several an image; a test class has no training images; a class
-            would get no image.
-        ValueError: Features are not finite or fit no labels, there are fewer than ten training images, or
-            the share is out of range.
+        DataError: If labels are missing or several for one image, a test class has no training images, or
+            the fraction leaves a class without an image.
+        ValueError: If features are not finite or do not fit the labels, there are fewer than ten training
+            images, or the fraction is out of range.
 
     Source:
-        The shares of 1 % and 10 %: Chen et al. 2020, arXiv:2002.05709, section 6.
+        Fractions of 1 % and 10 %: Chen et al. 2020, arXiv:2002.05709, section 6.
     """
-    check_features("train_features", train_features)
-    check_features("test_features", test_features)
-    train_labels, test_labels, num_classes = check_labels(train_labels, test_labels)
-    check_lengths("the training split", train_features, train_labels)
-    check_lengths("the test split", test_features, test_labels)
-    chosen = stratified_share(train_labels.cpu(), label_fraction, seed).to(train_labels.device)
+    train_labels, test_labels, num_classes = check_labeled(
+        train_features, train_labels, test_features, test_labels
+    )
+    chosen = stratified_subset(train_labels.cpu(), label_fraction, seed).to(train_labels.device)
     features, labels = train_features[chosen.to(train_features.device)], train_labels[chosen]
     x, x_test = _standardized(features, test_features)
     smallest_class = int(labels.bincount()[labels.unique()].min())
     l2 = _choose_l2(x, labels) if smallest_class > 1 else L2_UNTUNED
-    scores = F.pad(x_test.double(), (0, 1), value=1.0) @ _fit(x, labels, l2)
-    top_1, top_5 = top_accuracies(scores, test_labels)
+    top_1, top_5 = top_accuracies(_with_ones(x_test) @ _fit(x, labels, l2), test_labels)
     protocol = {
         "classifier": "logistic regression on standardised features, L-BFGS",
         "l2": l2,
@@ -125,54 +126,61 @@ def fit_linear(
         "num_test": len(test_labels),
         "num_classes": num_classes,
     }
-    return LinearResult(top_1, top_5, label_fraction, len(labels), protocol)
+    return LinearResult(
+        top_1=top_1,
+        top_5=top_5,
+        label_fraction=label_fraction,
+        num_train=len(labels),
+        protocol=protocol,
+    )
 
 
-def stratified_share(
+def stratified_subset(
     labels: Int64[Tensor, " n"], fraction: float, seed: int = 0
 ) -> Int64[Tensor, " k"]:
-    """Indices of a random share of each class, rounded to whole images.
+    """Draw a random fraction of each class, rounded to whole images.
 
     Args:
         labels: Classes from 0.
-        fraction: Above 0, at most 1; 1 gives all.
-        seed: Of the draw.
+        fraction: Fraction to draw, above 0, at most 1; 1 returns all.
+        seed: Seed of the draw.
 
     Returns:
-        Indices in ascending order, the same for the same arguments.
+        Indices in ascending order.
 
     Raises:
-        ValueError: The fraction is out of range.
-        DataError: A class would get no image.
+        ValueError: If the fraction is out of range.
+        DataError: If a class would get no image.
     """
     if not 0 < fraction <= 1:
         raise ValueError(
             f"label_fraction must be above 0 and at most 1, got {fraction}. 0.01 is one percent."
         )
-    draw, shares, empty = generator(seed, "label_share"), [], []
+    draw, chosen, empty = generator(seed, "label_share"), [], []
     for label in labels.unique().tolist():
         members = (labels == label).nonzero()[:, 0]
         size = int(fraction * len(members) + 0.5)
         if size == 0:
             empty.append(f"class {label} with {len(members)} images")
-        shares.append(members[torch.randperm(len(members), generator=draw)[:size]])
+        chosen.append(members[torch.randperm(len(members), generator=draw)[:size]])
     if empty:
         raise DataError(
             f"label_fraction must leave each class an image, but {fraction} leaves none of "
             f"{', '.join(empty[:5])}{' and others' if len(empty) > 5 else ''}. Raise it."
         )
-    return torch.cat(shares).sort().values
+    return torch.cat(chosen).sort().values
 
 
 def _standardized(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     if len(train) < 10:
-        raise ValueError(f"a linear probe needs ten training images or more, got {len(train)}.")
+        raise ValueError(
+            f"a linear probe needs ten training images or more, got {len(train)}. Use more labels."
+        )
     mean, std = train.mean(0), train.std(0).clamp_min(1e-6)
     return (train - mean) / std, (test - mean) / std
 
 
 def _choose_l2(x: Tensor, labels: Tensor) -> float:
-    """The weight of `L2_GRID` that does best on every fifth image."""
     held_out = torch.arange(len(x), device=x.device) % 5 == 4
     scores = [
         _accuracy(_fit(x[~held_out], labels[~held_out], weight), x[held_out], labels[held_out])
@@ -182,11 +190,9 @@ def _choose_l2(x: Tensor, labels: Tensor) -> float:
 
 
 def _fit(x: Tensor, labels: Tensor, l2: float) -> Tensor:
-    """Weights with the bias as last row, (d + 1, classes)."""
-    x = F.pad(x.double(), (0, 1), value=1.0)  # (n, d) -> (n, d + 1)
-    num_classes = int(labels.max()) + 1
-    weights = torch.zeros(x.shape[1], num_classes, device=x.device, dtype=x.dtype)
-    weights.requires_grad_()
+    """Return weights with the bias as last row, (d + 1, classes)."""
+    x, num_classes = _with_ones(x), int(labels.max()) + 1
+    weights = x.new_zeros(x.shape[1], num_classes).requires_grad_()
     solver = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -200,6 +206,9 @@ def _fit(x: Tensor, labels: Tensor, l2: float) -> Tensor:
     return weights.detach()
 
 
+def _with_ones(x: Tensor) -> Tensor:
+    return F.pad(x.double(), (0, 1), value=1.0)  # (n, d) -> (n, d + 1)
+
+
 def _accuracy(weights: Tensor, x: Tensor, labels: Tensor) -> float:
-    logits = F.pad(x.double(), (0, 1), value=1.0) @ weights
-    return float((logits.argmax(1) == labels).double().mean())
+    return float(((_with_ones(x) @ weights).argmax(1) == labels).double().mean())

@@ -7,7 +7,6 @@ Source:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,27 +17,21 @@ from nacgen.data.augment import random_boxes, resized_crop
 from nacgen.data.datasets import Dataset
 from nacgen.data.stream import Batch, ImageStream
 from nacgen.probes.features import extract, require_eval
-from nacgen.probes.labeled import check_features, check_labels, top_accuracies
+from nacgen.probes.labeled import Accuracies, check_features, check_labels, top_accuracies
 from nacgen.system.randomness import seeded
 
 CROP_RATIO = 4 / 3
 
 
-@dataclass(frozen=True)
-class LinearSGDResult:
-    """What a linear classifier trained on augmented images does.
+@dataclass(frozen=True, kw_only=True)
+class LinearSGDResult(Accuracies):
+    """Accuracies of a linear classifier trained on augmented images.
 
     Args:
-        top_1: Share of test images classified correctly, 0 to 1.
-        top_5: Share whose class is among the five most likely; None with five classes or fewer.
         train_loss: Mean cross-entropy over the last epoch, in nats, on augmented images.
-        protocol: All settings that change the figures.
     """
 
-    top_1: float
-    top_5: float | None
     train_loss: float
-    protocol: dict[str, Any]
 
 
 def linear_probe_sgd(
@@ -57,32 +50,34 @@ def linear_probe_sgd(
 ) -> LinearSGDResult:
     """Train a linear classifier on the features of random crops, and measure it on whole images.
 
-    SGD with Nesterov momentum, without weight decay; the learning rate falls along half a cosine from the
-    first step to the last, whatever the number of images. (The authors' schedule assumes 50,000.) The
-    features are computed anew for each crop, so this takes as long as `epochs` passes through the encoder.
-    With several processes each trains the same classifier.
+    SGD with Nesterov momentum, without weight decay. The learning rate falls along half a cosine from the
+    first step to the last. The features are computed anew for each crop, so this takes as long as `epochs`
+    passes through the encoder. With several processes each trains the same classifier.
+
+    Differs from the paper: the authors' schedule assumes 50,000 images; this one follows the dataset.
 
     Args:
-        function: From float images `(b, 3, h, w)` in [-1, 1] to features `(b, d)`, `encoder.features` say. No
-            gradient reaches it. A module must be in evaluation mode.
-        train: With one class an image.
-        test: With one class an image.
+        function: Takes float images `(b, 3, h, w)` in [-1, 1] and returns features `(b, d)`, for example
+            `encoder.features`. It receives no gradient.
+        train: Training images, with one class each.
+        test: Test images, with one class each.
         epochs: Passes over the training images.
-        batch_size: Images in a step, at most the training images.
-        learning_rate: At the start. Features are not standardised: large ones need a lower one.
-        momentum: Of SGD, in (0, 1).
-        smallest_crop: Smallest share of the area that a crop keeps; 1 for whole images.
+        batch_size: Images in a step, at most the number of training images.
+        learning_rate: Learning rate of the first step. Features are not standardized: large ones need a
+            lower rate.
+        momentum: Momentum of SGD, in (0, 1).
+        smallest_crop: Smallest fraction of the area that a crop keeps; 1 for whole images.
         flip: Mirror half of the images.
-        seed: Of the classifier's start, the order and the crops.
-        device: Where the function computes.
+        seed: Seed of the classifier's initial weights, the order and the crops.
+        device: Device that the function computes on.
 
     Returns:
-        The figures.
+        The accuracies and how they were obtained.
 
     Raises:
-        DataError: Labels are missing or several an image, a test class has no training images, or there
-            are fewer training images than in a batch.
-        ValueError: A number is out of range, the function's module is in training mode, or its features
+        DataError: If labels are missing or several for one image, a test class has no training images, or
+            there are fewer training images than in a batch.
+        ValueError: If a number is out of range, the function's module is in training mode, or its features
             or the classifier are not finite.
     """
     if not (epochs >= 1 and learning_rate > 0 and 0 < momentum < 1 and 0 < smallest_crop <= 1):
@@ -101,9 +96,11 @@ def linear_probe_sgd(
     optimizer = torch.optim.SGD(
         classifier.parameters(), lr=learning_rate, momentum=momentum, nesterov=True
     )
+    # Training on crops.
     losses = []
     for step in range(num_steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * cosine(step, num_steps)
+        factor = 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        optimizer.param_groups[0]["lr"] = learning_rate * factor
         batch = stream.batch(step * batch_size)
         features = _features(function, batch, smallest_crop, flip)
         assert batch.labels is not None
@@ -120,7 +117,12 @@ def linear_probe_sgd(
             f"the classifier must stay finite, but its loss is {train_loss} at learning rate "
             f"{learning_rate}. Lower it, or check that the features are finite."
         )
-    top_1, top_5 = _measure(function, classifier, test, test_labels, device)
+    # Accuracy on whole images.
+    test_features = extract(function, test, device).float()
+    check_features("test features", test_features)
+    with torch.no_grad():
+        scores = classifier(test_features.to(device)).cpu()
+    top_1, top_5 = top_accuracies(scores, test_labels.cpu())
     protocol = {
         "classifier": "linear, SGD with Nesterov momentum, cosine, no weight decay",
         "augmentation": "crop and flip" if flip else "crop",
@@ -135,26 +137,13 @@ def linear_probe_sgd(
         "num_test": len(test),
         "num_classes": num_classes,
     }
-    return LinearSGDResult(top_1, top_5, train_loss, protocol)
-
-
-def cosine(step: int, num_steps: int) -> float:
-    """The learning rate's factor in a step: 1 in the first, half a cosine down to almost 0.
-
-    Args:
-        step: From 0.
-        num_steps: In all.
-
-    Returns:
-        Above 0, at most 1.
-    """
-    return 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    return LinearSGDResult(top_1=top_1, top_5=top_5, train_loss=train_loss, protocol=protocol)
 
 
 def _features(
     function: Callable[[Tensor], Tensor], batch: Batch, smallest_crop: float, flip: bool
 ) -> Float[Tensor, "b d"]:
-    """Features of one random crop of each image."""
+    """Compute the features of one random crop of each image."""
     draw, n = batch.generator("linear_probe_view"), batch.global_size
     height, width = batch.images.shape[-2:]
     boxes = random_boxes(n, height, width, (smallest_crop, 1.0), CROP_RATIO, draw)
@@ -162,17 +151,3 @@ def _features(
     crops = resized_crop(batch.images.float() / 255, batch.local(boxes), batch.local(flips))
     with torch.no_grad():
         return function(crops * 2 - 1).float()
-
-
-def _measure(
-    function: Callable[[Tensor], Tensor],
-    classifier: nn.Linear,
-    test: Dataset,
-    test_labels: Tensor,
-    device: torch.device | str,
-) -> tuple[float, float | None]:
-    """Accuracies on whole images."""
-    features = extract(function, test, device).float()
-    check_features("test features", features)
-    with torch.no_grad():
-        return top_accuracies(classifier(features.to(device)).cpu(), test_labels.cpu())

@@ -1,4 +1,4 @@
-"""What is shown of an encoder while it trains: its linear probe and the health of its code."""
+"""Measurements of an encoder while it trains: linear probe and code health."""
 
 from dataclasses import dataclass
 
@@ -9,40 +9,41 @@ from nacgen.data.augment import ViewPolicy, random_view
 from nacgen.data.datasets import Dataset
 from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
-from nacgen.probes.features import extract, share_buffers
+from nacgen.probes.features import broadcast_buffers, extract
 from nacgen.probes.health import CodeHealth, code_health
 from nacgen.probes.linear import linear_probe
 
 MAX_IMAGES = 10_000  # of each split
-MAX_CODES = 512  # images whose codes are told apart, two views each
+MAX_CODES = 512  # images whose codes are compared, two views each
 
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """The figures of one encoder.
+    """Linear probe and code health of one encoder.
 
     Args:
-        linear_probe: Test accuracy of a linear classifier on its features, None without one class an image.
-        health: Of its code, the bound in nats among it.
+        linear_probe: Test accuracy of a linear classifier of the features; None unless each image has one
+            class.
+        health: Health of the code, including the NAC bound in nats.
     """
 
     linear_probe: float | None
     health: CodeHealth
 
     def __str__(self) -> str:
-        """A few lines for a terminal."""
+        """Return a few lines for a terminal."""
         probe = "no labels" if self.linear_probe is None else f"{self.linear_probe:.3f}"
         return f"linear probe {probe}\n{self.health}"
 
 
 class EncoderProbe:
-    """Measures encoders on the same images and views, so that their figures can be compared.
+    """A measurement on fixed images and views, so that its figures can be compared.
 
     Args:
-        train: Images to fit classifiers on.
-        test: Images to measure on.
-        views: How the two views are drawn for the bound.
-        device: Where to compute.
+        train: Images that classifiers are fitted on.
+        test: Images that encoders are measured on.
+        views: Random transforms for the two views of an image.
+        device: Device to compute on.
     """
 
     def __init__(
@@ -56,19 +57,19 @@ class EncoderProbe:
         self.views, self.device = views, device
 
     def __call__(self, encoder: NACEncoder) -> ProbeReport:
-        """Measure an encoder; it is used in evaluation mode and left in the mode it came in.
+        """Measure an encoder in evaluation mode, and restore its mode.
 
-        Several processes measure the first one's, see `share_buffers`.
+        Several processes measure the encoder of the first one, see `broadcast_buffers`.
 
         Args:
-            encoder: On the probe's device.
+            encoder: Encoder on the probe's device.
 
         Returns:
-            Its figures.
+            The linear probe and the code health.
         """
         was_training = encoder.training
         encoder.eval()
-        share_buffers(encoder)
+        broadcast_buffers(encoder)
         try:
             accuracy = None
             labels = self.train.labels, self.test.labels
@@ -82,21 +83,21 @@ class EncoderProbe:
 
     @torch.no_grad()
     def health(self, encoder: NACEncoder, features: Tensor | None = None) -> CodeHealth:
-        """Examine an encoder's code on two views of held-out images.
+        """Compute the health of an encoder's code on two views of held-out images.
 
         Args:
-            encoder: On the probe's device, in evaluation mode.
-            features: Of held-out images, `(n, d)`, for their rank. Absent: they are computed.
+            encoder: Encoder on the probe's device, in evaluation mode.
+            features: Features of the held-out images, `(n, d)`. Absent: they are computed.
 
         Returns:
-            The code's health.
+            The code health.
         """
         if features is None:
             features = extract(encoder.features, self.test, self.device)
         few = thin(self.test, MAX_CODES)
         images = few.read(torch.arange(len(few))).to(self.device)
         batch = Batch(images, None, 0, 0, len(images), 0)
-        forward = encoder.forward  # as it is, where its training step is compiled
+        forward = encoder.forward  # without the compiled training step
         code_1, posterior_1 = forward(random_view(batch, self.views, "probe_view_1"))
         code_2, posterior_2 = forward(random_view(batch, self.views, "probe_view_2"))
         return code_health(
@@ -108,15 +109,7 @@ class EncoderProbe:
 
 
 def thin(dataset: Dataset, limit: int) -> Dataset:
-    """Fewer images, evenly spread over a dataset's order.
-
-    Args:
-        dataset: Images.
-        limit: At most so many.
-
-    Returns:
-        They, or the dataset itself where it has no more.
-    """
+    """Return at most `limit` images, evenly spread over a dataset's order."""
     if len(dataset) <= limit:
         return dataset
     return dataset.subset(torch.linspace(0, len(dataset) - 1, limit).long())

@@ -1,17 +1,18 @@
-"""Everything that is measured of one encoder: classification, retrieval, code health, linear regions."""
+"""All measurements of one encoder: classification, retrieval, code health and linear regions."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
+from nacgen.functional.hamming import nearest_codes
 from nacgen.functional.hashing import is_relevant
 from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
@@ -19,37 +20,67 @@ from nacgen.probes.features import extract
 from nacgen.probes.knn import knn_probe
 from nacgen.probes.linear import fit_linear
 from nacgen.probes.linear_sgd import linear_probe_sgd
+from nacgen.probes.options import Evaluator, RegionMethod
 from nacgen.probes.regions.regions import measure_regions
 from nacgen.probes.regions.slices import RegionSlice, slice_regions
 from nacgen.probes.report import EncoderProbe, thin
 from nacgen.probes.retrieval.baselines import baseline_codes
-from nacgen.probes.retrieval.evaluate import evaluate_retrieval, nearest_neighbors
+from nacgen.probes.retrieval.evaluate import evaluate_retrieval
 from nacgen.probes.retrieval.protocols import open_protocol
-from nacgen.probes.retrieval.sheet import write_retrieval_sheet
 from nacgen.system.randomness import seeded
 
-Evaluator = Literal["linear", "linear_sgd", "knn", "retrieval", "health", "regions"]
 LABEL_FRACTIONS = (1.0, 0.1, 0.01)
 NEIGHBORS = (20, 200)
 REGION_IMAGES = 1_000
-SHEET_QUERIES, SHEET_NEIGHBORS, SHEET_ZOOM = 10, 10, 2
+CALIBRATION_IMAGES = 500  # about so many, for BatchNorm of untrained encoders
+NUM_QUERIES, NUM_RETRIEVED = 10, 10  # of a picture of retrieval
 SLICE_RESOLUTION = 112  # pixels of a side; the network is run for each, twice
 SLICE_ZOOM = 250.0  # around whole images a whole network has more regions than can be seen
 
 
+@dataclass(frozen=True)
+class RetrievedImages:
+    """Some queries and the gallery images nearest to them by code.
+
+    Args:
+        queries: Pixels of the queries, 0 to 255.
+        neighbors: Pixels of the gallery images, nearest first.
+        is_relevant: True for neighbors that are relevant to their query.
+    """
+
+    queries: UInt8[Tensor, "q 3 h w"]
+    neighbors: UInt8[Tensor, "q m 3 h w"]
+    is_relevant: Bool[Tensor, "q m"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of an encoder's measurements, for pictures; empty for what is not measured.
+
+    Args:
+        retrieved: Queries and their nearest images by code.
+        slice_images: The three held-out images that span a plane, evenly spread over the dataset's order.
+        slices: Activation codes on that plane, and linear regions in a small window of it.
+    """
+
+    retrieved: RetrievedImages | None
+    slice_images: UInt8[Tensor, "3 3 h w"]
+    slices: list[RegionSlice]
+
+
 class EncoderSuite:
-    """Measures encoders on the same images, so that their figures can be compared.
+    """Measurements on fixed images, so that the figures of several encoders can be compared.
 
     Args:
         train: Training images, with labels.
         test: Held-out images, with labels.
-        views: How two views of an image are drawn, for code health and regions.
-        evaluators: What is measured.
-        protocol: Of retrieval, see `nacgen.probes.retrieval.protocols`.
-        num_segments: Of each kind, for the regions.
+        views: Random transforms for two views of an image, for code health and regions.
+        evaluators: Names of the measurements.
+        protocol: Protocol of retrieval, see `nacgen.probes.retrieval.protocols`.
+        num_segments: Number of segments of each kind, for the regions.
         region_method: `"exact"`, or `"sampled"` for large networks.
-        seed: Of everything drawn.
-        device: Where to compute.
+        seed: Seed of everything that is drawn.
+        device: Device to compute on.
     """
 
     def __init__(
@@ -61,7 +92,7 @@ class EncoderSuite:
         *,
         protocol: str = "split",
         num_segments: int = 16,
-        region_method: Literal["exact", "sampled"] = "exact",
+        region_method: RegionMethod = "exact",
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -76,14 +107,14 @@ class EncoderSuite:
         """Measure an encoder.
 
         Args:
-            encoder: In evaluation mode, on the suite's device.
+            encoder: Encoder in evaluation mode, on the suite's device.
 
         Returns:
-            The results by evaluator, as JSON values with their protocols.
+            Results by evaluator, as JSON values with their protocols.
 
         Raises:
-            DataError: Labels are missing, or do not fit the protocol.
-            ValueError: Features are not finite.
+            DataError: If labels are missing, or do not fit the protocol.
+            ValueError: If features are not finite.
         """
         measured: dict[str, Any] = {}
         if {"linear", "knn"} & set(self.evaluators):
@@ -128,62 +159,28 @@ class EncoderSuite:
             measured["regions"] = asdict(report)
         return measured
 
-    def draw(self, encoders: Mapping[str, NACEncoder], folder: Path) -> dict[str, Path]:
-        """Write a nearest-neighbour sheet of each encoder.
+    def examples(self, encoder: NACEncoder) -> Examples:
+        """Collect examples for pictures; with several processes all must call it.
 
         Args:
-            encoders: By name.
-            folder: Existing, to write into.
+            encoder: Encoder in evaluation mode, on the suite's device.
 
         Returns:
-            The pictures by caption; none unless retrieval is measured.
+            Retrieved images if retrieval is measured, slices if regions are.
         """
-        if self.pool is None or self.protocol is None:
-            return {}
-        assert self.pool.labels is not None
-        query, gallery, labels = self.protocol.query, self.protocol.gallery, self.pool.labels
-        shown = query[torch.linspace(0, len(query) - 1, SHEET_QUERIES).long()]
-        pictures = {}
-        for number, (name, encoder) in enumerate(encoders.items()):
-            found = nearest_neighbors(
-                extract(encoder.codes, self.pool.subset(shown), self.device),
-                extract(encoder.codes, self.pool.subset(gallery), self.device),
-                min(SHEET_NEIGHBORS, len(gallery)),
-            )
-            items = gallery[found.indices]
-            is_hit = is_relevant(labels[shown], labels[gallery]).gather(1, found.indices)
-            images = [self.pool.read(row) for row in items]
-            path = folder / f"neighbors_{number}.png"
-            write_retrieval_sheet(
-                self.pool.read(shown), torch.stack(images), is_hit, path, zoom=SHEET_ZOOM
-            )
-            pictures[f"Nearest neighbours by code: {name}"] = path
-        return pictures
-
-    @property
-    def slice_images(self) -> UInt8[Tensor, "3 3 h w"]:
-        """The held-out images whose plane is sliced: evenly spread over the dataset's order."""
-        return self.test.read(torch.linspace(0, len(self.test) - 1, 3).long())
-
-    def slices(self, encoder: NACEncoder) -> list[RegionSlice]:
-        """Slice an encoder's regions by the plane through three images.
-
-        Args:
-            encoder: In evaluation mode, on the suite's device.
-
-        Returns:
-            The activation codes around the images, and the linear regions of a small window.
-        """
-        images = to_float(self.slice_images).to(self.device)
-        return [
-            slice_regions(encoder.piecewise_linear_logits, images, SLICE_RESOLUTION, "code"),
-            slice_regions(
-                encoder.piecewise_linear_logits, images, SLICE_RESOLUTION, "network", SLICE_ZOOM
-            ),
+        plane = self.test.read(torch.linspace(0, len(self.test) - 1, 3).long())
+        retrieved = self._retrieved(encoder) if "retrieval" in self.evaluators else None
+        if "regions" not in self.evaluators:
+            return Examples(retrieved, plane, [])
+        network, images = encoder.piecewise_linear_logits, to_float(plane).to(self.device)
+        slices = [
+            slice_regions(network, images, SLICE_RESOLUTION, "code"),
+            slice_regions(network, images, SLICE_RESOLUTION, "network", SLICE_ZOOM),
         ]
+        return Examples(retrieved, plane, slices)
 
     def _fractions(self) -> list[float]:
-        """The label fractions that leave ten training images or more, and one of each class."""
+        """Return the label fractions that leave ten training images or more, and one of each class."""
         labels = self.train.labels
         if labels is None or labels.ndim != 1:
             return [1.0]  # the probe itself says what is wrong
@@ -191,7 +188,7 @@ class EncoderSuite:
         return [f for f in LABEL_FRACTIONS if round(f * smallest) >= 1 and f * len(labels) >= 10]
 
     def _retrieval(self, encoder: NACEncoder) -> dict[str, Any]:
-        """Of the learned code and of classical codes of the same features."""
+        """Evaluate the learned code, and classical codes of the same features."""
         assert self.pool is not None
         assert self.protocol is not None
         assert self.pool.labels is not None
@@ -213,23 +210,75 @@ class EncoderSuite:
                     code[gallery],
                     labels[gallery],
                     protocol=self.protocol,
-                    allow_queries_without_relevant=True,  # the protocol's record says how many
+                    allow_queries_without_relevant=True,  # the protocol's record counts them
                 )
             )
             for name, code in codes.items()
         }
 
+    def _retrieved(self, encoder: NACEncoder) -> RetrievedImages:
+        """Find the nearest images of a few queries."""
+        assert self.pool is not None
+        assert self.protocol is not None
+        assert self.pool.labels is not None
+        query, gallery, labels = self.protocol.query, self.protocol.gallery, self.pool.labels
+        shown = query[torch.linspace(0, len(query) - 1, NUM_QUERIES).long()]
+        found = nearest_codes(
+            extract(encoder.codes, self.pool.subset(shown), self.device),
+            extract(encoder.codes, self.pool.subset(gallery), self.device),
+            min(NUM_RETRIEVED, len(gallery)),
+        )
+        neighbors = torch.stack([self.pool.read(row) for row in gallery[found.indices]])
+        is_hit = is_relevant(labels[shown], labels[gallery]).gather(1, found.indices)
+        return RetrievedImages(self.pool.read(shown), neighbors, is_hit)
 
-def untrained_like(encoder: NACEncoder, images: Tensor, seed: int = 0) -> NACEncoder:
-    """A fresh encoder of the same architecture, the lower reference for every figure.
 
-    Its BatchNorm statistics are those of some images: with the initial ones, means of 0 and variances of 1,
-    an untrained network would be another network than the one that training starts from.
+def load_encoders(
+    entries: Sequence[str], train: Dataset, device: torch.device | str = "cpu"
+) -> list[tuple[str, str, NACEncoder]]:
+    """Load encoders by name.
 
     Args:
-        encoder: Whose architecture is wanted.
-        images: `(b, 3, h, w)` in [-1, 1], on the encoder's device.
-        seed: Of the weights.
+        entries: `"NAME=PATH_OR_ID"` or `"PATH_OR_ID"` of each encoder, one or more of them trained. The path
+            `untrained` stands for an untrained encoder of the architecture of the first trained one.
+        train: Images that BatchNorm of untrained encoders is calibrated on.
+        device: Device of the encoders.
+
+    Returns:
+        Name, path and encoder of each entry; the path's last part is the name of an entry without one.
+
+    Raises:
+        CheckpointError: If an encoder cannot be loaded.
+    """
+    parts = [entry.rpartition("=") for entry in entries]
+    trained = {
+        path: NACEncoder.from_pretrained(path).to(device)
+        for _, _, path in parts
+        if path != "untrained"
+    }
+    step = max(1, len(train) // CALIBRATION_IMAGES)
+    images = to_float(train.read(torch.arange(0, len(train), step))).to(device)
+    loaded: list[tuple[str, str, NACEncoder]] = []
+    for name, _, path in parts:
+        if path == "untrained":
+            seed = sum(source == "untrained" for _, source, _ in loaded)
+            encoder = untrained_like(next(iter(trained.values())), images, seed)
+        else:
+            encoder = trained[path]
+        loaded.append((name or Path(path).name, path, encoder))
+    return loaded
+
+
+def untrained_like(encoder: NACEncoder, images: Tensor, seed: int = 0) -> NACEncoder:
+    """Build an untrained encoder of the same architecture, the lower reference for every figure.
+
+    Its BatchNorm statistics are those of some images. With the initial ones, means of 0 and variances of 1,
+    it would be another network than the one that training starts from.
+
+    Args:
+        encoder: Encoder whose architecture is used.
+        images: Images `(b, 3, h, w)` in [-1, 1], on the encoder's device.
+        seed: Seed of the weights.
 
     Returns:
         The encoder, in evaluation mode.

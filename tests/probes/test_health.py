@@ -111,7 +111,9 @@ def test_views_that_flip_as_many_bits_as_images_are_named() -> None:
     assert health.view_flip_rate == pytest.approx(0.5, abs=0.02)
     assert health.image_flip_rate == pytest.approx(0.5, abs=0.01)
     assert health.information.bit_agreement == pytest.approx(1 - health.view_flip_rate)
-    assert any("the code does not know images again" in warning for warning in health.warnings)
+    assert any(
+        "the code does not recognize the same image" in warning for warning in health.warnings
+    )
     assert any("it shows no information about the image" in warning for warning in health.warnings)
 
 

@@ -118,18 +118,3 @@ def test_what_cannot_be_probed_is_named() -> None:
         knn_probe(x, labels, x, labels, [5], -1.0)
     with pytest.raises(DataError, match="test_labels must give each image's class, got None"):
         knn_probe(x, labels, x, None, [5])
-    with pytest.raises(DataError, match=r"multi-hot labels \(30, 24\)"):
-        knn_probe(x, torch.ones(30, 24, dtype=torch.bool), x, labels, [5])
-    with pytest.raises(ValueError, match=r"the training split .* got 30 features and 29 labels"):
-        knn_probe(x, labels[1:], x, labels, [5])
-    broken = x.clone()
-    broken[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="train_features must be finite, but 1 values are not"):
-        knn_probe(broken, labels, x, labels, [5])
-
-
-@pytest.mark.usefixtures("as_users_run_it")
-def test_widths_that_differ_are_named() -> None:
-    x, labels = blobs(30)
-    with pytest.raises(ValueError, match="one width, got 5 and 4"):
-        knn_probe(x, labels, x[:, 1:], labels, [5])

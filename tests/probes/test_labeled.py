@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nacgen.errors import DataError
-from nacgen.probes.labeled import check_features, check_labels, check_lengths, top_accuracies
+from nacgen.probes.labeled import check_features, check_labeled, check_labels, top_accuracies
 
 CLASSES = torch.tensor([0, 1, 2])
 
@@ -43,10 +43,18 @@ def test_features_that_cannot_be_used_are_refused() -> None:
     features[2, 0] = torch.inf
     with pytest.raises(ValueError, match="these must be finite, but 4 values are not"):
         check_features("these", features)
-    with pytest.raises(ValueError, match="these must be those of one image or more, got none"):
+    with pytest.raises(ValueError, match=r"these must hold one image or more, got shape \(0, 3\)"):
         check_features("these", features[:0])
-    with pytest.raises(ValueError, match=r"the split .* got 4 features and 3 labels"):
-        check_lengths("the split", features, CLASSES)
+
+
+def test_features_and_labels_must_fit_together() -> None:
+    features = torch.zeros(3, 5)
+    with pytest.raises(ValueError, match=r"the training split .* got 4 features and 3 labels"):
+        check_labeled(torch.zeros(4, 5), CLASSES, features, CLASSES)
+    with pytest.raises(ValueError, match=r"the test split .* got 3 features and 2 labels"):
+        check_labeled(features, CLASSES, features, CLASSES[:2])
+    with pytest.raises(ValueError, match="one width, got 5 and 4"):
+        check_labeled(features, CLASSES, features[:, 1:], CLASSES)
 
 
 def test_accuracies_count_the_best_and_the_best_five() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nacgen.data.datasets import ImageDataset, load_dataset
 from nacgen.errors import DataError
 from nacgen.models.encoder import NACEncoder
-from nacgen.probes.linear_sgd import cosine, linear_probe_sgd
+from nacgen.probes.linear_sgd import linear_probe_sgd
 
 
 def colors(n: int, split: str = "train", num_classes: int = 7) -> ImageDataset:
@@ -55,14 +55,6 @@ def test_steps_follow_the_size_of_the_dataset(monkeypatch: pytest.MonkeyPatch) -
     assert rates == [0.5 * 0.5 * (1 + math.cos(math.pi * i / 7)) for i in range(7)]
 
 
-def test_the_factor_falls_from_one_to_nearly_zero() -> None:
-    factors = [cosine(step, 1000) for step in range(1000)]
-    assert factors[0] == 1
-    assert factors[500] == pytest.approx(0.5)
-    assert factors == sorted(factors, reverse=True)
-    assert 0 < factors[-1] < 1e-5
-
-
 def test_without_crops_it_is_plain_gradient_descent_on_the_features() -> None:
     train, test = colors(42), colors(14, "test")
     result = linear_probe_sgd(
@@ -85,13 +77,13 @@ def test_without_crops_it_is_plain_gradient_descent_on_the_features() -> None:
 def test_crops_and_mirrors_reach_the_function_and_whole_images_the_test() -> None:
     seen: list[Tensor] = []
 
-    def watch(images: Tensor) -> Tensor:
+    def record(images: Tensor) -> Tensor:
         assert not torch.is_grad_enabled()
         seen.append(images)
         return images.flatten(1)
 
     train, test = colors(20), colors(14, "test")
-    linear_probe_sgd(watch, train, test, epochs=1, batch_size=20, learning_rate=0.01)
+    linear_probe_sgd(record, train, test, epochs=1, batch_size=20, learning_rate=0.01)
     torch.testing.assert_close(seen[-1], test.images.float() / 127.5 - 1)
     assert all(float(images.min()) >= -1 and float(images.max()) <= 1 for images in seen)
     whole = train.images.float() / 127.5 - 1

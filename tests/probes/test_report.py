@@ -1,8 +1,4 @@
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +10,8 @@ from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
 from nacgen.probes.health import code_health
 from nacgen.probes.linear import linear_probe
-from nacgen.probes.report import EncoderProbe, ProbeReport, thin
+from nacgen.probes.report import EncoderProbe, thin
 
-ROOT = Path(__file__).parents[2]
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
 
 
@@ -58,6 +53,7 @@ def test_figures_are_those_of_features_and_codes_in_evaluation_mode(encoder: NAC
     assert report.health.view_flip_rate == pytest.approx(expected.view_flip_rate)
     assert report.health.feature_rank == pytest.approx(expected.feature_rank, rel=1e-3)
     assert report.health.protocol == expected.protocol
+    assert str(report) == f"linear probe {report.linear_probe:.3f}\n{report.health}"
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -107,44 +103,6 @@ def test_without_a_class_an_image_the_code_alone_is_measured(
     assert report.linear_probe is None
     assert report.health == labeled.health
     assert str(report).startswith("linear probe no labels\n")
-
-
-def measured_apart() -> ProbeReport:
-    """The report of an encoder whose BatchNorm has seen other images on each process."""
-    torch.manual_seed(0)
-    encoder = NACEncoder(code_dim=16).train()
-    rank = int(os.environ.get("RANK", "0"))
-    encoder(to_float(few("train", 400).images[200 * rank : 200 * rank + 200]))
-    return EncoderProbe(few("train"), few("test"), VIEWS)(encoder)
-
-
-@pytest.mark.distributed
-def test_processes_measure_the_encoder_of_the_first(tmp_path: Path) -> None:
-    program = tmp_path / "two.py"
-    program.write_text(
-        "import os, sys, torch.distributed as dist\n"
-        "from tests.probes.test_report import measured_apart\n"
-        "dist.init_process_group('gloo')\n"
-        "open(sys.argv[1] + os.environ['RANK'], 'w').write(repr(measured_apart()))\n"
-        "dist.destroy_process_group()\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(program), str(tmp_path / "report")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    reports = [(tmp_path / f"report{rank}").read_text() for rank in (0, 1)]
-    assert reports[0] == reports[1]
-    alone = measured_apart()
-    assert f"ProbeReport(linear_probe={alone.linear_probe}, " in reports[0]
-    assert f"view_flip_rate={alone.health.view_flip_rate}, " in reports[0]
-
-
-def test_the_lines_for_a_terminal_begin_with_the_probe(encoder: NACEncoder) -> None:
-    report = EncoderProbe(few("train"), few("test"), VIEWS)(encoder)
-    assert str(report) == f"linear probe {report.linear_probe:.3f}\n{report.health}"
 
 
 def test_images_are_thinned_evenly() -> None:

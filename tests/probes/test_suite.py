@@ -1,4 +1,4 @@
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,14 +8,16 @@ from nacgen.data.datasets import load_splits
 from nacgen.data.pixels import to_float
 from nacgen.errors import DataError
 from nacgen.models.encoder import NACEncoder
+from nacgen.probes import suite as module
 from nacgen.probes.features import extract
 from nacgen.probes.knn import knn_probe
 from nacgen.probes.linear import fit_linear
 from nacgen.probes.regions.slices import slice_regions
 from nacgen.probes.retrieval.evaluate import evaluate_retrieval
-from nacgen.probes.suite import SLICE_RESOLUTION, EncoderSuite, untrained_like
+from nacgen.probes.suite import EncoderSuite, load_encoders, untrained_like
 
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
+TRAIN, TEST = load_splits("digits")
 
 
 @pytest.fixture(scope="module")
@@ -24,22 +26,21 @@ def encoder() -> NACEncoder:
 
 
 def test_each_evaluator_gives_what_it_gives_alone(encoder: NACEncoder) -> None:
-    train, test = load_splits("digits")
-    suite = EncoderSuite(train, test, VIEWS, ("linear", "knn", "retrieval"))
+    suite = EncoderSuite(TRAIN, TEST, VIEWS, ("linear", "knn", "retrieval"))
     found = suite(encoder)
     assert set(found) == {"linear", "knn", "retrieval"}
-    features = [extract(encoder.features, split) for split in (train, test)]
-    labeled = features[0], train.labels, features[1], test.labels
+    features = [extract(encoder.features, split) for split in (TRAIN, TEST)]
+    labeled = features[0], TRAIN.labels, features[1], TEST.labels
     for fraction in (1.0, 0.1, 0.01):
         alone = fit_linear(*labeled, fraction, 0)
         assert found["linear"][f"{fraction:g}"]["top_1"] == alone.top_1
     assert [r.top_1 for r in knn_probe(*labeled, [20, 200])] == [
         found["knn"][k]["top_1"] for k in ("20", "200")
     ]
-    codes = [extract(encoder.codes, split) for split in (test, train)]
-    assert test.labels is not None
-    assert train.labels is not None
-    result = evaluate_retrieval(codes[0], test.labels, codes[1], train.labels)
+    codes = [extract(encoder.codes, split) for split in (TEST, TRAIN)]
+    assert TEST.labels is not None
+    assert TRAIN.labels is not None
+    result = evaluate_retrieval(codes[0], TEST.labels, codes[1], TRAIN.labels)
     measured = found["retrieval"]["code"]
     assert measured["mean_average_precision"] == result.mean_average_precision
     assert measured["protocol"]["name"] == "split"
@@ -47,44 +48,49 @@ def test_each_evaluator_gives_what_it_gives_alone(encoder: NACEncoder) -> None:
 
 
 def test_codes_no_longer_than_the_features_meet_all_classical_codes() -> None:
-    train, test = load_splits("digits")
     short = NACEncoder(code_dim=16).eval()
-    found = EncoderSuite(train, test, VIEWS, ("retrieval",))(short)
+    found = EncoderSuite(TRAIN, TEST, VIEWS, ("retrieval",))(short)
     assert set(found["retrieval"]) == {"code", "lsh", "pca", "itq"}
 
 
-def test_slices_are_those_of_its_own_images(encoder: NACEncoder) -> None:
-    train, test = load_splits("digits")
-    suite = EncoderSuite(train, test, VIEWS, ("regions",))
-    codes, network = suite.slices(encoder)
-    images = to_float(test.images[[0, (len(test) - 1) // 2, len(test) - 1]])
-    assert torch.equal(to_float(suite.slice_images), images)
-    again = slice_regions(encoder.code_logits, images, SLICE_RESOLUTION, "code")
+def test_slices_are_those_of_its_own_images(
+    encoder: NACEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLICE_RESOLUTION", 24)
+    found = EncoderSuite(TRAIN, TEST, VIEWS, ("regions",)).examples(encoder)
+    codes, network = found.slices
+    images = to_float(TEST.images[[0, (len(TEST) - 1) // 2, len(TEST) - 1]])
+    assert torch.equal(to_float(found.slice_images), images)
+    again = slice_regions(encoder.code_logits, images, 24, "code")
     assert torch.equal(codes.region_ids, again.region_ids)
     assert (codes.part, network.part) == ("code", "network")
-    assert 1 < network.num_regions < SLICE_RESOLUTION**2 / 2  # regions can be told from pixels
+    assert 1 < network.num_regions < 24**2  # the window shows regions
+    assert found.retrieved is None
 
 
 def test_regions_of_codes_on_the_sphere_are_those_of_plain_codes(encoder: NACEncoder) -> None:
-    train, test = load_splits("digits")
-    suite = EncoderSuite(train, test, VIEWS, ("regions",), num_segments=2)
+    suite = EncoderSuite(TRAIN, TEST, VIEWS, ("regions",), num_segments=2, region_method="sampled")
+    plain = NACEncoder(code_normalization="batch").eval()
     sphere = NACEncoder(code_normalization="sphere").eval()
+    plain.load_state_dict(encoder.state_dict(), strict=False)
     sphere.load_state_dict(encoder.state_dict())
-    plain, found = (suite(one)["regions"] for one in (encoder, sphere))
-    assert found["between"] == plain["between"]
-    assert found["output_codes"] == plain["output_codes"]
+    measured = [suite(one)["regions"] for one in (plain, sphere)]
+    assert measured[0]["between"] == measured[1]["between"]
+    assert measured[0]["output_codes"] == measured[1]["output_codes"]
 
 
-def test_neighbours_are_drawn_only_with_retrieval(encoder: NACEncoder, tmp_path: Path) -> None:
-    train, test = load_splits("digits")
-    assert EncoderSuite(train, test, VIEWS, ("knn",)).draw({"NAC": encoder}, tmp_path) == {}
-    pictures = EncoderSuite(train, test, VIEWS, ("retrieval",)).draw({"NAC": encoder}, tmp_path)
-    assert list(pictures) == ["Nearest neighbours by code: NAC"]
-    assert all(path.is_file() for path in pictures.values())
+def test_the_images_nearest_by_code_are_retrieved(encoder: NACEncoder) -> None:
+    found = EncoderSuite(TRAIN, TEST, VIEWS, ("retrieval",)).examples(encoder)
+    assert found.slices == []
+    assert found.retrieved is not None
+    assert found.retrieved.neighbors.shape == (10, 10, 3, 16, 16)
+    assert torch.equal(found.retrieved.queries[0], TEST.images[0])
+    assert found.retrieved.is_relevant.float().mean() > 0.8
+    assert EncoderSuite(TRAIN, TEST, VIEWS, ("knn",)).examples(encoder).retrieved is None
 
 
-def test_untrained_encoders_differ_by_seed_and_speak_of_the_images(encoder: NACEncoder) -> None:
-    images = to_float(load_splits("digits")[0].images[:200])
+def test_untrained_encoders_differ_by_seed_and_are_calibrated(encoder: NACEncoder) -> None:
+    images = to_float(TRAIN.images[:200])
     first, again, other = (untrained_like(encoder, images, seed) for seed in (0, 0, 1))
     assert first.options == encoder.options
     codes = [e.codes(images) for e in (first, again, other)]
@@ -95,10 +101,23 @@ def test_untrained_encoders_differ_by_seed_and_speak_of_the_images(encoder: NACE
     assert logits.mean(0).abs().max() < 0.01 * logits.std()  # statistics of these images
 
 
-def test_labels_are_asked_for(encoder: NACEncoder) -> None:
-    from dataclasses import replace
+def test_entries_name_trained_and_untrained_encoders(encoder: NACEncoder) -> None:
+    path = "checkpoints/digits-nac"
+    entries = ("untrained", f"NAC={path}", "other=untrained", path)
+    loaded = load_encoders(entries, TRAIN)
+    assert [(name, source) for name, source, _ in loaded] == [
+        ("untrained", "untrained"),
+        ("NAC", path),
+        ("other", "untrained"),
+        ("digits-nac", path),
+    ]
+    images = to_float(TEST.images[:50])
+    codes = [one.codes(images) for _, _, one in loaded]
+    assert torch.equal(codes[1], encoder.codes(images))
+    assert not torch.equal(codes[0], codes[2])  # another seed
 
-    train, test = load_splits("digits")
-    suite = EncoderSuite(replace(train, labels=None), test, VIEWS, ("linear",))
+
+def test_labels_are_asked_for(encoder: NACEncoder) -> None:
+    suite = EncoderSuite(replace(TRAIN, labels=None), TEST, VIEWS, ("linear",))
     with pytest.raises(DataError, match="label"):
         suite(encoder)

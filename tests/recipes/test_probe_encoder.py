@@ -3,15 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from nacgen.errors import ConfigurationError
-from recipes.probe_encoder import PRESETS, ProbeConfig, main
+from nacgen.errors import ConfigurationError, DataError
+from nacgen.models.encoder import NACEncoder
+from nacgen.probes import suite
+from nacgen.probes.options import PRESETS, ProbeConfig
+from recipes.probe_encoder import main
 
 PICTURES = ("precision_recall.png", "regions.png", "neighbors_0.png", "neighbors_1.png")
+TRAINED = "NAC=checkpoints/digits-nac"
 
 
 def test_everything_is_measured_and_drawn(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(suite, "SLICE_RESOLUTION", 24)
     folder = tmp_path / "probe"
     config = ProbeConfig(**{**vars(PRESETS["smoke"]), "run_dir": str(folder)})
     main(config)
@@ -34,20 +39,36 @@ def test_everything_is_measured_and_drawn(
         main(config)
 
 
-def test_one_of_the_encoders_must_be_trained() -> None:
+def test_options_that_cannot_work_are_refused_at_once() -> None:
     with pytest.raises(ConfigurationError, match="got untrained x=untrained"):
         ProbeConfig(encoders=("untrained", "x=untrained"))
+    with pytest.raises(
+        ConfigurationError, match=r"must be 2 or more, got 1\. Change --num-segments"
+    ):
+        ProbeConfig(num_segments=1)
 
 
 def test_seeds_of_one_encoder_share_their_name(tmp_path: Path) -> None:
     folder = tmp_path / "probe"
-    main(
-        ProbeConfig(
-            encoders=("NAC=checkpoints/digits-nac", "NAC=checkpoints/digits-nac"),
-            evaluators=("knn",),
-            run_dir=str(folder),
-        )
-    )
+    main(ProbeConfig(encoders=(TRAINED, TRAINED), evaluators=("knn",), run_dir=str(folder)))
     names = [m["name"] for m in json.loads((folder / "results.json").read_text())]
     assert names == ["NAC", "NAC"]
     assert "| NAC | 2 |" in (folder / "report.md").read_text()
+
+
+def test_a_failure_at_the_second_encoder_keeps_the_results_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, encoders = suite.EncoderSuite.__call__, []
+
+    def fail_at_the_second(self: suite.EncoderSuite, encoder: NACEncoder) -> dict[str, object]:
+        encoders.append(encoder)
+        if len(encoders) == 2:
+            raise DataError("broken")
+        return measure(self, encoder)
+
+    monkeypatch.setattr(suite.EncoderSuite, "__call__", fail_at_the_second)
+    with pytest.raises(DataError, match="broken"):
+        main(ProbeConfig(encoders=(TRAINED, TRAINED), evaluators=("knn",), run_dir=str(tmp_path)))
+    (kept,) = json.loads((tmp_path / "results.json").read_text())
+    assert kept["results"]["knn"]["20"]["top_1"] > 0.9

@@ -1,4 +1,4 @@
-"""Boundaries of linear regions that straight segments between images cross.
+"""Counts of the boundaries of linear regions that straight segments between images cross.
 
 Source:
     Hanin & Rolnick 2019, arXiv:1906.00904, for regions along lines.
@@ -24,26 +24,33 @@ def segment_crossings(
     end: Float[Tensor, "s ..."],
     max_crossings: int = 100_000,
 ) -> Int64[Tensor, " s"]:
-    """Count exactly the boundaries of linear regions strictly between the ends of segments.
+    """Count exactly the boundaries of linear regions that segments cross, without their ends.
 
-    Places where any ReLU changes sign, or where the maximum of a max-pooling window passes to another entry, are
-    found layer by layer in float64 (see `segment_path`); places nearer than 1e-12 of a segment
-    count once. A segment costs about one float64 forward pass for each crossing: seconds for small networks,
-    hours for a ResNet-18 at 32 px. Long ones are cut into pieces that fit into memory.
+    A boundary is a point where a ReLU changes sign, or where the maximum of a max-pooling window passes to
+    another entry. These points are found layer by layer in float64, see `segment_path`. Points nearer than
+    1e-12 of a segment count once. A segment costs about one float64 forward pass for each crossing: seconds
+    for small networks, hours for a ResNet-18 at 32 px. Segments are cut into pieces that fit into memory.
 
     Args:
-        network: Convolutions, linear layers, BatchNorm in evaluation mode, ReLU, pooling, sums and
-            reshapes; as a module, a method of one (`encoder.features`) or a function.
-        start: Images as the network takes them, on its device.
-        end: The other ends.
-        max_crossings: Of one segment. A sample of 33 points is looked at before the work begins.
+        network: A module, a method of one (`encoder.features`) or a function. It may use convolutions,
+            linear layers, BatchNorm in evaluation mode, ReLU, pooling, sums and reshapes.
+        start: Images at one end of the segments, in the network's range and on its device.
+        end: Images at the other end.
+        max_crossings: Largest number of crossings of one segment. It is checked on a sample of 33 points
+            before the count begins.
 
     Returns:
-        Crossings of each segment; it passes through one region more.
+        Number of crossings of each segment; the segment passes through one region more.
 
     Raises:
-        ValueError: Shapes differ, images are not finite, the network is in training mode, has no ReLU or
-            does what is not piecewise linear, or a segment crosses more than `max_crossings`.
+        ValueError: If shapes differ, images are not finite, the network is in training mode, has no ReLU or
+            is not piecewise linear, or a segment crosses more than `max_crossings`.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.ReLU()).eval()
+        >>> _ = network[0].weight.data.fill_(1.0), network[0].bias.data.copy_(torch.tensor([0.0, 0.5, 2.0]))
+        >>> segment_crossings(network, start=torch.tensor([[-1.0]]), end=torch.tensor([[1.0]]))
+        tensor([2])
     """
     _check_ends(start, end)
     preview = sampled_crossings(network, start, end, PREVIEW_POINTS)
@@ -78,23 +85,23 @@ def sampled_crossings(
     end: Float[Tensor, "s ..."],
     num_points: int = 512,
 ) -> Int64[Tensor, " s"]:
-    """Count ReLUs that differ between neighbouring points of segments, a lower bound for large networks.
+    """Count ReLUs that differ between neighboring points of segments, a lower bound for large networks.
 
-    A ReLU that switches twice between two points is missed, switches of max-pooling are not counted, and
-    ReLUs that switch at one and the same place count each. Computed in the images' precision.
+    A ReLU that switches twice between two points is missed, and so are switches of max-pooling. ReLUs that
+    switch at the same point count separately. Computed in the images' precision.
 
     Args:
-        network: Any network with ReLUs, as `segment_crossings` takes it.
-        start: Images as the network takes them, on its device.
-        end: The other ends.
-        num_points: Equally spaced points of a segment, both ends included; one forward pass each.
+        network: Any network with ReLUs: a module, a method of one or a function.
+        start: Images at one end of the segments, in the network's range and on its device.
+        end: Images at the other end.
+        num_points: Number of equally spaced points, both ends included; one forward pass each.
 
     Returns:
-        Sign changes along each segment, summed over ReLUs.
+        Number of sign changes along each segment, summed over ReLUs.
 
     Raises:
-        ValueError: Shapes differ, images are not finite, the network is in training mode or has no ReLU, or
-            there are fewer than two points.
+        ValueError: If shapes differ, images are not finite, the network is in training mode or has no ReLU,
+            or there are fewer than two points.
     """
     _check_ends(start, end)
     if num_points < 2:
@@ -115,13 +122,13 @@ def sampled_crossings(
 def _check_ends(start: Tensor, end: Tensor) -> None:
     if start.shape != end.shape:
         raise ValueError(
-            f"start and end must have one shape, got {tuple(start.shape)} and {tuple(end.shape)}. Row i of "
-            "both are the ends of segment i."
+            f"start and end must have one shape, got {tuple(start.shape)} and {tuple(end.shape)}. Give row i "
+            "of both the ends of segment i."
         )
     for name, images in (("start", start), ("end", end)):
         if not images.isfinite().all():
             raise ValueError(
-                f"{name} must be finite, but {int((~images.isfinite()).sum())} values are not."
+                f"{name} must be finite, but {int((~images.isfinite()).sum())} values are not. Check the images."
             )
 
 

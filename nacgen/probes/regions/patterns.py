@@ -1,6 +1,6 @@
-"""Activation patterns: which ReLUs of a network are on, and how many patterns images tell apart.
+"""Activation patterns: the set of ReLUs that are on, their number over many images, and NASWOT.
 
-A pattern names the linear region of the network that an image lies in.
+A pattern identifies the linear region of the network that an image lies in.
 """
 
 import math
@@ -22,14 +22,14 @@ RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
 
 @dataclass(frozen=True)
 class PatternCount:
-    """How many binary patterns some images have.
+    """Number of different binary patterns of some images.
 
     Args:
-        distinct: Different patterns, at most one an image.
-        effective: `1 / sum p^2` of the patterns' shares `p`, the exponential of their Rényi-2 entropy; equal
-            to `distinct` when all are equally frequent.
-        entropy: Of the shares, nats.
-        num_images: Images that were told apart.
+        distinct: Number of different patterns, at most the number of images.
+        effective: `1 / sum p^2` of the patterns' frequencies `p`, the exponential of their Rényi-2 entropy;
+            equal to `distinct` when all are equally frequent.
+        entropy: Entropy of the frequencies, in nats.
+        num_images: Number of images.
     """
 
     distinct: int
@@ -39,7 +39,7 @@ class PatternCount:
 
 
 class _ReLUListener(TorchDispatchMode):
-    """Shows a function the input of every ReLU that is computed."""
+    """A dispatch mode that calls a function with the input of every ReLU."""
 
     def __init__(self, visit: Callable[[Tensor], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -55,20 +55,20 @@ class _ReLUListener(TorchDispatchMode):
 def visit_relus(
     network: Network, images: Float[Tensor, "b ..."], visit: Callable[[Tensor], None]
 ) -> Any:
-    """Run a network without gradient and show a function every ReLU's input, in order.
+    """Run a network without gradient and call a function with the input of every ReLU, in order.
 
-    Only ReLUs are seen (as modules, functions or methods, in place or not), no other non-linearity.
+    ReLUs are found as modules, functions or methods, in place or not; other non-linearities are not.
 
     Args:
         network: A module, a method of one (`encoder.code_logits`) or any function of images.
-        images: What the network takes, on its device.
-        visit: Called with pre-activations `(b, ...)`.
+        images: Input of the network, on its device.
+        visit: Function to call with pre-activations `(b, ...)`.
 
     Returns:
         The network's output.
 
     Raises:
-        ValueError: The network is in training mode or applies no ReLU.
+        ValueError: If the network is in training mode or applies no ReLU.
     """
     require_eval(network)
     listener = _ReLUListener(visit)
@@ -85,43 +85,43 @@ def count_patterns(patterns: Bool[Tensor, "n u"]) -> PatternCount:
     """Count the distinct rows of a matrix of bits.
 
     Args:
-        patterns: One row an image.
+        patterns: Bits, one row for each image.
 
     Returns:
-        Their number and their effective number.
+        The number of distinct rows, their effective number and their entropy.
 
     Raises:
-        ValueError: There are no rows.
+        ValueError: If there are no rows.
     """
     if len(patterns) == 0:
         raise ValueError("patterns must hold one row or more, got none. Give at least one image.")
     packed = np.packbits(patterns.cpu().numpy(), axis=1)
     counts = np.unique(packed.view(f"V{packed.shape[1]}"), return_counts=True)[1]
-    shares = counts / counts.sum()
+    frequencies = counts / counts.sum()
     return PatternCount(
         distinct=len(counts),
-        effective=float(1 / np.square(shares).sum()),
-        entropy=float((shares * np.log(1 / shares)).sum()),
+        effective=float(1 / np.square(frequencies).sum()),
+        entropy=float((frequencies * np.log(1 / frequencies)).sum()),
         num_images=len(patterns),
     )
 
 
 def naswot(network: Network, images: Float[Tensor, "n ..."]) -> float:
-    """Log-determinant of the kernel of activation patterns, NASWOT's score of a network.
+    """Compute NASWOT's score of a network, the log-determinant of the kernel of activation patterns.
 
-    The kernel of two images is the number of ReLUs that are equally on or off, `N - Hamming distance`. It is
-    singular when two images share a pattern, or when there are more images than `N + 1`.
+    The kernel of two images is the number of ReLUs that are on for both or off for both, `N - Hamming
+    distance`. It is singular if two images have the same pattern, or if there are more than `N + 1` images.
 
     Args:
-        network: As `visit_relus` takes it.
-        images: 128 usually; the score grows with their number and with the number of ReLUs, so that only
-            equal numbers of both compare.
+        network: A module, a method of one or a function, as in `visit_relus`.
+        images: Images, usually 128. The score grows with their number and with the number of ReLUs: compare
+            scores of equal numbers only.
 
     Returns:
-        Natural logarithm of the determinant, and `-inf`, not a number, where the kernel is singular.
+        Natural logarithm of the determinant; `-inf` if the kernel is singular.
 
     Raises:
-        ValueError: As `visit_relus`, or there are fewer than two images.
+        ValueError: As `visit_relus`, or if there are fewer than two images.
 
     Source:
         Mellor et al. 2021, arXiv:2006.04647, section 3.

@@ -1,10 +1,10 @@
 """Linear regions of a ReLU network along segments between images.
 
-A ReLU network is linear wherever no ReLU switches, so the regions that a straight segment crosses say how finely
-the network divides the space between two images. Within an augmentation orbit (between two views of one image)
-an invariant network crosses few; between images one that tells them apart crosses many.
+A ReLU network is linear where no ReLU switches. The number of regions that a straight segment crosses measures
+how finely the network divides the space between two images. Within an augmentation orbit (between two views of
+one image) an invariant network crosses few; between images a network that tells them apart crosses many.
 
-Regions are those of the activation pattern: two neighbours may, exceptionally, share their linear map.
+Regions are defined by activation patterns: in rare cases two neighboring regions have the same linear map.
 
 Source:
     Park et al. 2021, arXiv:2112.04014; Hanin & Rolnick 2019, arXiv:1906.00904, for regions along lines.
@@ -40,13 +40,13 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class SegmentCrossings:
-    """Regions crossed along segments of one kind.
+    """Number of boundaries that segments of one kind cross.
 
     Args:
-        mean: Breakpoints of a segment; it passes through one region more.
-        standard_error: Of the mean.
-        num_segments: Segments measured.
-        mean_length: Euclidean length of a segment, pixels in [-1, 1].
+        mean: Mean number of boundaries; a segment passes through one region more.
+        standard_error: Standard error of the mean.
+        num_segments: Number of segments measured.
+        mean_length: Mean Euclidean length of a segment, for pixels in [-1, 1].
     """
 
     mean: float
@@ -57,13 +57,13 @@ class SegmentCrossings:
 
 @dataclass(frozen=True)
 class RegionReport:
-    """How finely a network divides the space of images.
+    """Fineness of a network's division of the image space.
 
     Args:
-        between: Along segments between different images.
-        within_orbit: Along segments between two views of one image.
-        output_codes: Patterns of the output's signs; the activation codes when the output is code logits.
-        last_relu: Patterns of the last ReLU's units; a head's hidden units when the output is code logits.
+        between: Crossings along segments between different images.
+        within_orbit: Crossings along segments between two views of one image.
+        output_codes: Patterns of the output's signs; the activation codes if the output is code logits.
+        last_relu: Patterns of the last ReLU's units; the head's hidden units if the output is code logits.
         naswot: Log-determinant of the kernel of whole-network patterns, see `patterns.naswot`.
         protocol: Everything that changes the figures.
     """
@@ -76,7 +76,7 @@ class RegionReport:
     protocol: dict[str, Any]
 
     def __str__(self) -> str:
-        """A few lines for a terminal."""
+        """Return a few lines for a terminal."""
         at_least = "at least " if self.protocol["method"] == "sampled" else ""
         lines = [
             f"{name}: {at_least}{part.mean:,.0f} crossings (standard error {part.standard_error:,.0f}, "
@@ -110,27 +110,34 @@ def measure_regions(
     """Measure a network's regions between images and within augmentation orbits.
 
     Args:
-        network: As `segment_crossings` takes it, in evaluation mode and on `device`. With
-            `encoder.piecewise_linear_logits` the output's signs are the activation code and the last ReLU is that
-            of the head's hidden units.
-        images: Pixels, 0 to 255; all of them are told apart by their patterns.
-        views: How the two views that span an orbit's segment are drawn.
-        num_segments: Of each kind; their ends are drawn from the images.
-        seed: Of the draws: networks measured with one seed meet the same segments.
-        method: `"exact"` or `"sampled"`, a lower bound for large networks.
-        num_points: Of a segment when it is sampled.
-        device: Where to compute.
+        network: A network as in `segment_crossings`, in evaluation mode and on `device`. With
+            `encoder.piecewise_linear_logits` the output's signs are the activation code and the last ReLU
+            is that of the head's hidden units.
+        images: Pixels, 0 to 255. Patterns are counted over all of them.
+        views: Random transforms for the two views at the ends of an orbit's segment.
+        num_segments: Number of segments of each kind; their ends are drawn from the images.
+        seed: Seed of the draws. Networks measured with one seed meet the same segments.
+        method: `"exact"`, or `"sampled"`, a lower bound for large networks.
+        num_points: Points on each sampled segment.
+        device: Device to compute on.
 
     Returns:
         The figures and their protocol.
 
     Raises:
-        ValueError: As `segment_crossings`; or there are fewer than two images or segments; or the method is
-            unknown; or the network's output is not finite.
+        ValueError: As `segment_crossings`; or if there are fewer than two images or segments, the method is
+            unknown, or the network's output is not finite.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 8), torch.nn.ReLU()).eval()
+        >>> images = torch.randint(0, 256, (9, 3, 4, 4), dtype=torch.uint8)
+        >>> report = measure_regions(network, images, ViewPolicy(), num_segments=4)
+        >>> 0 < report.between.mean <= 8  # one layer: at most one boundary for each unit
+        True
     """
     require_eval(network)
     if method not in ("exact", "sampled"):
-        raise ValueError(f"method must be exact or sampled, got {method!r}.")
+        raise ValueError(f"method must be exact or sampled, got {method!r}. Choose one of them.")
     for name, number in (("images", len(images)), ("num_segments", num_segments)):
         if number < 2:
             raise ValueError(f"{name} must be two or more, got {number}. Give more.")
@@ -177,7 +184,7 @@ def measure_regions(
 def _patterns(
     network: Network, images: Tensor, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """Signs of the output and patterns of the last ReLU, (n, k) and (n, u)."""
+    """Return signs of the output and patterns of the last ReLU, (n, k) and (n, u)."""
     outputs, last_relu = [], []
     for chunk in images.split(CHUNK):
         seen: list[Tensor] = []

@@ -1,10 +1,10 @@
-"""A straight segment of images sent through a ReLU network in one exact pass.
+"""Exact activations of a ReLU network along a straight segment of images.
 
 Along a segment every activation of a ReLU network is a piecewise linear function of `t` in [0, 1], so its
-values at the breakpoints are all there is to know. A `SegmentPath` holds them. It passes through the network as
-a batch of one image: affine layers act on the values, and each ReLU adds the places where one of its inputs
-changes sign, which linear interpolation finds exactly. Branches of a residual network are brought to one set of
-breakpoints where they are added. One pass costs about one forward pass for each breakpoint.
+values at the breakpoints determine it. A `SegmentPath` holds these values. It passes through the network as a
+batch of one image: affine layers act on the values, and each ReLU adds the points where one of its inputs
+changes sign, which linear interpolation finds exactly. Where branches of a residual network are added, both
+receive the union of their breakpoints. One pass costs about one forward pass for each breakpoint.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 TOLERANCE = 1e-12  # breakpoints nearer than this are one: equal units cross together up to rounding
 FAR_BELOW = -1e100  # padding that never wins a maximum, and can be interpolated
 RELUS = ("relu", "relu_")
-INSPECTIONS = ("__get__", "dim", "size", "__len__")  # of the shape, which is that of one image
+INSPECTIONS = ("__get__", "dim", "size", "__len__")  # answered with the shape of one image
 SHAPES = ("view", "reshape", "flatten")
 SUMS = ("add", "add_", "sub", "__rsub__", "neg", "cat")  # affine in all paths together
 PRODUCTS = ("mul", "div")  # affine when the other factor is constant
@@ -31,14 +31,14 @@ KNOWN = (*RELUS, "max_pool2d", "dropout", *SHAPES, *SUMS, *PRODUCTS, *AFFINE)
 
 
 class TooManyBreakpointsError(Exception):
-    """The values at the breakpoints would not fit into memory; halve the segment."""
+    """Values at the breakpoints would not fit into memory; halve the segment."""
 
 
 class Breakpoints:
-    """Collects the breakpoints of all ReLUs and max-pools that a path meets.
+    """Breakpoints of all ReLUs and max-pools of a network along one segment.
 
     Args:
-        max_values: Numbers that one activation may hold at all its breakpoints together.
+        max_values: Largest number of values that one activation may hold at all its breakpoints together.
     """
 
     def __init__(self, max_values: int) -> None:
@@ -47,14 +47,14 @@ class Breakpoints:
         self.found: list[Tensor] = []
 
     def count(self) -> int:
-        """Distinct places found so far."""
+        """Return the number of distinct breakpoints found so far."""
         return len(_separate(torch.cat(self.found))) if self.found else 0
 
 
 class SegmentPath(Tensor):
-    """The values of one activation along a segment, for networks a batch of one.
+    """Values of one activation along a segment; networks see a batch of one image.
 
-    Make it with `segment_path`. What it cannot do exactly it refuses.
+    Made by `segment_path`. Operations that cannot be exact raise a `ValueError`.
     """
 
     times: Tensor
@@ -62,7 +62,7 @@ class SegmentPath(Tensor):
     breakpoints: Breakpoints
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return f"SegmentPath({len(self.times)} places, shape {tuple(self.shape)})"
+        return f"SegmentPath({len(self.times)} points, shape {tuple(self.shape)})"
 
     @classmethod
     def __torch_function__(
@@ -72,7 +72,7 @@ class SegmentPath(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """What torch calls instead of any function that is given a path."""
+        """Replace any torch function that is given a path."""
         kwargs = dict(kwargs or {})
         name = func.__name__
         if name in INSPECTIONS:
@@ -100,23 +100,21 @@ class SegmentPath(Tensor):
 def segment_path(
     start: Float[Tensor, "..."], end: Float[Tensor, "..."], breakpoints: Breakpoints
 ) -> SegmentPath:
-    """The straight segment between two images, ready to be given to a network.
+    """Return the straight segment between two images as an input for a network.
 
     Args:
         start: One image without batch axis, in the precision of the computation; float64 for exact counts.
-        end: Another one.
-        breakpoints: Where they are collected, as `t` in (0, 1).
+        end: Image at the other end.
+        breakpoints: Collection that receives the breakpoints, as `t` in (0, 1).
 
     Returns:
-        A path with the shape `(1, *start.shape)`. Constants of the network are cast to its precision.
+        A path of shape `(1, *start.shape)`. Constants of the network are cast to its precision.
     """
     return _make(start.new_tensor([0.0, 1.0]), torch.stack([start, end]), breakpoints)
 
 
 def _make(times: Tensor, values: Tensor, breakpoints: Breakpoints) -> SegmentPath:
-    path: SegmentPath = Tensor._make_subclass(
-        SegmentPath, values[:1]
-    )  # the shape that networks see
+    path: SegmentPath = Tensor._make_subclass(SegmentPath, values[:1])  # sees one image
     path.times, path.activations, path.breakpoints = times, values, breakpoints
     return path
 
@@ -182,7 +180,7 @@ def _check_operation(name: str, paths: list[SegmentPath], args: Any, kwargs: Any
 
 
 def _values_at(path: SegmentPath, times: Tensor) -> Tensor:
-    """Values at any times, (m, ...), exact because the path is linear between its own."""
+    """Interpolate values at any times, (m, ...); exact, as the path is linear between its own."""
     if times is path.times:
         return path.activations
     left = torch.searchsorted(path.times, times, right=True).clamp(1, len(path.times) - 1) - 1
@@ -192,7 +190,7 @@ def _values_at(path: SegmentPath, times: Tensor) -> Tensor:
 
 
 def _separate(times: Tensor) -> Tensor:
-    """Sorted times of which none is nearer than `TOLERANCE` to the one before it."""
+    """Sort times and drop those within `TOLERANCE` of the one before."""
     times = times.sort().values
     keep = torch.ones_like(times, dtype=torch.bool)
     keep[1:] = times.diff() > TOLERANCE
@@ -210,7 +208,7 @@ def _insert(path: SegmentPath, interval: Tensor, fraction: Tensor) -> SegmentPat
         return path
     found, size = path.breakpoints, path.activations[0].numel()
     found.found.append(new)
-    # 64 points are always let through, whatever the layer's size, so that halving comes to an end
+    # 64 points always pass, whatever the layer's size, so that halving comes to an end.
     if len(path.times) + len(new) > max(64, found.max_values // size):
         raise TooManyBreakpointsError
     times = torch.cat([path.times, new]).sort().values
@@ -237,7 +235,7 @@ def _max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> SegmentPath:
-    """Max-pooling breaks where another entry of a window takes over the maximum."""
+    """Pool, with a breakpoint where another entry of a window takes over the maximum."""
     if ceil_mode or return_indices or isinstance(kernel_size, tuple):
         raise ValueError(
             f"exact regions need max-pooling with square windows, ceil_mode=False and no indices, got "
@@ -256,14 +254,14 @@ def _max_pool(
 
 
 def _take_overs(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the maximum of linear functions passes from one to another, strictly inside (0, 1).
+    """Find where the maximum of linear functions passes from one to another, strictly inside (0, 1).
 
     Args:
         left: Values at 0, (q, k).
         right: Values at 1, (q, k).
 
     Returns:
-        Row and place of each take-over.
+        Row and point of each takeover.
     """
     row = torch.arange(len(left), device=left.device)
     low, high = torch.zeros_like(left[:, 0]), torch.ones_like(left[:, 0])
@@ -280,7 +278,7 @@ def _take_overs(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         at = torch.lerp(low, high, place)
         rows.append(row[inside & ~third])
         places.append(at[inside & ~third])
-        # a third function lies above the crossing of the two: look on both sides of it
+        # A third function lies above the crossing of the two: look on both sides of it.
         left = torch.cat([left[third], middle[third]])
         right = torch.cat([middle[third], right[third]])
         low, high = torch.cat([low[third], at[third]]), torch.cat([at[third], high[third]])

@@ -16,23 +16,22 @@ from nacgen.probes.regions.patterns import Network, visit_relus
 from nacgen.system.randomness import generator
 
 Part = Literal["network", "last_relu", "code"]
-MARGIN = 0.12  # around the images, as a share of the picture's side
+MARGIN = 0.12  # around the images, as a fraction of the picture's side
 CHUNK = 512
-SKETCH_DIM = 64  # patterns are compared by so many random projections
+SKETCH_DIM = 64  # random projections by which patterns are compared
 
 
 @dataclass(frozen=True)
 class RegionSlice:
-    """The regions that the pixels of a plane lie in.
+    """Regions of the pixels of a plane.
 
     Args:
-        region_ids: Region of each pixel, 0 to `num_regions - 1`, the largest first; the first row is the upper
-            one.
-        likeness: Of each region, the pattern's place along the three main directions in which patterns vary,
-            -1 to 1: near for regions whose patterns differ in few bits.
+        region_ids: Region of each pixel, 0 to `num_regions - 1`, the largest first; the first row is the top.
+        likeness: Coordinates of each region's pattern along the three main directions in which patterns
+            vary, -1 to 1: near each other for regions whose patterns differ in few bits.
         corners: Column and row of the three images, in pixels.
-        num_regions: Regions met by a pixel; smaller ones lie between pixels.
-        part: Whose patterns tell regions apart.
+        num_regions: Number of regions that contain a pixel; smaller ones lie between pixels.
+        part: Part of the network whose patterns define the regions.
         zoom: Magnification about the mean of the three images.
     """
 
@@ -55,10 +54,10 @@ def slice_regions(
 
     Args:
         network: A module, a method of one (`encoder.code_logits`) or a function, in evaluation mode.
-        images: As the network takes them, on its device; not on one line.
-        resolution: Pixels of a side; the network is run for each of `resolution**2`.
-        part: `"network"`: patterns of all ReLUs, linear regions; `"last_relu"`: of the last one; `"code"`:
-            signs of the output, the activation codes where it is code logits.
+        images: Three images that span the plane, in the network's range and on its device.
+        resolution: Pixels of a side; the network is run for each of the `resolution**2` pixels.
+        part: `"network"`: patterns of all ReLUs, linear regions; `"last_relu"`: patterns of the last one;
+            `"code"`: signs of the output, the activation codes if it is code logits.
         zoom: Magnification. A plane cuts so many regions of a whole network that only a small window shows
             them.
 
@@ -66,14 +65,16 @@ def slice_regions(
         The region of each pixel.
 
     Raises:
-        ValueError: The images lie on one line or are not finite, a number is out of range, the part is unknown,
-            or the network is in training mode or has no ReLU.
+        ValueError: If the images lie on one line or are not finite, a number is out of range, the part is
+            unknown, or the network is in training mode or has no ReLU.
     """
     if part not in ("network", "last_relu", "code"):
-        raise ValueError(f"part must be network, last_relu or code, got {part!r}.")
+        raise ValueError(
+            f"part must be network, last_relu or code, got {part!r}. Choose one of them."
+        )
     if resolution < 2 or not zoom > 0:
         raise ValueError(
-            f"resolution must be 2 or more and zoom above 0, got {resolution} and {zoom}."
+            f"resolution must be 2 or more and zoom above 0, got {resolution} and {zoom}. 256 and 1 are usual."
         )
     pixels, corners = _plane(images, resolution, zoom)
     reader = _PatternReader()
@@ -87,14 +88,14 @@ def slice_regions(
             last[:] = [pre_activation]
 
         output = visit_relus(network, chunk, keep)
-        # codes count a logit of exactly zero as +1, ReLUs as off
+        # Codes count a logit of exactly zero as +1, ReLUs as off.
         reader.start(len(chunk))(last[0] if part == "last_relu" else (output >= 0).float())
     region_ids, likeness = reader.regions(resolution)
     return RegionSlice(region_ids, likeness, corners, len(likeness), part, zoom)
 
 
 class _PatternReader:
-    """Names and sketches the patterns of images chunk by chunk, without holding them."""
+    """Digests and random projections of the patterns of images, computed chunk by chunk."""
 
     def __init__(self) -> None:
         self.names: list[bytes] = []
@@ -103,7 +104,7 @@ class _PatternReader:
         self.directions: list[Tensor] = []
 
     def start(self, num_images: int) -> Callable[[Tensor], None]:
-        """Begin a chunk; the function returned takes the layers of its patterns in order."""
+        """Begin a chunk; return a function that takes the layers of its patterns in order."""
         self._finish()
         self.digests = [blake2b(digest_size=16) for _ in range(num_images)]
         self.sketches.append(torch.zeros(num_images, SKETCH_DIM))
@@ -123,7 +124,7 @@ class _PatternReader:
         self.digests = []
 
     def regions(self, resolution: int) -> tuple[Tensor, Tensor]:
-        """Region of each pixel and likeness of each region."""
+        """Return the region of each pixel and the likeness of each region."""
         self._finish()
         _, pixel, inverse, size = np.unique(
             np.array(self.names, dtype="V16"),
@@ -139,15 +140,15 @@ class _PatternReader:
         rounding = 1e-6 * sketches.abs().max()
         sketches -= sketches.mean(0)
         along = sketches @ torch.linalg.svd(sketches, full_matrices=False).Vh[:3].T  # (p, 3)
-        along /= along.std(0).clamp_min(rounding)  # not below: a single region has no directions
+        along /= along.std(0).clamp_min(rounding)  # a single region has no directions
         return ids.long(), along[torch.from_numpy(pixel[order])].tanh().float()
 
 
 def _plane(images: Tensor, resolution: int, zoom: float) -> tuple[Tensor, Tensor]:
-    """Images at the pixels of a plane, (r r) c h w, and where the three lie in it, in pixels."""
+    """Return the images at a plane's pixels, (r r) c h w, and the pixels of the three images."""
     if not images.isfinite().all():
         raise ValueError(
-            f"images must be finite, but {int((~images.isfinite()).sum())} values are not."
+            f"images must be finite, but {int((~images.isfinite()).sum())} values are not. Check them."
         )
     exact = images.double()
     middle = exact.mean(0)

@@ -1,15 +1,4 @@
-"""How well binary codes retrieve images of the same class: mean average precision and what belongs to it.
-
-```python
-images, protocol = open_protocol("split", *load_splits("digits"))
-codes, labels = extract(encoder.codes, images), images.labels
-result = evaluate_retrieval(
-    *(codes[protocol.query], labels[protocol.query]),
-    *(codes[protocol.gallery], labels[protocol.gallery]),
-    protocol=protocol,
-)
-```
-"""
+"""Retrieval of images of the same class by binary codes: mean average precision and related figures."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from nacgen.errors import DataError
-from nacgen.functional.hamming import Neighbors, Ranking, nearest_codes
+from nacgen.functional.hamming import Ranking
 from nacgen.functional.hashing import Labels, distance_counts, stable_average_precision
 from nacgen.functional.ranking import (
     DistanceCounts,
@@ -36,12 +25,12 @@ RADIUS = 2
 
 @dataclass(frozen=True)
 class PrecisionRecallCurve:
-    """All pairs up to each distance retrieved, pooled over queries; from the smallest distance that occurs.
+    """Precision and recall if all pairs up to a distance are retrieved, pooled over queries.
 
     Args:
-        distances: Hamming distances, rising.
-        precision: Share of relevant pairs among those retrieved.
-        recall: Share of retrieved pairs among the relevant ones.
+        distances: Hamming distances, rising, from the smallest that occurs.
+        precision: Fraction of the retrieved pairs that are relevant.
+        recall: Fraction of the relevant pairs that are retrieved.
     """
 
     distances: tuple[int, ...]
@@ -51,19 +40,20 @@ class PrecisionRecallCurve:
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """What codes retrieve, means over all queries.
+    """Figures of retrieval by code, means over all queries.
 
     Args:
         mean_average_precision: Expected value over all orders of tied items, over the whole gallery, or over
             the first `protocol["top"]` items.
         mean_average_precision_stable: The same with ties in the order of the gallery's indices.
         mean_average_precision_at_1000: Expected value over the first 1,000 items, None for smaller galleries.
-        precision_at: Share of relevant items among the first N, by N, expected over ties.
-        precision_within_radius_2: Share of relevant items within Hamming distance 2, 0 for an empty ball.
-        num_empty_balls: Queries with nothing within distance 2.
+        precision_at: Fraction of the first N items that are relevant, by N, expected over ties.
+        precision_within_radius_2: Fraction of the items within Hamming distance 2 that are relevant, 0 if
+            there are none.
+        num_empty_balls: Number of queries without items within distance 2.
         curve: Precision and recall over distances.
-        chance: Mean share of relevant items in the gallery, what codes without information give.
-        protocol: All that decides the figures apart from the codes.
+        chance: Mean fraction of the gallery that is relevant: the precision of codes without information.
+        protocol: Everything that decides the figures apart from the codes.
     """
 
     mean_average_precision: float
@@ -77,7 +67,7 @@ class RetrievalResult:
     protocol: dict[str, Any]
 
     def __str__(self) -> str:
-        """One line for a terminal."""
+        """Return one line for a terminal."""
         settings, lost = self.protocol, self.protocol["num_queries_without_relevant"]
         ranked = "" if settings["top"] is None else f"@{settings['top']}"
         counted = f"; {lost} queries without a relevant item count as 0" if lost else ""
@@ -100,27 +90,40 @@ def evaluate_retrieval(
     ranking: Ranking = "hamming",
     allow_queries_without_relevant: bool = False,
 ) -> RetrievalResult:
-    """Rank the gallery for each query by Hamming distance, and say what the ranking is worth.
+    """Rank the gallery for each query by Hamming distance, and measure the rankings.
 
     Args:
-        query_codes: One row a query.
-        query_labels: Classes `(q,)`, where equal ones are relevant, or multi-hot `(q, c)`, where any shared
-            label is.
-        gallery_codes: One row an item.
-        gallery_labels: The same kind.
-        protocol: Where the queries and the gallery come from, for the record: what `build_protocol` gave, or a
-            name for images that were chosen otherwise.
-        top: Only so many first items count for the mean average precision. Absent: as the protocol says.
+        query_codes: Code of each query.
+        query_labels: Classes `(q,)`, of which equal ones are relevant, or multi-hot labels `(q, c)`, of which
+            any shared one is.
+        gallery_codes: Code of each gallery item.
+        gallery_labels: Labels of the gallery items, of the same kind.
+        protocol: Protocol of `build_protocol` that chose queries and gallery, or a name for another choice.
+        top: Number of first items that count for the mean average precision. Absent: the protocol's.
         ranking: `"hamming"`, or `"reference"`, see `nacgen.functional.hashing.distance_counts`.
-        allow_queries_without_relevant: Let queries without a relevant item count as 0.
+        allow_queries_without_relevant: Count queries without a relevant item as 0 instead of raising.
 
     Returns:
-        The figures; `protocol["num_queries_without_relevant"]` says how many queries had no relevant item.
+        The figures; `protocol["num_queries_without_relevant"]` counts the queries without a relevant item.
 
     Raises:
-        DataError: A query has no relevant item and that is not allowed, none has one, or the codes are not as
-            many as the protocol's.
-        ValueError: Codes or labels are missing, of unequal length or of the wrong kind, or `top` is below one.
+        DataError: If a query has no relevant item and that is not allowed, if none has one, or if the codes
+            are not as many as the protocol's.
+        ValueError: If codes or labels are missing, of unequal length or of the wrong kind, or `top` is below
+            one.
+
+    Example:
+        >>> from nacgen.data.datasets import load_splits
+        >>> from nacgen.probes.features import extract
+        >>> from nacgen.probes.retrieval.protocols import open_protocol
+        >>> images, protocol = open_protocol("split", *load_splits("digits"))
+        >>> codes = extract(lambda x: x[:, 0, ::4, ::4].flatten(1) > 0, images)  # or encoder.codes
+        >>> query, gallery = protocol.query, protocol.gallery
+        >>> result = evaluate_retrieval(
+        ...     codes[query], images.labels[query], codes[gallery], images.labels[gallery], protocol=protocol
+        ... )
+        >>> result.mean_average_precision > 2 * result.chance
+        True
     """
     origin: dict[str, Any] = {"name": protocol, "seed": None, "fingerprint": None}
     if isinstance(protocol, RetrievalProtocol):
@@ -162,25 +165,6 @@ def evaluate_retrieval(
     )
 
 
-def nearest_neighbors(
-    query_codes: Bool[Tensor, "q k"], gallery_codes: Bool[Tensor, "n k"], num_neighbors: int
-) -> Neighbors:
-    """The nearest gallery items of each query in Hamming distance, ties by gallery index.
-
-    Args:
-        query_codes: One row a query.
-        gallery_codes: One row an item.
-        num_neighbors: Items for each query, at most the gallery.
-
-    Returns:
-        `(indices, distances)`, both `(q, m)`, nearest first.
-
-    Raises:
-        ValueError: There are fewer items, or the codes are no bits of one length.
-    """
-    return nearest_codes(query_codes, gallery_codes, num_neighbors)
-
-
 def _check_sizes(protocol: RetrievalProtocol, num_queries: int, num_gallery: int) -> None:
     if (num_queries, num_gallery) != (len(protocol.query), len(protocol.gallery)):
         raise DataError(
@@ -190,7 +174,7 @@ def _check_sizes(protocol: RetrievalProtocol, num_queries: int, num_gallery: int
 
 
 def _check_relevant(counts: DistanceCounts, is_allowed: bool) -> int:
-    """Number of queries without a relevant item."""
+    """Return the number of queries without a relevant item, if there may be so many."""
     is_lost = counts.relevant.sum(1) == 0
     num_lost = int(is_lost.sum())
     if num_lost and not is_allowed:

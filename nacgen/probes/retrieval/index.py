@@ -1,4 +1,4 @@
-"""Index files: which images of a dataset are queries, gallery and training images."""
+"""Index files: the queries, gallery and training images of a retrieval protocol."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int64
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from nacgen.errors import CheckpointError, DataError, DataNotFoundError
 from nacgen.functional.hashing import Labels
+from nacgen.system.files import storage_errors, write_file
 from nacgen.system.tensor_file import read_tensor_file
 
 
@@ -19,14 +20,14 @@ class RetrievalProtocol:
     """Queries, gallery and training images of one dataset.
 
     Args:
-        name: Of the protocol.
-        seed: That the images were drawn with.
+        name: Name of the protocol.
+        seed: Seed of the draw of the images.
         query: Indices of the queries, rising.
         gallery: Indices of the items that are ranked, rising, none of them a query.
         train: Indices of the images that may be trained on, rising, a part of the gallery.
-        labels_fingerprint: Of the labels of the dataset, in its order.
-        top: How many first items a figure ranks, None for all.
-        fingerprint: Of everything above.
+        labels_fingerprint: SHA-256 of the dataset's labels, in its order.
+        top: Number of first items that are ranked, None for all.
+        fingerprint: SHA-256 of everything above.
     """
 
     name: str
@@ -39,7 +40,7 @@ class RetrievalProtocol:
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Hash the contents."""
+        """Compute the fingerprint."""
         head = f"{self.name}/{self.seed}/{self.labels_fingerprint}/{self.top}"
         digest = hashlib.sha256(head.encode())
         for part in (self.query, self.gallery, self.train):
@@ -51,7 +52,10 @@ class RetrievalProtocol:
         """Write an index file, safetensors with the fingerprint in its header.
 
         Args:
-            path: The file; its folder must exist.
+            path: Path of the file; its folder must exist.
+
+        Raises:
+            StorageError: If the file cannot be written.
         """
         tensors = {
             name: getattr(self, name).cpu().clone() for name in ("query", "gallery", "train")
@@ -63,27 +67,28 @@ class RetrievalProtocol:
             "top": str(self.top),
             "fingerprint": self.fingerprint,
         }
-        save_file(tensors, path, metadata=metadata)
+        with storage_errors(f"the index file {path}"):
+            write_file(Path(path), save(tensors, metadata))
 
 
 def read_protocol(path: str | Path, labels: Labels) -> RetrievalProtocol:
     """Read an index file and check that it is whole and made for these labels.
 
     Args:
-        path: What `RetrievalProtocol.save` wrote.
-        labels: Of the whole dataset, as in `build_protocol`.
+        path: Path of a file that `RetrievalProtocol.save` wrote.
+        labels: Labels of the whole dataset, as in `build_protocol`.
 
     Returns:
         The protocol.
 
     Raises:
-        DataNotFoundError: There is no such file.
-        DataError: The file is damaged, was changed, or belongs to other labels.
+        DataNotFoundError: If there is no such file.
+        DataError: If the file is damaged, was changed, or belongs to other labels.
     """
     path = Path(path)
     if not path.is_file():
         raise DataNotFoundError(
-            f"an index file was to be read from {path}, but there is none. Write it with "
+            f"an index file is expected at {path}, but there is none. Write it with "
             "build_protocol(...).save(path)."
         )
     try:
@@ -118,31 +123,27 @@ def read_protocol(path: str | Path, labels: Labels) -> RetrievalProtocol:
 
 
 def fingerprint_labels(labels: Labels) -> str:
-    """SHA-256 over kind, shape and values.
+    """Compute the SHA-256 of labels over kind, shape and values.
 
     Args:
-        labels: Classes or multi-hot.
+        labels: Classes or multi-hot labels.
 
     Returns:
         `"sha256:…"`.
-
-    Raises:
-        DataError: There are no labels, or they are of another kind.
     """
-    check_labels(labels)
     digest = hashlib.sha256(f"{labels.dtype}{tuple(labels.shape)}".encode())
     digest.update(labels.cpu().contiguous().numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
 
 
 def check_labels(labels: Tensor | None) -> None:
-    """Raise unless labels can say what is relevant.
+    """Raise unless labels decide which images are relevant to a query.
 
     Args:
-        labels: Of a dataset.
+        labels: Labels of a dataset.
 
     Raises:
-        DataError: There are none, or they are of another kind.
+        DataError: If there are none, or they are neither classes nor multi-hot.
     """
     if labels is None:
         raise DataError(

@@ -1,8 +1,9 @@
-"""Which images are queries, gallery and training images: retrieval protocols by name, as index files.
+"""Retrieval protocols by name: the queries, gallery and training images of a dataset.
 
-Figures of different protocols are never comparable, so a protocol's name, seed and fingerprint go with every
-figure. Indices refer to one dataset, all of its splits one after the other, train first; or to the dataset's
-own order where a part of it was held out for want of a test split (but for `split`, which keeps that part last).
+Figures of different protocols cannot be compared, so a protocol's name, seed and fingerprint go with every
+figure. Indices refer to all splits of a dataset, train first. If a fifth of the images was held out because
+the dataset has no test split, indices refer to the dataset's own order (but the protocol `split` keeps that
+fifth last).
 
 | name | images | queries | gallery | for training | ranked |
 | --- | --- | --- | --- | --- | --- |
@@ -11,7 +12,7 @@ own order where a part of it was held out for want of a test split (but for `spl
 | `flickr25k-25000` | all | 2,000 | 23,000 | 5,000 | all |
 | `flickr25k-24581` | those with a label | 2,000 | 22,581 | 5,000 | all |
 | `flickr25k-20015` | a list that is given | 2,000 | 18,015 | 5,000 | all |
-| `split` | any labelled dataset | its test split or held-out fifth | its train split | the gallery | all |
+| `split` | any labeled dataset | its test split or held-out fifth | its train split | the gallery | all |
 
 Training images are part of the gallery.
 """
@@ -43,7 +44,7 @@ FLICKR25K_IMAGES = {
 }
 FLICKR25K_LABELS = 24
 FLICKR25K_QUERIES, FLICKR25K_TRAINING = 2_000, 5_000
-TOP = {"cifar10-1k": 1_000}  # items that are ranked, all where it says nothing
+TOP = {"cifar10-1k": 1_000}  # items that are ranked; all for other protocols
 NAMES = (*CIFAR10_QUERIES, *FLICKR25K_IMAGES, "split")
 INDEX_FILE = ".safetensors"
 
@@ -59,18 +60,22 @@ def build_protocol(
     """Draw the images of a protocol.
 
     Args:
-        name: See the table above.
-        labels: Of the whole dataset, train split first: classes `(n,)` from 0, or multi-hot `(n, c)`.
-        seed: Which images are drawn; `"split"` draws nothing.
-        num_train: For `"split"`, and only there: the size of the train split.
-        kept: For `"flickr25k-20015"`, and only there: indices of the images that belong to it.
+        name: Name of the protocol, see the table above.
+        labels: Labels of the whole dataset, train split first: classes `(n,)` from 0, or multi-hot `(n, c)`.
+        seed: Seed of the draw; `"split"` draws nothing.
+        num_train: Size of the train split, for `"split"` only.
+        kept: Indices of the images that belong to `"flickr25k-20015"`, for this protocol only.
 
     Returns:
         The protocol.
 
     Raises:
-        ConfigurationError: The name is unknown, or an argument is missing or not for this protocol.
-        DataError: The labels are not those of the protocol's dataset, or a class has too few images.
+        ConfigurationError: If the name is unknown, or an argument is missing or not for this protocol.
+        DataError: If the labels are not those of the protocol's dataset, or a class has too few images.
+
+    Example:
+        >>> build_protocol("split", torch.tensor([0, 1, 0, 1, 1]), num_train=3).query
+        tensor([3, 4])
     """
     if name not in NAMES:
         raise ConfigurationError(f"protocol must be one of {', '.join(NAMES)}, got {name!r}.")
@@ -99,21 +104,7 @@ def build_protocol(
 def load_protocol(
     name: str, train: Dataset, test: Dataset, seed: int = 0
 ) -> tuple[Dataset, Dataset]:
-    """The images that a protocol trains on, and its queries.
-
-    Args:
-        name: As in `open_protocol`.
-        train: As in `open_protocol`.
-        test: As in `open_protocol`.
-        seed: As in `open_protocol`.
-
-    Returns:
-        Training images and queries.
-
-    Raises:
-        ConfigurationError: As `build_protocol`.
-        DataError: As `open_protocol`.
-    """
+    """Return the training images and the queries of a protocol; arguments and errors as `open_protocol`."""
     pooled, protocol = open_protocol(name, train, test, seed)
     return pooled.subset(protocol.train), pooled.subset(protocol.query)
 
@@ -121,22 +112,22 @@ def load_protocol(
 def open_protocol(
     name: str, train: Dataset, test: Dataset, seed: int = 0
 ) -> tuple[Dataset, RetrievalProtocol]:
-    """All images of a dataset, and a protocol on them.
+    """Return all images of a dataset, and a protocol whose indices refer to them.
 
     Args:
-        name: Of a protocol, see the table above, or the path of an index file, which ends in `.safetensors`.
-        train: Train split of a dataset.
-        test: Its test split or held-out fifth, as `nacgen.data.datasets.load_splits` gives them.
-        seed: Which images are drawn; an index file holds its own.
+        name: Name of a protocol, see the table above, or path of an index file, which ends in `.safetensors`.
+        train: Train split of a dataset, from `nacgen.data.datasets.load_splits`.
+        test: Test split or held-out fifth of the same dataset.
+        seed: Seed of the draw; an index file holds its own.
 
     Returns:
-        The images, and the protocol whose indices refer to them.
+        The images and the protocol.
 
     Raises:
         ConfigurationError: As `build_protocol`.
         DataError: As `build_protocol`, `pool` or `read_protocol`.
     """
-    if name == "split":  # the train split first, also where the two were one
+    if name == "split":  # train split first, even if the fifth was held out of it
         train, test = replace(train, positions=None), replace(test, positions=None)
     pooled = pool(train, test)
     check_labels(pooled.labels)
@@ -148,7 +139,7 @@ def open_protocol(
 
 
 def pool(train: Dataset, test: Dataset) -> Dataset:
-    """All images of a dataset: what the indices of a protocol refer to.
+    """Join two splits into the dataset that the indices of a protocol refer to.
 
     Args:
         train: Train split.
@@ -159,11 +150,12 @@ def pool(train: Dataset, test: Dataset) -> Dataset:
         held out.
 
     Raises:
-        DataError: The two are one split, only one of them has labels, or only one is decoded when read.
+        DataError: If both are the same split, only one has labels, or only one is decoded when read.
     """
     if test.split == train.split:
         raise DataError(
-            f"two splits of {train.name} are to be pooled, got {train.split} twice. Take both from load_splits."
+            f"two different splits of {train.name} are expected, got {train.split} twice. Take both from "
+            "load_splits."
         )
     labels = None
     if train.labels is not None and test.labels is not None:

@@ -14,15 +14,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nacgen.errors import StorageError
 from nacgen.probes.regions.slices import RegionSlice
-from nacgen.reporting.charts import COLORS, INK
+from nacgen.reporting.charts import COLORS, INK, save_chart
 
 PANEL, GAP, CAPTION, HEADER = 3.6, 0.16, 0.36, 0.72  # inches
 LINES_PER_PANEL = 720  # pixels that a panel is drawn with, at least
 THUMBNAIL = 0.15  # of a panel's side
-LIGHTNESS, CHROMA = 0.74, 0.125  # of the colours, in OKLab
-# OKLab to the cones' responses, and those to linear sRGB (Ottosson 2020)
+LIGHTNESS, CHROMA = 0.74, 0.125  # of the colors, in OKLab
+# From OKLab to the cones' responses, and from these to linear sRGB (Ottosson 2020).
 TO_CONES = (
     (1.0, 0.3963377774, 0.2158037573),
     (1.0, -0.1055613458, -0.0638541728),
@@ -54,23 +53,23 @@ def slice_picture(
     *,
     title: str,
 ) -> Path:
-    """Draw slices, one network a column, each panel titled by the number of its regions.
+    """Draw slices, one network in a column; the title of a panel is the number of its regions.
 
-    Regions with similar patterns have similar colours; lines divide regions where they are not too many to be
-    seen. Colours compare within a panel only.
+    Regions with similar patterns have similar colors. Lines separate regions unless there are too many to be
+    seen. Colors can be compared within a panel only.
 
     Args:
-        slices: By the network's name; all networks with as many slices, drawn from above.
+        slices: Slices of each network from top to bottom, by the network's name; equally many for each.
         images: The three images that span the plane, pixels 0 to 255.
-        path: The PNG to write.
+        path: Path of the PNG.
         title: One line above the picture.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: There are no slices, or not equally many for each network.
-        StorageError: The file cannot be written.
+        ValueError: If there are no slices, or not equally many for each network.
+        StorageError: If the file cannot be written.
     """
     columns = list(slices.items())
     heights = {name: len(parts) for name, parts in columns}
@@ -98,13 +97,7 @@ def slice_picture(
             if part.zoom == 1 and any(other.zoom > 4 for other in parts):
                 middle = (len(part.region_ids) - 1) / 2
                 axes.plot(middle, middle, "o", **RING)
-    try:
-        figure.savefig(path, metadata={"Software": None})
-    except OSError as error:
-        raise StorageError(
-            f"the picture {path} cannot be written ({error}). Make room and repeat the command."
-        ) from error
-    return Path(path)
+    return save_chart(figure, path)
 
 
 def _draw_panel(axes: Axes, part: RegionSlice, images: Tensor) -> None:
@@ -112,7 +105,7 @@ def _draw_panel(axes: Axes, part: RegionSlice, images: Tensor) -> None:
     edges = (-0.5, resolution - 0.5)
     axes.imshow(_paint(part), extent=(*edges, *edges[::-1]), interpolation="nearest")
     axes.spines[:].set_visible(False)
-    # every pixel a region of its own: there are more than the picture can hold
+    # With a region in nearly every pixel there are more regions than pixels can show.
     at_least = "over " if part.num_regions > 0.5 * resolution**2 else ""
     window = "" if part.zoom == 1 else f", {part.zoom:g}x enlarged about the middle"
     caption = f"{at_least}{part.num_regions:,} {KINDS[part.part]}{window}"
@@ -137,15 +130,15 @@ def _draw_panel(axes: Axes, part: RegionSlice, images: Tensor) -> None:
 
 
 def _paint(part: RegionSlice) -> NDArray[np.float32]:
-    """Colours of a panel's pixels, (r, r, 3) in 0..1."""
+    """Return the colors of a panel's pixels, (r, r, 3) in 0..1."""
     zoom = max(1, round(LINES_PER_PANEL / len(part.region_ids)))  # keeps the lines thin
     ids = repeat(part.region_ids, "y x -> (y i) (x j)", i=zoom, j=zoom)
     colors = _colors(part.likeness)[ids]  # (g, 3) -> (r, r, 3)
     border = torch.zeros(ids.shape, dtype=torch.bool)
     border[:, 1:] |= ids[:, 1:] != ids[:, :-1]
     border[1:] |= ids[1:] != ids[:-1]
-    processes = float(border.float().mean())
-    strength = 0.6 * max(0.0, 1 - 2 * zoom * processes)  # lines everywhere would hide the colours
+    covered = float(border.float().mean())
+    strength = 0.6 * max(0.0, 1 - 2 * zoom * covered)  # lines everywhere would hide the colors
     painted: NDArray[np.float32] = torch.where(
         border[..., None], colors * (1 - strength), colors
     ).numpy()
@@ -153,7 +146,7 @@ def _paint(part: RegionSlice) -> NDArray[np.float32]:
 
 
 def _colors(likeness: Float[Tensor, "g 3"]) -> Tensor:
-    """Colours of equal saturation whose distance to the eye follows that of the patterns, (g, 3)."""
+    """Return colors of equal saturation whose visible distance follows that of the patterns, (g, 3)."""
     a, b, light = (
         CHROMA * likeness[:, 0],
         CHROMA * likeness[:, 1],

@@ -1,26 +1,27 @@
-"""A report of encoders measured side by side: one table, mean and standard deviation over seeds."""
+"""A report on encoders: tables of all measurements, mean and standard deviation over seeds."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from nacgen.reporting.blocks import Block, Heading, Images, Paragraph, Table, to_text
 from nacgen.reporting.document import Reports, write_blocks
-from nacgen.reporting.encoders.retrieval import precision_recall_chart
+from nacgen.system.files import storage_errors, write_file
 
 CODE_NAMES = {"code": "learned code", "lsh": "LSH", "pca": "PCA-sign", "itq": "ITQ"}
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One encoder's results.
+    """Results of one encoder.
 
     Args:
-        name: Of its kind; encoders of one name are seeds of one arm.
-        source: Where it comes from.
-        results: By evaluator, as `nacgen.probes.suite.EncoderSuite` gives them.
+        name: Name of the encoder; encoders of the same name are seeds of one arm.
+        source: Folder or Hub id that the encoder was loaded from.
+        results: Results by evaluator, from `nacgen.probes.suite.EncoderSuite`.
     """
 
     name: str
@@ -35,6 +36,22 @@ class _Figure:
     digits: int = 3
 
 
+def write_results(measurements: Sequence[Measurement], folder: Path) -> None:
+    """Write `results.json`; call it after each encoder, so that a later failure loses nothing.
+
+    Args:
+        measurements: Measurements so far.
+        folder: Folder to write into; it is made if it does not exist.
+
+    Raises:
+        StorageError: If the folder cannot be written.
+    """
+    content = json.dumps([asdict(measurement) for measurement in measurements], indent=1)
+    with storage_errors(f"the folder {folder}", "Choose another --run-dir."):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / "results.json", content)
+
+
 def write_encoder_report(
     measurements: Sequence[Measurement],
     run_dir: Path,
@@ -44,18 +61,18 @@ def write_encoder_report(
     """Write `report.md` and `report.html`.
 
     Args:
-        measurements: Of all encoders, in the order of the table.
+        measurements: Measurements of all encoders, in the order of the table.
         run_dir: Existing folder to write into.
-        title: Of the report.
-        pictures: By caption: nearest-neighbour sheets, a plane's linear regions.
+        title: Title of the report.
+        pictures: Paths of the pictures, by caption.
 
     Returns:
         Paths of the Markdown and the HTML file.
 
     Raises:
-        StorageError: The folder cannot be written.
+        StorageError: If the folder cannot be written.
     """
-    arms = _arms(measurements)
+    arms = by_name(measurements)
     blocks: list[Block] = [Heading(title, 1)]
     for heading, figures, note in _sections(measurements):
         blocks += [Heading(heading), _table(arms, figures)]
@@ -71,46 +88,15 @@ def write_encoder_report(
     return write_blocks(blocks, title, run_dir)
 
 
-def retrieval_chart(measurements: Sequence[Measurement], path: Path) -> Path:
-    """Draw what the learned codes retrieve.
-
-    Args:
-        measurements: Of all encoders, with retrieval.
-        path: The PNG to write.
-
-    Returns:
-        The path.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
-    arms = {
-        name: [results["retrieval"]["code"] for results in seeds]
-        for name, seeds in _arms(measurements).items()
-    }
-    curves = {
-        name: [(code["curve"]["recall"], code["curve"]["precision"]) for code in codes]
-        for name, codes in arms.items()
-    }
-    chance = next(iter(arms.values()))[0]["chance"]
-    return precision_recall_chart(curves, chance, path, title="Retrieval by the learned code")
-
-
 def encoder_text(measurements: Sequence[Measurement]) -> str:
-    """The report's tables for a terminal.
-
-    Args:
-        measurements: Of all encoders.
-
-    Returns:
-        Aligned text.
-    """
-    arms = _arms(measurements)
+    """Render the report's tables as aligned text for a terminal."""
+    arms = by_name(measurements)
     tables = [to_text(_table(arms, figures)) for _, figures, _ in _sections(measurements)]
     return "\n\n".join(tables)
 
 
-def _arms(measurements: Sequence[Measurement]) -> dict[str, list[dict[str, Any]]]:
+def by_name(measurements: Sequence[Measurement]) -> dict[str, list[dict[str, Any]]]:
+    """Return the results of all seeds of each encoder, by its name."""
     arms: dict[str, list[dict[str, Any]]] = {}
     for measurement in measurements:
         arms.setdefault(measurement.name, []).append(measurement.results)
@@ -120,13 +106,13 @@ def _arms(measurements: Sequence[Measurement]) -> dict[str, list[dict[str, Any]]
 def _sections(
     measurements: Sequence[Measurement],
 ) -> list[tuple[str, list[_Figure], str]]:
-    """Heading, columns and note of each kind of figure that was measured."""
+    """Return heading, columns and note of each kind of measurement."""
     first = measurements[0].results
     sections: list[tuple[str, list[_Figure], str]] = []
     columns: list[_Figure] = []
     for fraction in first.get("linear", {}):
-        processes = "" if fraction == "1" else f", {float(fraction):.0%} of the labels"
-        columns.append(_Figure(f"Linear{processes}", _path("linear", fraction, "top_1")))
+        labels = "" if fraction == "1" else f", {float(fraction):.0%} of the labels"
+        columns.append(_Figure(f"Linear{labels}", _path("linear", fraction, "top_1")))
     if "linear_sgd" in first:
         columns.append(_Figure("Linear, paper's protocol", _path("linear_sgd", "top_1")))
     columns += [_Figure(f"{k}-NN", _path("knn", k, "top_1")) for k in first.get("knn", {})]
@@ -147,7 +133,7 @@ def _sections(
         note = (
             f"Mean average precision of {code['protocol']['code_dim']}-bit codes by Hamming distance, expected "
             f"over ties, protocol {code['protocol']['name']}; chance is {code['chance']:.3f}. LSH, PCA-sign and "
-            "ITQ code the same encoder's features."
+            "ITQ are codes of the same encoder's features."
         )
         num_lost = code["protocol"]["num_queries_without_relevant"]
         if num_lost:

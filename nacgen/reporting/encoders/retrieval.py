@@ -1,46 +1,44 @@
-"""The chart of what codes retrieve: precision against recall, several encoders in one."""
+"""A chart of retrieval by code: precision against recall, several encoders in one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nacgen.errors import StorageError
-from nacgen.reporting.charts import COLORS, FAINT, INK
+from nacgen.reporting.charts import COLORS, FAINT, INK, save_chart
+from nacgen.reporting.encoders.report import Measurement, by_name
 
-Curve = tuple[Sequence[float], Sequence[float]]
-LINE_STYLES = ("-", "--")  # the colours come round again in another style
+LINE_STYLES = ("-", "--")  # the colors are used again in another style
 
 
-def precision_recall_chart(
-    curves: Mapping[str, Sequence[Curve]], chance: float, path: str | Path, *, title: str
-) -> Path:
-    """Draw precision against recall, every seed of an encoder in one colour.
+def retrieval_chart(measurements: Sequence[Measurement], path: Path) -> Path:
+    """Draw precision against recall of the learned codes, all seeds of an encoder in one color.
 
     Args:
-        curves: `(recall, precision)` of each seed, by the encoder's name.
-        chance: Precision of codes without information.
-        path: The PNG to write.
-        title: One line above the chart.
+        measurements: Measurements of all encoders, with retrieval.
+        path: Path of the PNG.
 
     Returns:
         The path.
 
     Raises:
-        StorageError: The file cannot be written.
+        StorageError: If the file cannot be written.
     """
     figure = Figure(figsize=(7.6, 4.4), dpi=200, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    title = "Retrieval by the learned code"
     axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
+    chance = measurements[0].results["retrieval"]["code"]["chance"]
     axes.axhline(chance, color=FAINT, linewidth=1.4, label=f"chance {chance:.2f}", zorder=1)
-    for index, (name, seeds) in enumerate(curves.items()):
+    for index, (name, seeds) in enumerate(by_name(measurements).items()):
         style, color = divmod(index, len(COLORS))
-        for seed, (recall, precision) in enumerate(seeds):
+        for seed, results in enumerate(seeds):
+            curve = results["retrieval"]["code"]["curve"]
             axes.plot(
-                recall,
-                precision,
+                curve["recall"],
+                curve["precision"],
                 LINE_STYLES[style % len(LINE_STYLES)],
                 color=COLORS[color],
                 linewidth=1.5,
@@ -52,10 +50,4 @@ def precision_recall_chart(
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9, length=0)
     figure.legend(loc="outside right upper", fontsize=9, frameon=False, labelcolor=INK)
-    try:
-        figure.savefig(path, metadata={"Software": None})
-    except OSError as error:
-        raise StorageError(
-            f"the chart {path} cannot be written ({error}). Make room and repeat the command."
-        ) from error
-    return Path(path)
+    return save_chart(figure, path)

@@ -1,23 +1,15 @@
-import ast
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
-from nacgen.data.datasets import load_splits
-from nacgen.data.pixels import to_float
 from nacgen.errors import DataError
-from nacgen.probes.features import extract
-from nacgen.probes.retrieval import evaluate as retrieval
-from nacgen.probes.retrieval.evaluate import RetrievalResult, evaluate_retrieval, nearest_neighbors
+from nacgen.probes.retrieval.evaluate import RetrievalResult, evaluate_retrieval
 from nacgen.probes.retrieval.index import RetrievalProtocol
-from nacgen.probes.retrieval.protocols import build_protocol, open_protocol
-from nacgen.probes.retrieval.sheet import RIGHT_FRAME, WRONG_FRAME, write_retrieval_sheet
+from nacgen.probes.retrieval.protocols import build_protocol
 from tests.reference import retrieval as reference
 
 
@@ -50,13 +42,13 @@ def test_figures_are_means_over_queries_of_what_loops_give() -> None:
     assert result.mean_average_precision_stable == pytest.approx(np.mean(stable), abs=1e-12)
     assert result.precision_within_radius_2 == pytest.approx(np.mean(ball), abs=1e-12)
     assert result.num_empty_balls == empty > 0
-    processes = (query_labels[:, None] == gallery_labels).double().mean()
-    assert result.chance == pytest.approx(processes.item(), abs=1e-12)
+    chance = (query_labels[:, None] == gallery_labels).double().mean()
+    assert result.chance == pytest.approx(chance.item(), abs=1e-12)
     assert result.chance < result.mean_average_precision < 1
     assert result.precision_at.keys() == {"1", "10"}
     assert result.mean_average_precision_at_1000 is None
     assert result.curve.recall[-1] == 1
-    assert result.curve.precision[-1] == pytest.approx(processes.item(), abs=1e-12)
+    assert result.curve.precision[-1] == pytest.approx(chance.item(), abs=1e-12)
 
 
 def test_the_order_of_the_gallery_moves_nothing_but_the_stable_value() -> None:
@@ -109,25 +101,6 @@ def test_the_top_that_is_given_overrules_the_protocol() -> None:
     cut = evaluate(case, protocol=protocol, top=5)
     assert cut.protocol["top"] == 5
     assert cut.mean_average_precision != evaluate(case).mean_average_precision
-
-
-def test_three_lines_of_python_evaluate_any_network() -> None:
-    """The example of the module's docstring, run on a network that is no encoder of ours."""
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.LazyLinear(12), torch.nn.BatchNorm1d(12, affine=False)
-    )
-    images, _ = open_protocol("split", *load_splits("digits"))
-    network(to_float(images.read(torch.arange(len(images)))))  # BatchNorm's statistics
-    network.eval().codes = lambda x: network(x) >= 0
-    source = retrieval.__doc__.split("```python")[1].split("```")[0]
-    names = {"encoder": network, "load_splits": load_splits, "open_protocol": open_protocol}
-    names |= {"extract": extract, "evaluate_retrieval": evaluate_retrieval}
-    exec(source, names)
-    assert len(ast.parse(source).body) == 3
-    result = names["result"]
-    assert result.protocol["num_gallery"] == 1_442
-    assert result.mean_average_precision > 1.5 * result.chance
 
 
 def test_multi_hot_labels_are_relevant_where_they_share_one() -> None:
@@ -187,49 +160,3 @@ def test_what_cannot_be_evaluated_is_named() -> None:
         evaluate((queries[:0], query_labels[:0], gallery, gallery_labels))
     with pytest.raises(ValueError, match="top must be one item or more, got 0"):
         evaluate((queries, query_labels, gallery, gallery_labels), top=0)
-
-
-def test_neighbours_come_nearest_first() -> None:
-    queries, _, gallery, _ = random_case()
-    found = nearest_neighbors(queries, gallery, 3)
-    assert found.indices.shape == found.distances.shape == (20, 3)
-    assert (found.distances.diff(dim=1) >= 0).all()
-    first = [min(reference.hamming(q, g) for g in gallery.tolist()) for q in queries.tolist()]
-    assert found.distances[:, 0].tolist() == first
-
-
-def test_the_sheet_frames_right_neighbours_green_and_wrong_ones_red(tmp_path: Path) -> None:
-    queries = torch.full((2, 3, 4, 6), 10, dtype=torch.uint8)
-    neighbors = torch.full((2, 3, 3, 4, 6), 20, dtype=torch.uint8)
-    relevant = torch.tensor([[True, False, True], [False, False, True]])
-    write_retrieval_sheet(queries, neighbors, relevant, tmp_path / "sheet.png", zoom=2)
-    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))[::2, ::2]
-    # per image: gap 1, frame 1, 6 pixels, frame 1, gap 1; the queries' column is a third wider
-    left, gap, cell = 1, 10 // 3, 10
-    assert pixels.shape == (2 * 8, left + 10 + gap + 3 * cell + 1, 3)
-    for row in range(2):
-        assert pixels[row * 8 + 4, left + 5].tolist() == [10] * 3
-        for column in range(3):
-            start = left + 10 + gap + column * cell
-            color = RIGHT_FRAME if relevant[row, column] else WRONG_FRAME
-            assert pixels[row * 8 + 1, start + 4].tolist() == list(color)
-            assert pixels[row * 8 + 4, start + 1].tolist() == list(color)
-            assert pixels[row * 8 + 4, start + 4].tolist() == [20] * 3
-            assert pixels[row * 8, start].tolist() == [255] * 3
-
-
-@pytest.mark.usefixtures("as_users_run_it")
-def test_a_sheet_that_does_not_fit_together_is_refused(tmp_path: Path) -> None:
-    queries = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    neighbors = torch.zeros(2, 5, 3, 4, 4, dtype=torch.uint8)
-    relevant = torch.ones(2, 5, dtype=torch.bool)
-    path = tmp_path / "sheet.png"
-    with pytest.raises(ValueError, match="got 0 queries with 5 neighbours"):
-        write_retrieval_sheet(queries[:0], neighbors[:0], relevant[:0], path)
-    with pytest.raises(ValueError, match=r"\(2, 3, 4, 4\), \(2, 5, 3, 4, 4\) and \(2, 4\)"):
-        write_retrieval_sheet(queries, neighbors, relevant[:, 1:], path)
-    with pytest.raises(ValueError, match=r"\(1, 3, 4, 4\), \(2, 5, 3, 4, 4\) and \(2, 5\)"):
-        write_retrieval_sheet(queries[:1], neighbors, relevant, path)
-    with pytest.raises(ValueError, match="zoom must be 1 or more, got 0"):
-        write_retrieval_sheet(queries, neighbors, relevant, path, zoom=0)
-    assert not path.exists()

@@ -132,7 +132,9 @@ def test_a_damaged_index_file_is_refused(tmp_path: Path, end: int) -> None:
 
 
 def test_other_files_and_other_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"from .*absent\.safetensors, but there is none"):
+    with pytest.raises(
+        DataNotFoundError, match=r"expected at .*absent\.safetensors, but there is none"
+    ):
         read_protocol(tmp_path / "absent.safetensors", CIFAR10)
     save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(DataError, match=r"model\.safetensors is no index file"):
@@ -232,7 +234,7 @@ def test_arguments_of_other_protocols_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"needs kept, .* chosen by their tags"):
         build_protocol("flickr25k-20015", FLICKR25K)
     train, _ = load_splits("digits")
-    with pytest.raises(DataError, match=r"two splits of digits .* got train twice"):
+    with pytest.raises(DataError, match=r"two different splits of digits .* got train twice"):
         load_protocol("split", train, train)
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ from nacgen.errors import StorageError
 from nacgen.reporting.encoders.report import (
     Measurement,
     encoder_text,
-    retrieval_chart,
     write_encoder_report,
+    write_results,
 )
-from nacgen.reporting.encoders.retrieval import precision_recall_chart
+from nacgen.reporting.encoders.retrieval import retrieval_chart
 
 
 def results(accuracy: float, precision: float = 0.5) -> dict[str, Any]:
@@ -77,4 +78,13 @@ def test_precision_and_recall_are_drawn_for_every_seed(tmp_path: Path) -> None:
 def test_a_chart_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     path = tmp_path / "no" / "curve.png"
     with pytest.raises(StorageError, match=f"chart {path} cannot be written"):
-        precision_recall_chart({"a": [((0.0, 1.0), (1.0, 0.0))]}, 0.1, path, title="t")
+        retrieval_chart(MEASUREMENTS, path)
+
+
+def test_results_are_written_whole_and_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    write_results(MEASUREMENTS[:1], tmp_path / "new")
+    write_results(MEASUREMENTS[:2], tmp_path / "new")
+    (file,) = (tmp_path / "new").iterdir()
+    assert [m["source"] for m in json.loads(file.read_text())] == ["a/encoder", "b/encoder"]
+    with pytest.raises(StorageError, match=r"results\.json cannot be .* Choose another --run-dir"):
+        write_results(MEASUREMENTS, file)

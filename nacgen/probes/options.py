@@ -1,0 +1,69 @@
+"""Options and presets of measuring encoders, without torch, so that `--help` stays fast."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nacgen.data.options import ViewConfig
+from nacgen.errors import ConfigurationError
+from nacgen.training.config import DataConfig
+
+Evaluator = Literal["linear", "linear_sgd", "knn", "retrieval", "health", "regions"]
+RegionMethod = Literal["exact", "sampled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Options of the measurement."""
+
+    preset: str = "digits"
+    """Named settings to start from."""
+    config: str | None = None
+    """YAML file whose values replace the preset's."""
+    encoders: tuple[str, ...] = ("untrained", "NAC=checkpoints/digits-nac")
+    """NAME=PATH_OR_ID of each encoder; give one name several times for several seeds. The path untrained
+    stands for a fresh encoder of the architecture of the first one that is loaded."""
+    evaluators: tuple[Evaluator, ...] = ("linear", "knn", "retrieval", "health", "regions")
+    """Measurements; linear_sgd is the paper's protocol, 100 passes over the training images."""
+    protocol: str = "split"
+    """Protocol of retrieval: split, cifar10-10k, cifar10-1k, flickr25k-25000, flickr25k-24581 or an index
+    file."""
+    num_segments: int = 16
+    """Number of segments of each kind along which regions are counted."""
+    region_method: RegionMethod = "exact"
+    """exact: seconds a segment for small networks; sampled: a lower bound for large ones."""
+    dataset: str = "digits"
+    """digits (embedded), cifar10, cifar100, stl10, flickr25k, imagenet or folder."""
+    data_dir: str | None = None
+    """Folder of the dataset's files."""
+    run_dir: str | None = None
+    """Folder of the report. Default: runs/probe_encoder-<preset>."""
+    seed: int = 0
+    """Seed of everything random."""
+    data: DataConfig = field(default_factory=DataConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+
+    def __post_init__(self) -> None:
+        """Check the options that need neither data nor weights."""
+        if self.num_segments < 2:
+            raise ConfigurationError(
+                f"num_segments must be 2 or more, got {self.num_segments}. Change --num-segments."
+            )
+        if all(entry.rpartition("=")[2] == "untrained" for entry in self.encoders):
+            raise ConfigurationError(
+                "encoders must name at least one trained encoder, got "
+                f"{' '.join(self.encoders) or 'none'}. Use --encoders NAC=PATH."
+            )
+
+
+PRESETS = {
+    # 2 CPU cores, minutes an encoder, most of them for the exact regions.
+    "digits": ProbeConfig(),
+    # Images of 32 px with CIFAR's views; a tiny encoder takes minutes on 2 CPU cores.
+    "cifar10": ProbeConfig(
+        dataset="cifar10",
+        encoders=("untrained", "NAC=runs/pretrain_nac-cifar10-small-seed0/encoder"),
+        views=ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, grayscale_probability=0.2),
+    ),
+    # Half a minute; for tests.
+    "smoke": ProbeConfig(num_segments=2, region_method="sampled"),
+}
