@@ -111,21 +111,21 @@ def test_units_that_switch_together_are_one_boundary() -> None:
 def test_convolutional_encoder_agrees_with_dense_sampling() -> None:
     encoder = build(lambda: NACEncoder(code_dim=12))
     start, end = ends(1, 3, 8, 8)
-    end = torch.lerp(start, end, 0.02)  # few enough boundaries for 2,000 points to divide
+    end = torch.lerp(start, end, 0.01)  # few enough boundaries for 1,000 points to divide
     exact = segment_crossings(encoder.code_logits, start, end)
-    assert exact.min() > 20
-    assert sampled_crossings(encoder.code_logits, start, end, 2000).tolist() == exact.tolist()
+    assert exact.min() > 10
+    assert sampled_crossings(encoder.code_logits, start, end, 1000).tolist() == exact.tolist()
     assert (sampled_crossings(encoder.code_logits, start, end, 4) <= exact).all()
 
 
 def test_max_pooling_breaks_where_another_entry_takes_over() -> None:
     network = build(Pooled)
     start, end = ends(1, 2, 6, 6)
-    points = torch.lerp(start, end, torch.linspace(0, 1, 20_001).double().view(-1, 1, 1, 1))
+    points = torch.lerp(start, end, torch.linspace(0, 1, 4_001).double().view(-1, 1, 1, 1))
     with torch.no_grad():
         padded = F.pad(network.stem(points), (1, 1, 1, 1))
         windows = F.unfold(padded, 3, stride=3).unflatten(1, (4, 9)).transpose(2, 3).flatten(1, 2)
-    relus = int(sampled_crossings(network, start, end, 20_001))
+    relus = int(sampled_crossings(network, start, end, 4_001))
     take_overs = switches_of_max(windows)
     assert take_overs > 10
     assert int(segment_crossings(network, start, end)) == relus + take_overs
@@ -152,8 +152,8 @@ def test_torchvision_and_our_encoder_with_the_same_weights_cross_the_same_bounda
     missing = theirs.load_state_dict(encoder.backbone.state_dict(), strict=False)
     assert sorted(missing.missing_keys) == ["fc.bias", "fc.weight"]
     assert not missing.unexpected_keys
-    start, end = ends(2, 3, 32, 32)
-    end = torch.lerp(start, end, 1e-3)
+    start, end = ends(1, 3, 32, 32)
+    end = torch.lerp(start, end, 5e-4)
     ours = segment_crossings(encoder.features, start, end)
     assert ours.min() > 5
     assert (

@@ -1,6 +1,3 @@
-import json
-from dataclasses import asdict
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,11 +50,12 @@ def test_orbits_lie_within_the_views() -> None:
 
 def test_the_same_seed_gives_the_same_segments_and_another_others() -> None:
     def measure(seed: int) -> RegionReport:
-        return measure_regions(network(), images(), ViewPolicy(), num_segments=8, seed=seed)
+        return measure_regions(network(), images(), ViewPolicy(), num_segments=4, seed=seed)
 
-    assert measure(0) == measure(0)
-    assert measure(0).between.mean_length != measure(1).between.mean_length
-    assert measure(0).within_orbit.mean_length != measure(1).within_orbit.mean_length
+    first, again, other = measure(0), measure(0), measure(1)
+    assert first == again
+    assert first.between.mean_length != other.between.mean_length
+    assert first.within_orbit.mean_length != other.within_orbit.mean_length
 
 
 def test_sampling_is_a_lower_bound_and_says_so() -> None:
@@ -78,17 +76,12 @@ def test_sampling_is_a_lower_bound_and_says_so() -> None:
 def test_the_standard_error_is_that_of_the_mean() -> None:
     few, many = (
         measure_regions(
-            network(), images(40), ViewPolicy(), num_segments=n, method="sampled", num_points=64
+            network(), images(40), ViewPolicy(), num_segments=n, method="sampled", num_points=16
         ).between
-        for n in (16, 144)
+        for n in (8, 72)
     )
     assert many.standard_error == pytest.approx(few.standard_error / 3, rel=0.5)
     assert abs(few.mean - many.mean) < 5 * few.standard_error
-
-
-def test_the_report_can_be_written_as_json() -> None:
-    report = measure_regions(network(), images(), ViewPolicy(), num_segments=2)
-    assert json.loads(json.dumps(asdict(report)))["protocol"]["num_images"] == 9
 
 
 def test_unusable_settings_are_named() -> None:
