@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
-from nacgen.system.processes import gather_rows
+from nacgen.system.processes import gather_parts
 
 
 def extract(
@@ -55,7 +55,7 @@ def extract(
                     f"{len(indices)} images. Pool over pixels first."
                 )
             parts.append(rows)
-        return gather_rows(torch.cat(parts))[: len(dataset)].cpu()
+        return torch.cat(gather_parts(torch.cat(parts)))[: len(dataset)].cpu()
 
 
 def require_eval(function: Callable[..., object]) -> None:
