@@ -29,7 +29,7 @@ SCORES = {"digits_classifier": ("fd_digits_classifier",), "inception": ("fid", "
 
 
 def train_arms(config: CompareConfig, recipe: Path) -> dict[str, dict[int, Path | None]]:
-    """Train every run that is missing.
+    """Train every run that is missing, see `run_children`.
 
     Args:
         config: Result of `write_comparison`.
@@ -37,10 +37,6 @@ def train_arms(config: CompareConfig, recipe: Path) -> dict[str, dict[int, Path 
 
     Returns:
         For each arm and seed the folder of the finished run, or None if the run diverged.
-
-    Raises:
-        NacgenError: A run failed in another way, see `run_children`.
-        SystemExit: 143, after a request to stop.
     """
     arms = [parse_arm(text) for text in config.arms]
     children = {
@@ -79,12 +75,7 @@ def run_flags(config: CompareConfig, arm: Arm, seed: int) -> list[str]:
 def check_arms(config: CompareConfig) -> None:
     """Refuse mistakes that would otherwise show up only after hours of training.
 
-    Args:
-        config: Result of `join_folder`.
-
-    Raises:
-        ConfigurationError: The recipe refuses the flags of an arm, the arms differ in their budget, or their runs
-            have no such metric.
+    These are flags that the recipe refuses, unequal budgets, and a metric that the runs will not have.
     """
     # Runs that exist tell the scores that they have.
     if config.metric is not None:
@@ -128,14 +119,7 @@ def check_arms(config: CompareConfig) -> None:
 
 
 def join_folder(config: CompareConfig) -> CompareConfig:
-    """Fill in what the user left open from the comparison in the folder; nothing is written.
-
-    Args:
-        config: Options as the user gave them.
-
-    Raises:
-        ConfigurationError: The folder holds something else, or runs of another configuration.
-    """
+    """Fill in what the user left open from the comparison in the folder; refuse a folder of anything else."""
     before = _earlier_comparison(config.folder)
     asked = {} if config.run_config is None else read_template(Path(config.run_config))
     asked = {"preset": config.preset, **flatten(asked)}
@@ -174,17 +158,7 @@ def join_folder(config: CompareConfig) -> CompareConfig:
 
 
 def write_comparison(config: CompareConfig) -> CompareConfig:
-    """Write config.yaml, and a copy of the run_config, into the folder of a comparison.
-
-    Args:
-        config: Result of `join_folder`.
-
-    Returns:
-        The same options with the copy as their run_config.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Write config.yaml and a copy of the run_config into the folder; return the options with that copy."""
     if config.run_config is not None:
         template, copy = read_template(Path(config.run_config)), config.folder / RUN_CONFIG
         write_file(copy, yaml.safe_dump(template, sort_keys=False))
@@ -194,11 +168,7 @@ def write_comparison(config: CompareConfig) -> CompareConfig:
 
 
 def read_template(path: Path) -> dict[str, Any]:
-    """Read the options of a run_config, without those that differ from run to run.
-
-    Raises:
-        ConfigurationError: The file cannot be read, or belongs to a comparison.
-    """
+    """Read the options of a run_config, without those that differ from run to run."""
     values = read_yaml(path)
     if "arms" in values:
         raise ConfigurationError(

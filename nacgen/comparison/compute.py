@@ -45,12 +45,7 @@ class ArmCost:
 
 
 def arm_cost(runs: Sequence[Run]) -> ArmCost:
-    """Add up the cost of the runs of one arm.
-
-    Args:
-        runs: Finished runs; `pretraining` in a summary is the cost of the encoder, null if its weights were not
-            pretrained.
-    """
+    """Add up the cost of the finished runs of one arm."""
     seconds = [float((run.summary or {}).get("seconds", 0.0)) for run in runs]
     devices = [_devices(run.environment) for run in runs]
     encoders: dict[str, Any] = {}  # by path: runs of one encoder share one pretraining

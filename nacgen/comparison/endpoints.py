@@ -168,16 +168,7 @@ def _plain(endpoint: object, *names: str) -> dict[str, Any]:
 
 
 def images_to_score(curve: Curve, target: float, better: str) -> int | None:
-    """Return the images seen at the first evaluation that reached a score.
-
-    Args:
-        curve: Scores by images seen.
-        target: Score to reach.
-        better: Direction in which scores improve, `"lower"` or `"higher"`.
-
-    Returns:
-        The images seen, or None if the score was not reached.
-    """
+    """Return the images seen at the first evaluation that reached a score, or None if none did."""
     sign = 1 if better == "lower" else -1
     rounding = 1e-12 * abs(target)  # a mean of equal scores may differ from them in the last bit
     reached = (seen for seen, value in curve.items() if sign * (value - target) <= rounding)
@@ -192,17 +183,7 @@ def mean_score(curve: Curve) -> float:
 
     Args:
         curve: Two or more positive scores by images seen.
-
-    Returns:
-        A mean between the lowest and the highest score.
-
-    Raises:
-        ValueError: There are fewer than two scores.
     """
-    if len(curve) < 2:
-        raise ValueError(
-            f"an area needs two scores or more, got {len(curve)}. Evaluate more often in training."
-        )
     images = sorted(curve)
     logs = [math.log(curve[seen]) for seen in images]
     return math.exp(float(np.trapezoid(logs, images)) / (images[-1] - images[0]))

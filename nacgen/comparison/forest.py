@@ -61,15 +61,7 @@ def forest_rows(comparison: Comparison) -> list[ForestRow]:
 
 
 def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
-    """Draw every endpoint of every comparison and return the path of the picture.
-
-    Args:
-        comparisons: One or more comparisons with the same control.
-        path: Path of the PNG file.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Draw every endpoint of comparisons with one control as a PNG file, and return its path."""
     first = comparisons[0]
     blocks = [(comparison, forest_rows(comparison)) for comparison in comparisons]
     num_lines = sum(len(rows) + 1 for _, rows in blocks)
@@ -125,15 +117,7 @@ def _frame(axes: Axes, limits: tuple[float, float], num_lines: int) -> None:
 
 
 def tick_places(low: float, high: float) -> list[float]:
-    """Return the ticks of an axis: zero and round changes, the largest first, as far as there is room.
-
-    Args:
-        low: Log ratio at the left end.
-        high: Log ratio at the right end.
-
-    Returns:
-        Ascending log ratios.
-    """
+    """Return the ticks between two log ratios: zero and round changes, as far as there is room."""
     places = [0.0]
     for percent in sorted(TICKS, key=abs, reverse=True):
         place = math.log1p(percent / 100)

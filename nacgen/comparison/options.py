@@ -89,14 +89,7 @@ class Arm:
 
 
 def parse_arm(text: str) -> Arm:
-    """Read an arm from the command line.
-
-    Args:
-        text: Name of an initialization, or `NAME=FLAGS`.
-
-    Raises:
-        ConfigurationError: The text is neither, or sets a flag that the comparison sets for each run.
-    """
+    """Read an arm from the command line: the name of an initialization, or `NAME=FLAGS`."""
     name, equals, flags = text.partition("=")
     if not equals:
         if name not in INITS:

@@ -11,17 +11,7 @@ from nacgen.system.documents import flatten
 
 
 def by_seed(runs: Sequence[Run], metric: str, left_out: Collection[int]) -> dict[int, Run]:
-    """Return the runs of one arm by seed.
-
-    Args:
-        runs: Runs of one arm.
-        metric: Metric to compare.
-        left_out: Seeds to leave out.
-
-    Raises:
-        ConfigurationError: A run is unfinished, two runs have one seed, there are too few or too many runs, or a
-            score has no logarithm.
-    """
+    """Return the runs of one arm by seed; refuse unfinished runs, a seed twice, and scores without a logarithm."""
     runs = [run for run in runs if run.seed not in left_out]
     if not 1 <= len(runs) <= MAX_PAIRS:
         raise ConfigurationError(
@@ -52,11 +42,7 @@ def by_seed(runs: Sequence[Run], metric: str, left_out: Collection[int]) -> dict
 
 
 def common_end(runs: Sequence[Run], metric: str) -> int:
-    """Return the images seen at the end of all runs.
-
-    Raises:
-        ConfigurationError: The budgets differ, or a run was not scored at its end.
-    """
+    """Return the images seen at the end of all runs; refuse unequal budgets and runs not scored at their end."""
     ends = [max(run.curve(metric)) for run in runs]
     for run, end in zip(runs, ends, strict=True):
         assert run.summary is not None
@@ -78,10 +64,9 @@ def common_end(runs: Sequence[Run], metric: str) -> int:
 def common_protocol(
     a: Mapping[int, Run], b: Mapping[int, Run], metric: str, seen: int
 ) -> dict[str, Any]:
-    """Return the protocol of all scores at a position; the seed of the evaluation may differ between pairs.
+    """Return the protocol of all scores at a position; refuse unequal ones.
 
-    Raises:
-        ConfigurationError: The protocols differ; the message names the fields with both values.
+    The seed of the evaluation may differ between pairs.
     """
     first = next(iter(a.values()))
     shared = dict(first.protocol(metric, seen))

@@ -7,7 +7,7 @@ from nacgen.comparison.compare import Comparison
 from nacgen.comparison.compute import COST_NOTE, cost_table, pretraining_note
 from nacgen.comparison.forest import forest_plot
 from nacgen.comparison.tables import arms_of, difference_table, seed_table, time_to_score_table
-from nacgen.comparison.verdict import limits
+from nacgen.comparison.verdict import limits, listed
 from nacgen.errors import ConfigurationError
 from nacgen.reporting.blocks import Block, Heading, Images, Paragraph, Table
 from nacgen.reporting.charts import comparison_chart, score
@@ -47,12 +47,11 @@ def write_comparison_report(
     curves = comparison_chart(arms, metric, base / "curve.png", title=_finding(comparisons))
     forest = forest_plot(comparisons, base / "forest.png")
     moments = [point.images_seen for point in (first.early, first.end) if point is not None]
-    seeds = f"seed{'s' * (pairs > 1)} {', '.join(map(str, first.end.seeds))}"
     blocks: list[Block] = [Heading(title, 1)]
     blocks += [Paragraph(comparison.verdict, lead=True) for comparison in comparisons]
     blocks += [Paragraph(text) for text in divergence_notes(diverged or _diverged(comparisons))]
     blocks += [
-        Images([curves], [f"`{metric}` against images seen, {seeds}"], "chart"),
+        Images([curves], [f"`{metric}` against images seen, {listed(first.end.seeds)}"], "chart"),
         Images([forest], ["Mean changes, their intervals, and every pair"], "chart"),
         Heading("Every seed"),
         *map(seed_table, comparisons),
@@ -81,8 +80,8 @@ def write_comparison_report(
 def divergence_notes(diverged: Mapping[str, Collection[int]]) -> list[str]:
     """Return one sentence for each arm of which a run diverged."""
     return [
-        f"{arm} diverged (a loss was not finite) with seed{'s' * (len(seeds) > 1)} "
-        f"{', '.join(map(str, sorted(seeds)))}: left out of every arm, and no score of {arm} shows it."
+        f"{arm} diverged (a loss was not finite) with {listed(seeds)}: left out of every arm, and no score of "
+        f"{arm} shows it."
         for arm, seeds in diverged.items()
         if seeds
     ]

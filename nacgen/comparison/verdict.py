@@ -1,6 +1,7 @@
 """The verdict on two arms in one sentence, and the limits of so few pairs."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from nacgen.comparison.endpoints import PairedScores
@@ -88,7 +89,7 @@ class Claim:
     @property
     def _diverged(self) -> str:
         parts = [
-            f"{arm} diverged with seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
+            f"{arm} diverged with {listed(seeds)}"
             for arm, seeds in ((self.arm_a, self.diverged_a), (self.arm_b, self.diverged_b))
             if seeds
         ]
@@ -120,18 +121,17 @@ class Claim:
         )
 
 
+def listed(seeds: Collection[int]) -> str:
+    """Return seeds in words, `seed 1` or `seeds 1, 2`."""
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
+
+
 def _corrected_for(num_comparisons: int) -> str:
     return f", corrected for {num_comparisons} comparisons," if num_comparisons > 1 else ""
 
 
 def limits(num_pairs: int, level: float = LEVEL, num_comparisons: int = 1) -> str:
-    """Say in a short paragraph what this number of pairs can show and what it cannot.
-
-    Args:
-        num_pairs: Number of paired seeds, at least 1.
-        level: Error rate of claims.
-        num_comparisons: Number of arms compared with the control.
-    """
+    """Say in a short paragraph what this number of pairs can show and what it cannot."""
     fewest = next(k for k in range(1, 64) if num_comparisons * smallest_p_value(k) <= level)
     test_of = f"the exact two-sided test{_corrected_for(num_comparisons)}"
     if num_pairs == 1:

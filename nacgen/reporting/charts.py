@@ -35,14 +35,8 @@ def comparison_chart(
     Args:
         arms: Runs by the name of the arm, the control first.
         metric: Metric to draw.
-        path: Path of the PNG file.
+        path: Path of the PNG file, which is also returned.
         title: Title above the chart.
-
-    Returns:
-        The path.
-
-    Raises:
-        StorageError: The file cannot be written.
     """
     curves = {arm: [run.curve(metric) for run in runs] for arm, runs in arms.items()}
     num_seeds = max(map(len, curves.values()))
@@ -141,11 +135,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 
 
 def save_chart(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as a PNG file and return its path.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Write a figure as a PNG file and return its path."""
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     with storage_errors(f"the chart {path}", "Free space and repeat the command."):

@@ -210,19 +210,7 @@ def mapping_table(name: str, content: Mapping[str, Any]) -> Table:
 
 
 def write_blocks(blocks: Sequence[Block], title: str, folder: Path) -> Reports:
-    """Write `report.md` and `report.html`.
-
-    Args:
-        blocks: The report.
-        title: Title of the HTML page.
-        folder: Existing folder to write into.
-
-    Returns:
-        Paths of the Markdown and the HTML file.
-
-    Raises:
-        StorageError: The folder cannot be written.
-    """
+    """Write `report.md` and `report.html` into an existing folder and return their paths."""
     reports = folder / "report.md", folder / "report.html"
     contents = to_markdown(blocks, folder), to_html(blocks, title, folder)
     for path, content in zip(reports, contents, strict=True):

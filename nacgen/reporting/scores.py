@@ -4,14 +4,7 @@ from nacgen.metrics.result import EvaluationResult
 
 
 def score_text(result: EvaluationResult) -> str:
-    """One line a score: its name, its value, and what helps to judge it.
-
-    Args:
-        result: The scores.
-
-    Returns:
-        Lines without a break at the end.
-    """
+    """Return one line for each score: its name, its value, and what is known of its error and bias."""
     width = max(map(len, result.scores))
     lines = []
     for name, score in result.scores.items():

@@ -40,11 +40,6 @@ def test_mean_score_is_the_integral() -> None:
     assert mean_score(curve) == pytest.approx(expected, rel=1e-3)
 
 
-def test_one_score_has_no_area() -> None:
-    with pytest.raises(ValueError, match="two scores or more, got 1"):
-        mean_score({5: 3.0})
-
-
 def times(a: tuple[int | None, ...], b: tuple[int | None, ...]) -> ImagesToScore:
     return ImagesToScore(
         target=5.0,

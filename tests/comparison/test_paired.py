@@ -1,8 +1,8 @@
+import math
 from itertools import product
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from nacgen.comparison.paired import (
     holm,
@@ -13,22 +13,10 @@ from nacgen.comparison.paired import (
 )
 
 
-def test_interval_is_scipys() -> None:
-    values = [-0.188, -0.142, -0.240]
-    expected = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-    assert t_interval(values) == pytest.approx(expected, rel=1e-9)
-
-
-def test_one_value_has_no_interval() -> None:
+def test_interval_of_two_values_in_closed_form() -> None:
+    half = math.tan(0.95 * math.pi / 2)  # one degree of freedom is Cauchy's distribution
+    assert t_interval([-1.0, 1.0]) == pytest.approx((-half, half))
     assert t_interval([0.1]) is None
-
-
-@pytest.mark.parametrize("num_pairs", [2, 3, 8])
-def test_interval_holds_the_true_mean_in_95_of_100_cases(num_pairs: int) -> None:
-    draws = np.random.default_rng(1).normal(0.3, 2.0, (4000, num_pairs))
-    intervals = (t_interval(row) for row in draws.tolist())
-    held = np.mean([low < 0.3 < high for low, high in filter(None, intervals)])
-    assert held == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors
 
 
 def brute_force_p_value(differences: list[float]) -> float:
@@ -69,12 +57,6 @@ def test_pairs_that_agree_reach_the_smallest_p_value(num_pairs: int) -> None:
     assert smallest_p_value(num_pairs) == 2 / 2**num_pairs
     differences = [-0.1 - 0.01 * i for i in range(num_pairs)]
     assert sign_flip_p_value(differences) == smallest_p_value(num_pairs)
-
-
-@pytest.mark.parametrize("num_pairs", [0, 41])
-def test_p_value_names_a_number_of_pairs_it_cannot_take(num_pairs: int) -> None:
-    with pytest.raises(ValueError, match=f"1 to 40 pairs, got {num_pairs}"):
-        sign_flip_p_value([0.1] * num_pairs)
 
 
 def test_sign_test_in_closed_form() -> None:
