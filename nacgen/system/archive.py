@@ -1,6 +1,6 @@
-"""Reading `.npz` archives that a stranger may have written: no pickles, no files written, bounded sizes.
+"""Reading untrusted `.npz` archives: no pickles, bounded sizes, and no files written.
 
-Members are read into memory under their names, whatever these are, so no name leads anywhere.
+Arrays are read into memory, so that the name of a member cannot lead anywhere.
 """
 
 import lzma
@@ -13,29 +13,27 @@ import numpy as np
 
 from nacgen.system.files import open_regular
 
-ARCHIVE_ERRORS = (  # what reading a damaged or hostile archive raises
+ARCHIVE_ERRORS = (  # errors of reading a damaged or hostile archive
     *(AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError, TypeError),
     *(ValueError, lzma.LZMAError, struct.error, zipfile.BadZipFile, zlib.error),
 )
 MAX_MEMBERS = 1000
-MAX_RATIO, SMALL_BYTES = (
-    200,
-    2**30,
-)  # so much may come of one byte, where more than a gigabyte comes of all
+MAX_RATIO = 200  # unpacked bytes per packed byte, for archives that unpack to more than SMALL_BYTES
+SMALL_BYTES = 2**30
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of an `.npz` archive.
 
     Args:
-        path: The archive.
+        path: Path of the archive.
 
     Returns:
-        All arrays by name.
+        Arrays by name.
 
     Raises:
-        ValueError: It has more members than anybody needs, or is packed so tightly that it must be a bomb.
-        Exception: Others of `ARCHIVE_ERRORS`: it is damaged, or holds pickled objects.
+        ValueError: If the archive has too many members, or unpacks to implausibly many bytes.
+        Exception: Others of `ARCHIVE_ERRORS`, if the archive is damaged or holds pickled objects.
     """
     with open_regular(path) as file:
         with zipfile.ZipFile(file) as archive:

@@ -1,4 +1,4 @@
-"""Files of a model on the Hugging Face Hub: both of one commit, from the cache where the Hub is out of reach."""
+"""Downloading a model's files from the Hugging Face Hub, or from its cache without a connection."""
 
 import threading
 from collections.abc import Callable
@@ -10,37 +10,37 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from nacgen.errors import CheckpointNotFoundError
 
-PATIENCE_S = 4  # for the Hub's first answer
+PATIENCE_S = 4  # seconds until the Hub's first answer
 
 
 def download(name: str, files: tuple[str, ...], revision: str | None = None) -> list[Path]:
     """Fetch some files of one commit of a model, and no others.
 
-    Where the Hub does not answer in time, the copies in the cache are taken.
+    If the Hub does not answer in time, the copies in the cache are taken.
 
     Args:
-        name: `owner/name`.
-        files: Names of the files; the first says whether there is such a model.
-        revision: Branch, tag or commit. Absent: the main branch.
+        name: Hub id, `owner/name`.
+        files: Names of the files; the first one decides whether the model exists.
+        revision: Branch, tag or commit; the main branch by default.
 
     Returns:
-        Where the files lie in the cache, all in one folder.
+        Paths of the files in the cache, all in one folder.
 
     Raises:
-        CheckpointNotFoundError: The Hub has no such model, revision or file, or is out of reach and there are no
-            copies.
+        CheckpointNotFoundError: If the Hub has no such model, revision or file, or if it cannot be reached and the
+            cache has no copies.
     """
     url, silence = hf_hub_url(name, files[0], revision=revision), None
     try:
         _in_time(lambda: get_hf_file_metadata(url, timeout=PATIENCE_S))
     except Exception as error:  # its client and those below raise a dozen unrelated types
         if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
-            raise _not_found(name, revision, error) from error  # it answered, and says no
+            raise _not_found(name, revision, error) from error  # it answered that there is none
         silence = error
     paths: list[Path] = []
     try:
         for file in files:
-            # The first goes by the revision's name, which the cache remembers, the others by its commit.
+            # The first file is found by the name of the revision, which the cache knows; the others by its commit.
             at = paths[0].parent.name if paths else revision
             path = hf_hub_download(name, file, revision=at, local_files_only=silence is not None)
             paths.append(Path(path))
@@ -50,7 +50,7 @@ def download(name: str, files: tuple[str, ...], revision: str | None = None) -> 
 
 
 def _in_time(call: Callable[[], object]) -> None:
-    """Call, but do not wait for long: a name server's silence has no timeout of its own."""
+    """Call, but wait only for a short time: a silent name server has no timeout of its own."""
     ends: Queue[Exception | None] = Queue()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Float32 that is float32, for values that must not depend on how the caller trains."""
+"""Full float32 precision, for values that must not depend on how the caller trains."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +9,18 @@ import torch
 
 @contextmanager
 def plain_float32(device_type: str) -> Iterator[None]:
-    """Compute float32 as float32 for a block: no autocast, no TF32, no bf16 inside of products.
+    """Compute float32 as float32 in a block, without autocast, TF32, or bf16 inside of products.
 
     Args:
-        device_type: `"cpu"`, `"cuda"`, …
+        device_type: Type of the device, for example `"cuda"`.
 
     Yields:
         Nothing.
+
+    Example:
+        >>> with torch.autocast("cpu"), plain_float32("cpu"):
+        ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+        torch.float32
     """
     on: Any = torch.backends
     switches = (on.cuda.matmul, on.cudnn.conv, on.mkldnn.matmul, on.mkldnn.conv)

@@ -1,8 +1,8 @@
-"""Random draws as functions of (seed, purpose, position), so that nothing has to be restored.
+"""Random draws as functions of (seed, purpose, position), so that no state has to be restored.
 
-A draw for training is made for the global batch at a position in the stream of images and then sliced by
-process: one, two and eight processes see the same images, views, latents and noise, and a resumed run
-continues as if it had never stopped.
+A draw for training is made for the global batch at a position in the stream of images, and then sliced by process.
+So one, two and eight processes see the same images, views, latents and noise, and a resumed run continues as if it
+had never stopped.
 """
 
 import hashlib
@@ -13,31 +13,41 @@ import torch
 
 
 def generator(seed: int, purpose: str, position: int = 0) -> torch.Generator:
-    """A CPU generator whose stream depends on its three arguments alone.
+    """Return a CPU generator whose stream depends on the three arguments alone.
 
     Args:
-        seed: The run's seed.
-        purpose: What is drawn, `"latents"` say; different purposes are independent.
-        position: Images seen over all processes, an epoch, or a sample's index.
+        seed: Seed of the run.
+        purpose: Name of the draw, for example `"latents"`; different purposes are independent.
+        position: Images seen over all processes, an epoch, or the index of a sample.
 
     Returns:
         A fresh generator.
+
+    Example:
+        >>> same = [torch.rand(2, generator=generator(0, "latents", 64)) for _ in range(2)]
+        >>> torch.equal(*same)
+        True
     """
     digest = hashlib.blake2b(f"{seed}/{purpose}/{position}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
 
 
 def normal_rows(seed: int, purpose: str, indices: torch.Tensor, size: int) -> torch.Tensor:
-    """Standard normal rows, row `i` a function of (seed, purpose, index i) alone.
+    """Draw standard normal rows; row `i` depends on (seed, purpose, index i) alone.
 
     Args:
-        seed: The seed.
-        purpose: What is drawn.
-        indices: `(b,)` whole numbers.
+        seed: Seed of the run.
+        purpose: Name of the draw.
+        indices: Whole numbers `(b,)`.
         size: Length of a row.
 
     Returns:
         Float32 tensor `(b, size)` on the CPU.
+
+    Example:
+        >>> rows = normal_rows(0, "latents", torch.arange(8), 4)
+        >>> torch.equal(rows[5:6], normal_rows(0, "latents", torch.tensor([5]), 4))
+        True
     """
     rows = [torch.randn(size, generator=generator(seed, purpose, int(i))) for i in indices]
     return torch.stack(rows) if rows else torch.empty(0, size)
@@ -45,17 +55,21 @@ def normal_rows(seed: int, purpose: str, indices: torch.Tensor, size: int) -> to
 
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """Make torch's global CPU generator a function of (seed, purpose) for a block, then restore it.
+    """Seed torch's global CPU generator by (seed, purpose) for a block, then restore it.
 
-    For code that draws from the global generator, such as a module's initialisation. The generators of other
-    devices are left alone.
+    This is for code that draws from the global generator, such as the initialization of a module. Generators
+    of other devices are left alone.
 
     Args:
-        seed: The run's seed.
-        purpose: What is drawn.
+        seed: Seed of the run.
+        purpose: Name of the draw.
 
     Yields:
         Nothing.
+
+    Example:
+        >>> with seeded(0, "weights"):
+        ...     weight = torch.nn.Linear(2, 1).weight
     """
     with torch.random.fork_rng(devices=[]):
         # not torch.manual_seed, which also seeds every GPU

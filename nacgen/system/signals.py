@@ -1,4 +1,4 @@
-"""What a process owes to the one that started it: to stop when told to, and when the other is gone."""
+"""Signals: stopping a run on request, and stopping a process whose parent has ended."""
 
 import ctypes
 import os
@@ -12,26 +12,26 @@ from typing import Any, Self
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ECHO_SECONDS = 0.5
-# Of what they set in each process that they start, torchrun and accelerate launch, what nobody exports.
+# Variables that torchrun and accelerate launch set for each of their processes, and nobody exports.
 LAUNCHER_MARKS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_MODE")
 
 
 def stop_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent dies, be it by SIGKILL; Linux only."""
+    """Have Linux send SIGTERM to this process when its parent dies; elsewhere do nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop_with_launcher() -> None:
-    """The same where the parent is a launcher: `accelerate launch` dies of SIGTERM and tells no one."""
+    """Do so if the parent is a launcher: `accelerate launch` dies of SIGTERM without a signal to its children."""
     if any(mark in os.environ for mark in LAUNCHER_MARKS):
         stop_with_parent()
 
 
 class StopSignals:
-    """Tells a second signal of one kind, which is to act at once, from the echo of the first.
+    """A memory of signals that distinguishes a second signal from the echo of the first.
 
-    A terminal or a scheduler signals launcher and recipe alike, and then the launcher passes it on, or
+    A terminal or a scheduler signals both launcher and recipe. The launcher then passes the signal on, or
     dies of it.
     """
 
@@ -39,24 +39,17 @@ class StopSignals:
         self._first: dict[int, float] = {}
 
     def is_repeated(self, number: int) -> bool:
-        """Note a signal, and say whether it came before, not counting the last half second.
-
-        Args:
-            number: The signal.
-
-        Returns:
-            Whether somebody insists.
-        """
+        """Note a signal, and return True if it already came more than half a second ago."""
         now = time.monotonic()
         return now - self._first.setdefault(number, now) > ECHO_SECONDS
 
 
 class InterruptedBlock(BaseException):
-    """A signal has ended a block that it may end."""
+    """The end of an interruptible block by a signal."""
 
 
 class StopRequests:
-    """Once entered, takes the first SIGTERM or SIGINT as a request to save and stop; a second acts at once."""
+    """A context that takes the first SIGTERM or SIGINT as a request to save and stop; a second acts at once."""
 
     def __init__(self) -> None:
         self.is_requested = False
@@ -64,25 +57,25 @@ class StopRequests:
         self._is_interruptible = False
 
     def __enter__(self) -> Self:
-        """Take the signals over."""
+        """Replace the signal handlers."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give them back."""
+        """Restore the signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """A block that a request ends at once, since all of it can be done again.
+        """Run a block that a request may end at once, because all of it can be repeated.
 
         Yields:
             Nothing.
 
         Raises:
-            InterruptedBlock: There was a request, before the block or in it.
+            InterruptedBlock: If a request comes, before the block or in it.
         """
         self._is_interruptible = True
         try:
@@ -98,5 +91,5 @@ class StopRequests:
             signal.raise_signal(number)
         self.is_requested = True
         if self._is_interruptible:
-            self._is_interruptible = False  # what the block has to tidy up is not disturbed
+            self._is_interruptible = False  # the block may tidy up undisturbed
             raise InterruptedBlock

@@ -1,8 +1,9 @@
-"""Reading safetensors that a stranger may have written.
+"""Reading untrusted safetensors files.
 
-A safetensors file is eight bytes with the length of a header, the header in JSON, and the tensors' bytes. The
-header is checked here, against limits and against what is expected, before a tensor is read and before the
-library sees the file. Files are read into memory: one that is cut off while it is mapped would end the process.
+A safetensors file consists of eight bytes with the length of a header, the header in JSON, and the bytes of
+the tensors. The header is checked here, against limits and against what is expected, before any tensor is
+read and before the library sees the file. Files are read into memory: truncating a file that is mapped would
+kill the process.
 """
 
 import io
@@ -21,7 +22,7 @@ from nacgen.errors import CheckpointError
 from nacgen.system.documents import strict_json
 from nacgen.system.files import open_regular
 
-DTYPES = {
+DTYPES = {  # by their names in safetensors
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
@@ -38,8 +39,8 @@ DTYPES = {
     "I64": torch.int64,
     "F64": torch.float64,
 }
-HEADER_BYTES, BYTES_PER_TENSOR = 1_000_000, 300  # the longest header that is read
-MANY_TENSORS = 10_000  # are provided for where it is not known how many are expected
+HEADER_BYTES, BYTES_PER_TENSOR = 1_000_000, 300  # length of the longest header that is read
+MANY_TENSORS = 10_000  # for files of which nothing is expected
 MAX_AXES = 16
 ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
@@ -48,11 +49,11 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a safetensors file holds.
+    """The content of a safetensors file.
 
     Args:
-        tensors: By name, on the CPU.
-        metadata: Texts of its header.
+        tensors: Tensors by name, on the CPU.
+        metadata: Texts of the header, by name.
     """
 
     tensors: Tensors
@@ -67,17 +68,24 @@ def read_tensor_file(
     """Read a safetensors file.
 
     Args:
-        path: The file.
-        expected: Names, shapes and dtypes that it must hold, no more and no less; no tensor is read unless all of
-            it fits. Tensors on the meta device will do. Absent: any.
-        inside: A folder that a link must not lead out of. Absent: it may lead anywhere.
+        path: Path of the file.
+        expected: Tensors whose names, shapes and dtypes the file must match exactly; they may be on the meta
+            device. No tensor is read unless everything fits. By default any file is accepted.
+        inside: Folder that a link must stay in; by default it may lead anywhere.
 
     Returns:
         Tensors and metadata.
 
     Raises:
-        CheckpointError: The file cannot be read, is no whole safetensors file, or does not fit; up to ten
+        CheckpointError: If the file cannot be read, is not a whole safetensors file, or does not fit; up to ten
             differences are listed.
+
+    Example:
+        >>> from safetensors.torch import save_file
+        >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> save_file({"weight": torch.ones(2)}, path)
+        >>> read_tensor_file(path).tensors
+        {'weight': tensor([1., 1.])}
     """
     try:
         with open_regular(path, inside) as file:
@@ -90,34 +98,15 @@ def read_tensor_file(
         ) from error
 
 
-def parse_tensor_file(
-    content: bytes, name: str, expected: Mapping[str, Tensor] | None = None
-) -> TensorFile:
-    """As `read_tensor_file`, of bytes in memory.
-
-    Args:
-        content: Of the file.
-        name: Of the file, for messages.
-        expected: As in `read_tensor_file`.
-
-    Returns:
-        Tensors and metadata.
-
-    Raises:
-        CheckpointError: As `read_tensor_file`.
-    """
-    return _read(io.BytesIO(content), len(content), name, expected)
-
-
 def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights with NaN or infinity in them.
+    """Refuse weights that contain NaN or infinity.
 
     Args:
-        tensors: By name.
-        source: Where they come from, for the message.
+        tensors: Weights by name.
+        source: Origin of the weights, for the message.
 
     Raises:
-        CheckpointError: Some are not finite; up to ten are named.
+        CheckpointError: If some are not finite; up to ten are named.
     """
     wrong = [
         name
@@ -162,7 +151,7 @@ def _read(
 
 
 def _read_head(file: io.BufferedIOBase, size: int, longest: int) -> bytes:
-    """The first eight bytes, and the header whose length they give."""
+    """Return the first eight bytes and the header whose length they give."""
     head = file.read(8)
     length = int.from_bytes(head, "little")
     if len(head) < 8 or length > size - 8:
@@ -207,7 +196,7 @@ def _are_sizes(values: Any) -> bool:
 
 
 def _check_layout(entries: Mapping[str, _Entry], num_bytes: int) -> None:
-    """Every byte behind the header belongs to one tensor."""
+    """Raise an error unless every byte after the header belongs to one tensor."""
     position = 0
     for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.end)):
         if entry.start != position:

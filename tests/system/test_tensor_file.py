@@ -18,7 +18,6 @@ from nacgen.system import tensor_file
 from nacgen.system.documents import strict_json
 from nacgen.system.tensor_file import (
     DTYPES,
-    parse_tensor_file,
     read_tensor_file,
     require_finite,
 )
@@ -108,22 +107,17 @@ def test_a_crafted_file_is_refused_at_once(
     start = time.process_time()
     with pytest.raises(CheckpointError, match=f"{path} is no whole safetensors file .*{message}"):
         read_tensor_file(path)
-    with pytest.raises(CheckpointError, match=f"^x is no whole safetensors file .*{message}"):
-        parse_tensor_file(content, "x")
-    assert time.process_time() - start < 2 * 0.2
+    assert time.process_time() - start < 0.2
 
 
-def test_there_are_as_many_crafted_files_as_promised() -> None:
-    assert len(CRAFTED) >= 30
-
-
-def test_the_limit_of_the_header_follows_what_is_expected() -> None:
-    padded = craft(json.dumps({"a": entry(0, 8)}).encode().ljust(1_000_400))
+def test_the_limit_of_the_header_follows_what_is_expected(tmp_path: Path) -> None:
+    padded = tmp_path / "x"
+    padded.write_bytes(craft(json.dumps({"a": entry(0, 8)}).encode().ljust(1_000_400)))
     with pytest.raises(CheckpointError, match="header of 1,000,400 bytes is longer than 1,000,300"):
-        parse_tensor_file(padded, "x", {"a": torch.zeros(2)})
+        read_tensor_file(padded, {"a": torch.zeros(2)})
     expected = {"a": torch.zeros(2), "b": torch.zeros(0)}
     with pytest.raises(CheckpointError, match="1 differences: b is missing"):
-        parse_tensor_file(padded, "x", expected)
+        read_tensor_file(padded, expected)
 
 
 def test_what_does_not_fit_is_not_read(tmp_path: Path) -> None:
@@ -148,8 +142,9 @@ def test_every_dtype_is_read_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> 
         assert file.tensors["empty"].shape == (1, 0)
 
 
-def test_a_file_without_tensors_is_one() -> None:
-    assert parse_tensor_file(save({}), "x", {}).tensors == {}
+def test_a_file_without_tensors_is_one(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "x")
+    assert read_tensor_file(tmp_path / "x", {}).tensors == {}
 
 
 def mutate(content: bytes, draw: random.Random) -> bytes:
@@ -174,14 +169,14 @@ def mutate(content: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
-def read_or_refuse(content: bytes, expected: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+def read_or_refuse(path: Path, expected: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
     try:
-        return parse_tensor_file(content, "x", expected).tensors
+        return read_tensor_file(path, expected).tensors
     except CheckpointError:
         return None
 
 
-def test_a_mutated_file_is_refused_or_read_as_it_says() -> None:
+def test_a_mutated_file_is_refused_or_read_as_it_says(tmp_path: Path) -> None:
     """Nothing but a CheckpointError, ever; what passes has the expected names, shapes and dtypes."""
     content = save(TENSORS, metadata={"format": "pt"})
     draw = random.Random(0)
@@ -189,9 +184,10 @@ def test_a_mutated_file_is_refused_or_read_as_it_says() -> None:
     slowest = 0.0
     for _ in range(MUTATIONS * SCALE):
         mutated = mutate(content, draw)
+        (tmp_path / "x").write_bytes(mutated)
         for expected in (TENSORS, None):
             start = time.process_time()
-            tensors = read_or_refuse(mutated, expected)
+            tensors = read_or_refuse(tmp_path / "x", expected)
             slowest = max(slowest, time.process_time() - start)
             if tensors is None:
                 continue
