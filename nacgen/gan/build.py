@@ -21,9 +21,8 @@ from nacgen.models.sngan import SNGANDiscriminator
 from nacgen.system.randomness import seeded
 from nacgen.training.monitors import DivergenceMonitor
 from nacgen.training.update import cosine_between
-from nacgen.transplant.discriminator import Discriminator
+from nacgen.transplant.discriminator import Discriminator, into_discriminator
 from nacgen.transplant.report import Transplant
-from nacgen.transplant.transplant import transplant
 
 DIGITS_ENCODER = "checkpoints/digits-nac"
 
@@ -103,9 +102,8 @@ def transplant_encoder(
         Discriminator, parameter groups and report.
     """
     options = config.discriminator
-    return transplant(
+    return into_discriminator(
         encoder,
-        into="discriminator",
         mode=options.mode,
         image_size=calibration_images.shape[-1],
         source=config.init if config.init in ("random", "shuffled") else "encoder",

@@ -1,6 +1,6 @@
-"""Where a transplanted trunk's weights come from: the encoder, or a control that knows nothing.
+"""Origin of a trunk's weights: the encoder, or a control with its architecture and none of its knowledge.
 
-Encoders of other methods, SimCLR's or a supervised one, are encoders like any other: pass them in its place.
+Encoders of other methods, such as SimCLR or supervised ones, are not controls: pass them as the encoder.
 """
 
 import copy
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nacgen.errors import ConfigurationError
-from nacgen.models.backbone import Backbone, calibrate_batch_norm
+from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.randomness import generator
 
@@ -24,23 +24,20 @@ def source_of_weights(
     calibration_images: Float[Tensor, "b 3 h w"] | None,
     seed: int,
 ) -> NACEncoder:
-    """The encoder itself, or one of its architecture that is a control, as a copy on the CPU.
+    """Copy an encoder to the CPU in evaluation mode, with its own weights or those of a control.
 
-    Both controls set their BatchNorm statistics on `calibration_images`, a data-dependent initialisation:
-    without it a folded random network has no scale, and a comparison with it is rigged.
+    Controls set their BatchNorm statistics on the calibration images, a data-dependent initialization. Without
+    it a folded random network would have no scale, and the comparison with it would be unfair.
 
     Args:
-        encoder: Left as it is.
-        source: `"encoder"`: its weights. `"random"`: He initialisation. `"shuffled"`: its weights permuted
-            within each tensor, the same statistics without the knowledge.
-        calibration_images: In [-1, 1].
-        seed: Of the controls' weights.
-
-    Returns:
-        In evaluation mode.
+        encoder: Pretrained encoder; it is not changed.
+        source: `"encoder"`: its weights. `"random"`: He initialization. `"shuffled"`: its weights permuted
+            within each tensor, which keeps their statistics only.
+        calibration_images: Images in [-1, 1].
+        seed: Seed of the control's weights.
 
     Raises:
-        ConfigurationError: A control without calibration images.
+        ConfigurationError: If a control has no calibration images.
     """
     model = copy.deepcopy(encoder).cpu().requires_grad_(True).eval()
     if source == "encoder":
@@ -53,14 +50,11 @@ def source_of_weights(
     if source == "random":
         model.backbone.reset_parameters(generator(seed, "random_trunk"))
     else:
-        _shuffle_weights(model.backbone, generator(seed, "shuffled_trunk"))
+        draw = generator(seed, "shuffled_trunk")
+        with torch.no_grad():
+            for parameter in model.backbone.parameters():
+                order = torch.randperm(parameter.numel(), generator=draw)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
     images = calibration_images.to(model.mean)
     calibrate_batch_norm(model.backbone, lambda: model.feature_maps(images))
     return model
-
-
-def _shuffle_weights(backbone: Backbone, draw: torch.Generator) -> None:
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            order = torch.randperm(parameter.numel(), generator=draw).to(parameter.device)
-            parameter.copy_(parameter.flatten()[order].view_as(parameter))

@@ -1,4 +1,4 @@
-"""A discriminator on an encoder's trunk. Nothing in it depends on the batch once BatchNorm is folded."""
+"""A GAN discriminator on a pretrained trunk. With BatchNorm folded, nothing in it depends on the batch."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -8,24 +8,30 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
+from nacgen.models.encoder import NACEncoder
+from nacgen.system.precision import plain_float32
+from nacgen.system.randomness import seeded
+from nacgen.transplant.controls import Source
 from nacgen.transplant.heads import HEADS, HeadName, RandomMixing, RGBBranch
-from nacgen.transplant.trunk import Trunk
+from nacgen.transplant.prepare import Mode, check_choice, prepare_trunk
+from nacgen.transplant.report import Transplant
+from nacgen.transplant.spectral import SpectralNorm, cap_convolutions, normalize_layers
+from nacgen.transplant.trunk import BatchNormUse, Trunk
 
 
 class Discriminator(nn.Module):
-    """A trunk, a head on each tapped stage, and perhaps an RGB branch with a head of its own.
+    """A trunk with a head on the feature map of each chosen stage, and optionally on an RGB branch.
 
     Args:
-        trunk: Gives the feature maps.
+        trunk: Trunk that gives the feature maps.
         image_size: Height and width in pixels.
-        return_nodes: Stages that get a head; None for the last.
-        head: Of each tap and of the RGB branch, see `nacgen.transplant.heads`; `"projected"` mixes the taps' maps
-            at random before.
-        rgb_branch: Whether to add one.
-        num_classes: Of the labels that logits are conditioned on, by projection; None for none.
+        return_nodes: Names of the stages that get a head; None for the last.
+        head: Name of the heads' class, see `nacgen.transplant.heads`; `"projected"` also mixes the maps at random.
+        rgb_branch: Whether to add a small trainable network on the pixels, with a head of its own.
+        num_classes: Number of classes that logits are conditioned on, by projection; None for none.
 
     Raises:
-        ConfigurationError: The images are too small for the trunk, a tap does not exist, or there are no classes.
+        ConfigurationError: If the images are too small, a stage does not exist, or `num_classes` is below one.
     """
 
     def __init__(
@@ -41,9 +47,8 @@ class Discriminator(nn.Module):
         if num_classes is not None and num_classes < 1:
             raise ConfigurationError(f"num_classes must be one or more, got {num_classes}.")
         self.trunk, self.num_classes, make = trunk, num_classes, HEADS[head]
-        shapes = trunk.map_shapes(image_size, return_nodes)
+        shapes = trunk.select(image_size, return_nodes)
         self.return_nodes, self.mixing = tuple(shapes), None
-        trunk.leave_out_above(shapes)
         if head == "projected":
             self.mixing = RandomMixing(shapes)
             shapes = {node: (self.mixing.out_channels, size) for node, (_, size) in shapes.items()}
@@ -59,18 +64,18 @@ class Discriminator(nn.Module):
         labels: Int[Tensor, " b"] | None = None,
         full_precision: bool = False,
     ) -> Float[Tensor, "b *n"]:
-        """Logits, high for images taken to be real.
+        """Compute logits; high means that an image looks real.
 
         Args:
-            images: In [-1, 1].
-            labels: Classes from 0, where the discriminator was made with classes.
+            images: Images in [-1, 1].
+            labels: Classes from 0, if the discriminator has classes.
             full_precision: Leave autocast, as gradient penalties must.
 
         Returns:
-            `(b,)` from one head, `(b, n)` from several.
+            Logits `(b,)` of one head, `(b, n)` of several.
 
         Raises:
-            ValueError: Labels are missing, or given to a discriminator without classes.
+            ValueError: If labels are missing, or given to a discriminator without classes.
         """
         if (labels is None) != (self.num_classes is None):
             raise ValueError(
@@ -88,3 +93,72 @@ class Discriminator(nn.Module):
             logits = [head(maps[node], labels) for node, head in self.heads.items()]
             stacked = torch.cat(logits, dim=1)  # -> (b, n)
         return stacked.squeeze(1) if stacked.shape[1] == 1 else stacked
+
+
+def into_discriminator(
+    encoder: NACEncoder,
+    *,
+    image_size: int,
+    mode: Mode = "init",
+    head: HeadName = "basis",
+    return_nodes: Sequence[str] | None = None,
+    rgb_branch: bool | None = None,
+    spectral_norm: SpectralNorm = "none",
+    num_classes: int | None = None,
+    source: Source = "encoder",
+    calibration_images: Float[Tensor, "b 3 h w"] | None = None,
+    batch_norm: BatchNormUse = "fold",
+    frozen_stages: int | None = None,
+    seed: int = 0,
+) -> Transplant[Discriminator]:
+    """Build a GAN discriminator on an encoder's trunk; `module(images)` gives logits.
+
+    Args:
+        encoder: Pretrained encoder; it is not changed.
+        image_size: Height and width of the images in pixels.
+        mode: `"init"`: everything trains. `"partial"`: the first stages are frozen. `"frozen"`: the trunk is
+            frozen; every stage and an RGB branch get a head unless told otherwise.
+        head: Head on each feature map, see `nacgen.transplant.heads`.
+        return_nodes: Names of the stages that get a head; None for the last, or for all of a frozen trunk.
+        rgb_branch: Whether to add a small trainable network on the pixels; None adds it to a frozen trunk.
+        spectral_norm: `"heads"`: spectral normalization of new layers. `"cap"`: in addition no convolution of
+            the trunk grows beyond its first largest singular value. Plain spectral normalization of the trunk
+            is not offered, for it would rescale every convolution and destroy the pretrained function.
+        num_classes: Number of classes to condition on, by projection; `module(images, labels)` then.
+        source: `"encoder"` for its weights, or a control, see `nacgen.transplant.controls`.
+        calibration_images: Images in [-1, 1] for the trunk's check; controls need them to set their scale.
+        batch_norm: `"fold"`, `"freeze"` (evaluation mode) or `"train"`, with which logits and gradient
+            penalties depend on the batch.
+        frozen_stages: Number of frozen stages in mode partial, the stem being one; None for half of them.
+        seed: Seed of all new weights and of the controls.
+
+    Returns:
+        The discriminator on the encoder's device, with its parameter groups and a report.
+
+    Raises:
+        ConfigurationError: If a choice is unknown, choices exclude each other, or the images are too small.
+        CheckpointError: If the trunk does not reproduce the encoder.
+
+    Example:
+        >>> from nacgen.models.encoder import NACEncoder
+        >>> part = into_discriminator(NACEncoder(), image_size=16, mode="frozen")
+        >>> part.module(torch.zeros(2, 3, 16, 16)).shape  # four stages and the RGB branch
+        torch.Size([2, 5])
+    """
+    check_choice("head", head, HeadName)
+    check_choice("spectral_norm", spectral_norm, SpectralNorm)
+    prepared = prepare_trunk(
+        encoder, mode, frozen_stages, image_size, source, calibration_images, batch_norm, seed
+    )
+    return_nodes, has_branch = prepared.inputs_of_heads(return_nodes, rgb_branch)
+    with plain_float32("cpu"), seeded(seed, "heads"):
+        trunk = prepared.trunk()
+        module = Discriminator(trunk, image_size, return_nodes, head, has_branch, num_classes)
+        if spectral_norm == "cap":
+            cap_convolutions(module.trunk)
+        if spectral_norm != "none":
+            normalize_layers(module.heads)
+            if module.rgb_branch is not None:
+                normalize_layers(module.rgb_branch)
+    labels = () if num_classes is None else (torch.zeros(1, dtype=torch.long),)
+    return prepared.finish(module, "discriminator", prepared.probe[:1], *labels)

@@ -1,4 +1,4 @@
-"""What is put on feature maps to get logits: heads, a branch for colours, fixed random mixing of maps.
+"""Layers that turn feature maps into logits: heads, a branch for colors, fixed random mixing of maps.
 
 Source:
     `BasisHead`: the depthwise-then-linear output of Huang et al. 2024, arXiv:2501.05441. `RandomMixing` and
@@ -19,10 +19,10 @@ HeadName = Literal["linear", "basis", "projected"]
 
 
 class Head(nn.Module, ABC):
-    """A logit an image: linear in a vector that is made of a feature map, plus the class's projection.
+    """A network from a feature map to one logit, linear in a vector made of the map.
 
     With vector `f` and label `y` the logit is `w f + b + v_y f`; without classes `v` is absent. Every head is made
-    from the channels and the size in pixels of its map, and from the number of classes, None for none.
+    from the channels of its map, the map's height and width in pixels, and the number of classes or None.
     """
 
     def __init__(self) -> None:
@@ -30,12 +30,7 @@ class Head(nn.Module, ABC):
         self.embedding: nn.Embedding | None = None
 
     def add_output(self, vector_dim: int, num_classes: int | None) -> None:
-        """Make the last layer; called when the layers before it are made.
-
-        Args:
-            vector_dim: Width of the vector.
-            num_classes: Of the labels; None for a logit that knows no classes.
-        """
+        """Make the last layer; subclasses call it after they made their own layers."""
         self.linear = nn.Linear(vector_dim, 1)
         if num_classes is not None:
             self.embedding = nn.Embedding(num_classes, vector_dim)
@@ -43,22 +38,12 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def vector(self, feature_map: Tensor) -> Tensor:
-        """The map as one vector an image, `(b, c, h, w) -> (b, d)`."""
+        """Reduce each map to one vector, `(b, c, h, w) -> (b, d)`."""
 
     def forward(
-        self,
-        feature_map: Float[Tensor, "b c h w"],
-        labels: Int[Tensor, " b"] | None = None,
+        self, feature_map: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b 1"]:
-        """One logit an image.
-
-        Args:
-            feature_map: Of the stage that the head was made for.
-            labels: Classes, for a head that was made with classes.
-
-        Returns:
-            Logits.
-        """
+        """Return one logit for each image."""
         vector = self.vector(feature_map)
         logits: Tensor = self.linear(vector)
         if self.embedding is None or labels is None:
@@ -75,13 +60,13 @@ class LinearHead(Head):
         self.add_output(in_channels, num_classes)
 
     def vector(self, feature_map: Tensor) -> Tensor:
-        """Mean over pixels."""
+        """Average over pixels."""
         vector: Tensor = reduce(feature_map, "b c h w -> b c", "mean")
         return vector
 
 
 class BasisHead(Head):
-    """A convolution, learned weights over all pixels of each channel (4x4 for a map of 4x4), a linear map."""
+    """A convolution, learned weights over all pixels of each channel, and a linear map."""
 
     def __init__(
         self, in_channels: int, map_size: int, num_classes: int | None = None, channels: int = 64
@@ -92,16 +77,16 @@ class BasisHead(Head):
         self.add_output(channels, num_classes)
 
     def vector(self, feature_map: Tensor) -> Tensor:
-        """Weighted sums over pixels."""
+        """Sum over pixels with the learned weights."""
         x: Tensor = self.basis(F.leaky_relu(self.conv(feature_map), 0.2))
         return rearrange(x, "b c 1 1 -> b c")
 
 
 class DownsamplingHead(Head):
-    """Halves the map by strided convolutions down to 4 px or less, then weighs all that is left.
+    """A stack of strided convolutions down to 4 px or less, then one convolution over all remaining pixels.
 
-    Differs from the paper: one logit in place of a map of them, and no BatchNorm, so that a logit depends
-    on its own image alone; `spectral_norm="heads"` adds the paper's spectral norm.
+    Differs from the paper: one logit instead of a map of logits, and no BatchNorm, so that a logit depends
+    on its own image only. `spectral_norm="heads"` adds the paper's spectral normalization.
     """
 
     def __init__(
@@ -117,7 +102,7 @@ class DownsamplingHead(Head):
         self.add_output(channels, num_classes)
 
     def vector(self, feature_map: Tensor) -> Tensor:
-        """What the convolutions leave of the map."""
+        """Apply the convolutions."""
         x = F.leaky_relu(self.conv(self.layers(feature_map)), 0.2)
         return rearrange(x, "b c 1 1 -> b c")
 
@@ -130,7 +115,7 @@ HEADS: dict[HeadName, type[LinearHead] | type[BasisHead] | type[DownsamplingHead
 
 
 class RGBBranch(nn.Module):
-    """A map of the pixels themselves, half their size, for colours that a frozen trunk does not see."""
+    """A trainable feature map of the pixels at half their size, for colors that a frozen trunk ignores."""
 
     def __init__(self, channels: int = 32) -> None:
         super().__init__()
@@ -139,21 +124,21 @@ class RGBBranch(nn.Module):
         self.conv2 = nn.Conv2d(channels, self.out_channels, 4, stride=2, padding=1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c i j"]:
-        """The map."""
+        """Return the feature map."""
         x = F.leaky_relu(self.conv1(images), 0.2)
         return F.leaky_relu(self.conv2(x), 0.2)
 
 
 class RandomMixing(nn.Module):
-    """Mixes maps across channels and across scales by weights that are drawn once and never train.
+    """A random pyramid that mixes maps across channels and scales; its weights never train.
 
-    From the smallest map to the largest: a random 1x1 convolution brings each to the same channels, the mixed
-    smaller map is enlarged and added, a random 3x3 convolution follows. Variances are kept on average. It
-    forces heads to use all of the features in place of the few that are easiest.
+    From the smallest map to the largest: a random 1x1 convolution brings each map to the same channels, the mixed
+    smaller map is enlarged and added, and a random 3x3 convolution follows. Variances are kept on average. The
+    heads must then use all features instead of the few that are easiest.
 
     Args:
-        shapes: Channels and size of each map, largest map first.
-        channels: Of the mixed maps.
+        shapes: Channels and size in pixels of each map, largest map first.
+        channels: Channels of the mixed maps.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, int]], channels: int = 64) -> None:
@@ -171,19 +156,12 @@ class RandomMixing(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, maps: dict[str, Float[Tensor, "b ..."]]) -> dict[str, Float[Tensor, "b ..."]]:
-        """Mixed maps, each of its own size.
-
-        Args:
-            maps: Largest first.
-
-        Returns:
-            Under the same names.
-        """
+        """Mix maps; each keeps its name and size."""
         mixed: dict[str, Tensor] = {}
-        above: Tensor | None = None
+        smaller: Tensor | None = None
         for node in reversed(list(self.across_channels)):
             x = self.across_channels[node](maps[node])
-            if above is not None:
-                x = (x + F.interpolate(above, x.shape[-2:], mode="bilinear")) / math.sqrt(2)
-            above = mixed[node] = self.across_scales[node](x)
+            if smaller is not None:
+                x = (x + F.interpolate(smaller, x.shape[-2:], mode="bilinear")) / math.sqrt(2)
+            smaller = mixed[node] = self.across_scales[node](x)
         return mixed

@@ -1,4 +1,4 @@
-"""Which tensor of a trunk belongs where in a module that was written without knowing it."""
+"""Matching of a trunk's tensors with places in a module that was written without knowing the trunk."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Matching:
-    """What goes where.
+    """Places of a trunk's tensors in a module.
 
     Args:
-        pairs: Name in the trunk and name in the module, of tensors of one shape.
-        skipped: Name in the trunk, and why it goes nowhere.
+        pairs: Names of tensors in the trunk, and names of tensors of the same shape in the module.
+        skipped: Names of the trunk's other tensors, and the reasons.
     """
 
     pairs: dict[str, str]
@@ -30,39 +30,56 @@ def match_tensors(trunk: Tensors, module: Tensors, match: Match) -> Matching:
     """Find the place of each tensor of a trunk in a module.
 
     Args:
-        trunk: Its tensors by name, in order.
-        module: Its tensors by name, in order.
-        match: `"name"`: equal names, after one prefix that all of them share in the module. `"order"`: layers of
-            equal weight shapes in the same order, chosen so that most numbers are carried over. Or a mapping
-            from names in the trunk to names in the module, each of a tensor or of a submodule with all that
-            is in it; names are compared by whole parts between dots, `layer1` is no part of `layer10`.
+        trunk: Tensors of the trunk by name, in order.
+        module: Tensors of the module by name, in order.
+        match: `"name"`: equal names, after one prefix that all of them share in the module. `"order"`: layers with
+            equal shapes of weights in the same order, chosen so that most numbers are copied. Or a mapping
+            from names in the trunk to names in the module, each of a tensor or of a submodule with all its
+            tensors; names are compared by whole parts between dots, so `layer1` does not match `layer10`.
 
     Returns:
         Pairs, and what is skipped.
 
     Raises:
-        ConfigurationError: No pair, several places that are equally good, or a mapping of what is not there.
+        ConfigurationError: If there is no pair, or several places are equally good, or the mapping names what
+            does not exist.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.zeros(4, 3, 3, 3)
+        >>> match_tensors({"conv1.weight": weight}, {"net.0.weight": weight}, "order").pairs
+        {'conv1.weight': 'net.0.weight'}
     """
-    if isinstance(match, str):
-        if match not in ("name", "order"):
-            raise ConfigurationError(
-                f"match must be name, order or a mapping of names, got {match!r}."
-            )
-        found = (_by_name if match == "name" else _by_order)(trunk, module)
+    if match == "name":
+        places, reason = _by_name(trunk, module), ""
+    elif match == "order":
+        places, reason = _by_order(trunk, module), "no layer of its shape in order"
+    elif isinstance(match, Mapping):
+        places, reason = _by_mapping(trunk, module, match), "not in the mapping"
     else:
-        found = _by_mapping(trunk, module, match)
-    # Where of convolutions none fits, but norms, biases or counters do, no knowledge is carried over.
+        raise ConfigurationError(f"match must be name, order or a mapping of names, got {match!r}.")
+    pairs, skipped = {}, {}
+    for name, place in places.items():
+        if place not in module:
+            skipped[name] = "no tensor of this name in the module"
+        elif module[place].shape != trunk[name].shape:
+            here, there = tuple(trunk[name].shape), tuple(module[place].shape)
+            skipped[name] = f"shape {here}, in the module {there}"
+        else:
+            pairs[name] = place
+    # Norms, biases and counters carry no knowledge without a convolution, unless a mapping asks for them.
     least = min(2, max(tensor.ndim for tensor in trunk.values())) if isinstance(match, str) else 0
-    if not any(trunk[name].ndim >= least for name in found.pairs):
+    if not any(trunk[name].ndim >= least for name in pairs):
+        manner = match if isinstance(match, str) else "the mapping"
         raise ConfigurationError(
-            f"at least one convolution of the encoder must fit into the module, but by {_manner(match)} none "
-            f"does. The encoder has {_shapes(trunk)}; the module has {_shapes(module)}. Try "
-            "another manner of matching, with dry_run=True."
+            f"at least one convolution of the encoder must fit into the module, but by {manner} none does. The "
+            f"encoder has {_shapes(trunk)}; the module has {_shapes(module)}. Try another manner of matching, "
+            "with dry_run=True."
         )
-    return found
+    return Matching(pairs, skipped | {name: reason for name in trunk if name not in places})
 
 
-def _by_name(trunk: Tensors, module: Tensors) -> Matching:
+def _by_name(trunk: Tensors, module: Tensors) -> dict[str, str]:
     fits: Counter[str] = Counter()
     names: Counter[str] = Counter()
     for place, tensor in module.items():
@@ -80,14 +97,16 @@ def _by_name(trunk: Tensors, module: Tensors) -> Matching:
             f"match={{'': {prefixes[0].rstrip('.')!r}}}."
         )
     prefix = prefixes[0] if prefixes else ""
-    return _checked(trunk, module, {name: prefix + name for name in trunk})
+    return {name: prefix + name for name in trunk}
 
 
-def _by_mapping(trunk: Tensors, module: Tensors, mapping: Mapping[str, str]) -> Matching:
-    for known, names in ((trunk, mapping), (module, mapping.values())):
+def _by_mapping(trunk: Tensors, module: Tensors, mapping: Mapping[str, str]) -> dict[str, str]:
+    for owner, known, names in (
+        ("encoder", trunk, mapping),
+        ("module", module, mapping.values()),
+    ):
         for part in names:
             if not any(_is_within(name, part) for name in known):
-                owner = "encoder" if known is trunk else "module"
                 raise ConfigurationError(
                     f"match must name tensors or submodules of the {owner}, got {part!r}. It has "
                     f"{_shapes(known)}."
@@ -96,7 +115,7 @@ def _by_mapping(trunk: Tensors, module: Tensors, mapping: Mapping[str, str]) -> 
     for name in trunk:
         parts = [part for part in mapping if _is_within(name, part)]
         if parts:
-            part = max(parts, key=len)  # the most particular entry
+            part = max(parts, key=len)  # the most specific entry
             rest = name[len(part) :].lstrip(".")
             places[name] = ".".join(piece for piece in (mapping[part], rest) if piece)
     twice = [place for place, count in Counter(places.values()).items() if count > 1]
@@ -104,14 +123,12 @@ def _by_mapping(trunk: Tensors, module: Tensors, mapping: Mapping[str, str]) -> 
         raise ConfigurationError(
             f"match must lead each tensor to a place of its own, but several go to {', '.join(twice[:5])}."
         )
-    found = _checked(trunk, module, places)
-    unmapped = {name: "not in the mapping" for name in trunk if name not in places}
-    return Matching(found.pairs, found.skipped | unmapped)
+    return places
 
 
-def _by_order(trunk: Tensors, module: Tensors) -> Matching:
-    """The common subsequence of layers with the most elements of weights, by dynamic programming."""
-    theirs, ours = _layers(module), _layers(trunk)
+def _by_order(trunk: Tensors, module: Tensors) -> dict[str, str]:
+    """Find the common subsequence of layers with the most elements of weights, by dynamic programming."""
+    ours, theirs = _layers(trunk), _layers(module)
     rows, columns = list(ours), list(theirs)
     best = [[0] * (len(columns) + 1) for _ in range(len(rows) + 1)]  # of the layers from i and j on
     for i in reversed(range(len(rows))):
@@ -130,13 +147,11 @@ def _by_order(trunk: Tensors, module: Tensors) -> Matching:
             for tensor in ours[rows[i]]:
                 places[_join(rows[i], tensor)] = _join(columns[j], tensor)
             i, j = i + 1, j + 1
-    found = _checked(trunk, module, places)
-    unmatched = {name: "no layer of its shape in order" for name in trunk if name not in places}
-    return Matching(found.pairs, found.skipped | unmatched)
+    return places
 
 
 def _layers(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
-    """Layers that have a weight, with their own tensors."""
+    """Group tensors by layer, for layers that have a weight."""
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         layer, _, own = name.rpartition(".")
@@ -144,29 +159,12 @@ def _layers(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
     return {name: layer for name, layer in layers.items() if "weight" in layer}
 
 
-def _checked(trunk: Tensors, module: Tensors, places: Mapping[str, str]) -> Matching:
-    pairs, skipped = {}, {}
-    for name, place in places.items():
-        if place not in module:
-            skipped[name] = "no tensor of this name in the module"
-        elif module[place].shape != trunk[name].shape:
-            here, there = tuple(trunk[name].shape), tuple(module[place].shape)
-            skipped[name] = f"shape {here}, in the module {there}"
-        else:
-            pairs[name] = place
-    return Matching(pairs, skipped)
-
-
-def _is_within(name: str, part: str) -> bool:
-    return part == "" or name == part or name.startswith(f"{part}.")
-
-
 def _join(layer: str, tensor: str) -> str:
     return f"{layer}.{tensor}" if layer else tensor
 
 
-def _manner(match: Match) -> str:
-    return match if isinstance(match, str) else "the mapping"
+def _is_within(name: str, part: str) -> bool:
+    return part == "" or name == part or name.startswith(f"{part}.")
 
 
 def _shapes(tensors: Tensors) -> str:

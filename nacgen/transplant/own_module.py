@@ -1,151 +1,181 @@
-"""Filling a module of the user's own with a pretrained trunk."""
+"""A module of the user's own, filled with a pretrained trunk."""
 
 import copy
-import math
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.backbone import Backbone
 from nacgen.models.encoder import NACEncoder
+from nacgen.system.precision import plain_float32
+from nacgen.transplant.controls import Source
 from nacgen.transplant.matching import Match, match_tensors
-from nacgen.transplant.report import SKIPPED, Transplant, TransplantReport, flop_share
-from nacgen.transplant.trunk import stage_parameters
+from nacgen.transplant.prepare import Mode, prepare_trunk, relative_difference
+from nacgen.transplant.report import (
+    SKIPPED,
+    Transplant,
+    TransplantReport,
+    flop_share,
+    parameter_shares,
+)
+from nacgen.transplant.trunk import BatchNormUse, stage_parameters
 
 M = TypeVar("M", bound=nn.Module)
-Norm = nn.modules.batchnorm._BatchNorm
+BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-def fill_module(
+def into_module(
+    encoder: NACEncoder,
     module: M,
-    model: NACEncoder,
-    backbone: Backbone,
-    probe: Tensor | None,
     *,
-    match: Match,
-    num_frozen: int,
-    mode: str,
-    source: str,
-    batch_norm: str,
-    dry_run: bool,
+    mode: Mode = "init",
+    match: Match = "name",
+    dry_run: bool = False,
+    image_size: int | None = None,
+    source: Source = "encoder",
+    calibration_images: Float[Tensor, "b 3 h w"] | None = None,
+    batch_norm: BatchNormUse | None = None,
+    frozen_stages: int | None = None,
+    seed: int = 0,
 ) -> Transplant[M]:
-    """Copy a trunk's tensors to their places in a module, freeze what is to be frozen, and report.
+    """Fill a module of your own with an encoder's trunk, in place. Its input is what `encoder.normalize` gives.
 
-    A frozen BatchNorm stays in evaluation mode whatever `train()` says.
+    Frozen BatchNorm stays in evaluation mode through every `train()`, by hooks that `remove_hooks()` of the result
+    takes away. A module that cannot be filled or called is left as it was.
 
     Args:
-        module: Filled in place, unless this is a dry run.
-        model: The encoder that the trunk is of, on the CPU.
-        backbone: The trunk, folded or as it was.
-        probe: Images in [-1, 1]; the module is called with them normalised. None to measure nothing.
-        match: See `nacgen.transplant.matching.match_tensors`.
-        num_frozen: How many of the trunk's first stages never train.
-        mode: For the report.
-        source: For the report.
-        batch_norm: For the report; `"freeze"` keeps every filled BatchNorm in evaluation mode.
-        dry_run: Leave the module as it is.
+        encoder: Pretrained encoder; it is not changed.
+        module: Module to fill; it stays on its device.
+        mode: `"init"`: everything trains. `"partial"`: the first stages are frozen. `"frozen"`: all of them are.
+        match: `"name"`, `"order"` or a mapping, see `nacgen.transplant.matching.match_tensors`.
+        dry_run: Only report what would be done.
+        image_size: Height and width in pixels of images to call the module with for the report; None for no call.
+        source: As in `into_discriminator`.
+        calibration_images: As in `into_discriminator`.
+        batch_norm: `"fold"`, `"train"` or `"freeze"`. None folds it, but if the module has BatchNorm itself,
+            trains it, or freezes it in mode frozen.
+        frozen_stages: As in `into_discriminator`.
+        seed: Seed of the controls' weights.
 
     Returns:
-        The module, its stages, and the report.
+        The module with its parameter groups and a report.
 
     Raises:
-        ConfigurationError: Nothing matches, or in several ways, or the module cannot be called with the probe.
+        ConfigurationError: If nothing matches, or several places match equally well, or choices exclude each
+            other, or the module cannot be called.
+        CheckpointError: If the trunk does not reproduce the encoder.
+
+    Example:
+        >>> from nacgen.models.encoder import NACEncoder
+        >>> convolution = torch.nn.Conv2d(3, 16, kernel_size=3, padding=1)
+        >>> part = into_module(NACEncoder(), convolution, match="order", image_size=16)
+        >>> part.report.loaded["backbone.conv1.weight"]
+        'weight'
     """
-    filled = copy.deepcopy(module) if dry_run else module
-    tensors = backbone.state_dict()
-    places = {name: x for name, x in filled.state_dict().items() if isinstance(x, Tensor)}
-    found = match_tensors(tensors, places, match)
-    if probe is not None:
-        _check_call(filled, model.normalize(probe[:1]))
-    with torch.no_grad():
-        for name, place in found.pairs.items():
-            places[place].copy_(tensors[name])
+    if batch_norm is None:
+        has_norm = any(isinstance(part, BatchNorm) for part in module.modules())
+        batch_norm = "fold" if not has_norm else "freeze" if mode == "frozen" else "train"
+    prepared = prepare_trunk(
+        encoder, mode, frozen_stages, image_size, source, calibration_images, batch_norm, seed
+    )
+    backbone, tensors = prepared.backbone, prepared.backbone.state_dict()
+    found = match_tensors(tensors, _tensors(module), match)
     stages = {
         stage: tuple(found.pairs[name] for name in names if name in found.pairs)
         for stage, names in stage_parameters(backbone).items()
     }
-    parameters = dict(filled.named_parameters())
-    frozen = {name for stage in list(stages)[:num_frozen] for name in stages[stage]}
-    for name, parameter in filled.named_parameters(remove_duplicate=False):
-        if name in frozen:
-            parameter.requires_grad_(False)
+    frozen = {name for stage in list(stages)[: prepared.num_frozen] for name in stages[stage]}
     layers = {
         name.rpartition(".")[0]: place.rpartition(".")[0] for name, place in found.pairs.items()
     }
-    for place in layers.values():
-        layer = filled.get_submodule(place)
-        is_frozen = batch_norm == "freeze" or {f"{place}.weight", f"{place}.bias"} & frozen
-        if isinstance(layer, Norm) and is_frozen:
-            layer.register_forward_pre_hook(_evaluate)
-    total = sum(p.numel() for p in parameters.values())
-    loaded = [parameters[place] for place in found.pairs.values() if place in parameters]
-    difference = processes = None
-    if probe is not None:
-        measured, images = copy.deepcopy(filled).cpu().eval(), model.normalize(probe)
-        difference = _probe_difference(backbone, measured, layers, images)
-        processes = flop_share(measured, (images[:1],), set(layers.values()))
+    new = {place: tensors[name] for name, place in found.pairs.items()}
+
+    # Try everything on a copy, so that a module that fails is left as it was.
+    is_trial = dry_run or image_size is not None
+    target = copy.deepcopy(module) if is_trial else module
+    hooks = _fill(target, new, frozen, batch_norm)
+    share = difference = None
+    if image_size is not None:
+        images = prepared.model.normalize(prepared.probe)
+        share, difference = _measure(target.cpu(), backbone, layers, images)
     skipped = {f"backbone.{name}": reason for name, reason in found.skipped.items()}
-    others = [name for name in model.state_dict() if not name.startswith("backbone.")]
+    others = [name for name in encoder.state_dict() if not name.startswith("backbone.")]
+    untouched = [name for name, _ in target.named_parameters() if name not in new]
     report = TransplantReport(
         target=type(module).__name__,
-        mode=mode,
-        source=source,
-        batch_norm=batch_norm,
         loaded={f"backbone.{name}": place for name, place in found.pairs.items()},
         skipped=skipped | {name: SKIPPED[name.partition(".")[0]] for name in others},
-        untouched=tuple(n for n in parameters if n not in set(found.pairs.values())),
-        parameter_share=sum(p.numel() for p in loaded) / total,
-        flop_share=processes,
-        trainable_share=sum(p.numel() for p in parameters.values() if p.requires_grad) / total,
+        untouched=tuple(untouched),
+        flop_share=share,
         probe_difference=difference,
         is_dry_run=dry_run,
+        **prepared.choices,
+        **parameter_shares(target, untouched),
     )
-    return Transplant(module, report, stages)
+    if dry_run:
+        hooks = []
+    elif is_trial:
+        hooks = _fill(module, new, frozen, batch_norm)
+    return Transplant(module, report, stages, tuple(hooks))
 
 
-def _check_call(module: nn.Module, images: Tensor) -> None:
-    """Call a copy, before the module is changed."""
-    try:
-        with torch.no_grad():
-            copy.deepcopy(module).cpu().eval()(images)
-    except Exception as error:
-        raise ConfigurationError(
-            f"{type(module).__name__} must take float32 images {tuple(images.shape)} to be measured, "
-            f"but fails ({type(error).__name__}: {error}). Nothing was loaded. Leave image_size out to fill it "
-            "without a call."
-        ) from error
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: x for name, x in module.state_dict().items() if isinstance(x, Tensor)}
+
+
+def _fill(
+    module: nn.Module, new: Mapping[str, Tensor], frozen: Collection[str], batch_norm: BatchNormUse
+) -> list[RemovableHandle]:
+    """Copy tensors to their places and freeze parameters; return the hooks on BatchNorm that is frozen."""
+    places = _tensors(module)
+    with torch.no_grad():
+        for place, tensor in new.items():
+            places[place].copy_(tensor)
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name in frozen:
+            parameter.requires_grad_(False)
+    hooks = []
+    for name in dict.fromkeys(place.rpartition(".")[0] for place in new):
+        layer = module.get_submodule(name)
+        is_frozen = batch_norm == "freeze" or f"{name}.weight" in frozen or f"{name}.bias" in frozen
+        if isinstance(layer, BatchNorm) and is_frozen:
+            hooks.append(layer.register_forward_pre_hook(_evaluate))
+    return hooks
 
 
 def _evaluate(layer: nn.Module, inputs: object) -> None:
     layer.eval()
 
 
-def _probe_difference(
-    backbone: Backbone, module: nn.Module, layers: dict[str, str], images: Tensor
-) -> float | None:
-    """Largest difference of any filled layer's output from the trunk's, relative to the trunk's largest.
-
-    Infinite where shapes differ; None where the module calls none of the layers.
-    """
-    expected: dict[str, Tensor] = {}
-    actual: dict[str, Tensor] = {}
-    for name, place in layers.items():  # clones, for a ReLU in place may follow
-        for owner, part, outputs in ((backbone, name, expected), (module, place, actual)):
-            owner.get_submodule(part).register_forward_hook(
-                lambda _, __, output, name=name, outputs=outputs: outputs.update(
-                    {name: output.clone()}
+def _measure(
+    module: nn.Module, backbone: Backbone, layers: Mapping[str, str], images: Tensor
+) -> tuple[float, float | None]:
+    """Return the share of operations, and the largest difference of a layer's output; None if none is called."""
+    with plain_float32("cpu"), torch.no_grad():
+        try:
+            share = flop_share(module, (images[:1],), set(layers.values()))
+        except Exception as error:
+            raise ConfigurationError(
+                f"{type(module).__name__} must take float32 images {tuple(images[:1].shape)} to be measured, "
+                f"but fails ({type(error).__name__}: {error}). Nothing was loaded. Leave image_size out to fill "
+                "it without a call."
+            ) from error
+        expected: dict[str, Tensor] = {}
+        actual: dict[str, Tensor] = {}
+        for name, place in layers.items():  # clones, for a ReLU in place may follow
+            for owner, part, outputs in ((backbone, name, expected), (module, place, actual)):
+                owner.get_submodule(part).register_forward_hook(
+                    lambda _, __, output, name=name, outputs=outputs: outputs.update(
+                        {name: output.clone()}
+                    )
                 )
-            )
-    with torch.no_grad():
         backbone.eval()(images)
         module(images)
-    differences = [
-        math.inf
-        if actual[name].shape != output.shape
-        else float((actual[name] - output).abs().max() / output.abs().max().clamp_min(1))
-        for name, output in expected.items()
-        if name in actual
-    ]
-    return max(differences, default=None)
+    common = [name for name in expected if name in actual]
+    differences = [relative_difference(actual[name], expected[name]) for name in common]
+    return share, max(differences, default=None)

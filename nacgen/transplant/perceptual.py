@@ -1,4 +1,4 @@
-"""A distance between images as an encoder sees them, to be used as a loss."""
+"""A distance between images in an encoder's features, for use as a loss."""
 
 from collections.abc import Sequence
 
@@ -8,23 +8,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
+from nacgen.models.encoder import NACEncoder
+from nacgen.transplant.controls import Source
+from nacgen.transplant.prepare import prepare_trunk
+from nacgen.transplant.report import Transplant
 from nacgen.transplant.trunk import Trunk
 
 EPSILON = 1e-6  # bounds the gradient where a pixel's features are all zero
 
 
 class PerceptualDistance(nn.Module):
-    """Squared difference of feature maps whose every pixel is brought to unit length, averaged over stages.
+    """A squared difference of feature maps with unit length at every pixel, averaged over stages.
 
-    Gradients reach both images; the trunk is frozen. Features of an encoder that was trained to overlook
-    colour overlook it here too, so a loss on pixels belongs beside it.
+    Gradients reach both images; the trunk is frozen. An encoder that was trained to ignore color ignores it
+    here too, so use a loss on pixels as well.
 
     Args:
-        trunk: Gives the feature maps, all of its stages frozen.
-        return_nodes: Stages to compare; None for all.
+        trunk: Trunk whose stages are all frozen.
+        return_nodes: Names of the stages to compare; None for all.
 
     Raises:
-        ConfigurationError: A tap does not exist, or a stage is not frozen.
+        ConfigurationError: If a stage does not exist or is not frozen.
 
     Source:
         Zhang et al. 2018, arXiv:1801.03924, equation 1 with all weights equal.
@@ -38,22 +42,17 @@ class PerceptualDistance(nn.Module):
                 f"all stages, {', '.join(stages)}, must be frozen, got {', '.join(trunk.frozen_stages) or 'none'}."
             )
         self.trunk = trunk
-        shapes = trunk.map_shapes(
-            trunk.backbone.total_stride, stages if return_nodes is None else return_nodes
-        )
-        self.return_nodes = tuple(shapes)
+        return_nodes = stages if return_nodes is None else return_nodes
+        self.return_nodes = tuple(trunk.select(trunk.backbone.total_stride, return_nodes))
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, " b"]:
-        """Distance of each pair.
+        """Compute the distance of each pair of images, 0 if they are equal and at most 4.
 
         Args:
-            images: In [-1, 1].
-            other: In [-1, 1].
-
-        Returns:
-            0 for equal images, at most 4; computed in float32 from the maps on.
+            images: Images in [-1, 1].
+            other: Images to compare them with.
         """
         first, second = self.trunk(images), self.trunk(other)
         distances = [
@@ -63,8 +62,46 @@ class PerceptualDistance(nn.Module):
         return torch.stack([reduce(x, "b h w -> b", "mean") for x in distances]).mean(0)
 
 
+def into_perceptual(
+    encoder: NACEncoder,
+    *,
+    return_nodes: Sequence[str] | None = None,
+    source: Source = "encoder",
+    calibration_images: Float[Tensor, "b 3 h w"] | None = None,
+    seed: int = 0,
+) -> Transplant[PerceptualDistance]:
+    """Build a perceptual distance on a frozen trunk; `module(images, others)` takes images of any size.
+
+    Args:
+        encoder: Pretrained encoder; it is not changed.
+        return_nodes: Names of the stages to compare; None for all.
+        source: As in `into_discriminator`.
+        calibration_images: As in `into_discriminator`.
+        seed: Seed of the controls' weights.
+
+    Returns:
+        The distance on the encoder's device, with a report; it has nothing to train.
+
+    Raises:
+        ConfigurationError: If a choice is unknown, or a stage does not exist.
+        CheckpointError: If the trunk does not reproduce the encoder.
+
+    Example:
+        >>> from nacgen.models.encoder import NACEncoder
+        >>> distance = into_perceptual(NACEncoder()).module
+        >>> images = torch.zeros(2, 3, 16, 16)
+        >>> distance(images, images).tolist()
+        [0.0, 0.0]
+    """
+    prepared = prepare_trunk(
+        encoder, "frozen", None, None, source, calibration_images, "fold", seed
+    )
+    module = PerceptualDistance(prepared.trunk(), return_nodes)
+    return prepared.finish(module, "perceptual", prepared.probe[:1], prepared.probe[:1])
+
+
 def _unit(feature_map: Tensor) -> Tensor:
-    """Every pixel's features divided by their length."""
+    """Divide every pixel's features by their length."""
     feature_map = feature_map.float()
     length = reduce(feature_map.square(), "b c h w -> b 1 h w", "sum")
     return feature_map * torch.rsqrt(length + EPSILON)

@@ -1,4 +1,4 @@
-"""What a transplant gives: the module, how it trains, and what went where."""
+"""Result of a transplant: the module, its parameter groups, and a report on every tensor."""
 
 import math
 from collections import defaultdict
@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from nacgen.errors import ConfigurationError
 
@@ -23,25 +24,24 @@ SKIPPED = {  # parts of an encoder besides its backbone
 
 @dataclass(frozen=True, kw_only=True)
 class TransplantReport:
-    """What went where.
+    """A record of every tensor's place and of the trunk's share in the module.
 
     Args:
-        target: What was built, or the class of the module that was filled.
-        mode: How the transplanted part trains.
-        source: Where its weights come from.
-        batch_norm: What became of BatchNorm.
-        loaded: Tensors of the encoder by name, and where in the target each is, itself or folded; of the
-            controls, those that have their place in it.
-        skipped: Tensors of the encoder left behind, with the reason.
-        untouched: The target's own parameters that no tensor of the encoder went to.
-        parameter_share: Share of the target's parameters that are the encoder's, 0 to 1.
-        flop_share: Share of the target's floating-point operations on an image that they take part in, 0 to
-            1; None where no image size is known.
-        trainable_share: Share of the target's parameters that will train, 0 to 1.
-        probe_difference: Largest difference between the last feature map of the encoder's in evaluation mode
-            and the target's, on the probe images, over the former's largest value (or 1, if that is less);
-            None where the two cannot be compared.
-        is_dry_run: Nothing was loaded; this is what would be.
+        target: Name of the model that was built, or class of the module that was filled.
+        mode: How the trunk trains.
+        source: Origin of the weights.
+        batch_norm: Treatment of BatchNorm.
+        loaded: Names of the encoder's tensors, and their places in the target, folded or as they were. For a
+            control, the places of tensors with its values.
+        skipped: Names of the encoder's tensors that were left behind, and the reasons.
+        untouched: Names of the target's parameters that no tensor of the encoder went to.
+        parameter_share: Fraction of the target's parameters that came from the encoder.
+        flop_share: Fraction of the target's floating-point operations on one image in layers that came from
+            the encoder; None if no image size is known.
+        trainable_share: Fraction of the target's parameters that will train.
+        probe_difference: Largest difference between features of the encoder and of the target on the probe
+            images, relative to the largest value or to 1; None if the two cannot be compared.
+        is_dry_run: True if nothing was loaded, and the report says what would be.
     """
 
     target: str
@@ -58,12 +58,12 @@ class TransplantReport:
     is_dry_run: bool = False
 
     def __str__(self) -> str:
-        tensors, processes = len(self.loaded), f"{self.parameter_share:.0%} of the parameters"
+        tensors, part = len(self.loaded), f"{self.parameter_share:.0%} of the parameters"
         loaded = "would be loaded" if self.is_dry_run else "loaded"
         origin = {
-            "encoder": f"{tensors} tensors of the encoder {loaded}, {len(self.skipped)} left behind, {processes}",
-            "random": f"a control with the encoder's architecture and random weights in {processes}",
-            "shuffled": f"a control with {tensors} tensors of the encoder, each shuffled, in {processes}",
+            "encoder": f"{tensors} tensors of the encoder {loaded}, {len(self.skipped)} left behind, {part}",
+            "random": f"a control with the encoder's architecture and random weights in {part}",
+            "shuffled": f"a control with {tensors} tensors of the encoder, each shuffled, in {part}",
         }[self.source]
         return (
             f"{self.target}, mode {self.mode}: {origin}, {self.trainable_share:.0%} trainable, "
@@ -71,49 +71,66 @@ class TransplantReport:
         )
 
     def to_markdown(self) -> str:
-        """The report as a table of figures, and one of tensors grouped by what became of them."""
+        """Return a table of figures, and one of tensors grouped by their places.
+
+        Example:
+            >>> from nacgen import NACEncoder
+            >>> from nacgen.transplant import into_discriminator
+            >>> report = into_discriminator(NACEncoder(), image_size=16).report
+            >>> report.to_markdown().splitlines()[0]
+            '# Transplant into discriminator'
+        """
         title = "Dry run of a transplant" if self.is_dry_run else "Transplant"
-        figures = {
-            "mode": self.mode,
-            "weights from": self.source,
-            "BatchNorm": self.batch_norm,
-            "share of parameters": f"{self.parameter_share:.1%}",
-            "share of FLOPs": _number(self.flop_share, ".1%"),
-            "trainable parameters": f"{self.trainable_share:.1%}",
-            "probe difference": _number(self.probe_difference, ".1e"),
-        }
-        fates: list[tuple[str, Collection[str], str]] = [
-            ("loaded", self.loaded, f"into {_summary(self.loaded.values())}")
-        ]
         reasons: dict[str, list[str]] = defaultdict(list)
         for name, reason in self.skipped.items():
             reasons[reason].append(name)
-        fates += [("left behind", names, reason) for reason, names in reasons.items()]
-        if self.untouched:
-            fates.append(("untouched", self.untouched, "the target's own"))
-        lines = [f"# {title} into {self.target}", "", "| | |", "| --- | --- |"]
-        lines += [f"| {name} | {value} |" for name, value in figures.items()]
-        lines += ["", "| tensors | number | of | |", "| --- | ---: | --- | --- |"]
-        lines += [
-            f"| {fate} | {len(names)} | {_summary(names)} | {reason} |"
-            for fate, names, reason in fates
+        groups: list[tuple[str, Collection[str], str]] = [
+            ("loaded", self.loaded, f"into {_layers(self.loaded.values())}")
         ]
+        groups += [("left behind", names, why) for why, names in reasons.items()]
+        if self.untouched:
+            groups.append(("untouched", self.untouched, "the target's own"))
+        lines = [
+            f"# {title} into {self.target}",
+            "",
+            "| | |",
+            "| --- | --- |",
+            f"| mode | {self.mode} |",
+            f"| weights from | {self.source} |",
+            f"| BatchNorm | {self.batch_norm} |",
+            f"| share of parameters | {self.parameter_share:.1%} |",
+            f"| share of FLOPs | {_number(self.flop_share, '.1%')} |",
+            f"| trainable parameters | {self.trainable_share:.1%} |",
+            f"| probe difference | {_number(self.probe_difference, '.1e')} |",
+            "",
+            "| tensors | number | of | |",
+            "| --- | ---: | --- | --- |",
+        ]
+        for group, names, remark in groups:
+            lines.append(f"| {group} | {len(names)} | {_layers(names)} | {remark} |")
         return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
 class Transplant(Generic[M]):
-    """The module, how its parameters train, and the report.
+    """A module that holds a pretrained trunk, with its parameter groups and a report.
 
     Args:
-        module: Ready to train.
-        report: What went where.
-        stages: Names of the transplanted parameters of each stage, stem first.
+        module: Module that is ready to train.
+        report: Record of every tensor's place.
+        stages: Names of the trunk's parameters in each stage, stem first.
+        hooks: Hooks on a module of your own that keep frozen BatchNorm in evaluation mode.
     """
 
     module: M
     report: TransplantReport
     stages: dict[str, tuple[str, ...]]
+    hooks: tuple[RemovableHandle, ...] = ()
+
+    def remove_hooks(self) -> None:
+        """Let frozen BatchNorm layers follow `train()` again; parameters stay frozen until you thaw them."""
+        for hook in self.hooks:
+            hook.remove()
 
     def param_groups(
         self,
@@ -125,24 +142,31 @@ class Transplant(Generic[M]):
         unfreeze_every: int = 0,
         ramp_images: int = 0,
     ) -> list[dict[str, Any]]:
-        """Parameter groups for a torch optimizer: one for each stage, the last first, then the new ones.
+        """Return parameter groups for a torch optimizer: the stages, last one first, then the new parameters.
 
-        Each carries `start_images` and `ramp_images`, from which `nacgen.training.update.group_factor` makes a
-        factor on its learning rate. So the heads can warm up alone and stages join from the top.
+        Each carries `start_images` and `ramp_images`. From these `nacgen.training.update.group_factor` computes a
+        factor on its learning rate, so that heads can warm up alone and stages join from the top.
 
         Args:
             lr: Learning rate of new parameters.
-            trunk_multiplier: Learning rate of the last stage relative to that.
+            trunk_multiplier: Learning rate of the last stage relative to `lr`.
             stage_decay: Learning rate of each stage relative to the one above it.
-            start_images: Images seen before the last stage trains.
-            unfreeze_every: Images between a stage's start and that of the stage below.
-            ramp_images: Images over which a stage's learning rate rises from 0.
+            start_images: Number of images seen before the last stage trains.
+            unfreeze_every: Number of images between a stage's start and that of the stage below it.
+            ramp_images: Number of images over which a stage's learning rate rises from 0.
 
         Returns:
-            Groups with `params`, `lr`, `start_images` and `ramp_images`; what is frozen is in none.
+            Groups with `params`, `lr`, `start_images` and `ramp_images`, without frozen parameters.
 
         Raises:
-            ConfigurationError: A number is out of range, or nothing trains.
+            ConfigurationError: If a number is out of range, or nothing trains.
+
+        Example:
+            >>> from nacgen import NACEncoder
+            >>> from nacgen.transplant import into_discriminator
+            >>> part = into_discriminator(NACEncoder(), image_size=16, mode="partial")
+            >>> [group["lr"] for group in part.param_groups(lr=0.4, trunk_multiplier=0.5, stage_decay=0.5)]
+            [0.2, 0.1, 0.4]
         """
         rates = {"trunk_multiplier": trunk_multiplier, "stage_decay": stage_decay}
         times = {
@@ -164,9 +188,8 @@ class Transplant(Generic[M]):
                 depth = len(groups)
                 rate = lr * trunk_multiplier * stage_decay**depth
                 start = start_images + depth * unfreeze_every
-                groups.append({"params": params, "lr": rate, "start_images": start})
-        for group in groups:
-            group["ramp_images"] = ramp_images
+                timing = {"start_images": start, "ramp_images": ramp_images}
+                groups.append({"params": params, "lr": rate} | timing)
         if new:
             params = list(new.values())
             groups.append({"params": params, "lr": lr, "start_images": 0, "ramp_images": 0})
@@ -178,24 +201,24 @@ class Transplant(Generic[M]):
         return groups
 
 
+def parameter_shares(module: nn.Module, untouched: Collection[str]) -> dict[str, Any]:
+    """Compute the fields `parameter_share` and `trainable_share` of a module's report."""
+    parameters = dict(module.named_parameters())
+    total = sum(p.numel() for p in parameters.values())
+    own = sum(parameters[name].numel() for name in untouched)
+    trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
+    return {"parameter_share": 1 - own / total, "trainable_share": trainable / total}
+
+
 def flop_share(module: nn.Module, inputs: tuple[Tensor, ...], layers: Collection[str]) -> float:
-    """Share of a module's floating-point operations that some of its layers take.
+    """Compute the fraction of a module's operations (convolutions, matrix products) in some of its layers.
 
-    Args:
-        module: Called once in evaluation mode, and left as it was.
-        inputs: Of the call.
-        layers: Names of submodules, none within another.
-
-    Returns:
-        0 to 1; products of convolutions and matrices are counted.
+    The module is called once and left in evaluation mode; no layer may be within another.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # imports triton where it is installed
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton if it is installed
 
-    modes = {part: part.training for part in module.modules()}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module.eval()(*inputs)
-    for part, is_training in modes.items():
-        part.training = is_training
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     own = sum(counts.get(f"{type(module).__name__}.{layer}", 0) for layer in layers)
     return float(own / max(1, counts["Global"]))
@@ -205,7 +228,7 @@ def _number(value: float | None, form: str) -> str:
     return "not measured" if value is None else format(value, form)
 
 
-def _summary(names: Collection[str]) -> str:
-    """`backbone.conv1`, `backbone.layer1`, ...: modules that hold the tensors, at most two names deep."""
+def _layers(names: Collection[str]) -> str:
+    """List the modules that hold tensors, at most two names deep: `backbone.conv1`, `backbone.layer1`, ..."""
     places = dict.fromkeys(".".join(name.split(".")[:-1][:2]) or name for name in names)
     return ", ".join(f"`{place}`" for place in places)

@@ -1,4 +1,4 @@
-"""A pretrained trunk as part of another model: input in [-1, 1], stages that never train, no batch statistics."""
+"""A pretrained trunk as part of another model: input in [-1, 1], frozen stages, no batch statistics."""
 
 import copy
 from collections.abc import Collection, Sequence
@@ -17,18 +17,17 @@ BatchNormUse = Literal["fold", "freeze", "train"]
 
 
 class Trunk(nn.Module):
-    """Feature maps of images, of which the first stages may be frozen, and those that nothing reads.
+    """A backbone with its input normalisation, whose first stages may be frozen.
 
-    A frozen stage has no gradients of its own, and stays in evaluation mode through every `train()`;
-    gradients pass through it to the images.
+    The parameters of a frozen stage get no gradients, and it stays in evaluation mode through every `train()`.
+    Gradients still pass through it to the images.
 
     Args:
-        backbone: Of an encoder; held, not copied.
-        mean: `(3, 1, 1)`, the input normalisation that it was trained with, of values in [0, 1].
-        std: `(3, 1, 1)`.
-        num_frozen: How many of the first stages never train, the stem being one.
-        batch_norm: What becomes of BatchNorm that is not folded: `"freeze"` keeps it in evaluation mode,
-            `"train"` takes statistics of the batch.
+        backbone: Backbone of an encoder; it is held, not copied.
+        mean: Channel means of the pretraining images in [0, 1], shape `(3, 1, 1)`.
+        std: Channel standard deviations of the same images, shape `(3, 1, 1)`.
+        num_frozen: Number of first stages that never train; the stem is one.
+        batch_norm: `"freeze"` keeps BatchNorm in evaluation mode, `"train"` uses statistics of the batch.
     """
 
     mean: Tensor
@@ -44,15 +43,12 @@ class Trunk(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.batch_norm = backbone, batch_norm
-        self.frozen_stages = tuple(list(backbone.stage_channels)[:num_frozen])
         self.register_buffer("mean", mean.detach().clone())
         self.register_buffer("std", std.detach().clone())
-        for module in self._frozen_modules():
-            module.requires_grad_(False)
-        self.train()
+        self._freeze(list(backbone.stage_channels)[:num_frozen])
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of what is not frozen."""
+        """Set the mode of all modules that are not frozen."""
         super().train(mode)
         for module in self._frozen_modules():
             module.eval()
@@ -66,33 +62,28 @@ class Trunk(nn.Module):
         stages = self.backbone.stages()
         return [module for stage in self.frozen_stages for module in stages[stage]]
 
-    def leave_out_above(self, return_nodes: Collection[str]) -> None:
-        """Freeze the stages above the last tap: they get no gradients, which several processes would wait for.
-
-        Args:
-            return_nodes: Stages that are read.
-        """
-        stages = list(self.backbone.stage_channels)
-        last = max(stages.index(node) for node in return_nodes)
-        self.frozen_stages += tuple(s for s in stages[last + 1 :] if s not in self.frozen_stages)
+    def _freeze(self, stages: Collection[str]) -> None:
+        self.frozen_stages = tuple(stages)
         for module in self._frozen_modules():
             module.requires_grad_(False)
         self.train(self.training)
 
-    def map_shapes(
+    def select(
         self, image_size: int, return_nodes: Sequence[str] | None = None
     ) -> dict[str, tuple[int, int]]:
-        """Channels, and height and width in pixels, of the maps of some stages.
+        """Measure the feature maps of some stages, and freeze the stages above the last of them.
+
+        Nothing reads the stages above. They would get no gradients, for which several processes would wait.
 
         Args:
             image_size: Height and width in pixels of the images.
-            return_nodes: Stages; None for the last.
+            return_nodes: Names of the stages to read; None for the last.
 
         Returns:
-            `{stage: (channels, size)}` in the order of the stages.
+            `{stage: (channels, height and width)}` in the order of the stages.
 
         Raises:
-            ConfigurationError: The images are too small, there is no such stage, or none is asked for.
+            ConfigurationError: If the images are too small, or a stage does not exist, or none is given.
         """
         stages = list(self.backbone.stage_channels)
         return_nodes = stages[-1:] if return_nodes is None else return_nodes
@@ -102,34 +93,26 @@ class Trunk(nn.Module):
                 f"return_nodes must be among {', '.join(stages)}, and one at least, got "
                 f"{', '.join(unknown) or 'no stage'}."
             )
+        last = max(stages.index(node) for node in return_nodes)
         was_training = self.training
         with torch.no_grad():
             maps = self.eval()(torch.zeros(1, 3, image_size, image_size).to(self.mean))
         self.train(was_training)
+        self._freeze([s for s in stages if s in self.frozen_stages or s in stages[last + 1 :]])
         return {s: (maps[s].shape[1], maps[s].shape[-1]) for s in stages if s in return_nodes}
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
-        """Feature maps of every stage.
+        """Return the feature maps of every stage, `{"stem": (b, c, h, w), "layer1": ..., ...}`.
 
         Args:
-            images: In [-1, 1].
-
-        Returns:
-            `{"stem": (b, c, h, w), "layer1": ..., ...}`.
+            images: Images in [-1, 1].
         """
         maps: dict[str, Tensor] = self.backbone(normalize_input(images, self.mean, self.std))
         return maps
 
 
 def stage_parameters(backbone: Backbone) -> dict[str, tuple[str, ...]]:
-    """Names of the parameters of each stage, stem first.
-
-    Args:
-        backbone: Any.
-
-    Returns:
-        `{stage: names}`.
-    """
+    """Return the names of the parameters of each stage, stem first."""
     names = {id(parameter): name for name, parameter in backbone.named_parameters()}
     return {
         stage: tuple(names[id(p)] for module in modules for p in module.parameters())
@@ -138,16 +121,16 @@ def stage_parameters(backbone: Backbone) -> dict[str, tuple[str, ...]]:
 
 
 def fold_batch_norm(backbone: Backbone) -> Backbone:
-    """A copy of a backbone with every BatchNorm's evaluation-mode map folded into its convolution.
+    """Copy a backbone with the evaluation-mode function of every BatchNorm folded into its convolution.
 
     With weight W, scale g, shift beta, running mean m and variance v:
     `W' = W g / sqrt(v + eps)`, `b' = beta + (b - m) g / sqrt(v + eps)`.
 
     Args:
-        backbone: With BatchNorm; left as it is.
+        backbone: Backbone with BatchNorm; it is not changed.
 
     Returns:
-        A backbone with biased convolutions and identities in place of BatchNorm; it has no buffers.
+        A backbone without buffers: biased convolutions, and identities in place of BatchNorm.
     """
     folded = copy.deepcopy(backbone).eval()
     for owner, convolution, norm in list(folded.convolution_norm_pairs()):

@@ -9,26 +9,32 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
+from nacgen.models.encoder import NACEncoder
+from nacgen.system.precision import plain_float32
+from nacgen.system.randomness import seeded
+from nacgen.transplant.controls import Source
 from nacgen.transplant.heads import RGBBranch
-from nacgen.transplant.trunk import Trunk
+from nacgen.transplant.prepare import Mode, prepare_trunk
+from nacgen.transplant.report import Transplant
+from nacgen.transplant.trunk import BatchNormUse, Trunk
 
 HEAD_SCALE = 0.1  # of the usual weights: posteriors start near the prior, the KL near zero
 
 
 class VAEEncoder(nn.Module):
-    """Mean and log-variance of a diagonal Gaussian posterior, linear in the tapped feature maps.
+    """A diagonal Gaussian posterior whose mean and log-variance are linear in feature maps.
 
-    The maps are averaged down to the size of the smallest, so places in the image stay told apart.
+    The maps are averaged down to the size of the smallest one, so positions in the image stay distinct.
 
     Args:
-        trunk: Gives the feature maps.
+        trunk: Trunk that gives the feature maps.
         image_size: Height and width in pixels.
         latent_dim: Length of `z`.
-        return_nodes: Stages to read; None for the last.
+        return_nodes: Names of the stages to read; None for the last.
         rgb_branch: Whether to read the pixels too, through a small trainable network.
 
     Raises:
-        ConfigurationError: The images are too small for the trunk, a tap does not exist, or there is no latent.
+        ConfigurationError: If the images are too small, a stage does not exist, or `latent_dim` is below one.
 
     Source:
         Kingma & Welling 2014, arXiv:1312.6114, appendix C.2.
@@ -46,8 +52,7 @@ class VAEEncoder(nn.Module):
         if latent_dim < 1:
             raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim}.")
         self.trunk, self.latent_dim = trunk, latent_dim
-        shapes = trunk.map_shapes(image_size, return_nodes)
-        trunk.leave_out_above(shapes)
+        shapes = trunk.select(image_size, return_nodes)
         self.return_nodes, self.map_size = tuple(shapes), min(size for _, size in shapes.values())
         channels = sum(width for width, _ in shapes.values())
         self.rgb_branch = RGBBranch() if rgb_branch else None
@@ -60,20 +65,67 @@ class VAEEncoder(nn.Module):
     def forward(
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b z"]]:
-        """Posterior of each image.
+        """Compute each image's posterior, `(mean, log_variance)`; the logarithm is natural.
 
         Args:
-            images: In [-1, 1].
-
-        Returns:
-            `(mean, log_variance)`, both any real numbers, the latter a natural logarithm.
+            images: Images in [-1, 1].
         """
         all_maps = self.trunk(images)
         maps = [all_maps[node] for node in self.return_nodes]
         if self.rgb_branch is not None:
             maps.append(self.rgb_branch(images))
-        maps = [F.adaptive_avg_pool2d(x, self.map_size) for x in maps]
-        mean, log_variance = self.head(
-            rearrange(torch.cat(maps, dim=1), "b c h w -> b (c h w)")
-        ).chunk(2, dim=1)
+        pooled = torch.cat([F.adaptive_avg_pool2d(x, self.map_size) for x in maps], dim=1)
+        mean, log_variance = self.head(rearrange(pooled, "b c h w -> b (c h w)")).chunk(2, dim=1)
         return mean, log_variance
+
+
+def into_vae_encoder(
+    encoder: NACEncoder,
+    *,
+    image_size: int,
+    latent_dim: int,
+    mode: Mode = "init",
+    return_nodes: Sequence[str] | None = None,
+    rgb_branch: bool | None = None,
+    source: Source = "encoder",
+    calibration_images: Float[Tensor, "b 3 h w"] | None = None,
+    batch_norm: BatchNormUse = "fold",
+    frozen_stages: int | None = None,
+    seed: int = 0,
+) -> Transplant[VAEEncoder]:
+    """Build a VAE's encoder on a trunk; `module(images)` gives mean and log-variance, `(b, z)` each.
+
+    Args:
+        encoder: Pretrained encoder; it is not changed.
+        image_size: Height and width of the images in pixels.
+        latent_dim: Length of `z`.
+        mode: `"init"`, `"partial"` or `"frozen"`, as in `into_discriminator`.
+        return_nodes: Names of the stages to read; None for the last, or for all of a frozen trunk.
+        rgb_branch: Whether to read the pixels too; None reads them beside a frozen trunk.
+        source: As in `into_discriminator`.
+        calibration_images: As in `into_discriminator`.
+        batch_norm: As in `into_discriminator`.
+        frozen_stages: As in `into_discriminator`.
+        seed: Seed of all new weights and of the controls.
+
+    Returns:
+        The VAE's encoder on the encoder's device, with its parameter groups and a report.
+
+    Raises:
+        ConfigurationError: If a choice is unknown, choices exclude each other, or the images are too small.
+        CheckpointError: If the trunk does not reproduce the encoder.
+
+    Example:
+        >>> from nacgen.models.encoder import NACEncoder
+        >>> part = into_vae_encoder(NACEncoder(), image_size=16, latent_dim=8)
+        >>> mean, log_variance = part.module(torch.zeros(2, 3, 16, 16))
+        >>> mean.shape
+        torch.Size([2, 8])
+    """
+    prepared = prepare_trunk(
+        encoder, mode, frozen_stages, image_size, source, calibration_images, batch_norm, seed
+    )
+    return_nodes, has_branch = prepared.inputs_of_heads(return_nodes, rgb_branch)
+    with plain_float32("cpu"), seeded(seed, "heads"):
+        module = VAEEncoder(prepared.trunk(), image_size, latent_dim, return_nodes, has_branch)
+    return prepared.finish(module, "vae_encoder", prepared.probe[:1])

@@ -15,8 +15,9 @@ from nacgen.models.vae import VAE, Decoder
 from nacgen.system.randomness import seeded
 from nacgen.training.monitors import DivergenceMonitor
 from nacgen.transplant.controls import Source
-from nacgen.transplant.perceptual import PerceptualDistance
-from nacgen.transplant.transplant import transplant
+from nacgen.transplant.discriminator import into_discriminator
+from nacgen.transplant.perceptual import PerceptualDistance, into_perceptual
+from nacgen.transplant.vae_encoder import into_vae_encoder
 from nacgen.vae.adversary import Adversary
 from nacgen.vae.options import VAEConfig
 from nacgen.vae.update import VAEUpdate, warm_up
@@ -50,9 +51,8 @@ def build_update(
     with seeded(config.seed, "decoder"):
         channels = config.decoder.channels or channels_for(size)
         decoder = Decoder(size, latent_dim, channels, config.decoder.likelihood)
-    part = transplant(
+    part = into_vae_encoder(
         encoder,
-        into="vae_encoder",
         mode=config.posterior.mode,
         latent_dim=latent_dim,
         image_size=size,
@@ -102,9 +102,7 @@ def build_perceptual(
     if config.perceptual_encoder is not None:
         encoder = NACEncoder.from_pretrained(config.perceptual_encoder)
     source = _source(config.perceptual)
-    part = transplant(
-        encoder, into="perceptual", source=source, calibration_images=images, seed=config.seed
-    )
+    part = into_perceptual(encoder, source=source, calibration_images=images, seed=config.seed)
     accelerator.print(part.report, file=sys.stderr)
     return part.module.to(accelerator.device)
 
@@ -124,9 +122,8 @@ def build_adversary(
         The adversary.
     """
     options = config.discriminator
-    part = transplant(
+    part = into_discriminator(
         encoder,
-        into="discriminator",
         image_size=images.shape[-1],
         source=options.source,
         calibration_images=images,
@@ -149,5 +146,5 @@ def build_adversary(
 
 
 def _source(init: str) -> Source:
-    """What `transplant` calls it: encoders of all methods are encoders."""
+    """What transplants call it: encoders of all methods are encoders."""
     return "random" if init == "random" else "shuffled" if init == "shuffled" else "encoder"

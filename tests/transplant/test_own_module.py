@@ -9,10 +9,7 @@ from torch import Tensor, nn
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
 from nacgen.transplant.transplant import transplant
-
-
-def images(count: int = 4, size: int = 16) -> Tensor:
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+from tests.transplant.conftest import images
 
 
 @pytest.fixture
@@ -65,11 +62,11 @@ def test_torchvisions_resnet_is_filled_whole(large_encoder: NACEncoder, match: s
 def test_a_dry_run_loads_nothing_and_says_the_same(encoder: NACEncoder) -> None:
     module = Own()
     before = copy.deepcopy(module.state_dict())
-    dry = transplant(encoder, module, "frozen", image_size=16, dry_run=True)
+    dry = transplant(encoder, module, mode="frozen", image_size=16, dry_run=True)
     assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
     assert all(p.requires_grad for p in module.parameters())
     assert not any(m._forward_pre_hooks for m in module.modules())
-    wet = transplant(encoder, module, "frozen", image_size=16)
+    wet = transplant(encoder, module, mode="frozen", image_size=16)
     assert dry.report.loaded == wet.report.loaded
     assert dry.report.probe_difference == wet.report.probe_difference
     assert not torch.equal(before["net.conv1.weight"], module.net.conv1.weight)
@@ -82,7 +79,7 @@ def test_a_dry_run_loads_nothing_and_says_the_same(encoder: NACEncoder) -> None:
 
 def test_what_is_frozen_stays_bit_for_bit_statistics_included(encoder: NACEncoder) -> None:
     module = Own()
-    part = transplant(encoder, module, "partial", frozen_stages=2, image_size=16)
+    part = transplant(encoder, module, mode="partial", frozen_stages=2, image_size=16)
     before = copy.deepcopy(module.state_dict())
     optimizer = torch.optim.Adam(part.param_groups(1e-2), lr=1e-2)
     for _ in range(2):
@@ -92,7 +89,7 @@ def test_what_is_frozen_stays_bit_for_bit_statistics_included(encoder: NACEncode
     assert {name.split(".")[1] for name in moved if name.startswith("net.")} == {"layer2", "layer3"}
     assert any("running_mean" in name for name in moved)
     whole = Own()
-    transplant(encoder, whole, "frozen", image_size=16)
+    transplant(encoder, whole, mode="frozen", image_size=16)
     torch.testing.assert_close(whole.train()(images()), whole.eval()(images()))
     before = whole.net.state_dict()
     assert all(torch.equal(v, encoder.backbone.state_dict()[k]) for k, v in before.items())
@@ -152,14 +149,21 @@ def test_nothing_matched_is_an_error_in_a_dry_run_too(encoder: NACEncoder) -> No
             transplant(encoder, chain(8, kernel=4), dry_run=dry_run)
 
 
-def test_options_of_other_targets_are_refused(encoder: NACEncoder) -> None:
-    with pytest.raises(
-        ConfigurationError, match="into module takes dry_run, match, got return_nodes"
-    ):
-        transplant(encoder, Own(), return_nodes=["layer1"])
-    with pytest.raises(ConfigurationError, match=r"into discriminator takes .*, got match too"):
-        transplant(encoder, image_size=16, match="name")
-    frozen = transplant(encoder, chain(16, 16), "frozen", match="order")
+def test_batch_norm_follows_train_again_without_the_hooks(encoder: NACEncoder) -> None:
+    module = Own()
+    part = transplant(encoder, module, mode="frozen", image_size=16)
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(part.hooks) == len(norms)
+    module.train()(images())
+    assert not any(norm.training for norm in norms)
+    part.remove_hooks()
+    module.train()(images())
+    assert all(norm.training for norm in norms)
+    assert not any(m._forward_pre_hooks for m in module.modules())
+
+
+def test_a_module_without_anything_to_train_has_no_groups(encoder: NACEncoder) -> None:
+    frozen = transplant(encoder, chain(16, 16), mode="frozen", match="order")
     with pytest.raises(ConfigurationError, match="all parameters of Sequential are frozen"):
         frozen.param_groups(0.1)
 
@@ -179,11 +183,20 @@ def test_a_module_that_cannot_be_called_is_left_as_it_was(encoder: NACEncoder) -
     assert not torch.equal(before["0.weight"], module.state_dict()["0.weight"])
 
 
-def test_an_empty_mapping_and_an_empty_mode_are_not_the_defaults(
-    encoder: NACEncoder, as_users_run_it: None
-) -> None:
-    module = copy.deepcopy(encoder.backbone)
+def test_a_module_that_fails_while_it_is_measured_is_left_as_it_was(encoder: NACEncoder) -> None:
+    class One(nn.Sequential):
+        def forward(self, images: Tensor) -> Tensor:
+            assert len(images) == 1  # all probe images follow the first
+            return super().forward(images)
+
+    module = One(*chain(16))
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(AssertionError):
+        transplant(encoder, module, mode="frozen", match="order", image_size=16)
+    assert all(torch.equal(before[name], x) for name, x in module.state_dict().items())
+    assert all(p.requires_grad for p in module.parameters())
+
+
+def test_an_empty_mapping_is_not_the_default(encoder: NACEncoder) -> None:
     with pytest.raises(ConfigurationError, match="by the mapping none does"):
-        transplant(encoder, module, match={})
-    with pytest.raises(ConfigurationError, match="mode must be"):
-        transplant(encoder, module, mode="")  # type: ignore[call-overload]
+        transplant(encoder, copy.deepcopy(encoder.backbone), match={})

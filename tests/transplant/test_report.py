@@ -1,25 +1,12 @@
 import re
 
 import pytest
-import torch
 from torch import nn
 
 from nacgen.models.encoder import NACEncoder
 from nacgen.transplant.report import flop_share
 from nacgen.transplant.transplant import transplant
-
-
-def images(count: int = 8, size: int = 16) -> torch.Tensor:
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture
-def encoder() -> NACEncoder:
-    torch.manual_seed(0)
-    encoder = NACEncoder(code_dim=16)
-    encoder.train()
-    encoder(images(32))  # statistics that are not zero and one
-    return encoder.eval()
+from tests.transplant.conftest import images
 
 
 @pytest.mark.parametrize(
@@ -75,9 +62,8 @@ def test_shares_are_counted_by_hand() -> None:
     body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
     module = nn.Sequential(body, nn.Flatten(), nn.Linear(4 * 8 * 8, 10)).train()
     convolution, linear = 3 * 4 * 9 * 8 * 8, 4 * 8 * 8 * 10  # multiplications
-    processes = flop_share(module, (images(1, 8),), ["0"])
-    assert processes == pytest.approx(convolution / (convolution + linear))
-    assert all(part.training for part in module.modules())
+    share = flop_share(module, (images(1, 8),), ["0"])
+    assert share == pytest.approx(convolution / (convolution + linear))
 
 
 def test_shares_of_parameters(encoder: NACEncoder) -> None:

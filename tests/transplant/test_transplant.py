@@ -1,5 +1,9 @@
 import copy
+import doctest
 import importlib
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 import torch
@@ -9,22 +13,12 @@ from nacgen.errors import CheckpointError, ConfigurationError
 from nacgen.models.backbone import Backbone
 from nacgen.models.backbones import ResNet
 from nacgen.models.encoder import NACEncoder
+from nacgen.transplant import prepare
 from nacgen.transplant.transplant import transplant
+from nacgen.transplant.trunk import fold_batch_norm
+from tests.transplant.conftest import images
 
 MODES, SOURCES = ("init", "partial", "frozen"), ("encoder", "random", "shuffled")
-
-
-def images(count: int = 8, size: int = 16) -> torch.Tensor:
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture
-def encoder() -> NACEncoder:
-    torch.manual_seed(0)
-    encoder = NACEncoder(code_dim=16)
-    encoder.train()
-    encoder(images(32))  # statistics that are not zero and one
-    return encoder.eval()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
@@ -172,19 +166,16 @@ def test_the_probe_is_compared_relative_to_the_features(encoder: NACEncoder) -> 
 def test_a_trunk_that_is_not_the_encoder_is_refused(
     encoder: NACEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("nacgen.transplant.transplant")
-    fold = module.fold_batch_norm
-
     def careless(trunk: Backbone) -> Backbone:
-        folded = fold(trunk)
+        folded = fold_batch_norm(trunk)
         with torch.no_grad():
             folded.get_parameter("conv1.bias").add_(0.01)
         return folded
 
-    monkeypatch.setattr(module, "fold_batch_norm", careless)
-    with pytest.raises(CheckpointError, match=r"within 0\.0001 .* differs by \d.* values reach \d"):
-        transplant(encoder, image_size=16)
-    monkeypatch.setattr(module, "fold_batch_norm", fold)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "fold_batch_norm", careless)
+        with pytest.raises(CheckpointError, match=r"within 0\.0001 .* differs by \d"):
+            transplant(encoder, image_size=16)
     with torch.no_grad():
         encoder.get_parameter("backbone.conv1.weight")[0] = float("nan")
     with pytest.raises(CheckpointError, match="differs by nan on the probe images"):
@@ -223,42 +214,62 @@ def test_discriminator_judges_each_image_alone(encoder: NACEncoder) -> None:
 
 
 def test_bad_requests_are_named(encoder: NACEncoder, as_users_run_it: None) -> None:
-    with pytest.raises(ConfigurationError, match="got 'thaw'"):
-        transplant(encoder, mode="thaw", image_size=16)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="calibration_images"):
         transplant(encoder, source="random", image_size=16)
-    with pytest.raises(ConfigurationError, match=r"at least 4 px .* got 2x2"):
-        transplant(encoder, image_size=2)
     for options, message in (
-        ({}, "image_size must be given for a discriminator, got None"),
-        ({"image_size": 16, "return_nodes": ["layer7"]}, "among stem, .* got layer7"),
-        ({"image_size": 16, "head": "deep"}, "head must be one of linear, basis, .* got 'deep'"),
-        ({"image_size": 16, "frozen_stages": 2}, "belongs to mode partial, got 2 in mode init"),
-        ({"image_size": 16, "frozen_stages": 9, "mode": "partial"}, "0 to 4 of stem, .* got 9"),
-        ({"image_size": 16, "latent_dim": 4}, "into discriminator takes head, .* got latent_dim"),
-        ({"image_size": 16, "spectral_norm": "trunk"}, "got 'trunk'. Plain .* cap bounds"),
-        ({"image_size": 16, "batch_norm": "drop"}, "one of fold, freeze, train, got 'drop'"),
-        ({"image_size": 16, "mode": "frozen", "batch_norm": "train"}, "got batch_norm 'train'"),
-        ({"into": "vae_encoder", "image_size": 16}, "latent_dim must be given .* got None"),
-        ({"into": "vae_encoder", "image_size": 16, "latent_dim": 0}, "one or more, got 0"),
-        ({"into": "perceptual", "mode": "init"}, "mode must be one of frozen, got 'init'"),
-        (
-            {"into": "perceptual", "rgb_branch": True},
-            "into perceptual takes return_nodes, got rgb_branch",
-        ),
-        ({"image_size": 16, "calibration_images": images(size=8)}, "image_size, 16 px, got 8x8"),
-        (
-            {"image_size": 16, "calibration_images": images() * 2},
-            r"floats in \[-1, 1\], got .* from -2 to",
-        ),
-        ({"into": "module"}, "into must be one of discriminator, .* got 'module'"),
-        ({"into": "generator"}, "into must be one of discriminator, .* got 'generator'"),
+        ({"image_size": 2}, r"at least 4 px .* got 2x2"),
+        ({"mode": "thaw"}, "mode must be one of init, partial, frozen, got 'thaw'"),
+        ({"mode": ""}, "mode must be one of .* got ''"),
+        ({"source": "noise"}, "source must be one of encoder, random, shuffled, got 'noise'"),
+        ({"return_nodes": ["layer7"]}, "among stem, .* got layer7"),
+        ({"head": "deep"}, "head must be one of linear, basis, .* got 'deep'"),
+        ({"frozen_stages": 2}, "belongs to mode partial, got 2 in mode init"),
+        ({"frozen_stages": 9, "mode": "partial"}, "0 to 4 of stem, .* got 9"),
+        ({"spectral_norm": "trunk"}, "one of none, heads, cap, got 'trunk'"),
+        ({"batch_norm": "drop"}, "one of fold, freeze, train, got 'drop'"),
+        ({"mode": "frozen", "batch_norm": "train"}, "got batch_norm 'train'"),
+        ({"into": "vae_encoder", "latent_dim": 0}, "one or more, got 0"),
+        ({"calibration_images": images(size=8)}, "image_size, 16 px, got 8x8"),
+        ({"calibration_images": images() * 2}, r"floats in \[-1, 1\], got .* from -2 to"),
+        ({"into": "generator"}, "into must be a module or one of disc.*, got 'generator'"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            transplant(encoder, **options)  # type: ignore[call-overload]
+            transplant(encoder, **{"image_size": 16, **options})
 
 
-@pytest.mark.parametrize("image_size", [0, -4])
-def test_a_size_that_is_none_is_refused(encoder: NACEncoder, image_size: int) -> None:
-    with pytest.raises(ConfigurationError, match="image_size must be 1 pixel or more, got"):
-        transplant(encoder, image_size=image_size)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "missing .* 'image_size'"),
+        ({"image_size": 16, "latent_dim": 4}, "unexpected keyword argument 'latent_dim'"),
+        ({"image_size": 16, "match": "name"}, "unexpected keyword argument 'match'"),
+        ({"into": "vae_encoder", "image_size": 16}, "missing .* 'latent_dim'"),
+        ({"into": "perceptual", "mode": "init"}, "unexpected keyword argument 'mode'"),
+        ({"into": torch.nn.Identity(), "head": "basis"}, "unexpected keyword argument 'head'"),
+    ],
+)
+def test_options_that_a_target_lacks_or_needs_are_named(
+    encoder: NACEncoder, as_users_run_it: None, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        transplant(encoder, **options)
+
+
+def test_the_old_name_of_return_nodes_warns(encoder: NACEncoder) -> None:
+    with pytest.warns(DeprecationWarning, match="now called return_nodes"):
+        part = transplant(encoder, image_size=16, taps=["layer1"])
+    assert part.module.return_nodes == ("layer1",)
+
+
+def test_the_package_of_the_same_name_does_not_hide_the_function() -> None:
+    program = "import nacgen.transplant.trunk; import nacgen; nacgen.transplant(None, into='flow')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "into must be a module or one of discriminator" in done.stderr
+
+
+@pytest.mark.parametrize("name", importlib.import_module("nacgen.transplant").__all__)
+def test_examples_of_public_names_run(name: str) -> None:
+    public = getattr(importlib.import_module("nacgen.transplant"), name)
+    names = dict(vars(sys.modules[public.__module__]))
+    for example in doctest.DocTestFinder().find(public, name, module=False, globs=names):
+        assert doctest.DocTestRunner().run(example).failed == 0

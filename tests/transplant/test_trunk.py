@@ -7,19 +7,7 @@ from nacgen.models.backbones import BACKBONES, build_backbone
 from nacgen.models.encoder import NACEncoder
 from nacgen.transplant.transplant import transplant
 from nacgen.transplant.trunk import fold_batch_norm, stage_parameters
-
-
-def images(count: int = 8, size: int = 16) -> torch.Tensor:
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture
-def encoder() -> NACEncoder:
-    torch.manual_seed(0)
-    encoder = NACEncoder(code_dim=16)
-    encoder.train()
-    encoder(images(32))  # statistics that are not zero and one
-    return encoder.eval()
+from tests.transplant.conftest import images
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))

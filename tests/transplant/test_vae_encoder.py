@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from nacgen.models.encoder import NACEncoder
-from nacgen.transplant.transplant import Transplant, transplant
-from nacgen.transplant.vae_encoder import VAEEncoder
+from nacgen.transplant import Transplant, VAEEncoder, into_vae_encoder
 
 
 def images(count: int = 8) -> Tensor:
@@ -15,7 +14,7 @@ def images(count: int = 8) -> Tensor:
 
 def build(mode: str = "init", **options: object) -> Transplant[VAEEncoder]:
     encoder = NACEncoder.from_pretrained("checkpoints/digits-nac")
-    return transplant(encoder, "vae_encoder", mode, image_size=16, latent_dim=5, **options)  # type: ignore[call-overload, no-any-return]
+    return into_vae_encoder(encoder, mode=mode, image_size=16, latent_dim=5, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", ["init", "partial", "frozen"])

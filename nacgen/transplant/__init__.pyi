@@ -1,0 +1,10 @@
+from .discriminator import Discriminator as Discriminator
+from .discriminator import into_discriminator as into_discriminator
+from .own_module import into_module as into_module
+from .perceptual import PerceptualDistance as PerceptualDistance
+from .perceptual import into_perceptual as into_perceptual
+from .report import Transplant as Transplant
+from .report import TransplantReport as TransplantReport
+from .transplant import transplant as transplant
+from .vae_encoder import VAEEncoder as VAEEncoder
+from .vae_encoder import into_vae_encoder as into_vae_encoder

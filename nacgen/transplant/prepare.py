@@ -1,0 +1,194 @@
+"""Steps that all transplants share: weights, folding, comparison with the encoder, report.
+
+BatchNorm is folded into the convolutions, which makes a discriminator a function of each image alone: gradient
+penalties are exact, and no buffers remain that several processes would have to share. Controls (`source="random"`,
+`"shuffled"`) take the same path, so experiments differ in weights only.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nacgen.errors import CheckpointError, ConfigurationError
+from nacgen.models.backbone import Backbone
+from nacgen.models.encoder import NACEncoder
+from nacgen.system.precision import plain_float32
+from nacgen.system.randomness import generator
+from nacgen.transplant.controls import Source, source_of_weights
+from nacgen.transplant.report import (
+    SKIPPED,
+    Transplant,
+    TransplantReport,
+    flop_share,
+    parameter_shares,
+)
+from nacgen.transplant.trunk import BatchNormUse, Trunk, fold_batch_norm, stage_parameters
+
+Mode = Literal["init", "partial", "frozen"]
+M = TypeVar("M", bound=nn.Module)
+PROBE_TOLERANCE = 1e-4  # relative to the largest value, or to 1 if all are smaller
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedTrunk:
+    """A trunk that reproduces its encoder, with the choices that it was made by."""
+
+    encoder: NACEncoder
+    """Encoder as the user gave it."""
+    model: NACEncoder
+    """Copy of it on the CPU, with the weights of the chosen source."""
+    backbone: Backbone
+    """Backbone of the copy, with BatchNorm folded if that was chosen."""
+    probe: Tensor
+    """Images in [-1, 1] that backbone and encoder were compared on."""
+    probe_difference: float
+    num_frozen: int
+    choices: dict[str, Any]
+    """Fields `mode`, `source` and `batch_norm` of the report."""
+
+    def trunk(self) -> Trunk:
+        """Return the trunk as a module that takes images in [-1, 1]."""
+        mean, std = self.model.mean, self.model.std
+        return Trunk(self.backbone, mean, std, self.num_frozen, self.choices["batch_norm"])
+
+    def inputs_of_heads(
+        self, return_nodes: Sequence[str] | None, rgb_branch: bool | None
+    ) -> tuple[Sequence[str] | None, bool]:
+        """Return stages to read and whether to add an RGB branch; a frozen trunk has all of them by default."""
+        is_frozen = self.choices["mode"] == "frozen"
+        if return_nodes is None and is_frozen:
+            return_nodes = list(self.backbone.stage_channels)
+        return return_nodes, is_frozen if rgb_branch is None else rgb_branch
+
+    def finish(self, module: M, target: str, *inputs: Tensor) -> Transplant[M]:
+        """Return a module built on the trunk with its report; `inputs` are arguments to count operations with."""
+        convolutions = {}
+        if self.choices["batch_norm"] == "fold":
+            layers = {part: name for name, part in self.encoder.named_modules()}
+            for owner, convolution, norm in self.encoder.backbone.convolution_norm_pairs():
+                convolutions[layers[getattr(owner, norm)]] = layers[getattr(owner, convolution)]
+        loaded, skipped = {}, {}
+        for name in self.encoder.state_dict():
+            layer, _, tensor = name.rpartition(".")
+            if name not in ("mean", "std") and not name.startswith("backbone."):
+                skipped[name] = SKIPPED[name.partition(".")[0]]
+            elif layer in convolutions and tensor == "num_batches_tracked":
+                skipped[name] = "BatchNorm's counter has no use once folded"
+            else:
+                loaded[name] = f"trunk.{convolutions.get(layer, name)}"
+        untouched = [n for n, _ in module.named_parameters() if not n.startswith("trunk.")]
+        report = TransplantReport(
+            target=target,
+            loaded=loaded,
+            skipped=skipped,
+            untouched=tuple(untouched),
+            flop_share=flop_share(module, inputs, ["trunk"]),
+            probe_difference=self.probe_difference,
+            **self.choices,
+            **parameter_shares(module, untouched),
+        )
+        stages = {
+            stage: tuple(f"trunk.backbone.{name}" for name in names)
+            for stage, names in stage_parameters(self.backbone).items()
+        }
+        return Transplant(module.train().to(self.encoder.mean.device), report, stages)
+
+
+def prepare_trunk(
+    encoder: NACEncoder,
+    mode: Mode,
+    frozen_stages: int | None,
+    image_size: int | None,
+    source: Source,
+    calibration_images: Float[Tensor, "b 3 h w"] | None,
+    batch_norm: BatchNormUse,
+    seed: int,
+) -> PreparedTrunk:
+    """Copy an encoder or make a control of it, fold its BatchNorm, and compare the two.
+
+    The arguments are those of `into_discriminator`; without an image size the smallest that fits is taken.
+
+    Raises:
+        ConfigurationError: If a choice is unknown or the choices exclude each other.
+        CheckpointError: If the trunk does not reproduce the encoder.
+    """
+    check_choice("mode", mode, Mode)
+    check_choice("source", source, Source)
+    check_choice("batch_norm", batch_norm, BatchNormUse)
+    if mode == "frozen" and batch_norm == "train":
+        raise ConfigurationError(
+            "a frozen trunk cannot train its BatchNorm, got batch_norm 'train' in mode frozen. Use fold or freeze."
+        )
+    stages = list(encoder.backbone.stage_channels)
+    if frozen_stages is None:
+        frozen_stages = {"init": 0, "partial": (len(stages) + 1) // 2, "frozen": len(stages)}[mode]
+    elif mode != "partial":
+        raise ConfigurationError(
+            f"frozen_stages belongs to mode partial, got {frozen_stages} in mode {mode}. Leave it out."
+        )
+    elif not 0 <= frozen_stages <= len(stages):
+        raise ConfigurationError(
+            f"frozen_stages must be 0 to {len(stages)} of {', '.join(stages)}, got {frozen_stages}."
+        )
+    probe = calibration_images
+    if probe is not None:
+        _check_calibration_images(probe, image_size)
+    else:
+        size = encoder.backbone.total_stride if image_size is None else image_size
+        probe = torch.rand(16, 3, size, size, generator=generator(seed, "probe")) * 2 - 1
+
+    with plain_float32("cpu"):  # the same on every machine, whatever the encoder's device
+        model = source_of_weights(encoder, source, calibration_images, seed)
+        probe = probe.to(model.mean)
+        backbone = fold_batch_norm(model.backbone) if batch_norm == "fold" else model.backbone
+        with torch.no_grad():
+            expected = list(model.feature_maps(probe).values())[-1]
+            actual = list(backbone(model.normalize(probe)).values())[-1]
+    difference = relative_difference(actual, expected)
+    if not difference < PROBE_TOLERANCE:  # also if it is NaN
+        raise CheckpointError(
+            f"the folded trunk must reproduce the encoder's features within {PROBE_TOLERANCE} of their largest "
+            f"value, but differs by {difference:.1e} on the probe images. Look for extreme or non-finite "
+            "weights and BatchNorm statistics in the encoder."
+        )
+    return PreparedTrunk(
+        encoder=encoder,
+        model=model,
+        backbone=backbone,
+        probe=probe,
+        probe_difference=difference,
+        num_frozen=frozen_stages,
+        choices={"mode": mode, "source": source, "batch_norm": batch_norm},
+    )
+
+
+def relative_difference(actual: Tensor, expected: Tensor) -> float:
+    """Divide the largest difference by the largest expected value or 1; infinite if the shapes differ."""
+    if actual.shape != expected.shape:
+        return math.inf
+    return float((actual - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+
+
+def check_choice(name: str, value: str, choices: object) -> None:
+    """Raise `ConfigurationError` unless a value is among the choices of a `Literal` type."""
+    known = get_args(choices)
+    if value not in known:
+        raise ConfigurationError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+
+
+def _check_calibration_images(images: Tensor, image_size: int | None) -> None:
+    if image_size is not None and tuple(images.shape[-2:]) != (image_size, image_size):
+        raise ConfigurationError(
+            f"calibration_images must have image_size, {image_size} px, got "
+            f"{images.shape[-2]}x{images.shape[-1]}. Resize them."
+        )
+    if not images.is_floating_point() or not images.abs().max() <= 1.001:
+        raise ConfigurationError(
+            f"calibration_images must be floats in [-1, 1], got {images.dtype} from {images.min():.4g} to "
+            f"{images.max():.4g}. Bring uint8 images there with nacgen.data.pixels.to_float."
+        )
