@@ -1,7 +1,7 @@
-"""Encoders of other projects as ours: their tensors under our names, all of them accounted for.
+"""Conversion of other projects' encoders to ours, with a report on every tensor.
 
 The heads of the NAC paper's authors (`head`, `linear`, `prediction` beside a trunk called `encoder`) become
-code head and posterior head; heads of other methods give no codes and are left.
+code head and posterior head. Heads of other methods give no codes and are left out.
 """
 
 import re
@@ -14,7 +14,7 @@ from torch import Tensor
 from nacgen.errors import CheckpointError
 from nacgen.models.backbones import BACKBONES, RESNETS, Stem, build_backbone
 from nacgen.models.encoder import NACEncoder
-from nacgen.models.foreign import find_prefix, translated_trunk
+from nacgen.models.foreign import find_prefix, translate_trunk
 from nacgen.system.randomness import seeded
 
 AUTHORS_HEADS = {
@@ -23,7 +23,7 @@ AUTHORS_HEADS = {
     "prediction.0": "posterior_head.mlp.0",
     "prediction.2": "posterior_head.mlp.2",
 }
-COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"  # old files lack it, and nothing here uses it
 
 CARD = """---
 library_name: nacgen
@@ -46,18 +46,18 @@ encoder.features(images)  # images: float (b, 3, h, w) in [-1, 1] -> ({feature_d
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of every tensor.
+    """A record of every tensor of a conversion.
 
     Args:
-        source: Where the tensors came from.
-        backbone: The trunk that they fit.
-        stem: Its stem.
-        prefix: What stood before the trunk's names.
-        has_codes: Whether the heads that make codes came along.
-        moved: Name there and name here.
-        left: Name there and why it was not used.
-        filled: Name here, and what it holds in place of a tensor that was not there.
-        notes: What the tensors cannot say.
+        source: Origin of the tensors.
+        backbone: Name of the backbone that they fit.
+        stem: Stem of the backbone.
+        prefix: Prefix of the trunk's names in the source.
+        has_codes: Whether the source has the heads that make codes.
+        moved: Pairs of a name in the source and a name in the encoder.
+        left: Pairs of a name in the source and the reason why the tensor was not used.
+        filled: Pairs of a name in the encoder that the source lacks, and the value that it got.
+        notes: Sentences on what the tensors do not show.
     """
 
     source: str
@@ -71,7 +71,7 @@ class ConversionReport:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        """The report for a terminal, every tensor in a line."""
+        """Return the report for a terminal, with one line for each tensor."""
         lines = [f"{self.source}: {self.backbone}, {self.stem} stem, under {self.prefix!r}"]
         for title, pairs, joint in (
             ("moved", self.moved, "->"),
@@ -84,10 +84,10 @@ class ConversionReport:
 
 
 class ConvertedEncoder(NACEncoder):
-    """A `NACEncoder`, saved and loaded as one, whose model card tells of its origin."""
+    """A `NACEncoder` whose model card states its origin; it is saved and loaded like any other."""
 
     def model_card(self) -> str:
-        """Markdown that says where the weights are from and what to know about them."""
+        """Return the model card in Markdown."""
         return CARD.format(
             backbone=self.backbone_name,
             stem=getattr(self.backbone, "stem", "small"),
@@ -106,30 +106,38 @@ def convert_state_dict(
     code_dim: int = 128,
     flip_probability: float = 0.1,
 ) -> tuple[ConvertedEncoder, ConversionReport]:
-    """Put a trunk, and the NAC authors' heads where they are, into an encoder of ours.
+    """Copy a trunk, and the NAC authors' heads if there are any, into an encoder of ours.
 
-    Strict: the trunk's tensors and those of one of our backbones must be the same in names, once translated,
-    and in shapes. (Counters of batches alone, which old files lack and nothing here uses, may be missing.)
+    The translated names and the shapes must be exactly those of one of our backbones, but BatchNorm's counters
+    may be missing.
 
     Args:
-        tensors: Of the whole checkpoint.
-        mean: Per channel in [0, 1], that images were normalised with when the trunk was trained.
-        std: Likewise.
+        tensors: All tensors of the checkpoint.
+        mean: Channel means in [0, 1] that images were normalized with when the trunk was trained.
+        std: Channel standard deviations in [0, 1] of the same normalization.
         source: Name of the origin, for report and model card.
-        prefix: What stands before the trunk's names. Absent: found, where there is one trunk alone.
-        code_dim: Bits of the code heads where none came along.
-        flip_probability: Of the channel that codes were trained for, or are to be.
+        prefix: Prefix of the trunk's names; None to find that of the only trunk.
+        code_dim: Number of bits of a new code head, if the source has none.
+        flip_probability: Flip probability of the channel that codes were or will be trained for.
 
     Returns:
-        The encoder in evaluation mode, its card notes written, and the report.
+        The encoder in evaluation mode, and the report.
 
     Raises:
-        CheckpointError: There is no trunk, or several; it fits none of our backbones; heads are incomplete;
-            a tensor is not finite.
-        ConfigurationError: A number for the encoder is out of range.
+        CheckpointError: If there is not exactly one trunk, or it fits no backbone, or heads are incomplete, or a
+            tensor is not finite.
+        ConfigurationError: If a number for the encoder is out of range.
+
+    Example:
+        >>> import torchvision
+        >>> weights = torchvision.models.resnet18().state_dict()
+        >>> _, report = convert_state_dict(weights, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        >>> report.backbone, report.stem, len(report.moved), len(report.left)
+        ('resnet18', 'standard', 120, 2)
     """
+    # Find the trunk, the backbone that it fits, and heads.
     prefix = find_prefix(tensors, prefix)
-    trunk = dict(translated_trunk(tensors, prefix))
+    trunk = translate_trunk(tensors, prefix)
     backbone, stem, filled = _match_backbone({ours: tensors[name] for name, ours in trunk.items()})
     heads, head_reason = _authors_heads(tensors, prefix)
     if heads:
@@ -145,6 +153,8 @@ def convert_state_dict(
             mean=tuple(mean),
             std=tuple(std),
         )
+
+    # Copy each tensor to its place.
     moved = {name: f"backbone.{ours}" for name, ours in trunk.items()} | heads
     state = encoder.state_dict()
     for name, ours in moved.items():
@@ -162,9 +172,23 @@ def convert_state_dict(
         state[ours] = tensor.to(state[ours].dtype)
     encoder.load_state_dict(state)
     encoder.eval()
-    left = {
-        name: head_reason.get(name, "no part of the trunk") for name in tensors if name not in moved
-    }
+
+    # Report what happened, and what the tensors do not show.
+    notes = [
+        f"The source does not say how images were normalised; mean {tuple(mean)} and std {tuple(std)} were given."
+    ]
+    if stem == "small" and backbone in RESNETS:
+        notes.append(
+            "A 3x3 stem is taken to have stride 1, padding 1 and no max-pooling after it, which tensors do not "
+            "show; with another stem (solo-learn pads its CIFAR ones by 2) features would differ."
+        )
+    notes.append(
+        f"Codes are the authors'; the flip probability {flip_probability} they were trained for was given."
+        if heads
+        else "The code head is at its random initialisation: features can be used, codes mean nothing until the "
+        "encoder is trained with Neural Activation Coding."
+    )
+    left = [(n, head_reason.get(n, "no part of the trunk")) for n in tensors if n not in moved]
     report = ConversionReport(
         source=source,
         backbone=backbone,
@@ -172,48 +196,47 @@ def convert_state_dict(
         prefix=prefix,
         has_codes=bool(heads),
         moved=tuple(moved.items()),
-        left=tuple(left.items()),
+        left=tuple(left),
         filled=(
             *((f"backbone.{name}", "0") for name in filled),
             *((name, "initialisation") for name in state if "head" in name and not heads),
         ),
-        notes=_notes(backbone, stem, bool(heads), mean, std, flip_probability),
+        notes=tuple(notes),
     )
-    encoder.card_notes = _card_notes(report)
+    counts = f"{len(moved)} tensors moved, {len(left)} left."
+    encoder.card_notes = "\n\n".join([f"Converted from `{source}`: {counts}", *report.notes])
     return encoder, report
 
 
 def _match_backbone(trunk: Mapping[str, Tensor]) -> tuple[str, Stem, list[str]]:
-    """The backbone whose tensors these are, its stem, and the counters that are not among them."""
+    """Return the backbone with these tensors, its stem, and the counters that are missing."""
     shapes = {name: tuple(tensor.shape) for name, tensor in trunk.items()}
-    nearest: list[str] | None = None
+    found: list[tuple[str, Stem, list[str], list[str]]] = []
+    stems: tuple[Stem, ...] = ("small", "standard")
     for backbone in BACKBONES:
-        stems: tuple[Stem, ...] = ("small", "standard") if backbone in RESNETS else ("small",)
-        for stem in stems:
+        for stem in stems if backbone in RESNETS else stems[:1]:
             with torch.device("meta"):
-                expected = {
-                    name: tuple(tensor.shape)
-                    for name, tensor in build_backbone(backbone, stem).state_dict().items()
-                }
+                state = build_backbone(backbone, stem).state_dict()
+            expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
             filled = [n for n in expected if n.endswith(COUNTER) and n not in shapes]
             differences = [
                 f"{name}: {shapes.get(name, 'missing')} there, {expected.get(name, 'unknown')} in {backbone}"
                 for name in sorted(shapes.keys() | expected.keys() - set(filled))
                 if shapes.get(name) != expected.get(name)
             ]
-            if not differences:
-                return backbone, stem, filled
-            if nearest is None or len(differences) < len(nearest):
-                nearest = differences
-    assert nearest is not None
-    raise CheckpointError(
-        f"the trunk should be one of {', '.join(BACKBONES)}, but {_described(trunk)} is none of them. The nearest "
-        f"differs in {len(nearest)} tensors: {'; '.join(nearest[:10])}. Convert a trunk of these shapes."
-    )
+            found.append((backbone, stem, filled, differences))
+    backbone, stem, filled, differences = min(found, key=lambda match: len(match[3]))
+    if differences:
+        raise CheckpointError(
+            f"the trunk should be one of {', '.join(BACKBONES)}, but {_described(trunk)} is none of them. The "
+            f"nearest differs in {len(differences)} tensors: {'; '.join(differences[:10])}. Convert a trunk of "
+            "these shapes."
+        )
+    return backbone, stem, filled
 
 
 def _described(trunk: Mapping[str, Tensor]) -> str:
-    """A trunk in words: what its names and shapes say of it."""
+    """Describe a trunk by its names and shapes."""
     if "conv1.weight" not in trunk:
         return f"a VGG of {sum(t.ndim == 4 for t in trunk.values())} convolutions"
     blocks = {
@@ -229,7 +252,7 @@ def _described(trunk: Mapping[str, Tensor]) -> str:
 def _authors_heads(
     tensors: Mapping[str, Tensor], prefix: str
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Names of the NAC authors' heads there and here, or why what looks like them is left."""
+    """Return names of the NAC authors' heads in source and encoder, or reasons to leave similar tensors."""
     if not prefix.endswith("encoder."):
         return {}, {}
     base = prefix.removesuffix("encoder.")
@@ -248,38 +271,3 @@ def _authors_heads(
             "whole model."
         )
     return {}, dict.fromkeys(present, "projection head of a run without codes")
-
-
-def _notes(
-    backbone: str,
-    stem: Stem,
-    has_codes: bool,
-    mean: Sequence[float],
-    std: Sequence[float],
-    flip_probability: float,
-) -> tuple[str, ...]:
-    notes = [
-        f"The source does not say how images were normalised; mean {tuple(mean)} and std {tuple(std)} were given."
-    ]
-    if stem == "small" and backbone in RESNETS:
-        notes.append(
-            "A 3x3 stem is taken to have stride 1, padding 1 and no max-pooling after it, which tensors do not "
-            "show; with another stem (solo-learn pads its CIFAR ones by 2) features would differ."
-        )
-    if has_codes:
-        notes.append(
-            f"Codes are the authors'; the flip probability {flip_probability} they were trained for was given."
-        )
-    else:
-        notes.append(
-            "The code head is at its random initialisation: features can be used, codes mean nothing until "
-            "the encoder is trained with Neural Activation Coding."
-        )
-    return tuple(notes)
-
-
-def _card_notes(report: ConversionReport) -> str:
-    lines = [
-        f"Converted from `{report.source}`: {len(report.moved)} tensors moved, {len(report.left)} left."
-    ]
-    return "\n\n".join([*lines, *report.notes])

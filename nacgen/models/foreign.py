@@ -1,17 +1,17 @@
-"""Files of weights from other projects: reading them safely, and finding a trunk among their tensors.
+"""Weights from other projects: safe reading of files, and detection of a trunk among their tensors.
 
-Known layouts, found by their names and shapes, not by who wrote them:
+Layouts that are found by names and shapes:
 
     conv1, bn1, layer1, ...       torchvision's names, under any prefix (`backbone.`, `module.encoder_q.`, ...)
     0, 1, ..., 4.0.conv1, ...     the same modules in an `nn.Sequential`, with or without ReLU and pooling in it
     features.0, features.1, ...   torchvision's VGG-16 with BatchNorm
 
-A shortcut may be called `shortcut` in place of `downsample`.
+A shortcut may be called `shortcut` instead of `downsample`.
 """
 
 import pickle  # noqa: TID251 - for the error that torch raises
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,24 @@ from torch import Tensor
 from nacgen.errors import CheckpointError, CheckpointNotFoundError
 from nacgen.system.tensor_file import read_tensor_file
 
-# Keys under which training scripts put weights.
-WRAPPERS = ("state_dict", "model_state_dict", "model")
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of weights in training checkpoints
 
 
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a `.safetensors` file, or of a `.pt`, `.pth` or `.ckpt` file of torch.
 
-    The latter are pickles and read with `weights_only=True`: torch's own reader, which makes tensors and plain
-    containers and refuses every other object, so that nothing in the file is run.
+    Files of torch are pickles. They are read with `weights_only=True`, which makes tensors and plain containers
+    and refuses every other object, so no code in the file is run.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Returns:
         Tensors by name, on the CPU; of a training checkpoint those under `state_dict` or `model`.
 
     Raises:
-        CheckpointNotFoundError: No such file.
-        CheckpointError: The file is damaged, holds objects besides tensors, or no tensors by name.
+        CheckpointNotFoundError: If there is no such file.
+        CheckpointError: If the file is damaged, holds objects besides tensors, or no tensors by name.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,24 +50,25 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))  # in torch's long message
+        found = f"it holds a {refused[1]}" if refused else "it is no file of tensors"
         raise CheckpointError(
-            f"{path} should hold tensors only, but {_refused(error)}. Such objects are not loaded, for they can "
-            "run code. Where you trust the file, save its state_dict alone (torch.save(checkpoint['state_dict'],"
-            " ...)) with the code that wrote it, and convert that."
+            f"{path} should hold tensors only, but {found}. Such objects are not loaded, for they can run code. "
+            "If you trust the file, save its state_dict alone (torch.save(checkpoint['state_dict'], ...)) with "
+            "the code that wrote it, and convert that."
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} cannot be read as a file of torch ({error}). Download it again."
         ) from error
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = {}
-    if isinstance(content, Mapping):
-        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not isinstance(content, Mapping):
+        content, found = {}, str(type(content))
+    else:
+        inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        content = inner[0] if inner else content
+        found = str(sorted(map(str, content))[:10])
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
-        found = sorted(map(str, content))[:10] if isinstance(content, Mapping) else type(content)
         raise CheckpointError(
             f"{path} should hold tensors by name, itself or under {' or '.join(WRAPPERS)}, but holds {found}. "
             "Save a module's state_dict()."
@@ -77,17 +77,17 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
 
 
 def find_prefix(tensors: Mapping[str, Tensor], wanted: str | None) -> str:
-    """What stands before the names of a trunk, in a checkpoint that holds other things too.
+    """Find the prefix of a trunk's names in a checkpoint that may hold other networks too.
 
     Args:
-        tensors: Of the whole checkpoint.
-        wanted: The prefix to use, with or without its last dot. Absent: that of the only trunk.
+        tensors: All tensors of the checkpoint.
+        wanted: Prefix to use, with or without its last dot; None for that of the only trunk.
 
     Returns:
         The prefix with its last dot, or an empty string.
 
     Raises:
-        CheckpointError: There is no trunk, not the wanted one, or several and none is wanted.
+        CheckpointError: If there is no trunk, or not the wanted one, or several and none is wanted.
     """
     found: list[str] = []
     for name, tensor in tensors.items():
@@ -112,31 +112,27 @@ def find_prefix(tensors: Mapping[str, Tensor], wanted: str | None) -> str:
     return found[0] if wanted is None else wanted
 
 
-def translated_trunk(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, str]]:
-    """Names of a trunk's tensors, there and in torchvision's manner.
+def translate_trunk(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, str]:
+    """Translate the names of a trunk's tensors to torchvision's; other tensors are left out.
 
     Args:
-        tensors: Of the whole checkpoint.
-        prefix: As `find_prefix` gives it.
+        tensors: All tensors of the checkpoint.
+        prefix: Prefix of the trunk's names, from `find_prefix`.
 
-    Yields:
-        Name there and name within a backbone of ours; what is no part of a trunk is left out.
+    Returns:
+        Names in the checkpoint and names in a backbone of ours.
     """
     inner = {name: name.removeprefix(prefix) for name in tensors if name.startswith(prefix)}
     # In a Sequential the stages are the children that hold blocks; ReLU and pooling have no tensors.
     firsts = (re.match(r"(\d+)\.\d+\.conv1\.weight", name) for name in inner.values())
     stages = sorted({int(first[1]) for first in firsts if first is not None})
     places = {"0": "conv1", "1": "bn1"} | {str(n): f"layer{i}" for i, n in enumerate(stages, 1)}
+    translated = {}
     for name, own in inner.items():
         child, _, rest = own.partition(".")
         child = places.get(child, child)
         if re.fullmatch(r"conv1|bn1|layer\d+", child):
-            yield name, f"{child}.{rest}".replace(".shortcut.", ".downsample.")
+            translated[name] = f"{child}.{rest}".replace(".shortcut.", ".downsample.")
         elif child == "features":
-            yield name, own
-
-
-def _refused(error: pickle.UnpicklingError) -> str:
-    """Which object torch's reader would not make, from its long message."""
-    name = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f"it holds a {name[1]}" if name else "it is no file of tensors"
+            translated[name] = own
+    return translated

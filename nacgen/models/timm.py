@@ -1,4 +1,4 @@
-"""Any model of timm as a trunk; `pip install "nacgen[timm]"`."""
+"""Models of timm as backbones; they need `pip install "nacgen[timm]"`."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -17,25 +17,21 @@ from nacgen.models.backbone import Backbone
 class TimmBackbone(Backbone):
     """A model of timm that gives feature maps, under timm's own parameter names.
 
-    Transformers of a fixed size take images of no other.
-
     Args:
-        name: As `timm.create_model` takes it; freshly initialised, nothing is downloaded.
+        name: Name in `timm.list_models()`. The model is freshly initialized, nothing is downloaded.
 
     Raises:
-        ConfigurationError: timm is not installed, does not know the name, or the model gives no maps.
+        ConfigurationError: If timm is not installed or does not know the name, or the model gives no feature maps.
     """
 
     def __init__(self, name: str) -> None:
-        if (
-            ":" in name or "/" in name
-        ):  # timm would read what it builds from the Hub or from a folder
+        # timm would build models from the Hub or from a folder, too
+        if ":" in name or "/" in name:
             raise ConfigurationError(
-                f"backbone timm:{name} must be the name of a model in timm's own list, not where one lies. See "
+                f"backbone timm:{name} must be a name in timm's own list, not the place of a model. See "
                 "timm.list_models()."
             )
         try:
-            # timm announces its optional backends by warnings about its own imports
             model: Any = _import_timm().create_model(name, pretrained=False, features_only=True)
         except (RuntimeError, AttributeError) as error:
             raise ConfigurationError(
@@ -44,41 +40,37 @@ class TimmBackbone(Backbone):
             ) from error
         channels = model.feature_info.channels()
         names = ("stem", *(f"layer{i}" for i in range(1, len(channels))))
-        super().__init__(
-            dict(zip(names, channels, strict=True)), max(model.feature_info.reduction())
-        )
+        stages = dict(zip(names, channels, strict=True))
+        super().__init__(stages, max(model.feature_info.reduction()))
         self.model = model
         self.is_channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         settings = model.pretrained_cfg
         self.fixed_size = settings["input_size"][-1] if settings.get("fixed_input_size") else None
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Refused: which modules make up a stage differs from model to model."""
+        """Raise an error: the modules of a stage differ from model to model."""
         raise ConfigurationError(
             "a timm trunk can be pretrained and probed, but not transplanted into a discriminator: its "
             "stages are not known. Use a backbone of ours."
         )
 
     def convolution_norm_pairs(self) -> Iterator[tuple[nn.Module, str, str]]:
-        """Refused, as `stages`."""
+        """Raise an error, as `stages`."""
         self.stages()
         yield from ()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Refused: timm initialises its models itself."""
+        """Raise an error: timm initializes its models itself."""
         self.stages()
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
-        """Feature maps of every stage.
+        """Return timm's feature maps in order, `{"stem": (b, c, h, w), "layer1": ..., ...}`.
 
         Args:
-            images: Normalised images.
-
-        Returns:
-            `{"stem": (b, c, h, w), "layer1": ..., ...}`, timm's maps in their order.
+            images: Normalized images.
 
         Raises:
-            ConfigurationError: The images are smaller than the total stride, or not of the fixed size.
+            ConfigurationError: If the images are smaller than the total stride, or not of the model's fixed size.
         """
         self.check_size(images)
         maps = self.model(images)
@@ -87,14 +79,7 @@ class TimmBackbone(Backbone):
         return dict(zip(self.stage_channels, maps, strict=True))
 
     def check_size(self, images: Tensor) -> None:
-        """Raise unless images have a size that the model takes.
-
-        Args:
-            images: `(b, 3, h, w)`.
-
-        Raises:
-            ConfigurationError: They are smaller than the total stride, or not of the fixed size.
-        """
+        """Raise `ConfigurationError` unless images have a size that the model takes."""
         super().check_size(images)
         size = self.fixed_size
         if size is not None and tuple(images.shape[-2:]) != (size, size):
@@ -105,7 +90,7 @@ class TimmBackbone(Backbone):
             )
 
     def synchronized(self) -> "TimmBackbone":
-        """With BatchNorm over all processes; timm's own norms hold an activation, which torch would drop."""
+        """Convert BatchNorm to statistics over all processes, with timm's function, which keeps activations."""
         layers: Any = import_module("timm.layers")
         self.model = layers.convert_sync_batchnorm(self.model)
         return self
@@ -113,10 +98,8 @@ class TimmBackbone(Backbone):
 
 def _import_timm() -> ModuleType:
     try:
-        import timm
+        return import_module("timm")
     except ImportError as error:
         raise ConfigurationError(
             'backbones named timm:<name> need timm, which is not installed. Run `pip install "nacgen[timm]"`.'
         ) from error
-    module: ModuleType = timm
-    return module

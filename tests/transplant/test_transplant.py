@@ -1,6 +1,4 @@
 import copy
-import doctest
-import importlib
 import subprocess
 import sys
 from typing import Any
@@ -263,13 +261,7 @@ def test_the_old_name_of_return_nodes_warns(encoder: NACEncoder) -> None:
 
 def test_the_package_of_the_same_name_does_not_hide_the_function() -> None:
     program = "import nacgen.transplant.trunk; import nacgen; nacgen.transplant(None, into='flow')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert "into must be a module or one of discriminator" in done.stderr
-
-
-@pytest.mark.parametrize("name", importlib.import_module("nacgen.transplant").__all__)
-def test_examples_of_public_names_run(name: str) -> None:
-    public = getattr(importlib.import_module("nacgen.transplant"), name)
-    names = dict(vars(sys.modules[public.__module__]))
-    for example in doctest.DocTestFinder().find(public, name, module=False, globs=names):
-        assert doctest.DocTestRunner().run(example).failed == 0
