@@ -77,7 +77,7 @@ def check_arms(config: CompareConfig) -> None:
 
     These are flags that the recipe refuses, unequal budgets, and a metric that the runs will not have.
     """
-    # Runs that exist tell the scores that they have.
+    # The metric must be a score of the runs that exist.
     if config.metric is not None:
         examples = [path.parent for path in sorted(config.folder.glob("*-seed*/metrics.jsonl"))]
         examples += [] if config.run_config is None else [Path(config.run_config).parent]

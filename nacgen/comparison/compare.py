@@ -204,18 +204,18 @@ def compare_arms(
         >>> [each.is_claim for each in nacgen.reporting.compare_arms(arms)]  # doctest: +SKIP
         [True, False]
     """
-    fell = {arm: set((diverged or {}).get(arm, ())) for arm in arms}
+    lost = {arm: set((diverged or {}).get(arm, ())) for arm in arms}
     control, *others = arms
     if not others:
         raise ConfigurationError(f"two arms or more are compared, got {', '.join(arms)}. Add one.")
     runs = {arm: _loaded(given) for arm, given in arms.items()}
-    others = [arm for arm in others if runs[arm] or not fell[arm]]
-    left_out = set[int]().union(*(fell[arm] for arm in (control, *others)))
+    others = [arm for arm in others if runs[arm] or not lost[arm]]
+    left_out = set[int]().union(*(lost[arm] for arm in (control, *others)))
     runs = {
         arm: [run for run in runs[arm] if run.seed not in left_out] for arm in (control, *others)
     }
     if not others or (left_out and not all(runs.values())):
-        seeds = "; ".join(f"{arm}: {_listed(fell[arm])}" for arm in arms if fell[arm])
+        seeds = "; ".join(f"{arm}: {_listed(lost[arm])}" for arm in arms if lost[arm])
         raise NonFiniteError(
             f"a pair needs a seed with which every arm trains to its end, but none is left: runs "
             f"diverged ({seeds}). Lower a learning rate, or compare other arms or more seeds."
@@ -229,7 +229,7 @@ def compare_arms(
             names=(control, arm),
             target=target,
             level=level,
-            diverged=(fell[control], fell[arm]),
+            diverged=(lost[control], lost[arm]),
         )
         for arm in others
     ]

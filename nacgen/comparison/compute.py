@@ -92,12 +92,12 @@ def pretraining_note(arms: Mapping[str, Sequence[Run]]) -> str:
     parts = []
     for arm, runs in arms.items():
         costs = arm_cost(runs).pretraining
-        said = "; ".join(
-            f"{cost['images']:,} images, {cost['seconds']:,.0f} s on {cost['hardware']}"
+        each = " and ".join(
+            f"{cost['images']:,} images in {cost['seconds']:,.0f} s on {cost['hardware']}"
             for cost in costs or ()
         )
-        parts.append(f"{arm}: {'not recorded' if costs is None else said or 'none'}")
-    return f"Pretraining of {'. Of '.join(parts)}."
+        parts.append(f"{arm}: {'not recorded' if costs is None else each or 'none'}")
+    return f"Pretraining of the encoders. {'; '.join(parts)}."
 
 
 def _device_seconds(cost: Mapping[str, Any] | None) -> float:

@@ -42,8 +42,8 @@ class Claim:
         diverged could refute it, so there is no claim then.
         """
         b_is_better = (self.end.mean_log_ratio < 0) == (self.better == "lower")
-        fell = self.diverged_b if b_is_better else self.diverged_a
-        return self.adjusted_p_value <= self.end.level and not self._has_zero and not fell
+        lost = self.diverged_b if b_is_better else self.diverged_a
+        return self.adjusted_p_value <= self.end.level and not self._has_zero and not lost
 
     @property
     def verdict(self) -> str:

@@ -86,6 +86,6 @@ def test_the_table_tells_them_apart(make_run: MakeRun) -> None:
     assert nac[5:] == ["57.2", "177.2", "177.2"]
     assert foreign[5:] == ["57.2", "", ""]
     assert pretraining_note(arms) == (
-        "Pretraining of random: none. Of nac: 38,400 images, 60 s on 2 CPU cores. Of foreign: not "
-        "recorded."
+        "Pretraining of the encoders. random: none; nac: 38,400 images in 60 s on 2 CPU cores; "
+        "foreign: not recorded."
     )
