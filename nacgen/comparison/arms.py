@@ -16,8 +16,8 @@ from nacgen.comparison.children import Child, run_children
 from nacgen.comparison.options import Arm, CompareConfig, parse_arm
 from nacgen.errors import ConfigurationError
 from nacgen.gan.presets import PRESETS as GAN_PRESETS
-from nacgen.reporting.runs import load_run
-from nacgen.system.documents import flatten, read_yaml
+from nacgen.reporting.runs import load_run, options_of
+from nacgen.system.documents import read_yaml
 from nacgen.system.files import write_file
 from nacgen.training.config import parse, to_dict
 from nacgen.vae.presets import PRESETS as VAE_PRESETS
@@ -122,7 +122,7 @@ def join_folder(config: CompareConfig) -> CompareConfig:
     """Fill in what the user left open from the comparison in the folder; refuse a folder of anything else."""
     before = _earlier_comparison(config.folder)
     asked = {} if config.run_config is None else read_template(Path(config.run_config))
-    asked = {"preset": config.preset, **flatten(asked)}
+    asked = {"preset": config.preset, **options_of(asked)}
     asked |= {k: v for k in ("total_images", "encoder") if (v := getattr(config, k)) is not None}
     differences: dict[str, None] = {}
     if before.get("recipe", config.recipe) != config.recipe:
@@ -139,7 +139,7 @@ def join_folder(config: CompareConfig) -> CompareConfig:
         if files and known.get(arm.name, text) != text:  # an arm without a run may be corrected
             differences[f"arm {arm.name}: {known[arm.name]} there, {text} here"] = None
         for file in files:
-            there = flatten(read_yaml(file))
+            there = options_of(read_yaml(file))
             differences |= {
                 f"{name}: {there[name]} there, {value} here": None
                 for name, value in asked.items()

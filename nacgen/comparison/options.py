@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from nacgen.errors import ConfigurationError
-from nacgen.training.config import require_positive
+from nacgen.training.config import RENAMED, require_positive
 
 INITS = ("nac", "random", "shuffled", "simclr", "supervised")
 
@@ -85,7 +85,8 @@ class Arm:
     def options(self) -> set[str]:
         """Names of the configuration fields that the flags set."""
         names = (flag[2:].split("=")[0] for flag in self.flags if flag.startswith("--"))
-        return {re.sub(r"(^|\.)no_", r"\1", name.replace("-", "_")) for name in names}
+        fields = (re.sub(r"(^|\.)no_", r"\1", name.replace("-", "_")) for name in names)
+        return {RENAMED.get(field, field) for field in fields}
 
 
 def parse_arm(text: str) -> Arm:

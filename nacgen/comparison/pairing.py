@@ -6,8 +6,7 @@ from typing import Any
 
 from nacgen.comparison.paired import MAX_PAIRS
 from nacgen.errors import ConfigurationError
-from nacgen.reporting.runs import Run
-from nacgen.system.documents import flatten
+from nacgen.reporting.runs import Run, options_of
 
 
 def by_seed(runs: Sequence[Run], metric: str, left_out: Collection[int]) -> dict[int, Run]:
@@ -97,7 +96,7 @@ def differences(
     runs_a: Iterable[Run], runs_b: Iterable[Run]
 ) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Return the configuration fields in which any two runs differ, with the values found in each arm."""
-    a, b = ([flatten(run.config) for run in runs] for runs in (runs_a, runs_b))
+    a, b = ([options_of(run.config) for run in runs] for runs in (runs_a, runs_b))
 
     def values(configs: Sequence[Mapping[str, Any]], field: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(str(config.get(field, "absent")) for config in configs))

@@ -18,7 +18,7 @@ from nacgen.reporting.blocks import (
     to_markdown,
 )
 from nacgen.reporting.charts import run_curve, score
-from nacgen.reporting.runs import Evaluation, Run, better, load_run, warnings_of
+from nacgen.reporting.runs import Evaluation, Run, better, load_run, options_of, warnings_of
 from nacgen.system.documents import flatten
 from nacgen.system.files import storage_errors, write_file
 
@@ -104,8 +104,8 @@ def compare_command(run: Run, preset: Mapping[str, Any] | None = None) -> str:
         preset: Configuration of the run's preset. If it is unknown or the run differs from it, the command
             names the run's own `config.yaml`.
     """
-    here = {k: v for k, v in flatten(run.config).items() if k not in _NOT_THE_SAME}
-    there = {k: v for k, v in flatten(preset or {}).items() if k not in _NOT_THE_SAME}
+    here = {k: v for k, v in options_of(run.config).items() if k not in _NOT_THE_SAME}
+    there = {k: v for k, v in options_of(preset or {}).items() if k not in _NOT_THE_SAME}
     source = ["--run-config", str(run.path / "config.yaml")]
     if here == there:
         source = ["--preset", run.config["preset"]]

@@ -10,6 +10,8 @@ import yaml
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
 from nacgen.metrics.result import is_higher_better, rename_old_keys
+from nacgen.system.documents import flatten
+from nacgen.training.config import REMOVED, RENAMED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,12 @@ def load_run(run_dir: str | Path) -> Run:
         evaluations=tuple(sorted(evaluations, key=lambda evaluation: evaluation.images_seen)),
         summary=_mapping(path / "summary.json", json.loads),
     )
+
+
+def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration by dotted name: renamed options under today's names, removed ones left out."""
+    options = flatten(config).items()
+    return {RENAMED.get(name, name): value for name, value in options if name not in REMOVED}
 
 
 def better(metric: str) -> str:

@@ -271,6 +271,24 @@ def test_arms_of_one_init_need_names(make_run: MakeRun, tmp_path: Path) -> None:
     assert comparison.differences == {"batch_size": (("absent",), ("128",))}
 
 
+def test_a_run_of_an_earlier_version_compares_with_one_of_today(make_run: MakeRun) -> None:
+    earlier, today = (
+        make_run(
+            {640: 9.0},
+            init=init,
+            protocol={protocol: "uint8"},
+            config={"discriminator": {option: None}},
+        )
+        for init, protocol, option in (
+            ("random", "quantisation", "taps"),
+            ("nac", "quantization", "return_nodes"),
+        )
+    )
+    comparison = compare([earlier], [today])
+    assert comparison.end.protocol["quantization"] == "uint8"
+    assert comparison.differences == {"init": (("random",), ("nac",))}
+
+
 def invented(arm: str, seed: int, score: float) -> Run:
     """A finished run that nobody trained."""
     evaluation = Evaluation(
