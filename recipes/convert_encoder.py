@@ -16,7 +16,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from nacgen.errors import ConfigurationError, StorageError
+from nacgen.errors import ConfigurationError
+from nacgen.system.files import storage_errors
 from nacgen.training.config import run_recipe
 
 
@@ -91,12 +92,8 @@ def main(config: ConvertConfig) -> None:
         flip_probability=config.flip_probability,
     )
     print(report, file=sys.stderr)
-    try:
+    with storage_errors(f"the encoder {output}", "Choose another --output."):
         encoder.save_pretrained(output)
-    except OSError as error:
-        raise StorageError(
-            f"the encoder cannot be written to {output} ({error}). Choose another --output."
-        ) from error
     result = {"encoder": str(output), **dataclasses.asdict(report)}
     for field in ("moved", "left", "filled"):
         result[field] = len(result[field])

@@ -1,7 +1,8 @@
 """Adversarial losses and gradient penalties, one value per image.
 
 Source:
-    Goodfellow et al. 2014, arXiv:1406.2661 (non-saturating), Lim & Ye 2017, arXiv:1705.02894 (hinge),
+    Goodfellow et al. 2014, arXiv:1406.2661 (non-saturating, equation 1 and section 3), Lim & Ye 2017,
+    arXiv:1705.02894, and Miyato et al. 2018, arXiv:1802.05957, equation 16 (hinge),
     Jolicoeur-Martineau 2018, arXiv:1807.00734 (relativistic pairing), Mescheder et al. 2018,
     arXiv:1801.04406 (R1), and Huang et al. 2024, arXiv:2501.05441 (RpGAN with R1 and R2).
 """
@@ -67,96 +68,33 @@ def relativistic_generator_loss(
     return relativistic_discriminator_loss(logits_fake, logits_real)
 
 
-def hinge_discriminator_loss(
-    logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
-) -> Float[Tensor, " b"]:
-    """Compute the hinge loss of the discriminator, `max(0, 1 - D(real)) + max(0, 1 + D(fake))`.
-
-    Args:
-        logits_real: Logits of real images, from one or several heads.
-        logits_fake: Logits of as many generated images.
-
-    Returns:
-        One loss per pair, zero or more, averaged over heads; 2 if all logits are zero.
-
-    Example:
-        >>> hinge_discriminator_loss(torch.ones(1), -torch.ones(1))
-        tensor([0.])
-
-    Source:
-        Lim & Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957, equation 16.
-    """
+def _hinge_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """Compute `max(0, 1 - D(real)) + max(0, 1 + D(fake))`, 2 if all logits are zero."""
     return reduce(F.relu(1 - logits_real) + F.relu(1 + logits_fake), "b ... -> b", "mean")
 
 
-def hinge_generator_loss(
-    logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
-) -> Float[Tensor, " b"]:
-    """Compute the hinge loss of the generator, `-D(fake)`.
-
-    Args:
-        logits_real: Unused; all losses have the same arguments.
-        logits_fake: Logits of generated images, from one or several heads.
-
-    Returns:
-        One loss per image, averaged over heads.
-
-    Example:
-        >>> hinge_generator_loss(torch.zeros(1), torch.ones(1))
-        tensor([-1.])
-    """
+def _hinge_generator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """Compute `-D(fake)`."""
     return reduce(-logits_fake, "b ... -> b", "mean")
 
 
-def non_saturating_discriminator_loss(
-    logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
-) -> Float[Tensor, " b"]:
-    """Compute the cross-entropy of the discriminator, `softplus(-D(real)) + softplus(D(fake))`.
-
-    Args:
-        logits_real: Logits of real images, from one or several heads.
-        logits_fake: Logits of as many generated images.
-
-    Returns:
-        One loss per pair in nats, zero or more, averaged over heads; `2 log 2` if all logits are zero.
-
-    Example:
-        >>> non_saturating_discriminator_loss(torch.zeros(1), torch.zeros(1)).exp()
-        tensor([4.])
-
-    Source:
-        Goodfellow et al. 2014, arXiv:1406.2661, equation 1.
-    """
+def _non_saturating_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """Compute the cross-entropy `softplus(-D(real)) + softplus(D(fake))`, `2 log 2` for zeros."""
     return reduce(F.softplus(-logits_real) + F.softplus(logits_fake), "b ... -> b", "mean")
 
 
-def non_saturating_generator_loss(
-    logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
-) -> Float[Tensor, " b"]:
-    """Compute the non-saturating loss of the generator, `softplus(-D(fake))`.
-
-    Args:
-        logits_real: Unused; all losses have the same arguments.
-        logits_fake: Logits of generated images, from one or several heads.
-
-    Returns:
-        One loss per image in nats, zero or more, averaged over heads.
-
-    Example:
-        >>> non_saturating_generator_loss(torch.zeros(1), torch.zeros(1)).exp()
-        tensor([2.])
-
-    Source:
-        Goodfellow et al. 2014, arXiv:1406.2661, section 3.
-    """
+def _non_saturating_generator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """Compute `softplus(-D(fake))`."""
     return reduce(F.softplus(-logits_fake), "b ... -> b", "mean")
 
 
+# Losses of the discriminator and of the generator. Each is a function of the logits of real images and of as many
+# generated ones, `(b, ...)`, and returns one value per image `(b,)`, averaged over heads.
 Loss = Callable[[Tensor, Tensor], Tensor]
-ADVERSARIAL_LOSSES: dict[str, tuple[Loss, Loss]] = {  # of the discriminator, of the generator
+ADVERSARIAL_LOSSES: dict[str, tuple[Loss, Loss]] = {
     "rpgan": (relativistic_discriminator_loss, relativistic_generator_loss),
-    "hinge": (hinge_discriminator_loss, hinge_generator_loss),
-    "non-saturating": (non_saturating_discriminator_loss, non_saturating_generator_loss),
+    "hinge": (_hinge_discriminator_loss, _hinge_generator_loss),
+    "non-saturating": (_non_saturating_discriminator_loss, _non_saturating_generator_loss),
 }
 
 

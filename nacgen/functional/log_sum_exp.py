@@ -72,21 +72,8 @@ def tiled_log_sum_exp(
 ) -> Float[Tensor, " m"]:
     """Compute `log_sum_exp` at temperature 1, one block of products at a time, forward and backward.
 
-    It can be differentiated once.
-
-    Args:
-        rows: Finite numbers.
-        keys: Finite numbers, one row or more.
-        bias: Number added to all products with a key.
-        own_start: If given, row `i` leaves out key `own_start + i`.
-        tile: Rows and keys of a block; `TILE` by default, and 4 times as many on a GPU.
-
-    Returns:
-        One logarithm per row.
-
-    Example:
-        >>> tiled_log_sum_exp(torch.zeros(1, 4), torch.zeros(3, 4), tile=2).exp()
-        tensor([3.])
+    Arguments are those of `log_sum_exp`; `tile` is the number of rows and keys of a block, by default `TILE`,
+    and 4 times as many on a GPU. The result can be differentiated once.
     """
     if tile is None:
         tile = TILE if rows.device.type == "cpu" else 4 * TILE

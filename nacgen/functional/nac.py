@@ -9,6 +9,8 @@ carries about the image,
 with the posterior `q` predicted from another view `x'` of the same image, and the mixture over all `M` codes
 of the batch, including the code that was sent.
 
+Every function raises a `ValueError` for a flip probability outside (0, 1/2).
+
 Source:
     Park, Lee, Kim & Blei 2021, arXiv:2112.04014.
 """
@@ -28,13 +30,10 @@ Relaxation = Literal["marginal", "tanh", "straight_through"]
 
 
 def check_flip_probability(flip_probability: float) -> None:
-    """Raise an error unless the flip probability is strictly between 0 and 1/2.
+    """Raise a `ValueError` unless the flip probability is strictly between 0 and 1/2.
 
     Args:
         flip_probability: Probability that the channel flips a bit.
-
-    Raises:
-        ValueError: If the probability is outside (0, 1/2).
     """
     if not 0.0 < flip_probability < 0.5:
         raise ValueError(
@@ -52,9 +51,6 @@ def log_likelihood_ratio(flip_probability: float) -> float:
     Returns:
         `kappa` in nats, above zero.
 
-    Raises:
-        ValueError: If the probability is outside (0, 1/2).
-
     Example:
         >>> round(log_likelihood_ratio(0.3), 4)
         0.4236
@@ -71,9 +67,6 @@ def channel_capacity(flip_probability: float) -> float:
 
     Returns:
         Nats per bit, in (0, log 2).
-
-    Raises:
-        ValueError: If the probability is outside (0, 1/2).
 
     Example:
         >>> round(channel_capacity(0.3), 4)
@@ -163,7 +156,7 @@ def mixture_log_likelihood(
         One log-likelihood per received code, in nats.
 
     Raises:
-        ValueError: If the probability is outside (0, 1/2), or if the code lengths differ.
+        ValueError: If the code lengths differ.
 
     Example:
         >>> mixture_log_likelihood(torch.ones(1, 1), torch.ones(3, 1), 0.25).exp()
@@ -219,8 +212,7 @@ def nac_loss(
         One loss per code in nats, to be minimized.
 
     Raises:
-        ValueError: If the probability is outside (0, 1/2), shapes differ, the relaxation is unknown, or codes are
-            fewer than two.
+        ValueError: If shapes differ, the relaxation is unknown, or codes are fewer than two.
 
     Example:
         >>> logits, uniform = torch.zeros(4, 8), torch.rand(4, 8)
@@ -266,7 +258,7 @@ def received_codes(
         Received codes in [-1, 1].
 
     Raises:
-        ValueError: If the probability is outside (0, 1/2), shapes differ, or the relaxation is unknown.
+        ValueError: If shapes differ, or the relaxation is unknown.
 
     Example:
         >>> received_codes(torch.full((1, 2), 9.0), torch.tensor([[0.1, 0.9]]), 0.3).round()
@@ -309,9 +301,6 @@ def marginal_posterior_logits(
     Returns:
         `2 atanh((1 - 2p) tanh a)`: about `2 (1 - 2p) a` near zero, and never beyond the channel's `2 kappa`.
 
-    Raises:
-        ValueError: If the probability is outside (0, 1/2).
-
     Example:
         >>> marginal_posterior_logits(torch.zeros(1, 2), 0.3)
         tensor([[0., 0.]])
@@ -353,7 +342,7 @@ def nac_bound(
         One bound per code, in nats.
 
     Raises:
-        ValueError: If the probability is outside (0, 1/2), shapes differ, or codes are fewer than two.
+        ValueError: If shapes differ, or codes are fewer than two.
 
     Example:
         >>> logits = torch.zeros(4, 8)
