@@ -3,7 +3,7 @@
     python recipes/sample.py                                  # a sheet of the first 100, of the default run
     python recipes/sample.py --run-dir runs/mine --num-images 5000 --columns 0 --output images
 
-The run may still be going on: generator or decoder are those of its last evaluation.
+The run may still be training: the images are those of its generator or decoder at the last evaluation.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from nacgen.errors import ConfigurationError, StorageError
+from nacgen.errors import ConfigurationError
 from nacgen.training.config import require_between, require_positive, run_recipe
 
 
@@ -28,13 +28,13 @@ class SampleConfig:
     num_images: int = 100
     """Images to write."""
     first: int = 0
-    """Number, and seed, of the first; of a generator with classes, image i has class i modulo their count."""
+    """Number, and seed, of the first image; with classes, image i has class i modulo their count."""
     columns: int = 10
-    """Images in a row of one sheet; 0: each image is a file of its own."""
+    """Images in a row of the sheet; 0 writes each image to a file of its own."""
     zoom: int = 1
-    """Pixels of a sheet for each of an image."""
+    """Enlargement of a sheet: pixels along each side for one pixel of an image."""
     output: str | None = None
-    """A .png for a sheet, a new or empty folder for files. Default: in samples/ of run_dir."""
+    """A .png file for a sheet, a new or empty folder for files. Default: in samples/ of run_dir."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -56,18 +56,16 @@ def main(config: SampleConfig) -> None:
 
     from nacgen.data.pictures import write_grid, write_image
     from nacgen.models.sampling import load_model, sample_images
+    from nacgen.system.files import storage_errors
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(config.run_dir).to(device)
     end = config.first + config.num_images
-    parts = [
-        sample_images(model, part, device).cpu()
-        for part in torch.arange(config.first, end).split(500)
-    ]
-    images = torch.cat(parts)
+    numbers = torch.arange(config.first, end)
+    images = torch.cat([sample_images(model, part, device).cpu() for part in numbers.split(500)])
     name = f"seeds_{config.first}-{end - 1}{'.png' if config.columns else ''}"
     output = Path(config.output or Path(config.run_dir) / "samples" / name)
-    try:
+    with storage_errors(f"the images {output}", "Choose another --output."):
         if config.columns:
             output.parent.mkdir(parents=True, exist_ok=True)
             write_grid(images, output, config.columns, config.zoom)
@@ -79,10 +77,6 @@ def main(config: SampleConfig) -> None:
                 )
             for number, image in enumerate(images, start=config.first):
                 write_image(image, output / f"{number:06d}.png")
-    except OSError as error:
-        raise StorageError(
-            f"the images cannot be written to {output} ({error}). Choose another --output."
-        ) from error
     print(f"images {config.first} to {end - 1}: {output}", file=sys.stderr)
     print(json.dumps({"output": str(output), "first": config.first, "num_images": len(images)}))
 

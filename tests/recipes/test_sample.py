@@ -77,5 +77,5 @@ def test_what_cannot_be_sampled_is_refused_before_it_is_tried(tmp_path: Path) ->
 def test_an_output_that_cannot_be_written_is_named(run_dir: Path) -> None:
     (run_dir / "file").write_text("")
     output = run_dir / "file" / "sheet.png"
-    with pytest.raises(StorageError, match=f"cannot be written to {output}"):
+    with pytest.raises(StorageError, match=f"the images {output} cannot be written"):
         main(SampleConfig(run_dir=str(run_dir), output=str(output)))
