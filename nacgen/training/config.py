@@ -213,8 +213,10 @@ def parse(
             console_outputs=not is_quiet,
         )
 
+    # Positional arguments stay in front: a flag of the file that takes several words would take them.
+    words = list(itertools.takewhile(lambda flag: not flag.startswith("-"), flags))
     try:
-        return read(_as_flags(file_values) + flags)
+        return read(words + _as_flags(file_values) + flags[len(words) :])
     except SystemExit as end:
         if end.code and file_values:
             with contextlib.suppress(SystemExit):

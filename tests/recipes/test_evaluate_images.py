@@ -128,11 +128,16 @@ def test_copies_of_training_images_are_found(
     assert found["memorization_digits_classifier"] > 0.99
 
 
-def test_metrics_are_words_and_may_be_joined_by_commas() -> None:
+def test_metrics_are_words_and_may_be_joined_by_commas(tmp_path: Path) -> None:
     for words in (["fid", "is", "kid"], ["fid,is,kid"], ["fid,is", "kid"]):
         config = parse(EvaluateConfig, PRESETS, ["A", "B", "--metrics", *words])
         assert (config.reference, config.generated) == ("A", "B")
         assert config.metrics == ("fid", "is", "kid")
+    for text in ("fid,kid", "[fid, kid]"):
+        (tmp_path / "file.yaml").write_text(f"metrics: {text}")
+        flags = ["A", "B", "--config", str(tmp_path / "file.yaml")]
+        config = parse(EvaluateConfig, PRESETS, flags)
+        assert (config.reference, config.metrics) == ("A", ("fid", "kid"))
     with pytest.raises(ConfigurationError, match=r"got 'A', 'B'\. Give REFERENCE .* before"):
         EvaluateConfig(metrics=("fid,is", "A", "B"))
     with pytest.raises(ConfigurationError, match="got metrics memorization and training images N"):
