@@ -62,12 +62,6 @@ def require_eval(function: Callable[..., object]) -> None:
     """Raise if a module, or the module that a method belongs to, is in training mode.
 
     In training mode the output for one image depends on the other images of the batch.
-
-    Args:
-        function: A module, a method of one (`encoder.code_logits`) or any function.
-
-    Raises:
-        ValueError: If the module is in training mode.
     """
     module = getattr(function, "__self__", function)
     if isinstance(module, nn.Module) and module.training:
@@ -82,9 +76,6 @@ def broadcast_buffers(module: nn.Module) -> None:
 
     On CPUs each process keeps BatchNorm statistics of its own part of the batches. Without this step the
     processes would measure different networks.
-
-    Args:
-        module: A module that differs between processes in its buffers only.
     """
     if _are_several():
         for buffer in module.buffers():

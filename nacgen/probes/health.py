@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nacgen.functional.codes import CALIBRATION_BINS, bit_correlation, calibration_error, rank_me
 from nacgen.functional.nac import channel_capacity, nac_bound
+from nacgen.probes.labeled import check_finite
 from nacgen.probes.regions.patterns import count_patterns
 
 SCALES = tuple(2 ** (i / 4) for i in range(-16, 17))  # of the posterior logits, 1/16 to 16
@@ -145,16 +146,10 @@ def code_health(
         >>> health.distinct_codes, health.view_flip_rate, health.warnings
         (100, 0.0, ())
     """
-    for name, values in (
-        ("code_logits", code_logits),
-        ("posterior_logits", posterior_logits),
-        ("features", features),
-    ):
-        if values is not None and not values.isfinite().all():
-            raise ValueError(
-                f"{name} must be finite, but {int((~values.isfinite()).sum())} of {values.numel()} values are "
-                "not. Lower the learning rate, or look for the step at which they began."
-            )
+    check_finite("code_logits", code_logits)
+    check_finite("posterior_logits", posterior_logits)
+    if features is not None:
+        check_finite("features", features)
     if code_logits.shape != posterior_logits.shape:
         raise ValueError(
             f"code_logits and posterior_logits must have one shape, got {tuple(code_logits.shape)} and "
@@ -242,31 +237,26 @@ def _likeliest_scale(logits: Tensor, received: Tensor) -> float:
 
 def _warnings(figures: dict[str, Any]) -> list[str]:
     """Describe in words what is wrong with a code."""
-    code_dim, num_images = (figures["protocol"][key] for key in ("code_dim", "num_images"))
-    information, rank = figures["information"], figures["feature_rank"]
-    found = []
-    if figures["effective_codes"] < 2:
-        found.append(
-            f"effective number of codes {figures['effective_codes']:.1f} of {num_images}: collapsed"
+    protocol, bound = figures["protocol"], figures["information"].nac_bound
+    code_dim, rank = protocol["code_dim"], figures["feature_rank"]
+    codes, constant, copied, narrow, view, image = (
+        figures[key]
+        for key in (
+            *("effective_codes", "constant_bits", "copied_bits"),
+            *("narrow_share", "view_flip_rate", "image_flip_rate"),
         )
-    if figures["constant_bits"]:
-        found.append(f"{figures['constant_bits']} of {code_dim} bits are constant")
-    if figures["copied_bits"]:
-        found.append(f"{figures['copied_bits']} of {code_dim} bits repeat another one")
-    if figures["narrow_share"] > 0.5:
-        found.append(
-            f"{figures['narrow_share']:.0%} of code logits lie within {NARROW_MARGIN} of zero: the code is "
-            "undecided"
-        )
-    if figures["view_flip_rate"] > ALIKE * figures["image_flip_rate"]:
-        found.append(
-            f"two views of an image differ in {figures['view_flip_rate']:.1%} of bits, two images in "
-            f"{figures['image_flip_rate']:.1%}: the code does not recognize the same image"
-        )
-    if information.nac_bound <= 0:
-        found.append(
-            f"the bound is {information.nac_bound:.2f} nats: it shows no information about the image"
-        )
-    if rank is not None and rank < 2:
-        found.append(f"feature rank {rank:.1f} of {figures['protocol']['feature_dim']}: collapsed")
-    return found
+    )
+    found = {
+        f"effective number of codes {codes:.1f} of {protocol['num_images']}: collapsed": codes < 2,
+        f"{constant} of {code_dim} bits are constant": constant > 0,
+        f"{copied} of {code_dim} bits repeat another one": copied > 0,
+        f"{narrow:.0%} of code logits lie within {NARROW_MARGIN} of zero: the code is undecided": (
+            narrow > 0.5
+        ),
+        f"two views of an image differ in {view:.1%} of bits, two images in {image:.1%}: the code does "
+        "not recognize the same image": view > ALIKE * image,
+        f"the bound is {bound:.2f} nats: it shows no information about the image": bound <= 0,
+    }
+    if rank is not None:
+        found[f"feature rank {rank:.1f} of {protocol['feature_dim']}: collapsed"] = rank < 2
+    return [warning for warning, is_true in found.items() if is_true]

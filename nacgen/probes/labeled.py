@@ -27,36 +27,26 @@ class Accuracies:
     protocol: dict[str, Any]
 
 
+def check_finite(name: str, values: Tensor) -> None:
+    """Raise a ValueError unless all values are finite."""
+    if not values.isfinite().all():
+        raise ValueError(
+            f"{name} must be finite, but {int((~values.isfinite()).sum())} of {values.numel()} values are "
+            "not. Check the images, and that the encoder's training did not diverge."
+        )
+
+
 def check_features(name: str, features: Float[Tensor, "n ..."]) -> None:
-    """Raise unless features are finite numbers of at least one image.
-
-    Args:
-        name: Name of the features in the error message.
-        features: Features to check.
-
-    Raises:
-        ValueError: If there are none, or one of them is not finite.
-    """
+    """Raise a ValueError unless features are finite numbers of at least one image."""
     if features.numel() == 0:
         raise ValueError(
             f"{name} must hold one image or more, got shape {tuple(features.shape)}. Check the split."
         )
-    if not features.isfinite().all():
-        raise ValueError(
-            f"{name} must be finite, but {int((~features.isfinite()).sum())} values are not. "
-            "Was the encoder trained to the end?"
-        )
+    check_finite(name, features)
 
 
 def check_labels(train_labels: Labels, test_labels: Labels) -> tuple[Tensor, Tensor, int]:
-    """Return the labels of both splits after checking that a classifier can use them.
-
-    Args:
-        train_labels: Labels of the training images, as a dataset holds them.
-        test_labels: Labels of the test images.
-
-    Returns:
-        Training labels, test labels, and the number of classes: one more than the largest label.
+    """Return training labels, test labels and the number of classes, one more than the largest label.
 
     Raises:
         DataError: If labels are missing, negative, several for one image, or of a class without training images.
@@ -93,16 +83,7 @@ def check_labels(train_labels: Labels, test_labels: Labels) -> tuple[Tensor, Ten
 def check_labeled(
     train_features: Tensor, train_labels: Labels, test_features: Tensor, test_labels: Labels
 ) -> tuple[Tensor, Tensor, int]:
-    """Return the labels of both splits after checking that they fit the features.
-
-    Args:
-        train_features: Features of the training images, `(n, d)`.
-        train_labels: Labels of the training images, as a dataset holds them.
-        test_features: Features of the test images, `(m, d)`.
-        test_labels: Labels of the test images.
-
-    Returns:
-        Training labels, test labels, and the number of classes, as `check_labels`.
+    """Return labels as `check_labels`, after checking that they fit the features.
 
     Raises:
         DataError: As `check_labels`.
@@ -131,14 +112,9 @@ def check_labeled(
 def top_accuracies(
     scores: Float[Tensor, "n classes"], labels: Shaped[Tensor, " n"]
 ) -> tuple[float, float | None]:
-    """Compute the top-1 and top-5 accuracy.
+    """Compute the top-1 and top-5 accuracy from scores of all classes; equal scores favor the lowest class.
 
-    Args:
-        scores: Score of each class; among equal scores the lowest class is taken first.
-        labels: Classes from 0.
-
-    Returns:
-        Both accuracies, 0 to 1. Top-5 is None with five classes or fewer, where it says nothing.
+    Top-5 is None with five classes or fewer, where it says nothing.
     """
     best = scores.sort(dim=1, descending=True, stable=True).indices[:, :5]
     hits = best == labels.to(best.device)[:, None]

@@ -138,18 +138,10 @@ def fit_linear(
 def stratified_subset(
     labels: Int64[Tensor, " n"], fraction: float, seed: int = 0
 ) -> Int64[Tensor, " k"]:
-    """Draw a random fraction of each class, rounded to whole images.
-
-    Args:
-        labels: Classes from 0.
-        fraction: Fraction to draw, above 0, at most 1; 1 returns all.
-        seed: Seed of the draw.
-
-    Returns:
-        Indices in ascending order.
+    """Return indices of a random fraction of each class, rounded to whole images, in ascending order.
 
     Raises:
-        ValueError: If the fraction is out of range.
+        ValueError: If the fraction is not above 0 and at most 1.
         DataError: If a class would get no image.
     """
     if not 0 < fraction <= 1:

@@ -83,15 +83,7 @@ class EncoderProbe:
 
     @torch.no_grad()
     def health(self, encoder: NACEncoder, features: Tensor | None = None) -> CodeHealth:
-        """Compute the health of an encoder's code on two views of held-out images.
-
-        Args:
-            encoder: Encoder on the probe's device, in evaluation mode.
-            features: Features of the held-out images, `(n, d)`. Absent: they are computed.
-
-        Returns:
-            The code health.
-        """
+        """Compute the health of the code on two views of held-out images, whose features may be given."""
         if features is None:
             features = extract(encoder.features, self.test, self.device)
         few = thin(self.test, MAX_CODES)

@@ -99,7 +99,6 @@ class EncoderSuite:
         self.train, self.test, self.views = train, test, views
         self.evaluators, self.seed, self.device = tuple(evaluators), seed, device
         self.num_segments, self.region_method = num_segments, region_method
-        self.pool = self.protocol = None
         if "retrieval" in self.evaluators:
             self.pool, self.protocol = open_protocol(protocol, train, test, seed)
 
@@ -189,9 +188,7 @@ class EncoderSuite:
 
     def _retrieval(self, encoder: NACEncoder) -> dict[str, Any]:
         """Evaluate the learned code, and classical codes of the same features."""
-        assert self.pool is not None
-        assert self.protocol is not None
-        assert self.pool.labels is not None
+        assert self.pool.labels is not None  # open_protocol refuses others
         features = extract(encoder.features, self.pool, self.device)
         fitted = features[self.protocol.train]
         codes: dict[str, Tensor] = {"code": extract(encoder.codes, self.pool, self.device)}
@@ -200,8 +197,7 @@ class EncoderSuite:
                 codes[method] = baseline_codes(
                     fitted, features, encoder.code_dim, method, self.seed
                 )
-        query, gallery = self.protocol.query, self.protocol.gallery
-        labels = self.pool.labels
+        query, gallery, labels = self.protocol.query, self.protocol.gallery, self.pool.labels
         return {
             name: asdict(
                 evaluate_retrieval(
@@ -218,9 +214,7 @@ class EncoderSuite:
 
     def _retrieved(self, encoder: NACEncoder) -> RetrievedImages:
         """Find the nearest images of a few queries."""
-        assert self.pool is not None
-        assert self.protocol is not None
-        assert self.pool.labels is not None
+        assert self.pool.labels is not None  # open_protocol refuses others
         query, gallery, labels = self.protocol.query, self.protocol.gallery, self.pool.labels
         shown = query[torch.linspace(0, len(query) - 1, NUM_QUERIES).long()]
         found = nearest_codes(

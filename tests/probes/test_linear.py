@@ -92,7 +92,7 @@ def test_what_cannot_be_probed_is_named() -> None:
     with pytest.raises(ValueError, match="ten training images or more, got 9"):
         linear_probe(x[:9], labels[:9], x, labels)
     x[3, 2] = torch.inf
-    with pytest.raises(ValueError, match="train_features must be finite, but 1 values are not"):
+    with pytest.raises(ValueError, match=r"train_features must be finite, but 1 of \d+ values"):
         linear_probe(x, labels, x[4:], labels[4:])
 
 
@@ -173,5 +173,5 @@ def test_what_cannot_be_fitted_is_named() -> None:
     with pytest.raises(ValueError, match="ten training images or more, got 2"):
         fit_linear(x, labels, x, labels, 0.1)
     x[3, 2] = torch.nan
-    with pytest.raises(ValueError, match="test_features must be finite, but 1 values are not"):
+    with pytest.raises(ValueError, match=r"test_features must be finite, but 1 of \d+ values"):
         fit_linear(x[4:], labels[4:], x, labels)

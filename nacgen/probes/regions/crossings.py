@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from nacgen.probes.labeled import check_finite
 from nacgen.probes.regions.patterns import Network, visit_relus
 from nacgen.probes.regions.segment_path import Breakpoints, TooManyBreakpointsError, segment_path
 
@@ -125,11 +126,8 @@ def _check_ends(start: Tensor, end: Tensor) -> None:
             f"start and end must have one shape, got {tuple(start.shape)} and {tuple(end.shape)}. Give row i "
             "of both the ends of segment i."
         )
-    for name, images in (("start", start), ("end", end)):
-        if not images.isfinite().all():
-            raise ValueError(
-                f"{name} must be finite, but {int((~images.isfinite()).sum())} values are not. Check the images."
-            )
+    check_finite("start", start)
+    check_finite("end", end)
 
 
 def _too_many(max_crossings: int, index: int, crossings: int) -> NoReturn:

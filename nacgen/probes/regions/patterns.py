@@ -59,14 +59,6 @@ def visit_relus(
 
     ReLUs are found as modules, functions or methods, in place or not; other non-linearities are not.
 
-    Args:
-        network: A module, a method of one (`encoder.code_logits`) or any function of images.
-        images: Input of the network, on its device.
-        visit: Function to call with pre-activations `(b, ...)`.
-
-    Returns:
-        The network's output.
-
     Raises:
         ValueError: If the network is in training mode or applies no ReLU.
     """
@@ -82,17 +74,7 @@ def visit_relus(
 
 
 def count_patterns(patterns: Bool[Tensor, "n u"]) -> PatternCount:
-    """Count the distinct rows of a matrix of bits.
-
-    Args:
-        patterns: Bits, one row for each image.
-
-    Returns:
-        The number of distinct rows, their effective number and their entropy.
-
-    Raises:
-        ValueError: If there are no rows.
-    """
+    """Count the distinct rows of a matrix of bits, one row for each image."""
     if len(patterns) == 0:
         raise ValueError("patterns must hold one row or more, got none. Give at least one image.")
     packed = np.packbits(patterns.cpu().numpy(), axis=1)

@@ -100,15 +100,10 @@ class SegmentPath(Tensor):
 def segment_path(
     start: Float[Tensor, "..."], end: Float[Tensor, "..."], breakpoints: Breakpoints
 ) -> SegmentPath:
-    """Return the straight segment between two images as an input for a network.
+    """Return the straight segment between two images, without batch axis, as an input for a network.
 
-    Args:
-        start: One image without batch axis, in the precision of the computation; float64 for exact counts.
-        end: Image at the other end.
-        breakpoints: Collection that receives the breakpoints, as `t` in (0, 1).
-
-    Returns:
-        A path of shape `(1, *start.shape)`. Constants of the network are cast to its precision.
+    The path has shape `(1, *start.shape)`. Its precision is that of the images, float64 for exact counts, and
+    constants of the network are cast to it. Breakpoints are collected as `t` in (0, 1).
     """
     return _make(start.new_tensor([0.0, 1.0]), torch.stack([start, end]), breakpoints)
 
@@ -256,12 +251,7 @@ def _max_pool(
 def _take_overs(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Find where the maximum of linear functions passes from one to another, strictly inside (0, 1).
 
-    Args:
-        left: Values at 0, (q, k).
-        right: Values at 1, (q, k).
-
-    Returns:
-        Row and point of each takeover.
+    The functions have values `left` at 0 and `right` at 1, (q, k). Returned are row and point of each takeover.
     """
     row = torch.arange(len(left), device=left.device)
     low, high = torch.zeros_like(left[:, 0]), torch.ones_like(left[:, 0])

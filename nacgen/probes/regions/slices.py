@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from nacgen.probes.labeled import check_finite
 from nacgen.probes.regions.patterns import Network, visit_relus
 from nacgen.system.randomness import generator
 
@@ -146,10 +147,7 @@ class _PatternReader:
 
 def _plane(images: Tensor, resolution: int, zoom: float) -> tuple[Tensor, Tensor]:
     """Return the images at a plane's pixels, (r r) c h w, and the pixels of the three images."""
-    if not images.isfinite().all():
-        raise ValueError(
-            f"images must be finite, but {int((~images.isfinite()).sum())} values are not. Check them."
-        )
+    check_finite("images", images)
     exact = images.double()
     middle = exact.mean(0)
     first, second = (exact[1] - exact[0]).flatten(), (exact[2] - exact[0]).flatten()

@@ -123,28 +123,14 @@ def read_protocol(path: str | Path, labels: Labels) -> RetrievalProtocol:
 
 
 def fingerprint_labels(labels: Labels) -> str:
-    """Compute the SHA-256 of labels over kind, shape and values.
-
-    Args:
-        labels: Classes or multi-hot labels.
-
-    Returns:
-        `"sha256:…"`.
-    """
+    """Compute the SHA-256 of labels over kind, shape and values, as `"sha256:…"`."""
     digest = hashlib.sha256(f"{labels.dtype}{tuple(labels.shape)}".encode())
     digest.update(labels.cpu().contiguous().numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
 
 
 def check_labels(labels: Tensor | None) -> None:
-    """Raise unless labels decide which images are relevant to a query.
-
-    Args:
-        labels: Labels of a dataset.
-
-    Raises:
-        DataError: If there are none, or they are neither classes nor multi-hot.
-    """
+    """Raise a DataError unless labels are classes or multi-hot, and so decide which images are relevant."""
     if labels is None:
         raise DataError(
             "a retrieval protocol needs labels, but the dataset has none. Use a labelled dataset."

@@ -139,15 +139,9 @@ def open_protocol(
 
 
 def pool(train: Dataset, test: Dataset) -> Dataset:
-    """Join two splits into the dataset that the indices of a protocol refer to.
+    """Join two splits into the dataset of split `"all"` that the indices of a protocol refer to.
 
-    Args:
-        train: Train split.
-        test: Test split, or the fifth that was held out of the training images.
-
-    Returns:
-        The dataset, of split `"all"`: the train split first, or in the order that it had before a fifth was
-        held out.
+    The train split comes first; if the test split is a fifth that was held out, the order is the original one.
 
     Raises:
         DataError: If both are the same split, only one has labels, or only one is decoded when read.
