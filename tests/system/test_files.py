@@ -1,0 +1,49 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from nacgen.errors import DataError, LockedError, StorageError
+from nacgen.system.files import read_regular, storage_errors, write_file
+from nacgen.system.locks import lock_folder
+
+
+def test_a_write_that_fails_keeps_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index.json"
+    write_file(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = r"the index cannot be written \(.*No space.*\. Retry\."
+    with pytest.raises(StorageError, match=words), storage_errors("the index", "Retry."):
+        write_file(path, iter([b"ne", b"w"]))
+    assert [file.name for file in tmp_path.iterdir()] == ["index.json"]
+    assert read_regular(path, max_bytes=3) == b"old"
+
+
+def test_only_errors_of_storage_become_storage_errors() -> None:
+    for error in (DataError("x.png is odd"), ValueError("odd")):
+        with pytest.raises(type(error)), storage_errors("the index"):
+            raise error
+    with pytest.raises(StorageError), storage_errors("the index"):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")  # safetensors
+
+
+def test_what_is_no_file_or_too_large_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "note").write_text("1009")
+    for path, words in ((tmp_path, "a folder"), (tmp_path / "pipe", "a pipe")):
+        with pytest.raises(OSError, match=f"it is {words}"):
+            read_regular(path, 10)
+    with pytest.raises(OSError, match="larger than 3 bytes"):
+        read_regular(tmp_path / "note", 3)
+
+
+def test_a_lock_names_its_owner_and_ends_with_its_file(tmp_path: Path) -> None:
+    with lock_folder(tmp_path), pytest.raises(LockedError, match=f"by process {os.getpid()} on"):
+        lock_folder(tmp_path)
+    lock_folder(tmp_path).close()
