@@ -1,1 +1,1 @@
-"""What an encoder is worth: linear, k-NN, retrieval, linear regions, code health."""
+"""Measurements of encoders: linear probe, k-NN, retrieval by code, code health, linear regions."""

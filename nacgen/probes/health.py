@@ -21,7 +21,7 @@ SCALES = tuple(2 ** (i / 4) for i in range(-16, 17))  # of the posterior logits,
 NARROW_MARGIN = 0.1  # of a logit: tanh is linear there, and the code all but undecided
 NUM_WORST = 5
 COPIES = 0.99  # correlation, of either sign, from which two bits are one
-ALIKE = 0.9  # of the bits that two images differ in: views that differ in as many say nothing
+ALIKE = 0.9  # of the image flip rate: views that flip as many bits carry no information
 
 
 @dataclass(frozen=True)

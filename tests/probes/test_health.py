@@ -18,7 +18,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def examine(
     view_1: Tensor, view_2: Tensor | None = None, p: float = 0.1, **options: Tensor
 ) -> CodeHealth:
-    """Health of a code whose posterior is what the channel makes of the other view's logits."""
+    """Return the health of a code; its posterior is computed from the other view's logits."""
     view_2 = view_1 if view_2 is None else view_2
     posterior = marginal_posterior_logits(torch.cat([view_2, view_1]), p)
     return code_health(torch.cat([view_1, view_2]), posterior, p, **options)
@@ -85,8 +85,8 @@ def test_unbalanced_bits_are_listed_worst_first() -> None:
     for bit, negative in enumerate((5, 9, 2)):
         logits[:negative, bit] = -1
     health = examine(logits)
-    shares = [(1, pytest.approx(0.1)), (2, pytest.approx(0.8)), (0, pytest.approx(0.5))]
-    assert list(health.worst_bits) == shares
+    expected = [(1, pytest.approx(0.1)), (2, pytest.approx(0.8)), (0, pytest.approx(0.5))]
+    assert list(health.worst_bits) == expected
     assert health.imbalance == pytest.approx((0 + 0.4 + 0.3) / 3)
     entropy = sum(-p * math.log(p) - (1 - p) * math.log(1 - p) for p in (0.5, 0.1, 0.8))
     assert health.bit_entropy == pytest.approx(entropy)

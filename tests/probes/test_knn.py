@@ -22,7 +22,7 @@ def blobs(n: int, seed: int = 0, num_classes: int = 6) -> tuple[Tensor, Tensor]:
 def voted_class(
     train: list[list[float]], labels: list[int], query: list[float], k: int, temperature: float
 ) -> list[int]:
-    """Classes by their votes, most first, one neighbour at a time."""
+    """Return classes by their votes, most first, one neighbor at a time."""
 
     def cosine(a: list[float], b: list[float]) -> float:
         product = sum(x * y for x, y in zip(a, b, strict=True))
@@ -76,7 +76,7 @@ def test_only_directions_matter() -> None:
     assert knn_probe(x * scales, labels, *test, [10]) == knn_probe(x, labels, *test, [10])
 
 
-def test_a_nearer_neighbour_outvotes_two_farther_ones() -> None:
+def test_a_nearer_neighbor_outvotes_two_farther_ones() -> None:
     angles = torch.tensor([0.1, 1.2, 1.3])
     x = torch.stack([angles.cos(), angles.sin()], 1)
     test = torch.tensor([[1.0, 0.0]])
@@ -86,7 +86,7 @@ def test_a_nearer_neighbour_outvotes_two_farther_ones() -> None:
     assert (weighted.top_1, counted.top_1) == (1.0, 0.0)
 
 
-def test_a_tiny_temperature_leaves_the_nearest_neighbour() -> None:
+def test_a_tiny_temperature_leaves_the_nearest_neighbor() -> None:
     train, test = blobs(100), blobs(50, seed=1)
     coldest, nearest = knn_probe(*train, *test, (50, 1), temperature=1e-5)
     assert coldest.top_1 == nearest.top_1

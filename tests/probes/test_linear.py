@@ -33,7 +33,7 @@ def scikit_learns(x: Tensor, labels: Tensor, x_test: Tensor, labels_test: Tensor
     x, x_test = (x - mean) / std, (x_test - mean) / std
 
     def fit(rows: np.ndarray, l2: float) -> LogisticRegression:
-        # scikit-learn's objective is C * sum of losses + |w|^2 / 2, intercept unpenalised
+        # scikit-learn's objective is C * sum of losses + |w|^2 / 2, intercept not penalized
         model = LogisticRegression(C=1 / (l2 * len(rows)), tol=1e-10, max_iter=2000)
         return model.fit(x.double().numpy()[rows], labels.numpy()[rows])
 

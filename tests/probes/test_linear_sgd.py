@@ -14,12 +14,12 @@ from nacgen.probes.linear_sgd import linear_probe_sgd
 
 
 def colors(n: int, split: str = "train", num_classes: int = 7) -> ImageDataset:
-    """Noisy images whose class is their brightness."""
+    """Return noisy images; their class is their brightness."""
     draw = torch.Generator().manual_seed(n)
     labels = torch.arange(n) % num_classes
     base = (40 + 25 * labels).reshape(n, 1, 1, 1)
     noise = torch.randint(-10, 10, (n, 3, 8, 8), generator=draw)
-    return ImageDataset("colours", split, (base + noise).to(torch.uint8), labels)
+    return ImageDataset("colors", split, (base + noise).to(torch.uint8), labels)
 
 
 def moments(images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ Source:
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -23,6 +23,7 @@ from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch
 from nacgen.probes.features import require_eval
 from nacgen.probes.labeled import check_features
+from nacgen.probes.options import RegionMethod
 from nacgen.probes.regions.crossings import sampled_crossings, segment_crossings
 from nacgen.probes.regions.patterns import (
     Network,
@@ -33,7 +34,6 @@ from nacgen.probes.regions.patterns import (
 )
 from nacgen.system.randomness import generator
 
-Method = Literal["exact", "sampled"]
 NASWOT_BATCH = 128
 CHUNK = 500
 
@@ -75,26 +75,6 @@ class RegionReport:
     naswot: float
     protocol: dict[str, Any]
 
-    def __str__(self) -> str:
-        """Return a few lines for a terminal."""
-        at_least = "at least " if self.protocol["method"] == "sampled" else ""
-        lines = [
-            f"{name}: {at_least}{part.mean:,.0f} crossings (standard error {part.standard_error:,.0f}, "
-            f"{part.num_segments} segments, mean length {part.mean_length:.1f})"
-            for name, part in (
-                ("between images", self.between),
-                ("within an orbit", self.within_orbit),
-            )
-        ]
-        lines += [
-            f"{name}: {part.distinct} distinct of {part.num_images}, effective number {part.effective:.1f}"
-            for name, part in (
-                ("output codes", self.output_codes),
-                ("last ReLU's patterns", self.last_relu),
-            )
-        ]
-        return "\n".join([*lines, f"NASWOT {self.naswot:.1f}"])
-
 
 def measure_regions(
     network: Network,
@@ -103,7 +83,7 @@ def measure_regions(
     *,
     num_segments: int = 128,
     seed: int = 0,
-    method: Method = "exact",
+    method: RegionMethod = "exact",
     num_points: int = 512,
     device: torch.device | str = "cpu",
 ) -> RegionReport:

@@ -16,7 +16,7 @@ from nacgen.probes.labeled import check_finite
 from nacgen.probes.regions.patterns import Network, visit_relus
 from nacgen.system.randomness import generator
 
-Part = Literal["network", "last_relu", "code"]
+Part = Literal["network", "code"]
 MARGIN = 0.12  # around the images, as a fraction of the picture's side
 CHUNK = 512
 SKETCH_DIM = 64  # random projections by which patterns are compared
@@ -57,8 +57,8 @@ def slice_regions(
         network: A module, a method of one (`encoder.code_logits`) or a function, in evaluation mode.
         images: Three images that span the plane, in the network's range and on its device.
         resolution: Pixels of a side; the network is run for each of the `resolution**2` pixels.
-        part: `"network"`: patterns of all ReLUs, linear regions; `"last_relu"`: patterns of the last one;
-            `"code"`: signs of the output, the activation codes if it is code logits.
+        part: `"network"` for patterns of all ReLUs, the linear regions; `"code"` for signs of the output,
+            the activation codes if it is code logits.
         zoom: Magnification. A plane cuts so many regions of a whole network that only a small window shows
             them.
 
@@ -69,10 +69,8 @@ def slice_regions(
         ValueError: If the images lie on one line or are not finite, a number is out of range, the part is
             unknown, or the network is in training mode or has no ReLU.
     """
-    if part not in ("network", "last_relu", "code"):
-        raise ValueError(
-            f"part must be network, last_relu or code, got {part!r}. Choose one of them."
-        )
+    if part not in ("network", "code"):
+        raise ValueError(f"part must be network or code, got {part!r}. Choose one of them.")
     if resolution < 2 or not zoom > 0:
         raise ValueError(
             f"resolution must be 2 or more and zoom above 0, got {resolution} and {zoom}. 256 and 1 are usual."
@@ -82,15 +80,9 @@ def slice_regions(
     for chunk in pixels.split(CHUNK):
         if part == "network":
             visit_relus(network, chunk, reader.start(len(chunk)))
-            continue
-        last: list[Tensor] = []
-
-        def keep(pre_activation: Tensor, last: list[Tensor] = last) -> None:
-            last[:] = [pre_activation]
-
-        output = visit_relus(network, chunk, keep)
-        # Codes count a logit of exactly zero as +1, ReLUs as off.
-        reader.start(len(chunk))(last[0] if part == "last_relu" else (output >= 0).float())
+        else:  # codes count a logit of exactly zero as +1, ReLUs as off
+            output = visit_relus(network, chunk, lambda _: None)
+            reader.start(len(chunk))((output >= 0).float())
     region_ids, likeness = reader.regions(resolution)
     return RegionSlice(region_ids, likeness, corners, len(likeness), part, zoom)
 

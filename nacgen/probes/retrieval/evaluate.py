@@ -66,18 +66,6 @@ class RetrievalResult:
     chance: float
     protocol: dict[str, Any]
 
-    def __str__(self) -> str:
-        """Return one line for a terminal."""
-        settings, lost = self.protocol, self.protocol["num_queries_without_relevant"]
-        ranked = "" if settings["top"] is None else f"@{settings['top']}"
-        counted = f"; {lost} queries without a relevant item count as 0" if lost else ""
-        return (
-            f"{settings['name']}, {settings['code_dim']} bits: mAP{ranked} "
-            f"{self.mean_average_precision:.3f} (chance {self.chance:.3f}), precision within radius 2 "
-            f"{self.precision_within_radius_2:.3f} ({self.num_empty_balls} of "
-            f"{settings['num_queries']} balls empty){counted}"
-        )
-
 
 def evaluate_retrieval(
     query_codes: Bool[Tensor, "q k"],

@@ -133,7 +133,7 @@ def check_labels(labels: Tensor | None) -> None:
     """Raise a DataError unless labels are classes or multi-hot, and so decide which images are relevant."""
     if labels is None:
         raise DataError(
-            "a retrieval protocol needs labels, but the dataset has none. Use a labelled dataset."
+            "a retrieval protocol needs labels, but the dataset has none. Use a labeled dataset."
         )
     is_class = labels.ndim == 1 and labels.dtype == torch.int64
     if not is_class and not (labels.ndim == 2 and labels.dtype == torch.bool):

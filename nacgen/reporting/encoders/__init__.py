@@ -1,1 +1,1 @@
-"""The report on encoders."""
+"""The report on encoders and its pictures."""

@@ -39,11 +39,7 @@ RING: dict[str, Any] = {
     "markeredgewidth": 1.8,
     "zorder": 5,
 }  # around the window that other panels enlarge
-KINDS = {
-    "network": "linear regions",
-    "last_relu": "patterns of the last ReLU",
-    "code": "activation codes",
-}
+KINDS = {"network": "linear regions", "code": "activation codes"}
 
 
 def slice_picture(

@@ -16,7 +16,7 @@ from tests.reference import regions as reference
 
 
 def build(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    """A network in evaluation mode whose BatchNorms have seen something."""
+    """Build a network in evaluation mode with random BatchNorm statistics."""
     with seeded(seed, "network"):
         network = make()
         for norm in network.modules():

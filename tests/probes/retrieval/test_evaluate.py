@@ -90,7 +90,6 @@ def test_the_result_survives_json_and_says_how_it_came_about() -> None:
     expected = {"name": "own", "seed": 3, "top": 1_000, "ranking": "hamming"}
     expected |= {"num_queries": 100, "num_gallery": 1_100, "code_dim": 10}
     assert settings.items() >= expected.items()
-    assert "own, 10 bits: mAP@1000 1.000 (chance 0.100)" in str(result)
 
 
 def test_the_top_that_is_given_overrules_the_protocol() -> None:
@@ -129,12 +128,10 @@ def test_queries_without_relevant_items_raise_or_count_as_zero() -> None:
         evaluate(case)
     result = evaluate(case, allow_queries_without_relevant=True)
     assert result.protocol["num_queries_without_relevant"] == 2
-    assert str(result).endswith("; 2 queries without a relevant item count as 0")
     found = query_labels != 7
     rest = evaluate((queries[found], query_labels[found], gallery, gallery_labels))
     assert result.mean_average_precision == pytest.approx(0.9 * rest.mean_average_precision)
     assert rest.protocol["num_queries_without_relevant"] == 0
-    assert "count as 0" not in str(rest)
     none = (queries, torch.full_like(query_labels, 7), gallery, gallery_labels)
     with pytest.raises(DataError, match="none of 20 has one"):
         evaluate(none, allow_queries_without_relevant=True)

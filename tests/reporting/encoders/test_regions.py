@@ -15,7 +15,7 @@ IMAGES[1] = 255
 
 
 def quarters(zoom: float = 1.0, size: int = 40) -> RegionSlice:
-    """Four regions, each with a colour of its own."""
+    """Return four regions, each with a color of its own."""
     ids = torch.zeros(size, size, dtype=torch.int64)
     ids[: size // 2, size // 2 :], ids[size // 2 :, : size // 2] = 1, 2
     ids[size // 2 :, size // 2 :] = 3
@@ -30,7 +30,7 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
-def test_each_region_has_a_colour_and_a_line_around_it(tmp_path: Path) -> None:
+def test_each_region_has_a_color_and_a_line_around_it(tmp_path: Path) -> None:
     drawn = pixels(slice_picture({"one": [quarters()]}, IMAGES, tmp_path / "a.png", title="title"))
     colors, counts = np.unique(drawn.reshape(-1, 3), axis=0, return_counts=True)
     large = colors[counts > 0.04 * counts.sum()]
@@ -52,14 +52,14 @@ def test_networks_stand_side_by_side_and_slices_below_each_other(tmp_path: Path)
     assert sizes[2][1] > 1.7 * sizes[0][1]
 
 
-def test_a_slice_with_a_region_for_every_pixel_shows_colours_without_lines(tmp_path: Path) -> None:
+def test_a_slice_with_a_region_for_every_pixel_shows_colors_without_lines(tmp_path: Path) -> None:
     size = 40
     ids = torch.arange(size * size).view(size, size)
     likeness = torch.zeros(size * size, 3)
     slices = RegionSlice(ids, likeness, quarters().corners, size * size, "code", 1.0)
     drawn = pixels(slice_picture({"one": [slices]}, IMAGES, tmp_path / "a.png", title="title"))
     _, counts = np.unique(drawn.reshape(-1, 3), axis=0, return_counts=True)
-    assert (counts > 0.04 * counts.sum()).sum() == 2  # one colour, and the white around
+    assert (counts > 0.04 * counts.sum()).sum() == 2  # one color, and the white around
 
 
 def test_the_same_slices_give_the_same_bytes(
