@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,8 @@ def test_the_area_is_that_of_the_common_evaluations(make_run: MakeRun) -> None:
     assert area is not None
     assert area.scores_a == pytest.approx((8.0,))  # the geometric mean of 16 and 4
     assert area.scores_b == pytest.approx((4.0,))
-    assert compare([make_run({5: 1.0}, init="a")], [make_run({5: 2.0}, init="b")]).area is None
+    once = compare([make_run({5: 1.0}, init="a")], [make_run({5: 2.0}, init="b")])
+    assert once.area is once.early is once.to_dict()["early"] is None
 
 
 def test_time_to_a_score_is_that_of_the_common_evaluations(make_run: MakeRun) -> None:
@@ -106,18 +108,21 @@ def test_higher_scores_may_be_better(make_run: MakeRun) -> None:
     assert comparison.images_to_score.images_a == (None, None)
 
 
-@pytest.mark.parametrize("level", [0.0, 1.0, -0.05])
-def test_a_level_out_of_range_is_refused(arms: tuple[list[Path], list[Path]], level: float) -> None:
-    with pytest.raises(ConfigurationError, match=f"between 0 and 1, got {level}"):
-        compare(*arms, level=level)
-
-
-@pytest.mark.parametrize("target", [0.0, -1.0, math.nan, math.inf])
-def test_a_target_that_is_no_score_is_refused(
-    arms: tuple[list[Path], list[Path]], target: float
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level": 0.0}, "between 0 and 1, got 0"),
+        ({"level": 1.0}, "between 0 and 1, got 1"),
+        ({"target": -1.0}, "positive and finite, got -1"),
+        ({"target": math.nan}, "positive and finite, got nan"),
+        ({"diverged": ((0, 1, 2), ())}, "1 to 40 runs, one for each seed, got 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(
+    arms: tuple[list[Path], list[Path]], options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=f"positive and finite, got {target}"):
-        compare(*arms, target=target)
+    with pytest.raises(ConfigurationError, match=message):
+        compare(*arms, **options)
 
 
 def test_the_level_sets_the_interval(arms: tuple[list[Path], list[Path]]) -> None:
@@ -133,12 +138,6 @@ def test_the_package_offers_the_function(arms: tuple[list[Path], list[Path]]) ->
     assert isinstance(nacgen.reporting.compare(*arms), Comparison)
 
 
-def test_a_run_scored_only_at_the_end_has_no_early_point(make_run: MakeRun) -> None:
-    comparison = compare([make_run({640: 9.0}, init="random")], [make_run({640: 8.0})])
-    assert comparison.early is None
-    assert comparison.to_dict()["early"] is None
-
-
 def test_the_early_point_is_the_common_score_nearest_to_a_fifth(make_run: MakeRun) -> None:
     random = make_run({1000: 9.0, 2000: 8.0, 4000: 7.0, 10000: 5.0}, init="random")
     nac = make_run({1000: 8.0, 4000: 6.0, 10000: 4.0})
@@ -149,18 +148,10 @@ def test_the_early_point_is_the_common_score_nearest_to_a_fifth(make_run: MakeRu
 
 def test_unlike_protocols_are_refused_with_both_values(make_run: MakeRun) -> None:
     random = make_run({640: 9.0}, init="random")
-    nac = make_run({640: 8.0}, protocol={"num_samples": 500, "resize": "tf1"})
-    message = (
-        r"random-seed0 and \S+nac-seed0 differ in num_samples \(2000 and 500\), resize \('none' and"
-    )
+    nac = make_run({640: 8.0}, protocol={"num_samples": 500, "ddof": 1})
+    message = r"random-seed0 and \S+nac-seed0 differ in num_samples \(2000 and 500\), ddof \('absent' and 1\)"
     with pytest.raises(ConfigurationError, match=message):
         compare([random], [nac])
-
-
-def test_an_absent_protocol_field_counts_as_unlike(make_run: MakeRun) -> None:
-    nac = make_run({640: 8.0}, protocol={"ddof": 1})
-    with pytest.raises(ConfigurationError, match=r"differ in ddof \('absent' and 1\)"):
-        compare([make_run({640: 9.0}, init="random")], [nac])
 
 
 def test_settings_of_a_score_belong_to_its_protocol() -> None:
@@ -247,11 +238,6 @@ def test_a_score_without_a_logarithm_is_refused(make_run: MakeRun, value: float)
     random = make_run({640: 9.0}, init="random")
     with pytest.raises(ConfigurationError, match=rf"is {value} in \S+nac-seed0 at 640 images"):
         compare([random], [make_run({640: value})])
-
-
-def test_no_runs_are_refused(make_run: MakeRun) -> None:
-    with pytest.raises(ConfigurationError, match="1 to 40 runs, one for each seed, got 0"):
-        compare([], [make_run({640: 9.0})])
 
 
 def test_two_runs_of_one_seed_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
