@@ -1,7 +1,7 @@
-"""Processes for tests, forked from one that has imported torch and has but one thread.
+"""Processes for tests, forked from a server that has imported torch and has only one thread.
 
-A process of pytest must not fork: threads of torch's that it has used do not exist in its children, which wait for
-them for ever.
+A pytest process must not fork: threads of torch that it has used do not exist in its children, which would wait
+for them forever.
 """
 
 import multiprocessing
@@ -11,20 +11,14 @@ from typing import Any
 
 
 def server() -> ForkServerContext:
-    """Whose processes start within milliseconds."""
+    """Return a context whose processes start within milliseconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytest", "tests.faults.trials"])
     return context
 
 
 def ended(work: Callable[..., None], *args: Any, timeout: float = 120.0) -> int:
-    """Exit code of a process that did some work, below 0 for a signal.
-
-    Args:
-        work: A function of a module.
-        args: Its arguments, picklable.
-        timeout: Seconds until it is killed and the test fails.
-    """
+    """Call a module's function in a process, and return its exit code, below 0 for a signal."""
     process = server().Process(target=work, args=args)
     process.start()
     process.join(timeout)

@@ -278,9 +278,6 @@ def noisy_pair_loss(
     Returns:
         One value per image. Pairs without a label count as zero.
 
-    Raises:
-        ValueError: If the labels are not those of this batch's pairs.
-
     Example:
         >>> noisy_pair_loss(torch.ones(2, 4), torch.ones(2, 2, dtype=torch.int8))
         tensor([0., 0.])
@@ -304,9 +301,6 @@ def pair_likelihood_loss(
 
     Returns:
         One value per image: nats per pair, averaged over `j`. Pairs without a label count as zero.
-
-    Raises:
-        ValueError: If the labels are not those of this batch's pairs.
 
     Example:
         >>> pair_likelihood_loss(torch.zeros(1, 4), torch.ones(1, 1, dtype=torch.int8)).exp()

@@ -45,20 +45,13 @@ def feature_rows(name: str, features: Tensor, at_least: int = 2) -> Float64[Tens
 def feature_pair(
     name_1: str, features_1: Tensor, name_2: str, features_2: Tensor, at_least: int = 2
 ) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]]:
-    """Check two sets of features that are to be compared, as `feature_rows` does.
+    """Check two sets of features that are to be compared, and convert both to float64.
 
-    Args:
-        name_1: Name of the first set in error messages.
-        features_1: Rows of the first set.
-        name_2: Name of the second set in error messages.
-        features_2: Rows of the second set, of the same width and on the same device.
-        at_least: Smallest number of rows that is accepted.
+    Names, rows and errors are those of `feature_rows`. Both sets must have the same width.
 
-    Returns:
-        Both sets in float64.
-
-    Raises:
-        ValueError: If `feature_rows` raises it, or if the widths differ.
+    Example:
+        >>> feature_pair("real", torch.ones(2, 4), "generated", torch.ones(3, 4))[1].shape
+        torch.Size([3, 4])
     """
     rows_1 = feature_rows(name_1, features_1, at_least)
     rows_2 = feature_rows(name_2, features_2, at_least)

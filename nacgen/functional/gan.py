@@ -49,17 +49,7 @@ def relativistic_discriminator_loss(
 def relativistic_generator_loss(
     logits_real: Float[Tensor, "b *n"], logits_fake: Float[Tensor, "b *n"]
 ) -> Float[Tensor, " b"]:
-    """Compute the RpGAN loss of the generator, `softplus(D(real) - D(fake))`.
-
-    Args:
-        logits_real: Logits of real images, from one or several heads.
-        logits_fake: Logits of the generated image that is paired with each.
-
-    Returns:
-        One loss per pair, zero or more, averaged over heads.
-
-    Raises:
-        ValueError: If the two differ in shape.
+    """Compute the RpGAN loss of the generator, `softplus(D(real) - D(fake))`: the mirror image.
 
     Example:
         >>> relativistic_generator_loss(torch.zeros(2), torch.zeros(2)).exp()

@@ -125,13 +125,9 @@ class CodePairs:
         self._queries, self._gallery, self._distance = prepare(query_codes, gallery_codes, ranking)
 
     def each_block(self, work: Callable[[slice, Tensor], T]) -> list[T]:
-        """Call a function with the distances of each block of queries from the whole gallery.
+        """Call `work` with each block of queries and its distances from the whole gallery, integers `(rows, n)`.
 
-        Args:
-            work: Function of the queries' rows and of their distances, integers `(rows, n)`.
-
-        Returns:
-            Results of the calls, in order.
+        Returns the results in order.
         """
         return self._in_blocks(
             lambda rows: work(rows, self._distance(self._queries[rows], self._gallery)),
@@ -142,15 +138,7 @@ class CodePairs:
     def histograms(
         self, rows: Int64[Tensor, " r"], items: Int64[Tensor, " m"]
     ) -> Int64[Tensor, "r d"]:
-        """Count some gallery items at each distance from some queries.
-
-        Args:
-            rows: Indices of queries.
-            items: Indices of gallery items; there may be none.
-
-        Returns:
-            Counts at distances 0 to `k`.
-        """
+        """Count the gallery items with the given indices at distances 0 to `k` from the queries of some rows."""
         queries = self._queries.index_select(0, rows)
         gallery = self._gallery.index_select(0, items)
         num_bins = self._num_bins

@@ -73,7 +73,7 @@ def distance_counts(
     pairs = CodePairs(query_codes, gallery_codes, ranking)
     shape = (2, len(query_codes), query_codes.shape[1] + 1)
     counts = torch.empty(shape, dtype=torch.int64, device=query_codes.device)
-    # queries with equal labels share what is relevant, so that no pair is looked at for it
+    # Queries with equal labels have the same relevant items, so no pair has to be compared.
     labels, group = torch.unique(query_labels, dim=0, return_inverse=True)
     for number in range(len(labels)):
         (rows,) = (group == number).nonzero(as_tuple=True)

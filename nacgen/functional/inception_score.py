@@ -62,15 +62,9 @@ def split_of(positions: Int64[Tensor, " b"], n: int, num_splits: int) -> Int64[T
 def certainty_and_classes(
     log_p: Float64[Tensor, "b k"], split: Int64[Tensor, " b"], num_splits: int
 ) -> tuple[Float64[Tensor, " s"], Float64[Tensor, "s k"]]:
-    """Sum over the images of each split; the sums of several batches may be added.
+    """Sum `sum_y p(y | x) log p(y | x)` and `p(y | x)` over the images of each split.
 
-    Args:
-        log_p: Logarithms of class probabilities, one row per image.
-        split: Split of each row.
-        num_splits: Number of splits.
-
-    Returns:
-        Sums of `sum_y p(y | x) log p(y | x)` and of `p(y | x)`.
+    The rows are `log p(y | x)`, and `split` is the split of each. The sums of several batches may be added.
     """
     p = log_p.exp()
     certainty = log_p.new_zeros(num_splits).index_add(0, split, (p * log_p).sum(dim=1))
@@ -80,16 +74,7 @@ def certainty_and_classes(
 def score_of_splits(
     certainty: Float64[Tensor, " s"], classes: Float64[Tensor, "s k"], sizes: Int64[Tensor, " s"]
 ) -> InceptionScore:
-    """Compute the score from the sums of `certainty_and_classes` over all images.
-
-    Args:
-        certainty: Sums of negative entropies.
-        classes: Sums of class probabilities.
-        sizes: Number of images in each split, one or more.
-
-    Returns:
-        Mean and standard deviation over splits.
-    """
+    """Compute the score from the sums of `certainty_and_classes` over all images and the sizes of the splits."""
     marginal = classes / sizes[:, None]
     divergence = certainty / sizes - reduce(marginal.xlogy(marginal), "s k -> s", "sum")
     scores = divergence.exp()

@@ -24,14 +24,7 @@ LOG_SCALES = -7.0, 7.0  # of a logistic: from nearly all of it in one value's in
 
 
 def check_range(images: Float[Tensor, "b c h w"]) -> None:
-    """Raise an error unless all pixels are in [-1, 1].
-
-    Args:
-        images: Images to be scored.
-
-    Raises:
-        ValueError: If a pixel is outside or NaN; the extremes are named.
-    """
+    """Raise a `ValueError` that names the extremes unless all pixels are in [-1, 1]."""
     if not bool((images.abs() <= 1).all()):  # NaN neither
         raise ValueError(
             f"a likelihood of 256 values scores images in [-1, 1], got values from {images.min():.4g} to "

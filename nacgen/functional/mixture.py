@@ -101,14 +101,7 @@ class GaussianMixture(NamedTuple):
         return log_joint
 
     def log_density(self, points: Float[Tensor, "n z"]) -> Float64[Tensor, " n"]:
-        """Compute the log-density of points, in nats.
-
-        Args:
-            points: Points on any device.
-
-        Returns:
-            One log-density per point.
-        """
+        """Compute the log-density of each point, in nats."""
         return self._log_joint(points.detach().cpu().double()).logsumexp(dim=1)
 
     def transport(

@@ -30,11 +30,7 @@ Relaxation = Literal["marginal", "tanh", "straight_through"]
 
 
 def check_flip_probability(flip_probability: float) -> None:
-    """Raise a `ValueError` unless the flip probability is strictly between 0 and 1/2.
-
-    Args:
-        flip_probability: Probability that the channel flips a bit.
-    """
+    """Raise a `ValueError` unless the flip probability is strictly between 0 and 1/2."""
     if not 0.0 < flip_probability < 0.5:
         raise ValueError(
             f"flip_probability must lie strictly between 0 and 1/2, got {flip_probability}. At 0 the "

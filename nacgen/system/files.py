@@ -148,14 +148,7 @@ def write_file(path: Path, content: str | bytes | Iterable[bytes | memoryview]) 
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync the names of a folder's files to the disk; Windows does so by itself.
-
-    Args:
-        folder: Path of the folder.
-
-    Raises:
-        OSError: If the disk fails.
-    """
+    """Sync the names of a folder's files to the disk; Windows does so by itself."""
     if os.name != "posix":  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -199,18 +192,7 @@ def storage_errors(
 
 
 def open_text(path: Path, mode: str) -> IO[str]:
-    """Open a text file to write it, and refuse a link in its place.
-
-    Args:
-        path: Path of the file.
-        mode: Mode of `open`, for example `"a"`.
-
-    Returns:
-        The open file, encoded as UTF-8.
-
-    Raises:
-        OSError: If the file cannot be opened, or is a link.
-    """
+    """Open a text file in UTF-8 to write it, and raise an `OSError` for a link in its place."""
     return open(path, mode, encoding="utf-8", opener=_without_links)
 
 

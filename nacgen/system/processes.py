@@ -179,14 +179,9 @@ def encode_error(error: Exception | None) -> bytes:
 
 
 def decode_error(rank: int, encoded: bytes) -> Exception:
-    """Return the error of another process.
+    """Return the error of the process `rank` from the result of its `encode_error`.
 
-    Args:
-        rank: Rank of that process.
-        encoded: Result of `encode_error` on that process.
-
-    Returns:
-        An error of the same class, if it is one of the library's, else a `RuntimeError`.
+    Its class is the same if it is one of the library's, else `RuntimeError`.
     """
     name, _, message = encoded.decode(errors="replace").partition("\n")
     kind = getattr(errors, name, None)
