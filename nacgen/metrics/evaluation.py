@@ -152,13 +152,10 @@ def evaluate(
 
 
 def _check_names(metrics: Sequence[MetricName | str], has_training_images: bool) -> None:
-    if unknown := [name for name in metrics if name not in METRICS]:
+    unknown = [repr(name) for name in metrics if name not in METRICS]
+    if unknown or not metrics:
         raise ConfigurationError(
-            f"metrics must be among {', '.join(METRICS)}, got {', '.join(map(repr, unknown))}."
-        )
-    if not metrics:
-        raise ConfigurationError(
-            f"metrics must name one or more of {', '.join(METRICS)}, got none."
+            f"metrics must be one or more of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}."
         )
     if has_training_images != ("memorization" in metrics):
         raise ConfigurationError(
@@ -199,12 +196,12 @@ def _check_sizes(
         reference.stats.n if isinstance(reference, ReferenceStatistics) else len(reference)
     )
     for name in metrics:
-        least = METRICS[name].least(settings, extractor.feature_dim)
-        if num_reference < least.reference or num_samples < least.generated:
+        of_reference, of_generated = METRICS[name].least(settings, extractor.feature_dim)
+        if num_reference < of_reference or num_samples < of_generated:
             raise ConfigurationError(
-                f"{name} needs {least.reference} reference images and {least.generated} generated ones or "
-                f"more, got {num_reference} and {num_samples} (for {settings} and {extractor.feature_dim} "
-                f"features). Take more images, or leave out {name}."
+                f"{name} needs {of_reference} reference images and {of_generated} generated ones or more, got "
+                f"{num_reference} and {num_samples} (for {settings} and {extractor.feature_dim} features). Take "
+                f"more images, or leave out {name}."
             )
 
 

@@ -31,6 +31,7 @@ from nacgen.system.files import storage_errors, write_file
 from nacgen.system.processes import Processes, ProcessInfo
 
 FORMAT = "nacgen reference statistics 1"
+ORIGIN = ("name", "fingerprint", "extractor_fingerprint")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -127,21 +128,19 @@ class ReferenceStatistics:
         """Return the result of `compute`, from the file of an earlier call where there is one.
 
         The file's name follows from the pixels and from the extractor's weights and preprocessing, so another
-        dataset of the same name, or other weights, never meet it.
+        dataset of the same name, or other weights, never meet it. All images are read in any case, for their
+        fingerprint.
 
         Args:
-            dataset: Reference images; they are read in any case, for their fingerprint.
-            extractor: Feature extractor.
+            dataset: As in `compute`.
+            extractor: As in `compute`.
             folder: Folder of the files; it is made if it is missing.
             keep_features: As in `compute`.
             batch_size: As in `compute`.
             accelerator: As in `compute`; the main process writes.
 
-        Returns:
-            The statistics, the same on every process.
-
         Raises:
-            DataError: If the file is damaged, or for the reasons of `compute`.
+            DataError: If the file is damaged.
             StorageError: If the file cannot be written.
         """
         processes = Processes.of(accelerator)
@@ -189,13 +188,7 @@ class ReferenceStatistics:
         if self.features is not None:
             arrays["features"] = self.features.cpu().numpy()
         origin = json.dumps(
-            {
-                "format": FORMAT,
-                "n": self.stats.n,
-                "name": self.name,
-                "fingerprint": self.fingerprint,
-                "extractor_fingerprint": self.extractor_fingerprint,
-            }
+            {"format": FORMAT, "n": self.stats.n} | {name: getattr(self, name) for name in ORIGIN}
         )
         texts = {"origin": np.array(origin), "digest": np.array(_digest(arrays, origin))}
         content = io.BytesIO()
@@ -261,13 +254,8 @@ class ReferenceStatistics:
             }
         stats = _statistics(path, arrays, extractor.feature_dim, origin["n"], is_foreign=not texts)
         has_features = texts and "features" in arrays
-        return cls(
-            stats=stats,
-            name=origin["name"],
-            fingerprint=origin["fingerprint"],
-            extractor_fingerprint=origin["extractor_fingerprint"],
-            features=torch.from_numpy(arrays["features"]) if has_features else None,
-        )
+        features = torch.from_numpy(arrays["features"]) if has_features else None
+        return cls(stats=stats, features=features, **{name: origin[name] for name in ORIGIN})
 
 
 def says_origin(path: Path) -> bool:
@@ -316,12 +304,9 @@ def _read(path: Path) -> dict[str, Any]:
             "compute them."
         )
     try:
-        arrays = read_arrays(path)
+        return read_arrays(path)
     except ARCHIVE_ERRORS as error:
         raise _damaged(path, str(error)) from error
-    if missing := {"mu", "sigma"} - set(arrays):
-        raise _damaged(path, f"it has no {' and no '.join(sorted(missing))}")
-    return arrays
 
 
 def _checked_origin(
@@ -338,14 +323,13 @@ def _checked_origin(
 def _statistics(
     path: Path, arrays: Mapping[str, Any], dim: int, n: int, *, is_foreign: bool
 ) -> GaussianStats:
+    if missing := {"mu", "sigma"} - set(arrays):
+        raise _damaged(path, f"it has no {' and no '.join(sorted(missing))}")
     mean, covariance = arrays["mu"], arrays["sigma"]
-    if mean.shape != (dim,) or covariance.shape != (dim, dim):
-        raise _damaged(
-            path, f"mu and sigma are {mean.shape} and {covariance.shape} for {dim} features"
-        )
-    for name in ("mu", "sigma"):
-        if arrays[name].dtype.kind != "f":
-            raise _damaged(path, f"{name} is of type {arrays[name].dtype}")
+    shapes = f"{mean.dtype} {mean.shape} and {covariance.dtype} {covariance.shape}"
+    is_float = mean.dtype.kind == covariance.dtype.kind == "f"
+    if not is_float or mean.shape != (dim,) or covariance.shape != (dim, dim):
+        raise _damaged(path, f"mu and sigma are {shapes} for {dim} features")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise _damaged(path, "mu or sigma hold NaN or infinity")
     if not np.allclose(covariance, covariance.T, rtol=0, atol=ROUNDING * np.abs(covariance).max()):

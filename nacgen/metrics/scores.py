@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -170,52 +169,36 @@ def _memorization(sets: Compared) -> dict[str, Score]:
     return {sets.name("memorization"): score}
 
 
-class Least(NamedTuple):
-    """Fewest images that a metric can be computed from."""
-
-    reference: int
-    generated: int
-
-
 @dataclass(frozen=True)
 class Metric:
     """A metric, and what has to be collected for it.
 
     Args:
         scores: Function that computes its scores, by name.
-        least: Function of settings and feature length that gives the fewest images it can be computed from.
+        least: Function of settings and feature length that gives the fewest reference and generated images
+            that it can be computed from.
         needs_features: True if all features have to be held, `n * d` floats for each set of images.
         needs_logits: True if the extractor has to classify.
     """
 
     scores: Callable[[Compared], dict[str, Score]]
-    least: Callable[[MetricSettings, int], Least]
+    least: Callable[[MetricSettings, int], tuple[int, int]]
     needs_features: bool = False
     needs_logits: bool = False
 
 
 METRICS: Mapping[str, Metric] = {
-    "fid": Metric(_fid, lambda settings, dim: Least(2, 2)),
-    "is": Metric(
-        _inception_score, lambda settings, dim: Least(2, settings.splits), needs_logits=True
-    ),
+    "fid": Metric(_fid, lambda settings, dim: (2, 2)),
+    "is": Metric(_inception_score, lambda settings, dim: (2, settings.splits), needs_logits=True),
     "kid": Metric(
-        _kid,
-        lambda settings, dim: Least(settings.subset_size or 2, settings.subset_size or 2),
-        needs_features=True,
+        _kid, lambda settings, dim: (settings.subset_size or 2,) * 2, needs_features=True
     ),
     "kid_exact": Metric(
-        _kid_exact,
-        lambda settings, dim: Least(JACKKNIFE_BLOCKS, JACKKNIFE_BLOCKS),
-        needs_features=True,
+        _kid_exact, lambda settings, dim: (JACKKNIFE_BLOCKS,) * 2, needs_features=True
     ),
-    "prdc": Metric(
-        _prdc,
-        lambda settings, dim: Least(settings.neighbors + 1, settings.neighbors + 1),
-        needs_features=True,
-    ),
+    "prdc": Metric(_prdc, lambda settings, dim: (settings.neighbors + 1,) * 2, needs_features=True),
     "fid_infinity": Metric(
-        _fid_infinity, lambda settings, dim: Least(2, 2 * dim + LINE_SIZES), needs_features=True
+        _fid_infinity, lambda settings, dim: (2, 2 * dim + LINE_SIZES), needs_features=True
     ),
-    "memorization": Metric(_memorization, lambda settings, dim: Least(2, 2), needs_features=True),
+    "memorization": Metric(_memorization, lambda settings, dim: (2, 2), needs_features=True),
 }

@@ -372,10 +372,10 @@ def test_too_few_images_and_features_of_nac_are_warned_of() -> None:
         ({"seed": -1}, "two or more and seed zero or more, got 30 and -1"),
         ({"batch_size": 0}, "batch_size must be one or more, got 0"),
         ({"num_samples": None}, "two or more and seed zero or more, got None and 0"),
-        ({"metrics": ("fid", "fjd")}, "metrics must be among fid, is, kid, .* got 'fjd'"),
+        ({"metrics": ("fid", "fjd")}, "metrics must be one or more of fid, is, kid, .* got 'fjd'"),
         ({"metrics": ("memorization",)}, "training_images go together, got memorization alone"),
         ({"training_images": dataset()}, "go together, got training_images alone"),
-        ({"metrics": ()}, "metrics must name one or more of fid, .* got none"),
+        ({"metrics": ()}, "metrics must be one or more of fid, .* got none"),
         ({"metrics": ("is",), "num_samples": 9}, "is needs 2 reference .* and 10 .* got 40 and 9"),
         (
             {"metrics": ("kid",), "settings": MetricSettings(subset_size=31)},

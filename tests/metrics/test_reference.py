@@ -142,12 +142,12 @@ def test_a_file_that_was_changed_is_refused(
     [
         ({"mu": np.zeros(3)}, "it has no sigma"),
         ({"images": np.zeros(3)}, "it has no mu and no sigma"),
-        ({"mu": np.zeros(4), "sigma": np.eye(4)}, r"\(4,\) and \(4, 4\) for 3 features"),
+        ({"mu": np.zeros(4), "sigma": np.eye(4)}, r"\(4,\) and float64 \(4, 4\) for 3 features"),
         ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "mu or sigma hold NaN or infinity"),
         ({"mu": np.zeros(3), "sigma": np.triu(np.ones((3, 3)))}, "sigma is not symmetric"),
         ({"mu": np.zeros(3), "sigma": np.diag([1, -1.5, 1])}, "below zero, -1.5 the lowest"),
         ({"mu": np.array([print] * 3), "sigma": np.eye(3)}, "allow_pickle=False"),
-        ({"mu": np.array(["a"] * 3), "sigma": np.eye(3)}, "mu is of type <U1"),
+        ({"mu": np.array(["a"] * 3), "sigma": np.eye(3)}, "mu and sigma are <U1"),
     ],
 )
 def test_what_holds_no_statistics_is_refused(
