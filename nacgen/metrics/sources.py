@@ -64,7 +64,7 @@ class RunImages:
 def open_sources(
     names: Sequence[str], config: ExtractorConfig, device: torch.device | str
 ) -> list[Source]:
-    """Open sets of images, each by what names it, and refuse those that no score can be computed from.
+    """Open sets of images, and refuse those that no score can be computed from.
 
     Args:
         names: Run folders, folders of images, `.npz` archives of images or of statistics, or names of datasets
@@ -131,14 +131,6 @@ def load_extractor(
 ) -> FeatureExtractor:
     """Load the extractor that the options name, or the one that suits the images.
 
-    Args:
-        config: Options of the extractor.
-        sources: All images that it will see.
-        device: Device that it runs on.
-
-    Returns:
-        The extractor.
-
     Raises:
         CheckpointNotFoundError: If the weights are not there; the message names the remedies.
         Exception: For the other reasons of `build_extractor`.
@@ -161,15 +153,12 @@ def load_extractor(
 def load_statistics(
     sources: Sequence[Source], extractor: FeatureExtractor, foreign_images: int | None
 ) -> list[ImageSet | ReferenceStatistics]:
-    """Read the files among the sources.
+    """Read the files among the sources, so that statistics stand in place of their paths.
 
     Args:
         sources: Images, or paths of files of statistics.
         extractor: Feature extractor that scores will be computed with.
         foreign_images: Number of images behind files that do not say their origin.
-
-    Returns:
-        The sources, with statistics in place of paths.
 
     Raises:
         ConfigurationError: If `foreign_images` is given, and no file needs it.
@@ -194,15 +183,7 @@ def load_statistics(
 def as_generator(
     images: ImageSet | ReferenceStatistics, processes: ProcessInfo
 ) -> tuple[ImageSource | ReferenceStatistics, int | None, str]:
-    """Turn images to be scored into arguments of `evaluate`; reading shows its progress on a terminal.
-
-    Args:
-        images: Generated images, or their statistics.
-        processes: Processes that read them; the first shows the progress.
-
-    Returns:
-        The arguments `generate`, `num_samples` and `model_label`.
-    """
+    """Return `generate`, `num_samples` and `model_label` of `evaluate`; reading shows progress on a terminal."""
     if isinstance(images, ReferenceStatistics):
         return images, None, "files"
     is_shown = processes.process_index == 0 and sys.stderr.isatty()

@@ -232,6 +232,12 @@ def test_subsets_of_all_images_are_warned_of() -> None:
     assert evaluate_means(metrics=("kid",), settings=SETTINGS).warnings == ()
 
 
+def test_scores_without_covariances_do_not_mind_their_rank() -> None:
+    settings = MetricSettings(splits=1, neighbors=1)
+    options = {"num_samples": 3, "reference": dataset(3), "settings": settings}
+    assert evaluate_means(metrics=("is", "prdc"), **options).warnings == ()
+
+
 def test_modes_weights_and_random_states_are_as_before() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(1, 48), torch.nn.Dropout())
     model[1].eval()
@@ -305,26 +311,6 @@ def test_image_i_comes_from_seed_i_and_seeds_share_no_image() -> None:
     assert asked == list(range(18))
 
 
-def test_reference_statistics_are_computed_once_and_used_many_times() -> None:
-    reference = ReferenceStatistics.compute(dataset(), ChannelMeans(), batch_size=7)
-    assert reference.name == "noise/train"
-    result = evaluate_means(reference=reference)
-    assert result.protocol == evaluate_means().protocol
-    assert result.scores[NAME].value == pytest.approx(
-        evaluate_means().scores[NAME].value, rel=1e-12
-    )
-
-
-def test_the_reference_fingerprint_follows_the_pixels() -> None:
-    changed = dataset()
-    changed.images[17, 2, 3, 1] ^= 1
-    prints = [
-        ReferenceStatistics.compute(data, ChannelMeans()).fingerprint
-        for data in (dataset(), dataset(), changed)
-    ]
-    assert prints[0] == prints[1] != prints[2]
-
-
 def test_a_reference_that_is_read_from_files_is_the_one_in_memory(tmp_path: Path) -> None:
     held = dataset()
     paths = tuple(str(tmp_path / f"{i}.png") for i in range(len(held)))
@@ -343,12 +329,6 @@ def test_a_result_survives_json_to_the_last_bit() -> None:
     assert result.warnings
     text = json.dumps(result.to_dict(), allow_nan=False)
     assert json.loads(text) == result.to_dict()
-
-
-def test_scores_without_covariances_do_not_mind_their_rank() -> None:
-    settings = MetricSettings(splits=1, neighbors=1)
-    options = {"num_samples": 3, "reference": dataset(3), "settings": settings}
-    assert evaluate_means(metrics=("is", "prdc"), **options).warnings == ()
 
 
 def test_too_few_images_and_features_of_nac_are_warned_of() -> None:
