@@ -134,17 +134,30 @@ def write_file(path: Path, content: str | bytes | Iterable[bytes | memoryview]) 
     pieces = [pieces] if isinstance(pieces, bytes) else pieces
     temporary = path.with_name(f".{path.name}.new")
     try:
-        with open(temporary, "wb", opener=_without_links) as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, pieces)
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write the content of a file to the disk, for a folder that is renamed into place when it is whole.
+
+    Args:
+        path: Path of the file; a link in its place is refused.
+        pieces: Consecutive pieces of the content.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with open(path, "wb", opener=_without_links) as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""A checkpoint is a folder that is either whole or not there.
+"""Checkpoints: folders that are either whole or not there.
 
-Written under a temporary name with a manifest of sizes and hashes as its last file, synced, and renamed
-into place; only then are older ones removed. No file in it is pickled, and none is trusted before its hash was
+A checkpoint is written under a temporary name, with a manifest of sizes and hashes as its last file, synced, and
+renamed into place. Only then are older ones removed. No file is pickled, and none is trusted before its hash was
 compared.
 """
 
@@ -14,7 +14,7 @@ import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,35 +22,22 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor
 
 from nacgen.errors import CheckpointError, StorageError
 from nacgen.system.documents import strict_json
-from nacgen.system.files import read_regular
+from nacgen.system.files import read_regular, storage_errors, sync_folder, write_synced
+from nacgen.system.tensor_file import DTYPES, Tensors
 
 MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", ".safetensors"
 FORMAT = 1
 KEEP = 2
 LARGEST_JSON = 1 << 20  # bytes
-DTYPES = {  # what safetensors calls them
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-
-Tensors = dict[str, Tensor]
 Contents = tuple[dict[str, Tensors], dict[str, Any]]
 
 _NAME = re.compile(r"step_\d{12}")
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _TEMPORARY, _REPLACED, _SET_ASIDE = ".new-", ".old-", "damaged-"
-# What comes of files that were cut off, altered or made up.
+# Errors that files cause which were cut off, altered or made up.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 
 
@@ -62,24 +49,29 @@ def save_checkpoint(
     best: int | None = None,
     sound: int | None = None,
 ) -> Path:
-    """Write one checkpoint and remove all but the last two, the best, and the last that is surely sound.
+    """Write one checkpoint, and remove all but the last two, the best, and the last that is surely sound.
 
     Args:
-        root: Folder of the run's checkpoints; created where it is missing.
-        parts: Tensors by part (a module or an optimizer) and name; one file each.
+        root: Folder of the run's checkpoints; it is created if it is missing.
+        parts: Tensors by part (a module or an optimizer) and name; each part becomes one file.
         state: JSON values.
         images_seen: Position of the run.
-        best: Position of the best checkpoint, which stays.
-        sound: Up to here the run was sound; the last checkpoint from before stays, too.
+        best: Position of the best checkpoint, which is kept.
+        sound: Last position at which the run was sound; the last checkpoint up to it is kept.
 
     Returns:
-        The checkpoint's folder.
+        Path of the checkpoint's folder.
 
     Raises:
-        StorageError: It could not be written; earlier checkpoints are untouched.
+        StorageError: The checkpoint cannot be written; earlier checkpoints are untouched.
     """
     target = root / _name(images_seen)
-    try:
+    needed = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
+    advice = (
+        f"It needs {needed:,} bytes, {_free(root.parent)} are free. Free space or choose another --run-dir; "
+        "earlier checkpoints are intact."
+    )
+    with storage_errors(f"the checkpoint {target}", advice):
         root.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
         try:
@@ -88,12 +80,6 @@ def save_checkpoint(
         except BaseException:
             shutil.rmtree(room, ignore_errors=True)
             raise
-    except OSError as error:
-        needed = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
-        raise StorageError(
-            f"the checkpoint {target} could not be written ({error}): it needs {needed:,} bytes, {_free(root)} "
-            "are free. Free space or choose another --run-dir; earlier checkpoints are intact."
-        ) from error
     folders = _folders(root)
     kept = {folder.name for folder in folders[-KEEP:]}
     if best is not None:
@@ -105,17 +91,17 @@ def save_checkpoint(
 
 
 def load_checkpoint(root: Path, at_most: int | None = None) -> Contents | None:
-    """Read the newest whole checkpoint; nothing is changed, and a run may go on writing meanwhile.
+    """Read the newest whole checkpoint. Nothing is changed, and a run may write more of them meanwhile.
 
     Args:
         root: Folder of the run's checkpoints.
-        at_most: Length of the run; what claims to be from behind its end is damaged.
+        at_most: Length of the run; a checkpoint behind its end counts as damaged.
 
     Returns:
-        Tensors by part and the state, or None where no checkpoint was ever written.
+        Tensors by part, and the state; None if no checkpoint was ever written.
 
     Raises:
-        CheckpointError: There are checkpoints but none is whole; nothing is started afresh silently.
+        CheckpointError: There are checkpoints, but none is whole.
         StorageError: The folder cannot be listed.
     """
     problems: dict[str, str] = {}
@@ -138,23 +124,23 @@ def load_checkpoint(root: Path, at_most: int | None = None) -> Contents | None:
 
 
 def resume_checkpoint(root: Path, total_images: int) -> Contents | None:
-    """Read the newest whole checkpoint, for the one process that will write the next ones.
+    """Tidy the folder up and read the newest whole checkpoint, on the process that writes the next ones.
 
-    What a killed process left is removed; damaged checkpoints that are newer than the one read are renamed
-    to `damaged-…`, lest a resumed run meets them again behind its position.
+    The remains of a killed process are removed. Damaged checkpoints that are newer than the one that is read are
+    renamed to `damaged-…`, so that the resumed run does not meet them again.
 
     Args:
         root: Folder of the run's checkpoints.
         total_images: Length of the run.
 
     Returns:
-        As `load_checkpoint`.
+        Tensors by part, and the state; None if no checkpoint was ever written.
 
     Raises:
-        CheckpointError: As `load_checkpoint`.
+        CheckpointError: There are checkpoints, but none is whole.
         StorageError: The folder cannot be changed.
     """
-    try:
+    with storage_errors(f"the checkpoints in {root}", "Mend the permissions or the disk."):
         for old in root.glob(f"{_REPLACED}step_*"):
             if not os.path.lexists(target := root / old.name.removeprefix(_REPLACED)):
                 old.rename(target)
@@ -166,13 +152,6 @@ def resume_checkpoint(root: Path, total_images: int) -> Contents | None:
                 if folder.name > _name(loaded[1]["images_seen"]):
                     aside = Path(tempfile.mkdtemp(prefix=f"{_SET_ASIDE}{folder.name}-", dir=root))
                     folder.rename(aside)  # an empty folder gives way
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            f"the checkpoints in {root} must be tidied up, but cannot be ({error}). Mend the permissions or the "
-            "disk."
-        ) from error
     return loaded
 
 
@@ -181,13 +160,13 @@ def read_checkpoint(root: Path, images_seen: int) -> Contents:
 
     Args:
         root: Folder of the run's checkpoints.
-        images_seen: The position.
+        images_seen: Position of the run.
 
     Returns:
-        Tensors by part and the state.
+        Tensors by part, and the state.
 
     Raises:
-        CheckpointError: It is missing or damaged.
+        CheckpointError: The checkpoint is missing or damaged.
     """
     folder = root / _name(images_seen)
     try:
@@ -200,14 +179,14 @@ def read_checkpoint(root: Path, images_seen: int) -> Contents:
 
 
 def discard_checkpoints_after(root: Path, images_seen: int) -> None:
-    """Remove checkpoints from behind a position.
+    """Remove the checkpoints behind a position.
 
     Args:
         root: Folder of the run's checkpoints.
-        images_seen: The position; a checkpoint of just there stays.
+        images_seen: Position; a checkpoint at it stays.
 
     Raises:
-        StorageError: One cannot be removed.
+        StorageError: A checkpoint cannot be removed.
     """
     _remove([folder for folder in _folders(root) if folder.name > _name(images_seen)])
 
@@ -217,7 +196,7 @@ def _name(images_seen: int) -> str:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Those that bear a checkpoint's name, oldest first; an unreadable folder is no empty one."""
+    """Return the folders with a checkpoint's name, oldest first; an unreadable root is not an empty one."""
     try:
         paths = sorted(root.iterdir())
     except FileNotFoundError:
@@ -230,7 +209,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _write(room: Path, parts: Mapping[str, Tensors], record: Mapping[str, Any]) -> None:
-    """One file after the other, each hashed while it goes to the disk; last the manifest."""
+    """Write one file after the other, each hashed while it goes to the disk, and the manifest last."""
     state = json.dumps(record, indent=2, allow_nan=False).encode()
     contents = {f"{name}{TENSORS}": [*_serialized(part)] for name, part in parts.items()}
     contents[STATE] = [state]
@@ -238,22 +217,22 @@ def _write(room: Path, parts: Mapping[str, Tensors], record: Mapping[str, Any]) 
     with ThreadPoolExecutor(1) as pool:
         for name, pieces in contents.items():
             digest = pool.submit(_sha256, *pieces)
-            _write_synced(room / name, pieces)
+            write_synced(room / name, pieces)
             size = sum(len(piece) for piece in pieces)
             files[name] = {"size": size, "sha256": digest.result()}
     manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
-    _write_synced(room / MANIFEST, [manifest.encode()])
-    _sync_folder(room)
+    write_synced(room / MANIFEST, [manifest.encode()])
+    sync_folder(room)
 
 
 def _serialized(tensors: Tensors) -> Iterator[bytes | memoryview]:
-    """The pieces of a safetensors file; the library's `save` copies all tensors twice to give it as a whole."""
+    """Yield the pieces of a safetensors file, without the two copies of all tensors that `save` makes."""
     largest_first = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
     header, end = {}, 0
     for name in largest_first:  # so that each starts at a multiple of its size
         tensor = tensors[name]
         start, end = end, end + tensor.nbytes
-        kind, shape = DTYPES[tensor.dtype], list(tensor.shape)
+        kind, shape = _DTYPE_NAMES[tensor.dtype], list(tensor.shape)
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
@@ -263,13 +242,13 @@ def _serialized(tensors: Tensors) -> Iterator[bytes | memoryview]:
 
 
 def _put_in_place(room: Path, target: Path) -> None:
-    """Rename a written folder; what has its name, of a step that is repeated, is there until it is."""
+    """Rename a written folder. A checkpoint of the same name, of a step that is repeated, stays until then."""
     old = target.with_name(f"{_REPLACED}{target.name}")
     if target.exists():
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     room.rename(target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -322,39 +301,16 @@ def _sha256(*pieces: bytes | memoryview) -> str:
     return digest.hexdigest()
 
 
-def _write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    with path.open("xb") as file:
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _remove(folders: list[Path]) -> None:
-    try:
-        for folder in folders:
-            _discard(folder)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} must be removed, but cannot be ({error}). Mend the permissions; other checkpoints are "
-            "intact."
-        ) from error
-
-
-def _discard(folder: Path) -> None:
-    """Remove a folder under a name that is not a checkpoint's, so that none is ever there in part."""
-    trash = folder.with_name(f"{_TEMPORARY}trash-{folder.name}")
-    shutil.rmtree(trash, ignore_errors=True)
-    folder.rename(trash)
-    shutil.rmtree(trash)
+    """Remove folders under names that are no checkpoints', so that no checkpoint is ever there in part."""
+    for folder in folders:
+        trash = folder.with_name(f"{_TEMPORARY}trash-{folder.name}")
+        with storage_errors(
+            f"the removal of {folder}", "Mend the permissions; other checkpoints are intact."
+        ):
+            shutil.rmtree(trash, ignore_errors=True)
+            folder.rename(trash)
+            shutil.rmtree(trash)
 
 
 def _free(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The loop: position, learning rates, log, checkpoints, evaluation. It knows no method of training."""
+"""The training loop: position, learning rates, step, log, evaluation, checkpoints. It knows no method."""
 
 import math
 import sys
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from nacgen.data.stream import ImageStream
+from nacgen.data.stream import Batch, ImageStream
 from nacgen.errors import (
     EXIT_PREEMPTED,
     CheckpointError,
@@ -39,23 +38,23 @@ Evaluation = Callable[[int], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Goal:
-    """What makes one checkpoint better than another.
+    """The number by which one checkpoint is better than another.
 
     Args:
-        name: Of a number in the evaluation, with dots between the keys of nested mappings.
-        better: Which numbers are.
+        name: Name of a number in the evaluation, with dots between the keys of nested mappings.
+        better: Direction in which the number is better.
     """
 
     name: str
     better: Literal["lower", "higher"]
 
     def value(self, evaluation: dict[str, Any]) -> float | None:
-        """The number in an evaluation, None where it has none that is finite."""
+        """Return the number in an evaluation, None if it has none that is finite."""
         value = flatten(evaluation).get(self.name)
         return value if isinstance(value, int | float) and math.isfinite(value) else None
 
     def is_better(self, value: float, best: float) -> bool:
-        """Whether a number beats another; an equal one does not."""
+        """Tell whether a number beats another; an equal one does not."""
         return value < best if self.better == "lower" else value > best
 
 
@@ -69,21 +68,21 @@ def train(
     evaluate_every: int | None = None,
     goal: Goal | None = None,
 ) -> TrainingResult:
-    """Train until the configured number of images, resuming where the run folder left off.
+    """Train until the configured number of images, from the last checkpoint of the run if there is one.
 
-    Several processes meet once before each step: what is wrong with one's batch, and a signal to one, ends all.
+    Several processes meet once before each step, so that a bad batch of one, or a signal to one, ends all of them.
 
     Args:
-        update: The method.
+        update: Method of training.
         stream: Batches by position.
         run: Run to train, whose accelerator the update was prepared with.
-        schedule: Factor on every learning rate, by images seen.
-        evaluate: Called with the images seen, on all processes; its values join the log.
-        evaluate_every: Images between two evaluations; the end is always evaluated.
-        goal: By which the best evaluation's checkpoint is kept besides the last two.
+        schedule: Factor on every learning rate as a function of the images seen.
+        evaluate: Function of the images seen, called on all processes; its values join the log.
+        evaluate_every: Number of images between two evaluations; the end is always evaluated.
+        goal: Number by which the checkpoint of the best evaluation is kept besides the last two.
 
     Returns:
-        How it ended.
+        The end of the run.
 
     Raises:
         NonFiniteError: From the update; the last checkpoint stands.
@@ -100,52 +99,28 @@ def train(
         checkpoint_every=times.checkpoint_every,
         evaluate_every=total if evaluate_every is None else evaluate_every,
     )
-    processes = run.processes
     run.start_trackers()
-    session = _Session(update, run, goal)
-    base_rates = {
-        group_id: group["lr"]
-        for optimizer in update.optimizers.values()
-        for group_id, group in _groups(optimizer)
-    }
+    session = _Session(update, run, evaluate, goal)
+    base_rates = [group["lr"] for group in _groups(update)]
 
     def is_due(every: int | None) -> bool:
         seen = session.images_seen
         return seen >= total or (every is not None and seen % every < batch_size)
 
-    def look() -> bool:
-        """Evaluate, and say whether it is the best so far; left early, the run is saved and ends."""
-        assert evaluate is not None
-        alone = processes.num_processes == 1
-        try:
-            with requests.interrupting() if alone else nullcontext():
-                session.evaluation = evaluate(session.images_seen)
-        except InterruptedBlock:
-            session.stop()
-        run.log(session.images_seen, session.evaluation)
-        session.is_evaluated = True
-        return session.note_best()
-
-    with StopRequests() as requests, _progress(run.is_main, total, session.images_seen) as bar:
-        if (
-            evaluate is not None and not session.is_evaluated
-        ):  # stopped while it was being evaluated
+    with StopRequests() as requests, _progress(run, session.images_seen) as bar:
+        # An evaluation that a signal ended in the last session.
+        if not session.is_evaluated:
             with session.clock.paused():
-                if look() or is_due(times.checkpoint_every):
+                if session.evaluate(requests) or is_due(times.checkpoint_every):
                     session.save()
         while session.images_seen < total:
-            try:
-                with processes.failing_together():
-                    if requests.is_requested:
-                        raise StopRequestedError("a signal asked to stop")
-                    batch = stream.batch(session.images_seen)
-            except StopRequestedError:
-                session.stop()
+            # Batch of this position.
+            batch = session.next_batch(stream, requests)
+            # Learning rates, which are functions of the position.
             factor = schedule(session.images_seen)
-            for optimizer in update.optimizers.values():
-                for group_id, group in _groups(optimizer):
-                    ramp = group_factor(group, session.images_seen)
-                    group["lr"] = base_rates[group_id] * factor * ramp
+            for base_rate, group in zip(base_rates, _groups(update), strict=True):
+                group["lr"] = base_rate * factor * group_factor(group, session.images_seen)
+            # Step.
             try:
                 logs = update.update(batch)
             except DivergenceError as error:
@@ -155,16 +130,18 @@ def train(
             session.images_seen += batch_size
             session.is_evaluated = evaluate is None or not is_due(evaluate_every)
             bar.update(batch_size)
+            # Log.
             if is_due(times.log_every):
-                values = _average(logs, run.accelerator)
+                values = _average(logs, run)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in values.items() if "loss" in k})
                 run.log(session.images_seen, values, {"images_per_second": session.rate()})
+            # Evaluation and checkpoint.
             with session.clock.paused():
-                is_best = not session.is_evaluated and look()
+                is_best = not session.is_evaluated and session.evaluate(requests)
                 if is_best or is_due(times.checkpoint_every):
                     session.save()
+    # A run that was killed between its last checkpoint and its summary.
     if evaluate is not None and not session.evaluation:
-        # Killed between the last checkpoint and the summary.
         session.evaluation = evaluate(session.images_seen)
     return TrainingResult(
         session.images_seen, session.clock.seconds(), session.rate(), session.evaluation
@@ -172,21 +149,23 @@ def train(
 
 
 class _Session:
-    """A run from where its last session left off: position, clock, log, best evaluation, checkpoints."""
+    """A run from the end of its last session on: position, clock, best evaluation, checkpoints."""
 
-    def __init__(self, update: Update, run: Run, goal: Goal | None) -> None:
-        self.update, self.run, self.goal = update, run, goal
-        self.processes = run.processes
+    def __init__(
+        self, update: Update, run: Run, evaluation: Evaluation | None, goal: Goal | None
+    ) -> None:
+        self.update, self.run, self.processes = update, run, run.processes
+        self._evaluate, self.goal = evaluation, goal
         self.evaluation: dict[str, Any] = {}
         state = self._resume()
         self.images_seen = self.saved_at = int(state["images_seen"])
-        self.is_evaluated = bool(state.get("is_evaluated", True))
+        self.is_evaluated = evaluation is None or bool(state.get("is_evaluated", True))
         self.best: dict[str, Any] | None = state.get("best")
         self.clock = _Clock(state["seconds"], state["training_seconds"])
         run.cut_log(self.images_seen, state.get("rows"))
 
     def _resume(self) -> dict[str, Any]:
-        """The first process finds the newest whole checkpoint; all read it into the update."""
+        """Find the newest whole checkpoint on the first process, and read it into the update on all."""
         root, loaded = self.run.checkpoints, None
         with self.processes.failing_together():
             if self.run.is_main:
@@ -205,8 +184,31 @@ class _Session:
             restore(self.update, parts, root)
         return state
 
+    def next_batch(self, stream: ImageStream, requests: StopRequests) -> Batch:
+        """Read the batch of the position, or stop on all processes if a signal asked one to."""
+        try:
+            with self.processes.failing_together():
+                if requests.is_requested:
+                    raise StopRequestedError("a signal asked to stop")
+                return stream.batch(self.images_seen)
+        except StopRequestedError:
+            self.stop()
+
+    def evaluate(self, requests: StopRequests) -> bool:
+        """Evaluate, and tell whether it is the best so far; if a signal interrupts it, save and stop."""
+        assert self._evaluate is not None
+        is_alone = self.processes.num_processes == 1
+        try:
+            with requests.interrupting() if is_alone else nullcontext():
+                self.evaluation = self._evaluate(self.images_seen)
+        except InterruptedBlock:
+            self.stop()
+        self.run.log(self.images_seen, self.evaluation)
+        self.is_evaluated = True
+        return self.note_best()
+
     def note_best(self) -> bool:
-        """Whether the evaluation beats all before it, as the first process sees it."""
+        """Tell whether the evaluation beats all before it, as the first process sees it."""
         is_best, value = False, None
         if self.goal is not None and self.run.is_main:
             value = self.goal.value(self.evaluation)
@@ -219,11 +221,11 @@ class _Session:
         return True
 
     def rate(self) -> float:
-        """Images per second."""
+        """Return the number of images per second."""
         return self.images_seen / max(self.clock.training_seconds(), 1e-9)
 
     def save(self) -> None:
-        """Write a checkpoint; where the first process cannot, all raise."""
+        """Write a checkpoint; if the first process cannot, all raise."""
         with self.processes.failing_together():
             if self.run.is_main:
                 state = {
@@ -244,7 +246,7 @@ class _Session:
         self.saved_at = self.images_seen
 
     def stop(self) -> NoReturn:
-        """Save what is not, and end with the exit code of a stopped run."""
+        """Save the last steps, and end with the exit code of a stopped run."""
         if self.saved_at != self.images_seen:
             self.save()
         self.run.end_trackers()
@@ -284,25 +286,25 @@ def _check_times(**times: int) -> None:
             )
 
 
-def _groups(optimizer: torch.optim.Optimizer) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
-    for i, group in enumerate(optimizer.param_groups):
-        yield (id(optimizer), i), group
+def _groups(update: Update) -> Iterator[dict[str, Any]]:
+    for optimizer in update.optimizers.values():
+        yield from optimizer.param_groups
 
 
-def _average(logs: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
-    """Mean over processes, as numbers."""
+def _average(logs: dict[str, Tensor], run: Run) -> dict[str, float]:
+    """Return means over processes as numbers."""
     values = torch.stack([value.detach().float() for value in logs.values()])
-    values = accelerator.reduce(values, "mean")
+    values = run.accelerator.reduce(values, "mean")
     return dict(zip(logs, values.tolist(), strict=True))
 
 
-def _progress(is_shown: bool, total: int, images_seen: int) -> "tqdm[Any]":
+def _progress(run: Run, images_seen: int) -> "tqdm[Any]":
     return tqdm(
-        total=total,
+        total=run.config.total_images,
         initial=images_seen,
         unit=" images",
         unit_scale=True,
         file=sys.stderr,
         dynamic_ncols=True,
-        disable=not is_shown,
+        disable=not run.is_main,
     )

@@ -1,4 +1,4 @@
-"""What adversarial training watches itself by, saved with the run: all of it are buffers of small modules."""
+"""Small modules that follow adversarial training. Their buffers are saved with the run."""
 
 from collections.abc import Mapping
 
@@ -10,12 +10,12 @@ from nacgen.errors import DivergenceError
 
 
 class DivergenceMonitor(nn.Module):
-    """Ends a run whose logits stay beyond a bound.
+    """A monitor that ends a run if its logits stay beyond a bound.
 
     Args:
-        bound: On the mean absolute logit of a step.
-        patience: Images for which it may be exceeded.
-        option: That sets the bound, for the message.
+        bound: Largest mean absolute logit of a step.
+        patience: Number of images for which the bound may be exceeded.
+        option: Flag that sets the bound, for the message.
     """
 
     images_beyond: Tensor
@@ -26,14 +26,14 @@ class DivergenceMonitor(nn.Module):
         self.register_buffer("images_beyond", torch.zeros((), dtype=torch.int64))
 
     def observe(self, size: float, batch: Batch) -> None:
-        """Note a step.
+        """Record one step.
 
         Args:
             size: Mean absolute logit over all processes.
-            batch: Gives the position.
+            batch: Batch of the step.
 
         Raises:
-            DivergenceError: The bound has been exceeded in every step for too many images.
+            DivergenceError: The bound has been exceeded in every step for `patience` images.
         """
         if size <= self.bound:
             self.images_beyond.zero_()
@@ -52,23 +52,23 @@ class DivergenceMonitor(nn.Module):
 
 
 def images_beyond(modules: Mapping[str, nn.Module]) -> int:
-    """For how many images logits have been beyond their bound by now, at the most of all watches.
+    """Return the number of images for which logits have been beyond their bound by now.
 
     Args:
-        modules: Of an update.
+        modules: Modules of an update; the largest number of all its monitors counts.
 
     Returns:
-        Images; 0 where no bound is exceeded, or nothing watches.
+        Number of images; 0 if no bound is exceeded, or there is no monitor.
     """
-    watches = [module for module in modules.values() if isinstance(module, DivergenceMonitor)]
-    return max((int(watch.images_beyond) for watch in watches), default=0)
+    monitors = [module for module in modules.values() if isinstance(module, DivergenceMonitor)]
+    return max((int(monitor.images_beyond) for monitor in monitors), default=0)
 
 
 class LastValues(nn.Module):
-    """Remembers gauges that not every step gives, so that every row of the log has them.
+    """A memory of logged values that not every step has, so that every row of the log has them.
 
     Args:
-        names: Of the gauges.
+        names: Names of the values.
     """
 
     def __init__(self, *names: str) -> None:
@@ -77,13 +77,13 @@ class LastValues(nn.Module):
             self.register_buffer(name, torch.tensor(torch.nan))
 
     def forward(self, logs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The gauges of this step, and of earlier ones those that it did not give.
+        """Return the values of this step, completed by the last ones of earlier steps.
 
         Args:
             logs: Scalars by name.
 
         Returns:
-            All that is known.
+            All values known so far.
         """
         for name, value in self.named_buffers():
             if name in logs:

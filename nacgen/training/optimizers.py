@@ -1,4 +1,4 @@
-"""Optimizers by name: LARS for large batches, AdamW, SGD; what is left out of weight decay.
+"""Optimizers by name: LARS for large batches, AdamW, SGD. Biases and norms are left out of weight decay.
 
 Source:
     You, Gitman & Ginsburg 2017, arXiv:1708.03888; in the form of Chen et al. 2020, arXiv:2002.05709.
@@ -19,7 +19,7 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 class LARS(torch.optim.Optimizer):
-    """Stochastic gradient descent whose steps are as long as each parameter's own size allows.
+    """Stochastic gradient descent with steps in proportion to the norm of each parameter.
 
     With gradient `g`, weight decay `d`, learning rate `r` and momentum `m`, for each parameter `w`:
 
@@ -27,27 +27,35 @@ class LARS(torch.optim.Optimizer):
         v <- m v + r t u,    t = trust_coefficient * |w| / |u|;    t = 1 where |w| or |u| is 0
         w <- w - v
 
-    Momentum is taken of steps that the learning rate has scaled already, as in SimCLR and optax: a change
-    of the learning rate does not reach steps made before. (torch's SGD scales the sum of them instead.)
+    The velocity holds steps that are scaled by the learning rate already, as in SimCLR and optax: a change of
+    the learning rate does not reach earlier steps. (torch's SGD scales the sum of them instead.)
     Differs from the paper, as SimCLR does: |u| stands for |g| + d |w|.
 
     The parameters of a group with `exclude=True` get neither decay nor trust ratio: `v <- m v + r g`.
-    A step is a fixed number of `foreach` calls a group and never waits for the device. On a CPU it goes over a
-    few parameters at a time, which stay in its cache between the calls.
+    A step is a fixed number of `foreach` calls for each group and never waits for the device. On a CPU a step
+    takes a few parameters at a time, which stay in the cache between the calls.
 
     Args:
-        params: Parameters, or groups such as `exclude_from_decay` gives.
+        params: Parameters, or groups as `exclude_from_decay` returns them.
         lr: Learning rate, zero or more; large, since a step is a thousandth of it times |w|.
-        momentum: In [0, 1).
-        weight_decay: Zero or more.
-        trust_coefficient: Above zero.
-        exclude: Of groups that do not say it themselves.
-        reference: Do as the code of the NAC paper's authors did, for comparison: the trust ratio has no
-            guard, so that a parameter which is zero never moves and becomes NaN where its gradient is
-            zero too; and without weight decay there is no trust ratio either.
+        momentum: Factor on the velocity, in [0, 1).
+        weight_decay: Factor on the weights that are added to the gradient, zero or more.
+        trust_coefficient: Length of a step relative to |w|, above zero.
+        exclude: Default of the groups.
+        reference: Follow the code of the NAC paper's authors, for comparison. Its trust ratio has no guard: a
+            parameter of zeros never moves, and becomes NaN if its gradient is zero too. Without weight decay
+            it has no trust ratio.
 
     Raises:
         ConfigurationError: A number is out of range.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(4))
+        >>> optimizer = LARS([weight], lr=1.0)
+        >>> weight.sum().backward()
+        >>> optimizer.step()
+        >>> weight[0].item()
+        0.999...
     """
 
     def __init__(
@@ -87,10 +95,10 @@ class LARS(torch.optim.Optimizer):
         """Move every parameter that has a gradient.
 
         Args:
-            closure: Computes the loss and the gradients again.
+            closure: Function that computes loss and gradients again.
 
         Returns:
-            What the closure gave.
+            The loss of the closure, if there is one.
         """
         loss = None
         if closure is not None:
@@ -119,7 +127,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def _portions(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """All parameters on a GPU at once; those on a CPU by about `CACHED` numbers, in their order."""
+    """Yield all parameters on a GPU at once, those on a CPU by about `CACHED` numbers."""
     portion: list[Tensor] = []
     for parameter in parameters:
         portion.append(parameter)
@@ -136,23 +144,23 @@ def _trust_ratios(
     trust_coefficient: float,
     reference: bool,
 ) -> Tensor:
-    """`trust_coefficient * |w| / |u|` of each parameter, `(number of parameters,)`."""
+    """Return `trust_coefficient * |w| / |u|` of each parameter, `(number of parameters,)`."""
     sizes = torch.stack(torch._foreach_norm(list(parameters)))
     update_sizes = torch.stack(torch._foreach_norm(list(updates)))
     ratios = trust_coefficient * sizes / update_sizes
     if reference:
-        return ratios  # their guards ask for norms >= 0, which all norms are
+        return ratios  # the authors' guards ask for norms >= 0, which all norms are
     return torch.where((sizes > 0) & (update_sizes > 0), ratios, 1.0)
 
 
 def exclude_from_decay(module: nn.Module) -> ParamGroups:
-    """Split a module's parameters into those that decay and those that do not.
+    """Split a module's parameters into those with and those without weight decay.
 
-    Excluded are the parameters of normalisation layers, and all of fewer than two axes: biases and
-    scales. What is frozen (`requires_grad=False`) is in no group.
+    Parameters of normalization layers are excluded from decay, and all with fewer than two axes: biases and
+    scales. Frozen parameters (`requires_grad=False`) are in no group.
 
     Args:
-        module: Any module.
+        module: Module to train.
 
     Returns:
         Up to two groups for LARS or for any optimizer of torch: `{"params": [...], "exclude": False}` and
@@ -190,23 +198,22 @@ def build_optimizer(
     momentum: float = 0.9,
     reference: bool = False,
 ) -> torch.optim.Optimizer:
-    """An optimizer over a module's parameters; biases and norms are spared weight decay.
+    """Build an optimizer over a module's parameters, without weight decay on biases and norms.
 
     Args:
-        name: `"lars"`, `"adamw"` or `"sgd"` (Nesterov where there is momentum).
-        module: To be trained.
-        learning_rate: Peak; the loop multiplies it by its schedule.
-        weight_decay: Decoupled for AdamW, added to the gradient for the others.
-        momentum: Of LARS and SGD; AdamW keeps torch's betas.
-        reference: LARS as in the commands that the NAC paper's authors publish: see `LARS`, and nothing
-            is excluded.
+        name: `"lars"`, `"adamw"` or `"sgd"` (with Nesterov momentum, unless that is 0).
+        module: Module to train.
+        learning_rate: Peak learning rate; the loop multiplies it by its schedule.
+        weight_decay: Weight decay, decoupled for AdamW and added to the gradient for the others.
+        momentum: Momentum of LARS and SGD; AdamW keeps torch's betas.
+        reference: Use LARS as the NAC paper's authors do, see `LARS`, with weight decay on every parameter.
 
     Returns:
         The optimizer.
 
     Raises:
         ConfigurationError: The name is unknown, a number is out of range, there is nothing to train, or
-            `reference` is asked of another optimizer than LARS.
+            `reference` is set for another optimizer than LARS.
     """
     if name not in get_args(OptimizerName):
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""From an update to the tensors that are saved of it, and back."""
+"""The tensors that are saved of an update: taking them, and putting them back."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from nacgen.errors import CheckpointError
-from nacgen.training.checkpoint import Tensors
+from nacgen.system.tensor_file import Tensors
 from nacgen.training.update import Update
 
-MOST_DIFFERENCES = 10  # that an error lists
+MOST_DIFFERENCES = 10  # in an error message
 
 
 def capture(update: Update) -> dict[str, Tensors]:
-    """All tensors of an update's modules and optimizers.
+    """Return all tensors of an update's modules and optimizers.
 
     Args:
-        update: The method.
+        update: Update that is trained.
 
     Returns:
-        Tensors by part, `<module>` or `optimizer_<name>`, and name; on the CPU they share the update's memory.
+        Tensors by part, `<module>` or `optimizer_<name>`, and name. The CPU's share the memory of the update.
     """
     modules = dict(update.modules)
     names = _parameter_names(modules)
@@ -30,7 +30,11 @@ def capture(update: Update) -> dict[str, Tensors]:
         for name, module in modules.items()
     }
     for name, optimizer in update.optimizers.items():
-        parts[f"optimizer_{name}"] = optimizer_tensors(optimizer.optimizer, names)
+        parts[f"optimizer_{name}"] = {
+            f"{slot}/{names[parameter]}": value.detach().cpu().contiguous()
+            for parameter, slots in optimizer.optimizer.state.items()
+            for slot, value in slots.items()
+        }
     return parts
 
 
@@ -38,13 +42,13 @@ def restore(update: Update, parts: Mapping[str, Tensors], source: Path) -> None:
     """Put captured tensors back, all of them or none.
 
     Args:
-        update: Of the same configuration.
-        parts: As `capture` gave them.
-        source: Where they come from, for the error.
+        update: Update of the same configuration.
+        parts: Tensors as `capture` returned them.
+        source: Path of the checkpoints, for the error.
 
     Raises:
-        CheckpointError: Parts, names, shapes or dtypes differ; nothing of the update is changed, and up to ten
-            differences are listed.
+        CheckpointError: Parts, names, shapes or dtypes differ. The update is unchanged, and up to ten differences
+            are listed.
     """
     modules = dict(update.modules)
     optimizers = {f"optimizer_{name}": each.optimizer for name, each in update.optimizers.items()}
@@ -75,45 +79,6 @@ def restore(update: Update, parts: Mapping[str, Tensors], source: Path) -> None:
         _fill_slots(optimizer, names, parts[name])
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> Tensors:
-    """An optimizer's slots under the names of its parameters.
-
-    Args:
-        optimizer: Any torch optimizer whose state is tensors.
-        names: Name of each parameter.
-
-    Returns:
-        `{"<slot>/<parameter>": tensor}`.
-    """
-    return {
-        f"{slot}/{names[parameter]}": value.detach().cpu().contiguous()
-        for parameter, slots in optimizer.state.items()
-        for slot, value in slots.items()
-    }
-
-
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Tensors
-) -> None:
-    """Put slots written by `optimizer_tensors` back.
-
-    Args:
-        optimizer: Over the same parameters.
-        names: Name of each parameter.
-        tensors: The slots.
-
-    Raises:
-        CheckpointError: A slot does not fit; the optimizer is unchanged.
-    """
-    differences = list(_slot_differences(tensors, optimizer, names))
-    if differences:
-        raise CheckpointError(
-            f"the checkpoint's optimizer does not fit: {'; '.join(differences[:MOST_DIFFERENCES])}. Resume with "
-            "the configuration that wrote it."
-        )
-    _fill_slots(optimizer, names, tensors)
-
-
 def _parameter_names(modules: Mapping[str, nn.Module]) -> dict[Tensor, str]:
     return {p: f"{m}.{name}" for m in modules for name, p in modules[m].named_parameters()}
 
@@ -133,7 +98,7 @@ def _module_differences(saved: Tensors, module: nn.Module) -> Iterable[str]:
 def _slot_differences(
     saved: Tensors, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
 ) -> Iterable[str]:
-    """A slot is a number, the count of steps say, or has its parameter's shape and dtype."""
+    """Compare slots, each of which is a number (a count of steps) or has its parameter's shape and dtype."""
     parameters = _trained(optimizer, names)
     for key, value in saved.items():
         slot, _, name = key.partition("/")

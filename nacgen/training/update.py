@@ -1,4 +1,4 @@
-"""What an update is, and the pieces that several of them use."""
+"""The interface of a training method, learning-rate schedules, and the guarded optimizer step."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -16,32 +16,37 @@ Schedule = Callable[[int], float]
 
 
 class Update(Protocol):
-    """One method of training. It neither logs, saves nor counts; the loop does."""
+    """A method of training. It neither logs, saves nor counts; the loop does."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """What is saved, by name."""
+        """Modules that checkpoints hold, by name."""
         ...
 
     @property
     def optimizers(self) -> Mapping[str, AcceleratedOptimizer]:
-        """What is stepped, saved and given learning rates, by name."""
+        """Optimizers that checkpoints hold and that the loop gives learning rates, by name."""
         ...
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Train on this process's share of a batch; losses and gauges as scalars."""
+        """Train on this process's part of a batch, and return losses and other logged values as scalars."""
         ...
 
 
 def warmup_cosine(total_images: int, warmup_images: int = 0) -> Schedule:
-    """A learning-rate factor: linear warm-up to 1, then half a cosine to 0.
+    """Return a learning-rate factor that rises linearly to 1, then falls along half a cosine to 0.
 
     Args:
-        total_images: Length of training.
-        warmup_images: Length of the warm-up.
+        total_images: Length of training in images.
+        warmup_images: Length of the warm-up in images.
 
     Returns:
         The factor as a function of the images seen before a step.
+
+    Example:
+        >>> factor = warmup_cosine(100, warmup_images=10)
+        >>> factor(4), factor(55)
+        (0.5, 0.5)
     """
 
     def factor(images_seen: int) -> float:
@@ -54,10 +59,10 @@ def warmup_cosine(total_images: int, warmup_images: int = 0) -> Schedule:
 
 
 def linear_decay(total_images: int) -> Schedule:
-    """A learning-rate factor that falls from 1 to 0 in a line.
+    """Return a learning-rate factor that falls linearly from 1 to 0.
 
     Args:
-        total_images: Length of training.
+        total_images: Length of training in images.
 
     Returns:
         The factor as a function of the images seen before a step.
@@ -66,12 +71,12 @@ def linear_decay(total_images: int) -> Schedule:
 
 
 def cosine_between(first: float, last: float, total_images: int) -> Schedule:
-    """A value that goes from one number to another along half a cosine.
+    """Return a value that moves from one number to another along half a cosine.
 
     Args:
-        first: At the start.
-        last: At the end.
-        total_images: Length of training.
+        first: Value at the start.
+        last: Value at the end.
+        total_images: Length of training in images.
 
     Returns:
         The value as a function of the images seen before a step.
@@ -81,20 +86,20 @@ def cosine_between(first: float, last: float, total_images: int) -> Schedule:
 
 
 def constant(images_seen: int) -> float:
-    """A learning-rate factor of 1."""
+    """Return a learning-rate factor of 1."""
     return 1.0
 
 
 def group_factor(group: Mapping[str, Any], images_seen: int) -> float:
-    """Factor on the learning rate of a parameter group that starts late, or rises slowly.
+    """Return the learning-rate factor of a parameter group that starts late or rises slowly.
 
     Args:
-        group: With `start_images`, before which the factor is 0, and `ramp_images`, over which it rises to 1;
-            each 0 where absent.
-        images_seen: Before the step.
+        group: Parameter group. Before `start_images` its factor is 0, over the next `ramp_images` it rises to 1;
+            each is 0 if absent.
+        images_seen: Number of images seen before the step.
 
     Returns:
-        0 to 1.
+        A factor from 0 to 1.
     """
     since = images_seen - int(group.get("start_images", 0))
     if since < 0:
@@ -110,23 +115,21 @@ def descend(
     batch: Batch,
     network: str = "",
 ) -> Tensor:
-    """Backward pass and optimizer step, unless loss or gradient are not finite.
-
-    Gradients are averaged over processes before they are looked at, so all of them agree.
+    """Take the gradient of a loss and step along it, unless either is not finite.
 
     Args:
-        accelerator: Runs the backward pass.
-        loss: Scalar.
-        optimizer: Steps, and forgets the gradients.
-        parameters: Of the optimizer.
-        batch: Names the position in the error.
-        network: Names in the error what is trained, where there are several.
+        accelerator: Accelerator that runs the backward pass.
+        loss: Scalar loss with gradient.
+        optimizer: Optimizer that steps.
+        parameters: Parameters of the optimizer.
+        batch: Batch of the step, whose position the error names.
+        network: Name of the trained network in the error, if there are several.
 
     Returns:
-        The norm of the gradient.
+        Norm of the gradient.
 
     Raises:
-        NonFiniteError: Loss or gradient is NaN or infinite; these parameters keep their values.
+        NonFiniteError: Loss or gradient is NaN or infinite; the parameters keep their values.
     """
     optimizer.zero_grad()
     accelerator.backward(loss)
@@ -140,20 +143,9 @@ def take_step(
     batch: Batch,
     network: str = "",
 ) -> Tensor:
-    """Step along gradients that are there already, unless they or the loss are not finite.
+    """Step along gradients that are there already, as the second half of `descend`.
 
-    Args:
-        loss: What they are the gradients of, for the error.
-        optimizer: Steps.
-        parameters: Of the optimizer.
-        batch: Names the position in the error.
-        network: Names in the error what is trained, where there are several.
-
-    Returns:
-        The norm of the gradient.
-
-    Raises:
-        NonFiniteError: Loss or gradient is NaN or infinite; these parameters keep their values.
+    Gradients are averages over all processes, so all processes come to the same decision.
     """
     norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
     if not torch.isfinite(norm + loss.float()):

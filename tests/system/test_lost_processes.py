@@ -161,14 +161,14 @@ def go_wrong_in_turn(rank: int, folder: Path) -> None:
     found["nan"] = error_of(folder / "nan", step=spoil)
     with lock_folder(folder / "locked") if rank == 0 else nullcontext():
         found["lock"] = error_of(folder / "locked")
-    write = checkpoint._write_synced
+    write = checkpoint.write_synced
 
     def full(path: Path, pieces: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    checkpoint._write_synced = full if rank == 0 else write
+    checkpoint.write_synced = full if rank == 0 else write
     found["disk"] = error_of(folder / "disk")
-    checkpoint._write_synced = write
+    checkpoint.write_synced = write
     read = checkpoint._read
     checkpoint._read = raising_oserror if rank == 0 else read  # type: ignore[assignment]
     found["damage"] = error_of(folder / "image")  # which has a checkpoint at 16

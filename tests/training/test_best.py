@@ -166,13 +166,13 @@ def test_a_repeated_evaluation_is_logged_once_whenever_the_run_is_killed(tmp_pat
 def test_a_signal_during_a_save_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = checkpoint._write_synced
+    write = checkpoint.write_synced
 
     def signalled(path: Path, pieces: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         write(path, pieces)
 
-    monkeypatch.setattr(checkpoint, "_write_synced", signalled)
+    monkeypatch.setattr(checkpoint, "write_synced", signalled)
     with pytest.raises(SystemExit) as stopped:
         run(tmp_path)
     assert stopped.value.code == EXIT_PREEMPTED

@@ -157,7 +157,7 @@ def test_a_failing_write_leaves_the_earlier_one(
     def full(path: Path, pieces: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nacgen.training.checkpoint._write_synced", full)
+    monkeypatch.setattr("nacgen.training.checkpoint.write_synced", full)
     with pytest.raises(StorageError, match="No space left"):
         save(tmp_path, 16)
     assert newest(tmp_path) == 8
@@ -302,11 +302,11 @@ def test_a_full_disk_is_told_what_is_needed_and_free(
     def full(path: Path, pieces: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_synced", full)
+    monkeypatch.setattr(checkpoint, "write_synced", full)
     free = f"{shutil.disk_usage(tmp_path).free:,}"[:3]
     with pytest.raises(StorageError) as caught:
         save_checkpoint(tmp_path, {"model": {"w": torch.zeros(500)}}, {}, 8)
-    assert f"{tmp_path}/step_000000000008 could not be written" in str(caught.value)
+    assert f"{tmp_path}/step_000000000008 cannot be written" in str(caught.value)
     assert f"needs 2,000 bytes, {free}" in str(caught.value)
 
 

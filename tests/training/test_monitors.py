@@ -48,7 +48,7 @@ def test_logits_may_exceed_their_bound_but_not_for_long() -> None:
     assert e.value.since == 40
 
 
-def test_gauges_that_are_not_due_keep_their_last_value() -> None:
+def test_values_that_are_not_due_keep_their_last_value() -> None:
     values = LastValues("penalty", "rare")
     first = values({"loss": torch.tensor(1.0)})
     assert set(first) == {"loss"}

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.training import optimizers
 from nacgen.training.checkpoint import load_checkpoint, save_checkpoint
 from nacgen.training.optimizers import LARS, build_optimizer, exclude_from_decay
-from nacgen.training.snapshot import load_optimizer_tensors, optimizer_tensors
+from nacgen.training.snapshot import capture, restore
 from tests.reference import lars as oracle
 
 SHAPES = [(4, 3, 3, 3), (5, 7), (6,), ()]
@@ -189,6 +191,11 @@ BUILDERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
 }
 
 
+def update_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+    wrapped = SimpleNamespace(optimizer=optimizer)
+    return SimpleNamespace(modules={"model": network}, optimizers={"model": wrapped})
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_stopping_and_resuming_changes_no_bit(name: str, tmp_path: Path) -> None:
     straight = small_network()
@@ -197,17 +204,13 @@ def test_stopping_and_resuming_changes_no_bit(name: str, tmp_path: Path) -> None
     stopped = small_network()
     optimizer = BUILDERS[name](stopped)
     train(stopped, optimizer, range(3))
-    names = {p: n for n, p in stopped.named_parameters()}
-    parts = {"model": stopped.state_dict(), "optimizer": optimizer_tensors(optimizer, names)}
-    save_checkpoint(tmp_path, parts, {}, 3)
+    save_checkpoint(tmp_path, capture(update_of(stopped, optimizer)), {}, 3)
 
     loaded = load_checkpoint(tmp_path)
     assert loaded is not None
     resumed = small_network()
-    resumed.load_state_dict(loaded[0]["model"])
     optimizer = BUILDERS[name](resumed)
-    names = {p: n for n, p in resumed.named_parameters()}
-    load_optimizer_tensors(optimizer, names, loaded[0]["optimizer"])
+    restore(update_of(resumed, optimizer), loaded[0], tmp_path)
     train(resumed, optimizer, range(3, 7))
     for key, tensor in straight.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[key]), key

@@ -8,13 +8,8 @@ import torch
 from accelerate import Accelerator
 
 from nacgen.errors import CheckpointError
-from nacgen.training.checkpoint import Tensors
-from nacgen.training.snapshot import (
-    capture,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    restore,
-)
+from nacgen.system.tensor_file import Tensors
+from nacgen.training.snapshot import capture, restore
 
 
 class Stepped:
@@ -126,20 +121,3 @@ def test_ten_of_many_differences_are_listed() -> None:
     with pytest.raises(CheckpointError, match="30 differences") as caught:
         restore(update, saved, Path("x"))
     assert str(caught.value).count(" there, ") == 10
-
-
-def test_an_optimizers_slots_are_put_back_by_name() -> None:
-    parts = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
-    optimizers = [torch.optim.Adam(part.parameters(), lr=0.1) for part in parts]
-    names = [{p: f"net.{name}" for name, p in part.named_parameters()} for part in parts]
-    parts[0](torch.ones(1, 2)).sum().backward()
-    optimizers[0].step()
-    tensors = optimizer_tensors(optimizers[0], names[0])
-    assert {key.partition("/")[2] for key in tensors} == {"net.weight", "net.bias"}
-    load_optimizer_tensors(optimizers[1], names[1], tensors)
-    again = optimizer_tensors(optimizers[1], names[1])
-    assert again.keys() == tensors.keys()
-    assert all(torch.equal(again[key], value) for key, value in tensors.items())
-    stranger = {"exp_avg/net.scale": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=r"knows net\.scale, which this optimizer does not"):
-        load_optimizer_tensors(optimizers[1], names[1], stranger)
