@@ -1,4 +1,4 @@
-"""A discriminator of your own, in the manner of DCGAN, that starts from an encoder's convolutions.
+"""A discriminator of your own, similar to DCGAN's, that starts from an encoder's convolutions.
 
 python examples/own_discriminator.py
 """
@@ -15,7 +15,7 @@ from nacgen.models.gan import Generator
 
 
 class Discriminator(nn.Module):
-    """Strided convolutions with leaky ReLUs, and one linear map; for images of 16 px."""
+    """A stack of strided convolutions with leaky ReLUs, and one linear map; for images of 16 px."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,15 +26,15 @@ class Discriminator(nn.Module):
         self.convolutions, self.head = nn.Sequential(*layers), nn.Linear(64 * 4 * 4, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(b,)`."""
+        """Compute logits `(b,)`."""
         return self.head(self.convolutions(images).flatten(1)).squeeze(1)
 
 
 def main(steps: int = 200, batch_size: int = 32) -> list[tuple[float, float]]:
-    """Train with the hinge loss; each step's mean logits of real and of generated images."""
+    """Train with the hinge loss; return each step's mean logits of real and of generated images."""
     encoder = nacgen.NACEncoder.from_pretrained("checkpoints/digits-nac")
     generator, discriminator = Generator(16, latent_dim=64), Discriminator()
-    # Names differ, so match layers of equal shape in their order; BatchNorm comes folded.
+    # The names differ, so match layers of equal shape in order; BatchNorm is folded into them.
     part = nacgen.transplant(encoder, into=discriminator, match="order", image_size=16)
     print(part.report.to_markdown())
     optimizer_d = torch.optim.Adam(part.param_groups(lr=4e-4), betas=(0.5, 0.99))

@@ -16,7 +16,7 @@ from nacgen.data.stream import ImageStream
 
 
 class Autoencoder(nn.Module):
-    """`encode(images).latent_dist` and `decode(z).sample`: put a real `AutoencoderKL` in its place."""
+    """A small autoencoder with `AutoencoderKL`'s methods; a real one can take its place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,17 +25,17 @@ class Autoencoder(nn.Module):
         self.decoder = nn.Sequential(up(4, 64, 4, 2, 1), nn.SiLU(), up(64, 3, 4, 2, 1))
 
     def encode(self, images: Tensor) -> SimpleNamespace:
-        """The posterior of the latents, `(b, c, h / 4, w / 4)`."""
+        """Compute the posterior of the latents, `(b, c, h / 4, w / 4)`."""
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
         return SimpleNamespace(latent_dist=Normal(mean, (0.5 * log_variance).exp()))
 
     def decode(self, z: Tensor) -> SimpleNamespace:
-        """Images in about [-1, 1]."""
+        """Compute images in about [-1, 1]."""
         return SimpleNamespace(sample=self.decoder(z))
 
 
 def main(steps: int = 200, weight: float = 0.5, batch_size: int = 32) -> list[tuple[float, float]]:
-    """Train on digits; each step's error of pixels and perceptual distance."""
+    """Train on digits; return each step's error of pixels and perceptual distance."""
     encoder = nacgen.NACEncoder.from_pretrained("checkpoints/digits-nac")
     distance = nacgen.transplant(encoder, into="perceptual").module
     autoencoder, rows = Autoencoder(), []

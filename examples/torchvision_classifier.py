@@ -1,9 +1,9 @@
-"""A plain torchvision ResNet that starts from an encoder, told its classes by a few labels.
+"""A plain torchvision ResNet that starts from an encoder and learns classes from a few labels.
 
     python examples/torchvision_classifier.py runs/my-resnet18/encoder
 
 The encoder must be a resnet18 with the standard stem, as recipes/pretrain_nac.py makes it with
-`--model.backbone resnet18 --model.stem standard`. Without one an untrained encoder shows how it is done.
+`--model.backbone resnet18 --model.stem standard`. Without a path an untrained encoder is used.
 """
 
 import sys
@@ -20,7 +20,7 @@ from nacgen.data.stream import ImageStream
 
 
 def main(encoder_path: str | None = None, steps: int = 60) -> tuple[list[float], float]:
-    """Train on 200 digits; the losses, and the accuracy on held-out digits."""
+    """Train on 200 digits; return the losses, and the accuracy on held-out digits."""
     if encoder_path is None:
         encoder = nacgen.NACEncoder("resnet18", stem="standard")
     else:
@@ -32,7 +32,7 @@ def main(encoder_path: str | None = None, steps: int = 60) -> tuple[list[float],
     part = nacgen.transplant(encoder, into=classifier, image_size=32)
     print(part.report.to_markdown())
 
-    # The head at full speed, the last stage at a third of it, each stage below at half the one above.
+    # Learning rates: in full for the head, 0.3 of it for the last stage, half of that for the one below, ...
     groups = part.param_groups(lr=3e-3, trunk_multiplier=0.3, stage_decay=0.5)
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     train = load_dataset("digits", image_size=32).subset(torch.arange(200))
@@ -40,7 +40,7 @@ def main(encoder_path: str | None = None, steps: int = 60) -> tuple[list[float],
     losses = []
     for step in range(steps):
         batch = stream.batch(step * 32)
-        logits = classifier(encoder.normalize(to_float(batch.images)))  # as it was pretrained
+        logits = classifier(encoder.normalize(to_float(batch.images)))  # as in pretraining
         loss = F.cross_entropy(logits, batch.labels)
         optimizer.zero_grad()
         loss.backward()

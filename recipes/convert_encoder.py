@@ -1,11 +1,11 @@
-"""Turn another project's ResNet or VGG-16 into an encoder folder of ours.
+"""Convert another project's ResNet or VGG-16 to an encoder folder of ours.
 
     python recipes/convert_encoder.py --input resnet50.pth --output encoders/resnet50
 
 Reads .safetensors, and .pt, .pth or .ckpt files that hold tensors only: torchvision, the NAC paper's
-authors (their heads become code and posterior heads), lightly, solo-learn, MoCo. Every tensor is accounted
-for in a report on stderr. The input's normalisation is not in the file: --preset imagenet, cifar10 or
-none names it, --mean and --std give any other.
+authors (their heads become code and posterior heads), lightly, solo-learn, MoCo. A report on stderr lists
+every tensor. The file does not say how images were normalized: choose --preset imagenet, cifar10 or none,
+or give --mean and --std.
 """
 
 import dataclasses
@@ -34,21 +34,21 @@ class ConvertConfig:
     output: str | None = None
     """Folder of the encoder; must not exist."""
     prefix: str | None = None
-    """What stands before the trunk's names, where the file holds several trunks."""
+    """Prefix of the trunk's names, if the file holds several trunks."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Per channel, in [0, 1]."""
+    """Mean of each channel, in [0, 1]."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Per channel, above 0."""
+    """Standard deviation of each channel, above 0."""
     code_dim: int = 128
-    """Bits in a code, where the file has no heads of the NAC authors."""
+    """Bits in a code, if the file has no heads of the NAC authors."""
     flip_probability: float = 0.1
-    """Probability that the channel flips a bit: of the authors' run, or of the training to come."""
+    """Probability that the channel flips a bit, in the authors' run or in later training."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked before anything is read."""
+        """Check the numbers."""
         if not all(value > 0 for value in self.std):
             raise ConfigurationError(
-                f"std must be above 0, got {self.std}. It divides what mean leaves."
+                f"std must be above 0, got {self.std}. Images are divided by it."
             )
 
 
@@ -63,7 +63,7 @@ PRESETS = {
 
 
 def main(config: ConvertConfig) -> None:
-    """Read, convert, report, save."""
+    """Convert a file of weights."""
     if os.environ.get("RANK", "0") != "0":
         return
     if config.input is None or config.output is None:
@@ -74,8 +74,8 @@ def main(config: ConvertConfig) -> None:
     output = Path(config.output)
     if output.exists():
         raise ConfigurationError(
-            f"output must be a folder that does not exist yet, but {output} does. Nothing is "
-            "overwritten; choose another --output."
+            f"output must be a folder that does not exist yet, but {output} does. Nothing is overwritten; choose "
+            "another --output."
         )
     from nacgen.models.convert import convert_state_dict
     from nacgen.models.foreign import read_foreign
@@ -94,10 +94,8 @@ def main(config: ConvertConfig) -> None:
     print(report, file=sys.stderr)
     with storage_errors(f"the encoder {output}", "Choose another --output."):
         encoder.save_pretrained(output)
-    result = {"encoder": str(output), **dataclasses.asdict(report)}
-    for field in ("moved", "left", "filled"):
-        result[field] = len(result[field])
-    print(json.dumps(result))
+    counts = {name: len(getattr(report, name)) for name in ("moved", "left", "filled")}
+    print(json.dumps({"encoder": str(output), **dataclasses.asdict(report), **counts}))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The heads of the NAC paper's authors (`head`, `linear`, `prediction` beside a tr
 code head and posterior head. Heads of other methods give no codes and are left out.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -228,25 +227,11 @@ def _match_backbone(trunk: Mapping[str, Tensor]) -> tuple[str, Stem, list[str]]:
     backbone, stem, filled, differences = min(found, key=lambda match: len(match[3]))
     if differences:
         raise CheckpointError(
-            f"the trunk should be one of {', '.join(BACKBONES)}, but {_described(trunk)} is none of them. The "
-            f"nearest differs in {len(differences)} tensors: {'; '.join(differences[:10])}. Convert a trunk of "
-            "these shapes."
+            f"the trunk should be one of {', '.join(BACKBONES)}, but is none of them. The nearest, {backbone} with "
+            f"the {stem} stem, differs in {len(differences)} tensors: {'; '.join(differences[:10])}. Convert a "
+            "trunk of these shapes."
         )
     return backbone, stem, filled
-
-
-def _described(trunk: Mapping[str, Tensor]) -> str:
-    """Describe a trunk by its names and shapes."""
-    if "conv1.weight" not in trunk:
-        return f"a VGG of {sum(t.ndim == 4 for t in trunk.values())} convolutions"
-    blocks = {
-        name.rsplit(".conv1.", 1)[0] for name in trunk if re.match(r"layer\d+\.\d+\.conv1\.", name)
-    }
-    stages = sorted({block.partition(".")[0] for block in blocks})
-    counts = [sum(block.startswith(f"{stage}.") for block in blocks) for stage in stages]
-    kind = "bottleneck" if any(".conv3." in name for name in trunk) else "basic"
-    kernel = "x".join(map(str, trunk["conv1.weight"].shape[2:]))
-    return f"a ResNet with a {kernel} stem and stages of {counts} {kind} blocks"
 
 
 def _authors_heads(

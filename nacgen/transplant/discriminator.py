@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
+from nacgen.models.sngan import check_labels, check_num_classes
 from nacgen.system.precision import plain_float32
 from nacgen.system.randomness import seeded
 from nacgen.transplant.controls import Source
@@ -44,8 +44,7 @@ class Discriminator(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if num_classes is not None and num_classes < 1:
-            raise ConfigurationError(f"num_classes must be one or more, got {num_classes}.")
+        check_num_classes(num_classes)
         self.trunk, self.num_classes, make = trunk, num_classes, HEADS[head]
         shapes = trunk.select(image_size, return_nodes)
         self.return_nodes, self.mixing = tuple(shapes), None
@@ -77,12 +76,7 @@ class Discriminator(nn.Module):
         Raises:
             ValueError: If labels are missing, or given to a discriminator without classes.
         """
-        if (labels is None) != (self.num_classes is None):
-            raise ValueError(
-                f"labels must be given exactly where there are classes, got "
-                f"{'no labels' if labels is None else f'{len(labels)} labels'} with num_classes "
-                f"{self.num_classes}. Pass num_classes to transplant to condition on labels."
-            )
+        check_labels(labels, self.num_classes)
         device = images.device.type
         with torch.autocast(device, enabled=False) if full_precision else nullcontext():
             maps = self.trunk(images)

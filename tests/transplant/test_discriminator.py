@@ -71,9 +71,9 @@ def test_labels_reach_every_head() -> None:
 
 
 def test_labels_are_given_exactly_where_there_are_classes() -> None:
-    with pytest.raises(ValueError, match="got no labels with num_classes 3"):
+    with pytest.raises(ValueError, match="got none for num_classes 3"):
         small_discriminator(num_classes=3)(random_images())
-    with pytest.raises(ValueError, match="got 4 labels with num_classes None"):
+    with pytest.raises(ValueError, match="got 4 for num_classes None"):
         small_discriminator()(random_images(), torch.zeros(4, dtype=torch.long))
 
 
@@ -143,7 +143,7 @@ def test_penalties_are_those_of_each_image_alone() -> None:
         ),
         ({"return_nodes": []}, "got no stage"),
         ({"image_size": 3}, "at least 4 px .* got 3x3"),
-        ({"num_classes": 0}, "num_classes must be one or more, got 0"),
+        ({"num_classes": 0}, "num_classes must be one or more, .* got 0"),
     ],
 )
 def test_discriminators_that_cannot_be_are_refused(
