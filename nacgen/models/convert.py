@@ -210,7 +210,7 @@ def convert_state_dict(
 def _match_backbone(trunk: Mapping[str, Tensor]) -> tuple[str, Stem, list[str]]:
     """Return the backbone with these tensors, its stem, and the counters that are missing."""
     shapes = {name: tuple(tensor.shape) for name, tensor in trunk.items()}
-    found: list[tuple[str, Stem, list[str], list[str]]] = []
+    found: list[tuple[int, str, Stem, list[str], list[str]]] = []
     stems: tuple[Stem, ...] = ("small", "standard")
     for backbone in BACKBONES:
         for stem in stems if backbone in RESNETS else stems[:1]:
@@ -223,13 +223,15 @@ def _match_backbone(trunk: Mapping[str, Tensor]) -> tuple[str, Stem, list[str]]:
                 for name in sorted(shapes.keys() | expected.keys() - set(filled))
                 if shapes.get(name) != expected.get(name)
             ]
-            found.append((backbone, stem, filled, differences))
-    backbone, stem, filled, differences = min(found, key=lambda match: len(match[3]))
+            common = sum(shapes.get(name) == shape for name, shape in expected.items())
+            found.append((common, backbone, stem, filled, differences))
+    # The nearest backbone has the most tensors in common, and among equals the fewest differences.
+    _, backbone, stem, filled, differences = min(found, key=lambda fit: (-fit[0], len(fit[4])))
     if differences:
         raise CheckpointError(
-            f"the trunk should be one of {', '.join(BACKBONES)}, but is none of them. The nearest, {backbone} with "
-            f"the {stem} stem, differs in {len(differences)} tensors: {'; '.join(differences[:10])}. Convert a "
-            "trunk of these shapes."
+            f"the trunk should be one of {', '.join(BACKBONES)}, but is none of them. The nearest, {backbone}, "
+            f"differs in {len(differences)} tensors: {'; '.join(differences[:10])}. Convert a trunk of these "
+            "shapes."
         )
     return backbone, stem, filled
 
