@@ -1,4 +1,4 @@
-"""What generated images are worth: feature extractors, streaming statistics, scores."""
+"""Scores of generated images: feature extractors, streaming statistics, evaluation."""
 
 import lazy_loader
 

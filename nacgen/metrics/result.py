@@ -118,6 +118,10 @@ class EvaluationProtocol:
         seed: Block of `num_samples` images that was generated.
         model: Name of the weights that generated the images, for example `"ema"`.
         ddof: Covariances are divided by `n - ddof`.
+
+    Example:
+        >>> sorted(EvaluationProtocol.__annotations__)[:3]
+        ['ddof', 'dtype', 'extractor']
     """
 
     extractor: str
@@ -144,6 +148,13 @@ class EvaluationResult:
         scores: Scores by name, for example `"fid"` or `"fd_digits_classifier"`.
         protocol: Protocol that all of them were measured under.
         warnings: Limits of the scores; each text starts with a keyword and a colon.
+
+    Example:
+        >>> digits = nacgen.data.datasets.load_dataset("digits", "test")
+        >>> extractor = nacgen.metrics.build_extractor("digits_classifier")
+        >>> result = nacgen.metrics.evaluate(digits.read, digits, extractor=extractor, num_samples=355)
+        >>> round(result.scores["fd_digits_classifier"].value, 4), result.protocol.num_reference
+        (0.0, 355)
     """
 
     scores: Mapping[str, Score]

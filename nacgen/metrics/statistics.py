@@ -23,6 +23,11 @@ class GaussianStats:
         n: Size of the sample, two or more.
         mean: Sample mean.
         covariance: Unbiased sample covariance (divided by `n - 1`).
+
+    Example:
+        >>> mean, covariance = torch.zeros(4).double(), torch.eye(4).double()
+        >>> GaussianStats(3, mean, covariance).is_rank_deficient
+        True
     """
 
     n: int

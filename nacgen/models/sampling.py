@@ -53,9 +53,8 @@ def sample_images(
         The images; each depends on its number alone.
     """
     z = normal_rows(0, "sample", indices, model.latent_dim).to(device)
-    labels = None
-    if isinstance(model, Generator) and model.num_classes is not None:
-        labels = indices.to(device) % model.num_classes
+    num_classes = model.num_classes if isinstance(model, Generator) else None
+    labels = None if num_classes is None else indices.to(device) % num_classes
     with torch.no_grad():
         images = model.images(z) if isinstance(model, Decoder) else model(z, labels)
         return to_uint8(images.float())

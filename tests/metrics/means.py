@@ -9,7 +9,7 @@ from nacgen.metrics.extractors.base import Features
 
 
 class ChannelMeans:
-    """The mean of each colour; exact in float32, so that only statistics can differ. They are its logits, too."""
+    """Mean of each color as features, exact in float32; a twentieth of it as logits."""
 
     name, score_name, fingerprint = "channel_means", "fd_channel_means", "sha256:of-means"
     resize, normalization, independent_of_nac, feature_dim = "none", "u", True, 3

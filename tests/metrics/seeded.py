@@ -1,4 +1,4 @@
-"""Weights of networks whose published ones are not at hand: seeded, of a scale that keeps features alive."""
+"""Seeded weights for networks whose published weights are not at hand."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ DIM, DEPTH, GRID = 128, 2, 5
 
 
 def inception_state() -> State:
-    """Weights that keep the size of features; the default initialisation loses it."""
+    """Make weights that keep the size of features; the default initialization loses it."""
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
         network = build_inception()

@@ -16,7 +16,7 @@ def noise(height: int, width: int) -> Tensor:
 
 
 def half_pixel_bilinear(image: np.ndarray, y: int, x: int, size: int) -> float:
-    """One output pixel, from the definition of half-pixel centres."""
+    """One output pixel, from the definition of half-pixel centers."""
     value = 0.0
     places = []
     for position, length in ((y, image.shape[0]), (x, image.shape[1])):
@@ -37,7 +37,7 @@ def test_two_pixels_become_four_as_worked_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_pytorch_fids_resize_has_half_pixel_centres(height: int, width: int) -> None:
+def test_pytorch_fids_resize_has_half_pixel_centers(height: int, width: int) -> None:
     pixels = noise(height, width)
     resized = RESIZES["pytorch_fid"].apply(pixels, 299)
     image = pixels[0, 1].double().numpy() / 255
@@ -71,7 +71,7 @@ def test_the_clean_resize_is_pillows_on_float_channels(height: int, width: int) 
 
 
 @pytest.mark.parametrize("name", RESIZES)
-def test_the_normalisation_is_the_one_that_is_recorded(name: str) -> None:
+def test_the_normalization_is_the_one_that_is_recorded(name: str) -> None:
     constant = torch.full((1, 3, 5, 5), 51.0)
     apply, normalize, recorded = RESIZES[name]
     expected = eval(recorded, {"u": 51.0})
