@@ -1,7 +1,7 @@
 """A report on encoders: tables of all measurements, mean and standard deviation over seeds."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -9,9 +9,24 @@ from typing import Any
 
 from nacgen.reporting.blocks import Block, Heading, Images, Paragraph, Table, to_text
 from nacgen.reporting.document import Reports, write_blocks
+from nacgen.system.documents import flatten
 from nacgen.system.files import storage_errors, write_file
 
+Column = tuple[str, str, int]  # title, key of the results with dots, digits
+
 CODE_NAMES = {"code": "learned code", "lsh": "LSH", "pca": "PCA-sign", "itq": "ITQ"}
+HEALTH: list[Column] = [
+    ("Bound, nats", "health.information.nac_bound", 2),
+    ("Bits flipped by another view", "health.view_flip_rate", 3),
+    ("Effective codes", "health.effective_codes", 1),
+    ("Feature rank", "health.feature_rank", 1),
+]
+REGIONS: list[Column] = [
+    ("Crossings between images", "regions.between.mean", 0),
+    ("within an orbit", "regions.within_orbit.mean", 0),
+    ("Effective patterns, last ReLU", "regions.last_relu.effective", 1),
+    ("NASWOT", "regions.naswot", 0),
+]
 
 
 @dataclass(frozen=True)
@@ -27,13 +42,6 @@ class Measurement:
     name: str
     source: str
     results: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Figure:
-    title: str
-    read: Callable[[dict[str, Any]], float | None]
-    digits: int = 3
 
 
 def write_results(measurements: Sequence[Measurement], folder: Path) -> None:
@@ -74,7 +82,7 @@ def write_encoder_report(
     """
     arms = by_name(measurements)
     blocks: list[Block] = [Heading(title, 1)]
-    for heading, figures, note in _sections(measurements):
+    for heading, figures, note in _sections(measurements[0].results):
         blocks += [Heading(heading), _table(arms, figures)]
         blocks += [Paragraph(note)] if note else []
     for name, results in arms.items():
@@ -91,7 +99,9 @@ def write_encoder_report(
 def encoder_text(measurements: Sequence[Measurement]) -> str:
     """Render the report's tables as aligned text for a terminal."""
     arms = by_name(measurements)
-    tables = [to_text(_table(arms, figures)) for _, figures, _ in _sections(measurements)]
+    tables = [
+        to_text(_table(arms, figures)) for _, figures, _ in _sections(measurements[0].results)
+    ]
     return "\n\n".join(tables)
 
 
@@ -103,88 +113,60 @@ def by_name(measurements: Sequence[Measurement]) -> dict[str, list[dict[str, Any
     return arms
 
 
-def _sections(
-    measurements: Sequence[Measurement],
-) -> list[tuple[str, list[_Figure], str]]:
-    """Return heading, columns and note of each kind of measurement."""
-    first = measurements[0].results
-    sections: list[tuple[str, list[_Figure], str]] = []
-    columns: list[_Figure] = []
-    for fraction in first.get("linear", {}):
-        labels = "" if fraction == "1" else f", {float(fraction):.0%} of the labels"
-        columns.append(_Figure(f"Linear{labels}", _path("linear", fraction, "top_1")))
-    if "linear_sgd" in first:
-        columns.append(_Figure("Linear, paper's protocol", _path("linear_sgd", "top_1")))
-    columns += [_Figure(f"{k}-NN", _path("knn", k, "top_1")) for k in first.get("knn", {})]
-    if columns:
-        sections.append(("Classification of frozen features (top-1 accuracy)", columns, ""))
-    retrieval = first.get("retrieval", {})
-    if retrieval:
+def _sections(results: dict[str, Any]) -> list[tuple[str, list[Column], str]]:
+    """Return heading, columns and note of each kind of measurement in an encoder's results."""
+    classification = [
+        (
+            "Linear" if fraction == "1" else f"Linear, {float(fraction):.0%} of the labels",
+            f"linear.{fraction}.top_1",
+            3,
+        )
+        for fraction in results.get("linear", {})
+    ]
+    if "linear_sgd" in results:
+        classification.append(("Linear, paper's protocol", "linear_sgd.top_1", 3))
+    classification += [(f"{k}-NN", f"knn.{k}.top_1", 3) for k in results.get("knn", {})]
+    sections = [
+        ("Classification of frozen features (top-1 accuracy)", classification, ""),
+        ("Code health", HEALTH if "health" in results else [], ""),
+        ("Linear regions", REGIONS if "regions" in results else [], ""),
+    ]
+    if "retrieval" in results:
         columns = [
-            _Figure(f"mAP, {CODE_NAMES[k]}", _path("retrieval", k, "mean_average_precision"))
-            for k in retrieval
+            (f"mAP, {CODE_NAMES[k]}", f"retrieval.{k}.mean_average_precision", 3)
+            for k in results["retrieval"]
         ]
-        columns.append(
-            _Figure(
-                "Precision within radius 2", _path("retrieval", "code", "precision_within_radius_2")
-            )
-        )
-        code = retrieval["code"]
+        radius = ("Precision within radius 2", "retrieval.code.precision_within_radius_2", 3)
+        code = results["retrieval"]["code"]
+        protocol, num_lost = code["protocol"], code["protocol"]["num_queries_without_relevant"]
         note = (
-            f"Mean average precision of {code['protocol']['code_dim']}-bit codes by Hamming distance, expected "
-            f"over ties, protocol {code['protocol']['name']}; chance is {code['chance']:.3f}. LSH, PCA-sign and "
-            "ITQ are codes of the same encoder's features."
+            f"Mean average precision of {protocol['code_dim']}-bit codes by Hamming distance, expected over "
+            f"ties, protocol {protocol['name']}; chance is {code['chance']:.3f}. LSH, PCA-sign and ITQ are "
+            "codes of the same encoder's features."
         )
-        num_lost = code["protocol"]["num_queries_without_relevant"]
         if num_lost:
             note += f" {num_lost} queries have no relevant item in the gallery and count as 0."
-        sections.append(("Retrieval", columns, note))
-    if "health" in first:
-        columns = [
-            _Figure("Bound, nats", _path("health", "information", "nac_bound"), 2),
-            _Figure("Bits flipped by another view", _path("health", "view_flip_rate")),
-            _Figure("Effective codes", _path("health", "effective_codes"), 1),
-            _Figure("Feature rank", _path("health", "feature_rank"), 1),
+        sections.insert(1, ("Retrieval", [*columns, radius], note))
+    return [section for section in sections if section[1]]
+
+
+def _table(arms: dict[str, list[dict[str, Any]]], columns: Sequence[Column]) -> Table:
+    header = ["Encoder", "Seeds", *(title for title, _, _ in columns)]
+    rows = []
+    for name, seeds in arms.items():
+        flat = [flatten(results) for results in seeds]
+        cells = [
+            _cell([f[key] for f in flat if f.get(key) is not None], n) for _, key, n in columns
         ]
-        sections.append(("Code health", columns, ""))
-    if "regions" in first:
-        columns = [
-            _Figure("Crossings between images", _path("regions", "between", "mean"), 0),
-            _Figure("within an orbit", _path("regions", "within_orbit", "mean"), 0),
-            _Figure("Effective patterns, last ReLU", _path("regions", "last_relu", "effective"), 1),
-            _Figure("NASWOT", _path("regions", "naswot"), 0),
-        ]
-        sections.append(("Linear regions", columns, ""))
-    return sections
-
-
-def _path(*keys: str) -> Callable[[dict[str, Any]], float | None]:
-    def read(results: dict[str, Any]) -> float | None:
-        value: Any = results
-        for key in keys:
-            if not isinstance(value, dict) or key not in value:
-                return None
-            value = value[key]
-        return None if value is None else float(value)
-
-    return read
-
-
-def _table(arms: dict[str, list[dict[str, Any]]], figures: Sequence[_Figure]) -> Table:
-    header = ["Encoder", "Seeds", *(figure.title for figure in figures)]
-    rows = [
-        [name, str(len(results)), *(_cell(results, figure) for figure in figures)]
-        for name, results in arms.items()
-    ]
+        rows.append([name, str(len(seeds)), *cells])
     return Table(header, rows)
 
 
-def _cell(results: Sequence[dict[str, Any]], figure: _Figure) -> str:
-    values = [v for v in map(figure.read, results) if v is not None]
+def _cell(values: Sequence[float], digits: int) -> str:
     if not values:
         return ""
-    text = f"{mean(values):,.{figure.digits}f}"
-    return text if len(values) < 2 else f"{text} ± {stdev(values):,.{figure.digits}f}"
+    text = f"{mean(values):,.{digits}f}"
+    return text if len(values) < 2 else f"{text} ± {stdev(values):,.{digits}f}"
 
 
 def _protocols(measurement: Measurement) -> list[list[str]]:
