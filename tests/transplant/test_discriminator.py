@@ -56,7 +56,7 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert all(gradients_of(discriminator).values()), gradients_of(discriminator)
 
 
-def test_logits_of_taps_are_those_of_their_maps() -> None:
+def test_logits_of_stages_are_those_of_their_maps() -> None:
     discriminator, images = small_discriminator(return_nodes=["layer3", "layer1"]), random_images()
     maps = discriminator.trunk.backbone(((images + 1) / 2 - 0.5) / 0.25)
     expected = [discriminator.heads[node](maps[node])[:, 0] for node in ("layer1", "layer3")]
@@ -153,7 +153,7 @@ def test_discriminators_that_cannot_be_are_refused(
         small_discriminator(**options)  # type: ignore[arg-type]
 
 
-def test_stages_above_the_last_tap_do_not_train() -> None:
+def test_stages_that_nothing_reads_do_not_train() -> None:
     """They would get no gradient, and several processes would wait for it."""
     discriminator = small_discriminator(return_nodes=["stem", "layer1"])
     discriminator(random_images()).sum().backward()

@@ -1,15 +1,9 @@
-import copy
-
 import pytest
 import torch
-from torch import Tensor
 
 from nacgen.models.encoder import NACEncoder
 from nacgen.transplant import Transplant, VAEEncoder, into_vae_encoder
-
-
-def images(count: int = 8) -> Tensor:
-    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+from tests.transplant.conftest import images
 
 
 def build(mode: str = "init", **options: object) -> Transplant[VAEEncoder]:
@@ -41,28 +35,3 @@ def test_the_head_is_linear_in_maps_of_one_size() -> None:
 def test_places_in_the_image_stay_told_apart() -> None:
     module, flipped = build().module, images().flip(-1)
     assert (module(images())[0] - module(flipped)[0]).abs().max() > 1e-3
-
-
-def test_a_frozen_trunk_is_unchanged_by_training() -> None:
-    part = build("frozen")
-    before = copy.deepcopy(part.module.state_dict())
-    optimizer = torch.optim.Adam(part.param_groups(1e-2))
-    for _ in range(2):
-        mean, log_variance = part.module.train()(images())
-        (mean.sum() + log_variance.square().sum() + mean.square().sum()).backward()
-        optimizer.step()
-    moved = {
-        name.split(".")[0]
-        for name, value in part.module.state_dict().items()
-        if not torch.equal(value, before[name])
-    }
-    assert moved == {"head", "rgb_branch"}
-
-
-def test_stages_above_the_last_tap_do_not_train() -> None:
-    module = build(return_nodes=["layer1"]).module
-    torch.cat(module(images()), dim=1).square().sum().backward()
-    trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    assert trained == {name for name, p in module.named_parameters() if p.grad is not None}
-    assert any("layer1" in name for name in trained)
-    assert not any("layer2" in name for name in trained)
