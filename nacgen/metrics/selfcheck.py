@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from nacgen.data.datasets import ImageDataset, load_dataset
 from nacgen.data.image_sets import ImageSet, open_folder
+from nacgen.data.pictures import write_image
 from nacgen.data.pixels import to_uint8
 from nacgen.errors import NacgenError
 from nacgen.functional.frechet import frechet_distance
@@ -105,8 +104,8 @@ def _others() -> Iterator[Check]:
 def _pixels() -> Iterator[Check]:
     row = Tensor([0, 100]).expand(1, 1, 2, 2)
     for name, resize, second in (("pytorch_fid", resize_bilinear, 25), ("tf1", resize_tf1, 50)):
-        claim = f"second pixel of [0, 100] enlarged to four, resize {name}"
-        yield Check(claim, second, float(resize(row, 4)[0, 0, 0, 1]))
+        found = float(resize(row, 4)[0, 0, 0, 1])
+        yield Check(f"second pixel of [0, 100] enlarged to four, resize {name}", second, found)
     gray = to_uint8(torch.zeros(1, 3, 1, 1))
     yield Check("gray, 127.5, is rounded half up", 128, float(gray[0, 0, 0, 0]))
 
@@ -129,11 +128,6 @@ def _images() -> Iterator[Check]:
     yield Check("a score in batches of 7 and of 100", expected, score(other, 7), 1e-4)
     with tempfile.TemporaryDirectory() as folder:
         for i, image in enumerate(other.images):
-            picture = Image.fromarray(rearrange(image, "c h w -> h w c").numpy())
-            picture.save(Path(folder) / f"{i:03}.png")
-        yield Check(
-            "a tensor's score and that of its PNG files",
-            expected,
-            score(open_folder(Path(folder))),
-            0,
-        )
+            write_image(image, Path(folder) / f"{i:03}.png")
+        found = score(open_folder(Path(folder)))
+        yield Check("a tensor's score and that of its PNG files", expected, found, 0)
