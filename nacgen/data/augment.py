@@ -1,7 +1,7 @@
-"""Batched augmentation in plain torch, on whatever device the images are.
+"""Batched augmentation in plain torch, on the device of the images.
 
-Parameters are drawn on the CPU for the global batch and given to the transforms row by row, so that an
-augmented image depends on (seed, purpose, position) and on nothing else.
+Parameters are drawn on the CPU for the global batch, and each process takes its rows. So an augmented image
+depends on (seed, purpose, position) only.
 """
 
 import math
@@ -17,22 +17,29 @@ from nacgen.data.stream import Batch
 from nacgen.errors import ConfigurationError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in torchvision's rgb_to_grayscale
+RANGES = {  # largest value of some fields of a policy, and SimCLR's
+    "jitter": (1, 0.4),
+    "saturation": (1, 0.4),
+    "jitter_probability": (1, 0.8),
+    "grayscale_probability": (1, 0.2),
+    "hue": (0.5, 0.1),
+}
 
 
 @dataclass(frozen=True)
 class ViewPolicy:
-    """How a view of an image is drawn for self-supervised pretraining.
+    """The distribution of random views of an image for self-supervised pretraining.
 
     Args:
-        crop_scale: Smallest and largest share of the area that a crop keeps.
+        crop_scale: Smallest and largest fraction of the area that a crop keeps.
         crop_ratio: Largest aspect ratio of a crop; the smallest is its inverse.
         flip: Mirror half of the images.
         jitter: Strength of brightness and contrast changes; factors lie in 1 - jitter to 1 + jitter.
         saturation: Strength of saturation changes.
-        jitter_probability: Share of images whose colours change.
-        grayscale_probability: Share of images that lose their colour.
-        hue: Strength of hue changes, of the images whose colours change; shifts lie in -hue to hue turns of the
-            colour circle, at most 0.5.
+        jitter_probability: Fraction of images whose colors change.
+        grayscale_probability: Fraction of images that lose their color.
+        hue: Strength of hue changes of the images whose colors change; shifts lie in -hue to hue turns of the
+            color circle, at most 0.5.
         size: Height and width of a view in pixels; None keeps those of the images.
 
     Raises:
@@ -57,38 +64,36 @@ class ViewPolicy:
                 "crops must keep a share above 0, at most 1, of an image, at an aspect ratio of 1 or more, got "
                 f"shares {self.crop_scale} and ratio {self.crop_ratio}. SimCLR's are 0.08 to 1 and 4/3."
             )
-        if not (0 <= self.jitter <= 1 and 0 <= self.saturation <= 1):
-            raise ConfigurationError(
-                f"jitter and saturation must lie between 0 and 1, got {self.jitter} and {self.saturation}. The "
-                "paper's are 0.4."
-            )
-        if not (0 <= self.jitter_probability <= 1 and 0 <= self.grayscale_probability <= 1):
-            raise ConfigurationError(
-                "jitter_probability and grayscale_probability must lie between 0 and 1, got "
-                f"{self.jitter_probability} and {self.grayscale_probability}. The paper's are 0.8 and 0.2."
-            )
-        if not 0 <= self.hue <= 0.5:
-            raise ConfigurationError(
-                f"hue must lie between 0 and 0.5 turns, got {self.hue}. The paper's is 0.1."
-            )
+        for name, (largest, usual) in RANGES.items():
+            if not 0 <= (value := getattr(self, name)) <= largest:
+                raise ConfigurationError(
+                    f"{name} must lie between 0 and {largest}, got {value}. SimCLR's is {usual}."
+                )
         if self.size is not None and self.size < 1:
             raise ConfigurationError(f"size must be 1 pixel or more, got {self.size}.")
 
 
 def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor, "b 3 h w"]:
-    """One random view of each image of a batch.
+    """Draw one random view of each image of a batch.
 
     Args:
         batch: Images and their position in the stream.
-        policy: What is varied.
-        purpose: Name of the draw, `"view_1"` say.
+        policy: Distribution of the views.
+        purpose: Name of the draw, such as `"view_1"`.
 
     Returns:
         Images in [-1, 1].
 
     Source:
-        The views of Chen et al. 2020, arXiv:2002.05709, appendix A. Differs from the paper: colours change in
-        one order, brightness, contrast, saturation (to grey where the image loses its colour), hue.
+        Chen et al. 2020, arXiv:2002.05709, appendix A. Differs from the paper: colors always change in the order
+        brightness, contrast, saturation (to gray if the image loses its color), hue.
+
+    Example:
+        >>> from nacgen.data.datasets import load_dataset
+        >>> from nacgen.data.stream import ImageStream
+        >>> batch = ImageStream(load_dataset("digits"), batch_size=4, seed=0).batch(0)
+        >>> random_view(batch, ViewPolicy(), "view_1").shape
+        torch.Size([4, 3, 16, 16])
     """
     draw, n = batch.generator(purpose), batch.global_size
     height, width = batch.images.shape[-2:]
@@ -102,7 +107,7 @@ def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor,
     images = batch.images / 255
     images = resized_crop(images, batch.local(boxes), batch.local(flips), policy.size)
     images = color_jitter(images, batch.local(factors))
-    if policy.hue > 0:  # drawn last, so that a policy without hue draws what it always drew
+    if policy.hue > 0:  # drawn last, so that the other draws are the same without hue
         shifts = policy.hue * (2 * torch.rand(n, generator=draw) - 1)
         images = shift_hue(images, batch.local(shifts.masked_fill(is_unchanged, 0.0)))
     return images.mul_(2).sub_(1)
@@ -116,19 +121,17 @@ def random_boxes(
     ratio: float,
     draw: torch.Generator,
 ) -> Float[Tensor, "n 4"]:
-    """Random crops as (top, left, height, width) in whole pixels.
+    """Draw random crops as (top, left, height, width) in whole pixels, all inside the images.
+
+    A side that is longer than the image is cut to it (torchvision draws again instead, up to ten times).
 
     Args:
         num_boxes: Number of crops.
-        height: Of the images, pixels.
-        width: Of the images, pixels.
-        scale: Smallest and largest share of the area.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        scale: Smallest and largest fraction of the area.
         ratio: Largest aspect ratio; drawn log-uniformly between its inverse and it.
-        draw: Source of randomness.
-
-    Returns:
-        Boxes that lie inside the images. Where a drawn side is longer than the image it is cut to it
-        (torchvision draws again instead, up to ten times).
+        draw: Random generator.
     """
     u = torch.rand(num_boxes, 4, generator=draw)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, 0])
@@ -146,17 +149,16 @@ def resized_crop(
     flips: Bool[Tensor, " b"],
     size: int | None = None,
 ) -> Float[Tensor, "b c new_h new_w"]:
-    """Crop each image and bring the crop to one size, bilinearly, in one resampling.
+    """Crop each image and resize the crop bilinearly, in one resampling.
+
+    Equal to torchvision's `resized_crop` without antialiasing, and `horizontal_flip`. A crop larger than the
+    result is not smoothed first, so images should not be stored much larger than views.
 
     Args:
-        images: Any range.
+        images: Images of any range.
         boxes: (top, left, height, width) of each crop in pixels.
-        flips: Whether to mirror the result.
-        size: Height and width of the result; None for those of the images.
-
-    Returns:
-        The views. Equal to torchvision's `resized_crop` without antialiasing and `horizontal_flip`: a crop that
-        is larger than the result is not smoothed before, so images should not be stored much larger.
+        flips: Images whose views are mirrored.
+        size: Height and width of the views; None keeps those of the images.
     """
     height, width = images.shape[-2:]
     new_height, new_width = (height, width) if size is None else (size, size)
@@ -171,7 +173,7 @@ def resized_crop(
 
 
 def _source_coordinates(new_size: int, size: int, start: Tensor, extent: Tensor) -> Tensor:
-    """Where each output pixel centre lies in the source, in grid_sample's -1..1, (b, new_size)."""
+    """Map centers of output pixels to the source, in grid_sample's -1..1, as (b, new_size)."""
     centers = torch.arange(new_size, device=start.device) + 0.5
     pixels = start + centers * extent / new_size - 0.5
     pixels = torch.minimum(torch.maximum(pixels, start), start + extent - 1)
@@ -181,14 +183,11 @@ def _source_coordinates(new_size: int, size: int, start: Tensor, extent: Tensor)
 def color_jitter(
     images: Float[Tensor, "b 3 h w"], factors: Float[Tensor, "b 3"]
 ) -> Float[Tensor, "b 3 h w"]:
-    """Change brightness, then contrast, then saturation.
+    """Change brightness, then contrast, then saturation, each as torchvision's `adjust_*`.
 
     Args:
-        images: In [0, 1].
-        factors: Brightness, contrast and saturation of each image; 1 leaves it, saturation 0 is grey.
-
-    Returns:
-        Images in [0, 1]. Each step equals torchvision's `adjust_*`.
+        images: Images in [0, 1].
+        factors: Brightness, contrast and saturation of each image; 1 changes nothing, saturation 0 makes gray.
     """
     brightness, contrast, saturation = (rearrange(f, "b -> b 1 1 1") for f in factors.unbind(1))
     images = (images * brightness).clamp_(0, 1)
@@ -200,22 +199,19 @@ def color_jitter(
 def shift_hue(
     images: Float[Tensor, "b 3 h w"], shifts: Float[Tensor, " b"]
 ) -> Float[Tensor, "b 3 h w"]:
-    """Turn the colours of each image about the grey axis of the HSV model.
+    """Shift the hue of each image in the HSV model, as torchvision's `adjust_hue`.
 
     With M and m the largest and smallest channel of a pixel and H its hue in sixths of a turn, each channel is
     `M - (M - m) clip(min(k, 4 - k), 0, 1)`, where `k = (H + n) mod 6` and n is 5, 3, 1 for red, green, blue.
 
     Args:
-        images: In [0, 1].
-        shifts: In turns, -0.5 to 0.5; red becomes green at 1/3. Grey stays as it is.
-
-    Returns:
-        Images in [0, 1]. Equal to torchvision's `adjust_hue`.
+        images: Images in [0, 1].
+        shifts: Shift of each image in turns, -0.5 to 0.5; a third turns red into green. Gray does not change.
     """
     red, green, blue = images.split(1, dim=1)
     largest, smallest = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
     chroma = largest - smallest
-    divisor = torch.where(chroma == 0, 1.0, chroma)  # grey has no hue; any will do
+    divisor = torch.where(chroma == 0, 1.0, chroma)  # gray has no hue; any will do
     hue = torch.where(
         largest == red,
         (green - blue) / divisor,
@@ -228,7 +224,7 @@ def shift_hue(
 
 
 def _grayscale(images: Tensor) -> Tensor:
-    """Luma, (b, 3, h, w) -> (b, 1, h, w)."""
+    """Return luma, (b, 3, h, w) -> (b, 1, h, w)."""
     red, green, blue = images.split(1, dim=1)
     luma: Tensor = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     return luma
@@ -242,18 +238,18 @@ def diff_augment(
     cutout: float = 0.5,
     color: bool = False,
 ) -> Float[Tensor, "b c h w"]:
-    """Recolour each image, shift it and blank a square of it, differentiably.
+    """Change the colors of each image, shift it and blank a square of it, differentiably.
 
     Args:
         images: Real or generated images in [-1, 1]; row `i` belongs to row `i` of the batch.
-        batch: Gives the position in the stream.
-        purpose: Name of the draw, so that real and generated images differ.
-        translation: Largest shift as a share of the size; 0 switches it off.
-        cutout: Side of the square as a share of the size; 0 switches it off.
+        batch: Batch that gives the position in the stream.
+        purpose: Name of the draw, so that real and generated images are augmented differently.
+        translation: Largest shift as a fraction of the size; 0 turns shifts off.
+        cutout: Side of the square as a fraction of the size; 0 turns squares off.
         color: Change brightness by up to 0.5, saturation by a factor of 0 to 2, contrast of 0.5 to 1.5.
 
     Returns:
-        Augmented images; what moves in and what is cut out is 0, colours may leave [-1, 1].
+        Augmented images. Pixels that move in or are blanked are 0, and changed colors may leave [-1, 1].
 
     Source:
         Zhao et al. 2020, arXiv:2006.10738.
@@ -291,5 +287,5 @@ def diff_augment(
 
 
 def _outer(rows: Bool[Tensor, "b h"], columns: Bool[Tensor, "b w"]) -> Bool[Tensor, "b 1 h w"]:
-    """Logical and of a mask over rows and one over columns."""
+    """Combine a mask over rows and one over columns by logical and."""
     return rearrange(rows, "b h -> b 1 h 1") & rearrange(columns, "b w -> b 1 1 w")

@@ -1,4 +1,4 @@
-"""Datasets by name: in memory as uint8 tensors, or decoded when read where they would not fit.
+"""Datasets by name: uint8 tensors in memory, or files decoded when they are read if they would not fit.
 
 `digits` ships with the package: 1,797 handwritten digits, 8x8, enlarged to 16x16 (Alpaydin & Kaynak 1998,
 UCI Optical Recognition of Handwritten Digits, CC BY 4.0; the same images as scikit-learn's `load_digits`).
@@ -30,8 +30,8 @@ from nacgen.data.sources.imagenet import list_imagenet
 from nacgen.data.sources.stl10 import read_stl10
 from nacgen.errors import ConfigurationError, DataError
 
-MAX_BYTES = 2 * 1024**3  # of pixels in memory
-HELD_OUT = "held-out fifth"  # what stands in for a test split that a dataset does not have
+MAX_BYTES = 2 * 1024**3  # largest dataset that is decoded into memory
+HELD_OUT = "held-out fifth"  # split of held-out images of a dataset without test images
 
 SPLITS = {
     "digits": ("train", "test"),
@@ -57,15 +57,15 @@ LISTINGS: dict[str, Callable[[Path, str], ImageFiles]] = {
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images in memory, with labels where there are any.
+    """Images in memory, with labels if there are any.
 
     Args:
-        name: Name under which it was loaded.
+        name: Name under which the dataset was loaded.
         split: `"train"`, `"test"`, `"unlabeled"`, or `"held-out fifth"`, see `load_splits`.
         images: Pixels, 0 to 255.
-        labels: Class of each image, or a column of flags a class where an image has several, or None.
+        labels: Class of each image, one column of flags per class if an image has several, or None.
         class_names: Name of each class, empty without labels.
-        positions: Where each image stood in the dataset that a fifth was held out of, else None.
+        positions: Position of each image in the dataset that a fifth was held out of, else None.
         skipped: Files that could not be read and were left out.
     """
 
@@ -78,7 +78,7 @@ class ImageDataset:
     skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.images)
 
     @property
@@ -87,11 +87,11 @@ class ImageDataset:
         return self.images.shape[-1]
 
     def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
-        """The pixels at some indices, as of any dataset, lazy or not."""
+        """Return the images at some indices."""
         return self.images[indices]
 
     def subset(self, indices: Int64[Tensor, " k"]) -> "ImageDataset":
-        """The images at some indices, in their order."""
+        """Return the dataset of the images at some indices, in their order."""
         labels = None if self.labels is None else self.labels[indices]
         positions = None if self.positions is None else self.positions[indices]
         return replace(self, images=self.images[indices], labels=labels, positions=positions)
@@ -111,20 +111,20 @@ def load_dataset(
     """Load a dataset by name.
 
     `digits` is embedded. `cifar10`, `cifar100`, `stl10`, `flickr25k` and `imagenet` are read as their publishers
-    lay them out. `folder` is any tree of images; where all lie in subfolders, the first level names the class,
-    and where there are `train/` and `test/`, these are the splits.
+    lay them out. `folder` is any tree of images: if all lie in subfolders, the first level names the class, and
+    `train/` and `test/` are the splits if they exist.
 
     Args:
-        name: One of these.
-        split: `"train"` or `"test"`; of `stl10` also `"unlabeled"`. `flickr25k` is all `"train"`: its splits
-            belong to a protocol. The test images of `imagenet` are those in `val/`.
-        data_dir: Where the files lie; not used by `digits`.
-        image_size: Height and width in pixels that images are brought to. Absent: as they are.
-        max_bytes: Images of `flickr25k` and `folder` that would take more memory are not kept but decoded
-            whenever they are read, which needs `image_size`. `imagenet` always is.
-        skip_bad: Leave out files of `flickr25k`, `folder` and `imagenet` that cannot be read, one in a hundred at
-            most, and name them in `skipped`. Those that do not fit into memory are all decoded once for it.
-            Absent: they are an error, at once where images fit into memory, else when they are come upon.
+        name: Name of the dataset, one of the above.
+        split: `"train"` or `"test"`; for `stl10` also `"unlabeled"`. `flickr25k` has `"train"` only, because its
+            splits belong to a retrieval protocol. The test images of `imagenet` are those in `val/`.
+        data_dir: Folder of the files; `digits` needs none.
+        image_size: Height and width in pixels that images are resized to; None leaves them as they are.
+        max_bytes: Largest memory for the images of `flickr25k` and `folder`. Beyond it, and always for
+            `imagenet`, images are decoded whenever they are read, which needs `image_size`.
+        skip_bad: Leave out unreadable files of `flickr25k`, `folder` and `imagenet`, one in a hundred at most, and
+            name them in `skipped`. For this, files that do not fit into memory are all decoded once. Otherwise
+            unreadable files are an error: at once if images fit into memory, else when they are read.
 
     Returns:
         The dataset, in a fixed order.
@@ -132,7 +132,12 @@ def load_dataset(
     Raises:
         ConfigurationError: The name or split is unknown, or `data_dir` or `image_size` is missing.
         DataNotFoundError: The files are not there; the message says how to get them.
-        DataError: The files cannot be used; every unreadable one is named.
+        DataError: The files cannot be used; unreadable ones are named.
+
+    Example:
+        >>> digits = load_dataset("digits", "test")
+        >>> len(digits), digits.read(torch.tensor([0, 1])).shape
+        (355, torch.Size([2, 3, 16, 16]))
     """
     if name not in SPLITS:
         raise ConfigurationError(
@@ -147,7 +152,7 @@ def load_dataset(
         raise ConfigurationError(f"image_size must be 1 pixel or more, got {image_size}.")
     if name != "digits" and data_dir is None:
         raise ConfigurationError(
-            f"dataset {name!r} needs to know where its files lie, but data_dir is not given. "
+            f"dataset {name!r} needs the folder of its files, but data_dir is not given. "
             "Add --data-dir PATH."
         )
     root = Path(data_dir or "")
@@ -156,7 +161,7 @@ def load_dataset(
         dataset = _load_digits(split, image_size)
     elif name in READERS:
         images, labels, class_names = READERS[name](root, split)
-        dataset = ImageDataset(name, split, _brought_to(images, image_size), labels, class_names)
+        dataset = ImageDataset(name, split, _resized(images, image_size), labels, class_names)
     else:
         dataset = _open(name, split, LISTINGS[name](root, split), image_size, max_bytes, skip_bad)
     if len(dataset) == 0:
@@ -171,28 +176,27 @@ def load_splits(
     max_bytes: int = MAX_BYTES,
     skip_bad: bool = False,
 ) -> tuple[Dataset, Dataset]:
-    """Load the training images and images to measure on, which share no image.
+    """Load training images and images to measure on, which share no image.
 
-    Where there is no test split, in `flickr25k` and in a `folder` without a `test/`, every fifth image is held
-    out of the training images: of each class, the fifth, tenth, … in the dataset's order, so that no class
-    leaves training; of images without a class or with several, every fifth of all. `load_dataset` gives them
-    all, for what needs no held-out part.
+    If there is no test split, in `flickr25k` and in a `folder` without `test/`, every fifth image is held out of
+    the training images: the fifth, tenth, … of each class in the dataset's order, so that no class is lost. If
+    images have no class or several, it is every fifth of all. `load_dataset` gives the whole dataset.
 
-    Args:
-        name: As in `load_dataset`.
-        data_dir: As in `load_dataset`.
-        image_size: As in `load_dataset`.
-        max_bytes: As in `load_dataset`.
-        skip_bad: As in `load_dataset`.
+    The arguments are those of `load_dataset`.
 
     Returns:
-        The splits `"train"` and `"test"`, labelled alike; or `"train"`, which is then four fifths, and
-        `"held-out fifth"`.
+        The splits `"train"` and `"test"`, with the same class numbers; or `"train"`, which is then four fifths,
+        and `"held-out fifth"`.
 
     Raises:
         ConfigurationError: As `load_dataset`.
-        DataError: As `load_dataset`, or test images have a class that training images have not, or there is no
-            test split and no class has five images.
+        DataError: As `load_dataset`, or test images have a class that training images lack, or there is no test
+            split and no class has five images.
+
+    Example:
+        >>> train, test = load_splits("digits")
+        >>> len(train), len(test)
+        (1442, 355)
     """
     train = load_dataset(name, "train", data_dir, image_size, max_bytes, skip_bad)
     test = load_test_split(train, data_dir, image_size, max_bytes, skip_bad)
@@ -206,21 +210,16 @@ def load_test_split(
     max_bytes: int = MAX_BYTES,
     skip_bad: bool = False,
 ) -> Dataset | None:
-    """The test images beside training images, where the dataset has them.
+    """Load the test images that belong to training images.
 
-    Args:
-        train: The training images.
-        data_dir: As in `load_dataset`.
-        image_size: As in `load_dataset`.
-        max_bytes: As in `load_dataset`.
-        skip_bad: As in `load_dataset`.
+    The arguments after the training images are those of `load_dataset`.
 
     Returns:
-        The split `"test"`, labelled as the training images, or None where there is none.
+        The split `"test"`, with the class numbers of the training images, or None if there is none.
 
     Raises:
         ConfigurationError: As `load_dataset`.
-        DataError: As `load_dataset`, or test images have a class that training images have not.
+        DataError: As `load_dataset`, or test images have a class that training images lack.
     """
     has_test = "test" in SPLITS[train.name]
     if train.name == "folder":
@@ -232,7 +231,7 @@ def load_test_split(
 
 
 def _hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """Four fifths of a dataset and the held-out fifth, which remember their positions in it."""
+    """Split a dataset into four fifths and a held-out fifth, which remember their positions in it."""
     classes = dataset.labels
     if classes is None or classes.ndim != 1:
         classes = torch.zeros(len(dataset), dtype=torch.int64)
@@ -251,7 +250,7 @@ def _hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:
 
 
 def _every_fifth(classes: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
-    """Whether an image is the fifth, tenth, … of its class."""
+    """Mark the fifth, tenth, … image of each class."""
     order, sizes = classes.argsort(stable=True), classes.bincount()
     starts = sizes.cumsum(0) - sizes
     position_in_class = torch.empty_like(classes)
@@ -260,7 +259,7 @@ def _every_fifth(classes: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
 
 
 def _labeled_as(train: Dataset, test: Dataset) -> Dataset:
-    """The test images with the training images' class numbers: a class may have no test image."""
+    """Give test images the class numbers of training images: a class may have no test image."""
     if train.labels is None or test.labels is None or test.class_names == train.class_names:
         return test
     unknown = [name for name in test.class_names if name not in train.class_names]
@@ -292,7 +291,7 @@ def _open(
     max_bytes: int,
     skip_bad: bool,
 ) -> Dataset:
-    """Read files into memory where they fit, else leave them to be decoded later."""
+    """Read files into memory if they fit, else leave them to be decoded later."""
     num_bytes = decoded_bytes(files, image_size)
     if num_bytes <= max_bytes and name != "imagenet":
         images, skipped = read_images(files.paths, image_size, skip_bad)
@@ -300,7 +299,7 @@ def _open(
         return ImageDataset(name, split, images, kept.labels, kept.class_names, None, skipped)
     if image_size is None:
         raise ConfigurationError(
-            f"image_size must be given where images are decoded as they are read: those of {name} would take "
+            f"image_size must be given if images are decoded as they are read: those of {name} would take "
             f"{num_bytes / 1e9:.1f} GB in memory, of {max_bytes / 1e9:.1f} GB allowed. Add --data.image-size."
         )
     skipped = find_unreadable(files, image_size, skip_bad)
@@ -310,17 +309,17 @@ def _open(
     )
 
 
-def _brought_to(
+def _resized(
     images: UInt8[Tensor, "n 3 h w"], size: int | None
 ) -> UInt8[Tensor, "n 3 new_h new_w"]:
-    """Images of another size, some at a time: as floats they take four times the memory."""
+    """Resize images in chunks, because floats take four times the memory."""
     if size is None or images.shape[-1] == size:
         return images
     return torch.cat([_resize(chunk.float(), size) for chunk in images.split(1000)])
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
-    """Bring float images in 0..255 to `size` pixels, bilinearly, as uint8."""
+    """Resize float images in 0..255 bilinearly, and round to uint8."""
     if images.shape[-1] != size:
         images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     return (images + 0.5).floor().clamp(0, 255).to(torch.uint8)

@@ -1,8 +1,8 @@
 """Threads that decode image files.
 
-Pillow releases the interpreter's lock while it decodes and resizes, so threads suffice: nothing is sent between
-processes. They are daemons: one that hangs on a dead disk does not keep the process from ending. The others end
-before the interpreter does, for a thread that it finds within torch aborts the process.
+Pillow releases the interpreter's lock while it decodes and resizes, so threads suffice and nothing is sent between
+processes. They are daemons, so one that hangs on a dead disk does not keep the process from ending. The others end
+before the interpreter does, because a thread inside torch at that moment aborts the process.
 """
 
 import atexit
@@ -21,16 +21,12 @@ T = TypeVar("T")
 
 NUM_THREADS = min(16, os.cpu_count() or 1)
 TIMEOUT_S = 120.0  # for one file, once all before it in the same batch are done
-PATIENCE_S = 1.0  # for all threads together, as the process ends
-BLOCK = 1024  # files that are under way at once where there are many
+PATIENCE_S = 1.0  # for all threads together, when the process ends
+BLOCK = 1024  # files in progress at once
 
 
 class Decoders:
-    """A fixed number of threads that take files from one queue.
-
-    Args:
-        num_threads: How many.
-    """
+    """A fixed number of threads that take files from one queue."""
 
     def __init__(self, num_threads: int) -> None:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[str], Any], str] | None]
@@ -44,15 +40,7 @@ class Decoders:
         atexit.register(self._end)
 
     def submit(self, work: Callable[[str], T], path: str) -> Future[T]:
-        """Have a thread work on a file.
-
-        Args:
-            work: Takes the path.
-            path: Of the file.
-
-        Returns:
-            What comes of it; see `result_of`.
-        """
+        """Let a thread call `work` with a path; `result_of` waits for the result."""
         future: Future[T] = Future()
         self._tasks.put((future, work, path))
         return future
@@ -65,10 +53,10 @@ class Decoders:
                     future.set_result(work(path))
                 except BaseException as error:
                     future.set_exception(error)
-            del task, future, work  # and with them the batch
+            del task, future, work  # which hold the batch
 
     def _end(self) -> None:
-        """Begin no more files, and wait a moment for those that were begun."""
+        """Cancel waiting files, and wait a moment for those in progress."""
         if os.getpid() != self._process_id:  # a fork has none of these threads
             return
         try:
@@ -89,29 +77,19 @@ def _decoders(num_threads: int, process_id: int) -> Decoders:
 
 
 def decoders(num_threads: int = NUM_THREADS) -> Decoders:
-    """The threads of this process; after a fork the child has its own.
-
-    Args:
-        num_threads: How many.
-
-    Returns:
-        The same for every call with this number.
-    """
+    """Return this process's threads, the same for every call; a forked child gets its own."""
     return _decoders(num_threads, os.getpid())
 
 
 def result_of(task: Future[T], path: str) -> T:
-    """Wait for what comes of a file, but not for ever.
+    """Return the result of `Decoders.submit`, after waiting no longer than `TIMEOUT_S`.
 
     Args:
-        task: From `Decoders.submit`.
-        path: Of the file.
-
-    Returns:
-        What its work gave.
+        task: Future that `Decoders.submit` returned.
+        path: Path of the file, for the message.
 
     Raises:
-        DataError: The work failed, or took too long; the file is named.
+        DataError: The work failed or took too long.
     """
     try:
         return task.result(TIMEOUT_S)
@@ -120,8 +98,8 @@ def result_of(task: Future[T], path: str) -> T:
     except Exception as error:
         if not task.done():
             raise DataError(
-                f"{path} must be decoded within {TIMEOUT_S:g} s, but is not. Does the disk or the network that "
-                "it lies on still answer?"
+                f"{path} must be decoded within {TIMEOUT_S:g} s, but is not. Check that its disk or network still "
+                "answers."
             ) from error
         raise DataError(
             f"{path} must be decoded, but its thread failed ({type(error).__name__}: {error})."
@@ -129,15 +107,7 @@ def result_of(task: Future[T], path: str) -> T:
 
 
 def try_each(paths: Sequence[str], work: Callable[[str], T]) -> Iterator[T | DataError]:
-    """Work on files in several threads.
-
-    Args:
-        paths: Of the files.
-        work: Takes a path.
-
-    Yields:
-        For each file, in their order, what its work gave, or the error that names it.
-    """
+    """Call `work` with each path in several threads, and yield each result, or its `DataError`, in order."""
     pool = decoders()
     for start in range(0, len(paths), BLOCK):
         block = paths[start : start + BLOCK]

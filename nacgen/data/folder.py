@@ -1,15 +1,15 @@
 """Trees of image files: listing them, decoding one, reading all into memory.
 
-A stranger's files, whatever they are, are decoded to RGB of 8 bits a channel or refused by name:
+Files of unknown origin are decoded to RGB with 8 bits per channel, or refused by name:
 
-    decoded    grey, black and white, palettes, CMYK and other colour spaces (without their colour profiles), the
-               first of the pictures that a telephone puts into one JPEG; what is transparent is laid on white
+    decoded    gray, black and white, palettes, CMYK and other color spaces (without their color profiles), the
+               first picture of a JPEG that holds several; transparent pixels are put on white
     as stored  the orientation that a camera notes beside the pixels is not applied, as in torchvision
-    refused    16 bits or floats a channel, animations and other files of several frames, more pixels than
-               `MAX_PIXELS`, formats that are not in `FORMATS` whatever their name says, pipes, devices, folders
+    refused    16 bits or floats per channel, animations and other files of several frames, more pixels than
+               `MAX_PIXELS`, formats that are not in `FORMATS` whatever the file's name, pipes, devices, folders
                named like images, links that lead nowhere
 
-Links to files and folders are followed, also out of the tree: subsets are often made of links.
+Links to files and folders are followed, also out of the tree, because subsets are often made of links.
 """
 
 import os
@@ -30,20 +30,27 @@ from nacgen.errors import DataError, DataNotFoundError
 from nacgen.system.files import open_regular
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"})
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")  # PostScript, say, would start a program
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "BMP",
+    "WEBP",
+    "PPM",
+    "TIFF",
+)  # PostScript, for example, would start a program
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB
 MAX_SKIPPED = 0.01  # of all images
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Where images lie and what they show; no pixels.
+    """Paths and labels of images, without pixels.
 
     Args:
-        paths: Of the files, in a fixed order.
-        labels: Class of each image, or a column of flags a class, or None.
+        paths: Paths of the files, in a fixed order.
+        labels: Class of each image, or one column of flags per class, or None.
         class_names: Name of each class, empty without labels.
-        no_files: Those of the paths that are known to be no files, though they are named like images.
+        no_files: Those of the paths that are named like images but are not files.
     """
 
     paths: tuple[str, ...]
@@ -52,14 +59,7 @@ class ImageFiles:
     no_files: tuple[str, ...] = ()
 
     def without(self, skipped: Sequence[str]) -> "ImageFiles":
-        """The files but for some, in their order; classes keep their numbers.
-
-        Args:
-            skipped: Paths to leave out.
-
-        Returns:
-            The others.
-        """
+        """Return the listing without some paths; classes keep their numbers."""
         left_out = set(skipped)
         kept = [i for i, path in enumerate(self.paths) if path not in left_out]
         labels = None if self.labels is None else self.labels[kept]
@@ -68,18 +68,15 @@ class ImageFiles:
 
 
 def list_folder(data_dir: Path, split: str) -> ImageFiles:
-    """Find the images of one split of a folder of one's own.
+    """Find the images of one split of a user's folder.
 
     Args:
-        data_dir: The folder, with `train/` and `test/` in it, or all for training.
+        data_dir: Folder that holds `train/` and `test/`, or only training images.
         split: `"train"` or `"test"`.
-
-    Returns:
-        The files of the split.
 
     Raises:
         DataNotFoundError: There is no such folder or split, or it holds no image.
-        DataError: As `list_images`.
+        DataError: A folder cannot be listed, or links run in a circle.
     """
     if not data_dir.is_dir():
         raise DataNotFoundError(
@@ -103,10 +100,10 @@ def list_images(root: Path) -> ImageFiles:
     Each folder is listed once and no file is opened. Links are followed.
 
     Args:
-        root: The folder. Where all images lie in subfolders, the first level names the class.
+        root: Path of the folder. If all images lie in subfolders, the first level names the class.
 
     Returns:
-        The files, and what is named like one but is none: a folder, a pipe, a device or a link to nothing.
+        The listing; it includes folders, pipes, devices and dangling links that are named like images.
 
     Raises:
         DataNotFoundError: The folder holds no image.
@@ -134,7 +131,7 @@ def list_images(root: Path) -> ImageFiles:
 
 
 def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, bool]]:
-    """Paths that are named like images, and whether they are files."""
+    """Yield paths that are named like images, and True for those that are files."""
     try:
         status = Path(folder).stat()
         with os.scandir(folder) as entries:
@@ -157,7 +154,7 @@ def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[tuple[s
 
 
 def _kind(entry: "os.DirEntry[str]") -> tuple[bool, bool, bool]:
-    """Whether an entry is named like an image, and whether it is a folder or a file."""
+    """Test if an entry is named like an image, is a folder, and is a file."""
     is_named = os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million times
     try:
         return is_named, entry.is_dir(), entry.is_file()
@@ -169,17 +166,7 @@ def _kind(entry: "os.DirEntry[str]") -> tuple[bool, bool, bool]:
 
 @contextmanager
 def open_image(path: str) -> Iterator[Image.Image]:
-    """Open an image file; whatever its reader or the block raises becomes an error that names the file.
-
-    Args:
-        path: Of the file.
-
-    Yields:
-        The image, of at most `MAX_PIXELS`; no pixel is decoded yet.
-
-    Raises:
-        DataError: The file is none, or cannot be read.
-    """
+    """Open an image file without decoding it; errors of Pillow or the block become a `DataError` with its name."""
     try:
         with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -194,13 +181,9 @@ def open_image(path: str) -> Iterator[Image.Image]:
 
 
 def channel_depth(image: Image.Image) -> str:
-    """How fine an image's channels are; Pillow reads coloured 16-bit files as 8 bits, without a word.
+    """Return `"8 bits"`, or else the depth of an undecoded image's channels in words.
 
-    Args:
-        image: Opened, not decoded: only the raw mode tells.
-
-    Returns:
-        `"8 bits"`, or what it is instead, in words.
+    Only the raw mode tells: Pillow reads colored 16-bit files as 8 bits without a warning.
     """
     raw_modes = [
         arg
@@ -217,15 +200,12 @@ def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
     """Read one image file as RGB.
 
     Args:
-        path: Of the file.
-        image_size: Height and width in pixels: the shorter side is brought to it (bicubic, antialiased) and
-            the centre is cropped. None leaves the size as it is.
-
-    Returns:
-        Pixels, 0 to 255.
+        path: Path of the file.
+        image_size: Height and width in pixels of the result: the shorter side is resized to it (bicubic,
+            antialiased) and the center is cropped. None keeps the size of the file.
 
     Raises:
-        DataError: The file cannot be decoded, or is of a kind that is refused; it is named.
+        DataError: The file cannot be decoded, or is of a kind that is refused.
     """
     with open_image(path) as file:
         depth, frames = channel_depth(file), getattr(file, "n_frames", 1)
@@ -252,14 +232,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def decoded_bytes(files: ImageFiles, image_size: int | None) -> int:
-    """Memory that all images of a listing would take.
+    """Return the bytes that all images would take in memory, 0 if no image tells its size.
 
-    Args:
-        files: The listing.
-        image_size: As in `decode`. None: all are taken to have the size of the first one that says it.
-
-    Returns:
-        Bytes; 0 where no image says its size.
+    Without `image_size`, all images are taken to have the size of the first readable one.
     """
     if image_size is not None:
         return len(files.paths) * 3 * image_size**2
@@ -275,22 +250,22 @@ def decoded_bytes(files: ImageFiles, image_size: int | None) -> int:
 def read_images(
     paths: Sequence[str], image_size: int | None, skip_bad: bool = False
 ) -> tuple[UInt8[Tensor, "n 3 h w"], tuple[str, ...]]:
-    """Decode files into one tensor, in several threads.
+    """Decode one file or more into one tensor, in several threads.
 
     Args:
-        paths: One file or more.
-        image_size: As in `decode`. None: all images must have one square size.
-        skip_bad: Leave unreadable files out, as many as `check_readable` allows.
+        paths: Paths of the files.
+        image_size: Height and width as in `decode`. If None, all images must have one square size.
+        skip_bad: Leave unreadable files out, one in a hundred at most.
 
     Returns:
-        The images in the order of the paths, and the paths that were left out.
+        Images in the order of the paths, and the paths that were left out.
 
     Raises:
         DataError: Files cannot be read, or sizes differ; up to ten are named.
     """
     results = list(try_each(paths, lambda path: decode(path, image_size)))
     errors = {p: r for p, r in zip(paths, results, strict=True) if isinstance(r, DataError)}
-    skipped = check_readable(errors, len(paths), skip_bad)
+    skipped = _check_readable(errors, len(paths), skip_bad)
     arrays = [result for result in results if not isinstance(result, DataError)]
     sizes = sorted({array.shape[:2] for array in arrays})
     if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
@@ -298,47 +273,39 @@ def read_images(
             f"images of one square size are expected, got heights and widths {sizes[:5]}. "
             "Give --data.image-size to resize and crop them."
         )
-    stacked = np.stack([rearrange(array, "h w c -> c h w") for array in arrays])
-    return torch.from_numpy(stacked), skipped
+    return stack_images(arrays), skipped
+
+
+def stack_images(arrays: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[Tensor, "n 3 h w"]:
+    """Stack decoded images of one size."""
+    return torch.from_numpy(np.stack([rearrange(array, "h w c -> c h w") for array in arrays]))
 
 
 def find_unreadable(files: ImageFiles, image_size: int, skip_bad: bool) -> tuple[str, ...]:
     """Look for unreadable files before images are decoded as they are read.
 
     Args:
-        files: The listing.
-        image_size: As in `decode`.
-        skip_bad: Decode every file once, and allow for a few that cannot be read. Otherwise no file is opened, and
-            only what is none is found.
+        files: Listing of the files.
+        image_size: Height and width as in `decode`.
+        skip_bad: Decode every file once, and leave out unreadable ones, one in a hundred at most. Otherwise no
+            file is opened, and only paths that are not files are found.
 
     Returns:
         The paths to leave out.
 
     Raises:
-        DataError: As `check_readable`.
+        DataError: Files are unreadable; up to ten are named.
     """
     suspects = files.paths if skip_bad else files.no_files
     results = zip(suspects, try_each(suspects, lambda p: decode(p, image_size)), strict=True)
     errors = {path: result for path, result in results if isinstance(result, DataError)}
-    return check_readable(errors, len(files.paths), skip_bad)
+    return _check_readable(errors, len(files.paths), skip_bad)
 
 
-def check_readable(
+def _check_readable(
     errors: Mapping[str, DataError], num_files: int, skip_bad: bool
 ) -> tuple[str, ...]:
-    """Refuse unreadable files, or too many of them.
-
-    Args:
-        errors: What is wrong with each unreadable file, by path.
-        num_files: Readable or not.
-        skip_bad: Whether one file in a hundred may be left out.
-
-    Returns:
-        The paths to leave out.
-
-    Raises:
-        DataError: There are more; up to ten are named, with what is wrong.
-    """
+    """Return the unreadable paths if they may be left out, or raise an error that names them."""
     if not errors or (skip_bad and len(errors) <= MAX_SKIPPED * num_files):
         return tuple(errors)
     bound = f"all but {MAX_SKIPPED:.0%} of the images" if skip_bad else "every image"

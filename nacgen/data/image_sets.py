@@ -1,7 +1,8 @@
 """Sets of images to be scored: folders of files, `.npz` archives and datasets, read as they are.
 
-Whatever would change pixels silently is refused, for it would change the score: files of several sizes, 16 bits a
-channel, transparency, animations. What changes a score by right, lossy files say, is noted.
+Files that could only be read with changed pixels are refused, because scores would change: files of several sizes,
+16 bits per channel, transparency, animations. Files that change scores by their nature, such as lossy ones, are
+noted.
 """
 
 import os
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from nacgen.data.datasets import SPLITS, ImageDataset, load_dataset
 from nacgen.data.decoders import try_each
-from nacgen.data.folder import channel_depth, decode, list_images, open_image
+from nacgen.data.folder import channel_depth, decode, list_images, open_image, stack_images
 from nacgen.errors import DataError, DataNotFoundError
 from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
 
@@ -31,34 +32,33 @@ LOSSY = ("JPEG", "MPO", "WEBP")
 
 @runtime_checkable
 class ImageSet(Protocol):
-    """Images that are read by number; every dataset is one."""
+    """A set of images that are read by number, such as a dataset."""
 
     @property
     def name(self) -> str:
-        """Where they come from."""
+        """Name of their source."""
 
     @property
     def split(self) -> str:
-        """Which of them."""
+        """Name of the split."""
 
     def __len__(self) -> int:
-        """How many they are."""
+        """Return the number of images."""
 
     def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Those at some indices, all of one size."""
+        """Return the images at some indices, all of one size."""
 
 
 @dataclass(frozen=True)
 class FolderImages:
-    """The images of a folder, decoded in parallel when they are read.
+    """Image files of a folder, decoded in parallel when they are read.
 
     Args:
-        name: The folder.
-        paths: Of the files.
-        image_size: Height and width in pixels that images are brought to; None reads them as they are, all of one
-            size.
-        notes: What a reader of the score should know of the files.
-        split: Which images of the folder.
+        name: Path of the folder.
+        paths: Paths of the files.
+        image_size: Height and width in pixels that images are resized to; None keeps the size of the files.
+        notes: Properties of the files that a reader of the score should know.
+        split: Name of the split.
     """
 
     name: str
@@ -68,44 +68,35 @@ class FolderImages:
     split: str = "all"
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.paths)
 
     def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Decode some images.
-
-        Args:
-            indices: Which, one or more, in any order.
-
-        Returns:
-            Pixels, on the CPU.
-
-        Raises:
-            DataError: Files cannot be decoded; up to ten are named.
-        """
+        """Decode the images at one index or more; files that cannot be decoded are a `DataError`."""
         paths = [self.paths[i] for i in indices.tolist()]
-        arrays = _each(paths, lambda path: decode(path, self.image_size))
-        return torch.from_numpy(np.stack([rearrange(array, "h w c -> c h w") for array in arrays]))
+        return stack_images(_each(paths, lambda path: decode(path, self.image_size)))
 
 
 def open_images(
     source: str, *, data_dir: str | Path | None = None, image_size: int | None = None
 ) -> ImageSet:
-    """Find images by what names them.
+    """Open a folder, an archive or a dataset of images by name.
 
     Args:
-        source: A folder, an `.npz` archive, or a dataset's name and split, `"cifar10/test"` say.
-        data_dir: Where the dataset's files lie.
-        image_size: Height and width in pixels that files and datasets are brought to; archives are read as they
-            are. Absent: as they are.
-
-    Returns:
-        The images.
+        source: Path of a folder or an `.npz` archive, or name and split of a dataset: `"cifar10/test"`.
+        data_dir: Folder of the dataset's files.
+        image_size: Height and width in pixels that files and datasets are resized to; None keeps them as they are,
+            and archives are never resized.
 
     Raises:
         ConfigurationError: The dataset or its split is unknown, or needs `data_dir`.
         DataError: The images cannot be scored; the message says which and why.
         DataNotFoundError: There is nothing of this name, or no image in it.
+
+    Example:
+        >>> images = open_images("digits/test")
+        >>> len(images), images.read(torch.tensor([0])).shape
+        (355, torch.Size([1, 3, 16, 16]))
     """
     path = Path(source)
     if path.is_dir():
@@ -118,24 +109,24 @@ def open_images(
         return load_dataset(name, split or "train", data_dir, image_size)
     raise DataNotFoundError(
         f"images must be a folder, an .npz archive or a dataset ({', '.join(datasets)}) and its split, "
-        f"digits/test say, but {source} is {'a file of another kind' if path.is_file() else 'none of them'}."
+        f"like digits/test, but {source} is {'a file of another kind' if path.is_file() else 'none of them'}."
     )
 
 
 def open_folder(folder: Path, image_size: int | None = None) -> FolderImages:
-    """Find the images of a folder and of all below it, and look at the header of each file.
+    """Find the images in and below a folder, and check the header of each file.
 
     Args:
-        folder: The folder.
-        image_size: Height and width that images are brought to: the shorter side is resized (bicubic,
-            antialiased) and the centre cropped. Absent: as they are.
+        folder: Path of the folder.
+        image_size: Height and width in pixels that images are resized to, as in `nacgen.data.folder.decode`; None
+            keeps the size of the files.
 
     Returns:
-        The images in the order of their paths; but for alpha channels, no pixel is read yet.
+        The images in the order of their paths; no pixel is read yet, except alpha channels.
 
     Raises:
         DataNotFoundError: The folder holds no image.
-        DataError: A file is no image, is transparent, has several frames or 16 bits a channel, or sizes differ.
+        DataError: A file is no image, is transparent, has several frames or 16 bits per channel, or sizes differ.
     """
     paths = list_images(folder).paths
     headers = _each(paths, _header)
@@ -145,7 +136,7 @@ def open_folder(folder: Path, image_size: int | None = None) -> FolderImages:
 
 
 def holds_statistics(path: Path) -> bool:
-    """Whether a file is an `.npz` archive of `mu` and `sigma` in place of images."""
+    """Test if a file is an `.npz` archive of the statistics `mu` and `sigma`, not of images."""
     if not path.is_file():
         return False
     try:
@@ -156,14 +147,11 @@ def holds_statistics(path: Path) -> bool:
 
 
 def read_npz(path: Path) -> ImageDataset:
-    """Read the images of an `.npz` archive; nothing in it is unpickled.
+    """Read the images of an `.npz` archive, without unpickling anything.
 
     Args:
-        path: The archive, with one array of four axes: uint8 `(n, h, w, 3)` or `(n, 3, h, w)`. Others, labels say,
-            are passed over.
-
-    Returns:
-        The images, in memory.
+        path: Path of an archive with one array of four axes: uint8 `(n, h, w, 3)` or `(n, 3, h, w)`. Arrays of
+            other ranks, such as labels, are ignored.
 
     Raises:
         DataNotFoundError: There is no such file.
@@ -201,7 +189,7 @@ class _Header(NamedTuple):
 
 
 def _header(path: str) -> _Header:
-    """Size and format of a file that can be scored as it is."""
+    """Return size and format of a file, or refuse one that cannot be scored as it is."""
     with open_image(path) as image:
         header = _Header(image.size, str(image.format))
         frames, depth = getattr(image, "n_frames", 1), channel_depth(image)
@@ -252,7 +240,7 @@ def _notes(folder: Path, paths: Sequence[str], headers: Sequence[_Header]) -> It
 
 
 def _each(paths: Sequence[str], work: Callable[[str], T]) -> list[T]:
-    """What comes of each file, in several threads; every file that fails is counted, and up to ten are named."""
+    """Return the result for each file, from several threads; if files fail, all are counted and ten are named."""
     results = list(try_each(paths, work))
     errors = [result for result in results if isinstance(result, DataError)]
     if len(errors) == 1:

@@ -1,7 +1,4 @@
-"""Images that are decoded when they are asked for, because they would not fit into memory.
-
-Pixels are written straight into the batch.
-"""
+"""Images decoded straight into the batch when they are read, because all would not fit into memory."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -21,9 +18,9 @@ class PendingImages:
     """Images that worker threads are decoding.
 
     Args:
-        images: Where they are written to.
-        paths: Of their files.
-        tasks: One an image.
+        images: Tensor that the threads write to.
+        paths: Paths of the files, one per image.
+        tasks: Tasks of the threads, one per image.
     """
 
     def __init__(
@@ -35,14 +32,7 @@ class PendingImages:
         self._images, self._paths, self._tasks = images, paths, tasks
 
     def result(self) -> UInt8[Tensor, "b 3 h w"]:
-        """Wait until all are there.
-
-        Returns:
-            The images, on the CPU.
-
-        Raises:
-            DataError: A file cannot be decoded, or not in time; it is named.
-        """
+        """Wait for all images and return them; a file that cannot be decoded in time is a `DataError`."""
         try:
             for path, task in zip(self._paths, self._tasks, strict=True):
                 result_of(task, path)
@@ -52,28 +42,25 @@ class PendingImages:
         return self._images
 
     def cancel(self) -> None:
-        """Do not decode what no thread has begun."""
+        """Drop images that no thread has begun to decode."""
         for task in self._tasks:
             task.cancel()
 
 
 @dataclass(frozen=True)
 class LazyImageDataset:
-    """Image files, each decoded whenever it is read, with labels where there are any.
-
-    It is used as an `ImageDataset` is, but has no tensor of all images.
+    """Image files that are decoded whenever they are read; used like an `ImageDataset`, but without its tensor.
 
     Args:
-        name: Name under which it was loaded.
-        split: As in `ImageDataset`.
-        paths: Of the files.
-        image_size: Height and width in pixels: the shorter side is brought to it (bicubic, antialiased) and
-            the centre is cropped.
-        labels: Class of each image, or a column of flags a class, or None.
+        name: Name under which the dataset was loaded.
+        split: Name of the split, see `ImageDataset`.
+        paths: Paths of the files.
+        image_size: Height and width in pixels of the images, see `nacgen.data.folder.decode`.
+        labels: Class of each image, or one column of flags per class, or None.
         class_names: Name of each class, empty without labels.
-        num_threads: That decode, shared by all datasets of the process with this number.
-        positions: As in `ImageDataset`.
-        skipped: As in `ImageDataset`.
+        num_threads: Number of threads, shared by all datasets of the process with this number.
+        positions: Position of each image before a fifth was held out, see `ImageDataset`.
+        skipped: Files that could not be read and were left out.
     """
 
     name: str
@@ -87,40 +74,22 @@ class LazyImageDataset:
     skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.paths)
 
     def subset(self, indices: Int64[Tensor, " k"]) -> "LazyImageDataset":
-        """The images at some indices, in their order."""
+        """Return the images at some indices, in their order."""
         labels = None if self.labels is None else self.labels[indices]
         positions = None if self.positions is None else self.positions[indices]
         paths = tuple(self.paths[i] for i in indices.tolist())
         return replace(self, paths=paths, labels=labels, positions=positions)
 
     def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Decode some images.
-
-        Args:
-            indices: Which, in any order.
-
-        Returns:
-            Pixels on the CPU, equal to those that an `ImageDataset` of the same files holds.
-
-        Raises:
-            DataError: A file cannot be decoded; it is named.
-        """
+        """Decode the images at some indices; a file that cannot be decoded is a `DataError`."""
         return self.request(indices).result()
 
     def request(self, indices: Int64[Tensor, " b"], pin_memory: bool = False) -> PendingImages:
-        """Begin to decode some images and return at once.
-
-        Args:
-            indices: Which, in any order.
-            pin_memory: Write them where a GPU can fetch them from.
-
-        Returns:
-            What gives the images.
-        """
+        """Begin to decode the images at some indices, into pinned memory if a GPU will fetch them."""
         images = torch.empty(
             (len(indices), 3, self.image_size, self.image_size),
             dtype=torch.uint8,

@@ -1,4 +1,4 @@
-"""Writing images as picture files."""
+"""Images written as PNG files, alone or in a grid, and as an animated GIF."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,19 +9,19 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-FRAME = 96  # grey
+FRAME = 96  # gray
 
 
 def write_grid(
     images: UInt8[Tensor, "n 3 h w"], path: str | Path, columns: int, zoom: int = 1
 ) -> None:
-    """Write images as one PNG, row by row, each with a thin frame.
+    """Write images as one PNG, row by row, each in a thin frame.
 
     Args:
-        images: As many as fill the rows.
-        path: The file; its folder must exist.
-        columns: Images in a row.
-        zoom: Pixels in the file for each pixel, a whole number.
+        images: Images whose number is a multiple of `columns`.
+        path: Path of the file; its folder must exist.
+        columns: Number of images in a row.
+        zoom: Whole factor by which pixels are enlarged.
 
     Raises:
         ValueError: The images do not fill the rows.
@@ -38,12 +38,7 @@ def write_grid(
 
 
 def write_image(image: UInt8[Tensor, "3 h w"], path: str | Path) -> None:
-    """Write one image as a PNG, as it is.
-
-    Args:
-        image: The pixels.
-        path: The file; its folder must exist.
-    """
+    """Write one image as a PNG file, whose folder must exist."""
     pixels = rearrange(image, "c h w -> h w c").contiguous().cpu().numpy()
     Image.fromarray(pixels).save(path, format="PNG")
 
@@ -51,13 +46,14 @@ def write_image(image: UInt8[Tensor, "3 h w"], path: str | Path) -> None:
 def write_gif(
     frames: Sequence[Path], path: str | Path, shrink: int = 1, max_frames: int = 40
 ) -> None:
-    """Make an endless GIF of picture files, five a second, the last one held for two.
+    """Write an endless GIF of picture files, five per second, the last one shown for two seconds.
 
     Args:
-        frames: Files of pictures of one size, one at least, in order.
-        path: The file; its folder must exist.
-        shrink: Pixels of the files for each pixel, a whole number.
-        max_frames: Of more files, so many are taken at even distances, the first and the last among them.
+        frames: Paths of one picture or more, all of one size, in order.
+        path: Path of the file; its folder must exist.
+        shrink: Whole factor by which pictures are reduced.
+        max_frames: Largest number of pictures. Of more, this many are taken at even distances, first and last
+            included.
 
     Raises:
         ValueError: There are no frames, or their sizes differ.

@@ -1,4 +1,4 @@
-"""From a generator's floats to the whole numbers that a PNG holds, and that scores are taken of."""
+"""Conversion of images between floats in [-1, 1], as models use them, and uint8, as files and scores use them."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -10,19 +10,17 @@ QUANTIZATION = "uint8, round half up"
 
 
 def to_uint8(images: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
-    """Quantise images in [-1, 1] to 0 to 255, rounding half up.
-
-    Args:
-        images: In [-1, 1].
-
-    Returns:
-        What would be saved as PNG.
+    """Quantize images in [-1, 1] to whole numbers from 0 to 255, rounding half up.
 
     Raises:
         NonFiniteError: A pixel is NaN.
         DataError: A pixel lies outside of [-1, 1].
+
+    Example:
+        >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1)).flatten()
+        tensor([  0, 128, 255], dtype=torch.uint8)
     """
-    outside = images[~(images.abs() <= 1)]  # NaN among them
+    outside = images[~(images.abs() <= 1)]  # NaN included
     if outside.isnan().any():
         raise NonFiniteError(
             f"images must be numbers, got NaN in {int(outside.isnan().sum())} of {images.numel()} "
@@ -37,5 +35,10 @@ def to_uint8(images: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
 
 
 def to_float(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Pixels 0..255 to the models' range of -1 to 1."""
+    """Convert images from 0 to 255 into floats in [-1, 1].
+
+    Example:
+        >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)).flatten()
+        tensor([-1.0000, -0.6000,  1.0000])
+    """
     return images.float() / 127.5 - 1

@@ -1,4 +1,4 @@
-"""A stream of batches that can start at any image, from memory or from files."""
+"""A stream of batches from memory or from files, which can start at any image."""
 
 from dataclasses import dataclass, replace
 
@@ -10,20 +10,20 @@ from nacgen.data.lazy import LazyImageDataset, PendingImages
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.system.randomness import generator
 
-PREFETCH = 2  # batches that are decoded while others are trained on
+PREFETCH = 2  # batches decoded ahead
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a global batch.
+    """One process's part of a global batch.
 
     Args:
-        images: `(b, 3, h, w)` uint8 on the training device.
-        labels: `(b,)`, or `(b, c)` where an image has several, or None.
-        seed: The run's seed.
+        images: Pixels `(b, 3, h, w)`, uint8, on the training device.
+        labels: Class of each image, or one column of flags per class, or None.
+        seed: Seed of the run.
         images_seen: Images seen by all processes together before this batch.
-        global_size: Images in the global batch.
-        start: Where this process's share begins in it.
+        global_size: Number of images in the global batch.
+        start: Index in the global batch of this part's first image.
     """
 
     images: Tensor
@@ -34,25 +34,19 @@ class Batch:
     start: int
 
     def generator(self, purpose: str) -> torch.Generator:
-        """The generator for draws of the global batch, the same on every process."""
+        """Return the random generator for draws of the global batch, the same on every process."""
         return generator(self.seed, purpose, self.images_seen)
 
     def local(self, drawn: Tensor) -> Tensor:
-        """This process's rows of what was drawn for the global batch, on the training device."""
+        """Return this process's rows of what was drawn for the global batch, on the training device."""
         rows = drawn[self.start : self.start + len(self.images)]
         return rows.to(self.images.device, non_blocking=True)
 
     def split(self, num_parts: int) -> "list[Batch]":
-        """Equal parts of this share, in its order; what is drawn for them is what is drawn for the whole.
-
-        Args:
-            num_parts: How many.
-
-        Returns:
-            The parts.
+        """Split into equal parts; draws for the parts are the rows of draws for the whole.
 
         Raises:
-            ValueError: The images cannot be parted evenly.
+            ValueError: The number of images is not a multiple of `num_parts`.
         """
         size, rest = divmod(len(self.images), num_parts)
         if rest:
@@ -73,21 +67,26 @@ class Batch:
 class ImageStream:
     """Endless shuffled batches of a dataset, each a function of (seed, images seen).
 
-    Every epoch is a new permutation and batches run on over its end, so no image is dropped and the
-    position alone says which images come next. Where files are decoded as they are read, the batches that
-    follow are decoded meanwhile; they are the same as those from memory.
+    Every epoch is a new permutation, and a batch may continue into the next epoch: no image is dropped, and the
+    position alone says which images come next. Files are decoded ahead; their batches equal those from memory.
 
     Args:
-        dataset: Images; those in memory are moved to `device` once.
-        batch_size: Images in a global batch, over all processes.
-        seed: The run's seed.
-        device: Where batches are wanted.
-        process_index: This process.
-        num_processes: All processes.
+        dataset: Dataset of images. If it is in memory, it is moved to `device` once.
+        batch_size: Number of images in a global batch, over all processes.
+        seed: Seed of the run.
+        device: Device of the batches.
+        process_index: Rank of this process.
+        num_processes: Number of all processes.
 
     Raises:
         ConfigurationError: The batch does not split evenly over processes.
         DataError: The dataset is smaller than a batch.
+
+    Example:
+        >>> from nacgen.data.datasets import load_dataset
+        >>> stream = ImageStream(load_dataset("digits"), batch_size=4, seed=0)
+        >>> stream.batch(images_seen=0).images.shape
+        torch.Size([4, 3, 16, 16])
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class ImageStream:
         self._permutations: dict[int, Tensor] = {}
 
     def indices(self, images_seen: int) -> Tensor:
-        """Dataset indices of the global batch at a position, `(batch_size,)`."""
+        """Return the dataset indices `(batch_size,)` of the global batch at a position."""
         n = len(self._dataset)
         epoch, offset = divmod(images_seen, n)
         order = self._permutation(epoch)
@@ -136,16 +135,13 @@ class ImageStream:
         return self._permutations[epoch]
 
     def batch(self, images_seen: int) -> Batch:
-        """This process's share of the global batch at a position.
+        """Return this process's part of the global batch at a position.
 
         Args:
             images_seen: Images seen by all processes together so far.
 
-        Returns:
-            The batch, on the stream's device.
-
         Raises:
-            DataError: A file cannot be decoded; it is named.
+            DataError: A file cannot be decoded.
         """
         rows = self._rows(images_seen).to(self.device)
         images = self._decoded(images_seen) if self._images is None else self._images[rows]
@@ -153,11 +149,11 @@ class ImageStream:
         return Batch(images, labels, self.seed, images_seen, self.batch_size, self.start)
 
     def _rows(self, images_seen: int) -> Tensor:
-        """Dataset indices of this process's share of the batch at a position."""
+        """Return the dataset indices of this process's part of the batch at a position."""
         return self.indices(images_seen)[self.start : self.start + self.local_size]
 
     def _decoded(self, images_seen: int) -> Tensor:
-        """The images at a position; those of the next positions begin to be decoded."""
+        """Return the images at a position, and begin to decode those of the next positions."""
         assert isinstance(self._dataset, LazyImageDataset)
         positions = [images_seen + i * self.batch_size for i in range(PREFETCH + 1)]
         for position in self._pending.keys() - set(positions):  # after a jump

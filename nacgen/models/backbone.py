@@ -12,11 +12,11 @@ from nacgen.errors import ConfigurationError
 
 
 class Backbone(nn.Module, ABC):
-    """A trunk without classifier: what encoders and transplants ask of it.
+    """A convolutional trunk without classifier, as encoders and transplants use it.
 
     Args:
         stage_channels: Channels of each stage's feature map, `"stem"` first.
-        total_stride: Pixels of the input that one pixel of the features stands for.
+        total_stride: Factor by which the last feature map is smaller than the input.
     """
 
     def __init__(self, stage_channels: dict[str, int], total_stride: int) -> None:
@@ -29,7 +29,7 @@ class Backbone(nn.Module, ABC):
         return list(self.stage_channels.values())[-1]
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """He initialisation of convolutions (fan-out), ones and zeros for BatchNorm, as torchvision."""
+        """Initialize as torchvision: He initialization (fan-out) of convolutions, ones and zeros for BatchNorm."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(
@@ -42,10 +42,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def stages(self) -> dict[str, list[nn.Module]]:
-        """The modules of each stage, stem first."""
+        """Return the modules of each stage, stem first."""
 
     def convolution_norm_pairs(self) -> Iterator[tuple[nn.Module, str, str]]:
-        """Each convolution with the BatchNorm behind it, as (owner, convolution's name, norm's name)."""
+        """Yield each convolution and its BatchNorm as (owner, convolution's name, norm's name)."""
         for owner in self.modules():
             for name, child in owner.named_children():
                 if isinstance(child, nn.Conv2d):
@@ -53,23 +53,16 @@ class Backbone(nn.Module, ABC):
                     yield owner, name, norm
 
     def pool(self, last_map: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
-        """Features from the last stage's map: its mean over pixels."""
+        """Return features from the last feature map: its mean over pixels."""
         return reduce(last_map, "b d h w -> b d", "mean")
 
     def synchronized(self) -> "Backbone":
-        """The trunk with BatchNorm over the images of all processes."""
+        """Return the trunk with BatchNorm over the images of all processes."""
         trunk: Backbone = nn.SyncBatchNorm.convert_sync_batchnorm(self)
         return trunk
 
     def check_size(self, images: Tensor) -> None:
-        """Raise unless images are large enough.
-
-        Args:
-            images: `(b, 3, h, w)`.
-
-        Raises:
-            ConfigurationError: They are smaller than the total stride.
-        """
+        """Raise a `ConfigurationError` if images `(b, 3, h, w)` are smaller than the total stride."""
         if min(images.shape[-2:]) < self.total_stride:
             raise ConfigurationError(
                 f"images must be at least {self.total_stride} px high and wide for this encoder, got "
@@ -82,8 +75,8 @@ def calibrate_batch_norm(module: nn.Module, forward: Callable[[], object]) -> No
     """Set the statistics of every BatchNorm to those of one forward pass.
 
     Args:
-        module: Holds them; left in evaluation mode.
-        forward: Passes images through the module.
+        module: Module that holds the BatchNorm layers. It is left in evaluation mode.
+        forward: Function that passes images through the module.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]

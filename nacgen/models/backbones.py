@@ -1,7 +1,7 @@
-"""Convolutional trunks under torchvision's parameter names, with free widths and free stems.
+"""Convolutional trunks with torchvision's parameter names, and with other widths and stems.
 
-torchvision fixes the widths at 64 to 512 and the stem at ImageNet's, hence classes of our own; its
-`resnet18`, `resnet34`, `resnet50` and `vgg16_bn` load these weights and give the same features.
+torchvision fixes the widths at 64 to 512 and the stem at ImageNet's, so it cannot build them. Its `resnet18`,
+`resnet34`, `resnet50` and `vgg16_bn` load these weights and give the same features.
 
 Source:
     He et al. 2016, arXiv:1512.03385 (the bottleneck's stride is on its 3x3 convolution, as in
@@ -25,12 +25,12 @@ EXPANSION = 4  # of a bottleneck's channels
 
 @dataclass(frozen=True)
 class ResNetShape:
-    """Blocks and channels of each stage.
+    """Numbers of blocks and channels of a residual network.
 
     Args:
-        blocks: Residual blocks of each stage.
-        channels: Channels that each stage gives.
-        bottleneck: Three convolutions in a block, the middle one at a quarter of the channels.
+        blocks: Number of residual blocks in each stage.
+        channels: Output channels of each stage.
+        bottleneck: Use blocks of three convolutions, the middle one with a quarter of the channels.
     """
 
     blocks: tuple[int, ...]
@@ -50,7 +50,7 @@ BACKBONES = (*RESNETS, "vgg16_bn")
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
+    """A block of two 3x3 convolutions and a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two of 1x1, and a shortcut."""
+    """A block of a 3x3 convolution between two of 1x1, and a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -106,12 +106,10 @@ class ResNet(Backbone):
             stride 2 and max-pooling.
 
     Raises:
-        ConfigurationError: The name or stem is unknown.
+        ConfigurationError: The stem is unknown.
     """
 
     def __init__(self, name: str = "tiny", stem: Stem = "small") -> None:
-        if name not in RESNETS:
-            raise ConfigurationError(f"backbone must be one of {', '.join(RESNETS)}, got {name!r}.")
         if stem not in ("small", "standard"):
             raise ConfigurationError(f"stem must be small or standard, got {stem!r}.")
         shape = RESNETS[name]
@@ -132,7 +130,7 @@ class ResNet(Backbone):
         self.reset_parameters()
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """The modules of each stage, stem first."""
+        """Return the modules of each stage, stem first."""
         named = dict(self.named_children())
         return {
             stage: [self.conv1, self.bn1] if stage == "stem" else [named[stage]]
@@ -140,14 +138,13 @@ class ResNet(Backbone):
         }
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
-        """Feature maps of every stage.
+        """Return the feature map of every stage by name.
 
         Args:
-            images: Normalised images.
+            images: Normalized images.
 
         Returns:
-            `{"stem": (b, c, h, w), "layer1": ..., ...}`, after the last ReLU of each stage; for the
-            standard stem before its max-pooling.
+            Feature maps after the last ReLU of each stage; a standard stem's before its max-pooling.
 
         Raises:
             ConfigurationError: The images are smaller than the total stride.
@@ -170,7 +167,7 @@ class VGG(Backbone):
         names = ("stem", *(f"layer{i}" for i in range(1, len(VGG_CHANNELS))))
         super().__init__(dict(zip(names, VGG_CHANNELS, strict=True)), 2 ** len(VGG_CHANNELS))
         layers: list[nn.Module] = []
-        self._ends: list[int] = []  # where each stage's max-pooling stands
+        self._ends: list[int] = []  # position of each stage's max-pooling
         width = 3
         for convolutions, channels in zip(VGG_CONVOLUTIONS, VGG_CHANNELS, strict=True):
             for _ in range(convolutions):
@@ -183,7 +180,7 @@ class VGG(Backbone):
         self.reset_parameters()
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """The modules of each stage, stem first, without the max-pooling after it."""
+        """Return the modules of each stage, stem first, without the max-pooling after it."""
         starts = [0, *(end + 1 for end in self._ends)]
         layers = list(self.features)
         return {
@@ -192,17 +189,7 @@ class VGG(Backbone):
         }
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
-        """Feature maps of every stage.
-
-        Args:
-            images: Normalised images.
-
-        Returns:
-            `{"stem": (b, c, h, w), "layer1": ..., ...}`, before the max-pooling of each stage.
-
-        Raises:
-            ConfigurationError: The images are smaller than the total stride.
-        """
+        """Return the feature map of every stage by name, before its max-pooling; see `ResNet.forward`."""
         self.check_size(images)
         maps: dict[str, Tensor] = {}
         x = images
@@ -215,22 +202,23 @@ class VGG(Backbone):
         return maps
 
     def pool(self, last_map: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
-        """Features from the last stage's map: max-pooled once more, then averaged."""
+        """Return features from the last feature map: max-pooled once more, then averaged."""
         return reduce(F.max_pool2d(last_map, 2), "b d h w -> b d", "mean")
 
 
 def build_backbone(name: str, stem: Stem = "small") -> Backbone:
-    """A trunk by name, freshly initialised from torch's global generator.
+    """Build a trunk by name, initialized from torch's global random generator.
 
     Args:
         name: One of `BACKBONES`, or `"timm:<name>"` for any model of timm that gives feature maps.
-        stem: Of ResNets, see `ResNet`; the others have one stem, `"small"`.
-
-    Returns:
-        The trunk.
+        stem: First layer of a ResNet, see `ResNet`; other trunks have one stem, `"small"`.
 
     Raises:
         ConfigurationError: The name or stem is unknown, or timm is not installed.
+
+    Example:
+        >>> build_backbone("resnet18").stage_channels
+        {'stem': 64, 'layer1': 64, 'layer2': 128, 'layer3': 256, 'layer4': 512}
     """
     if name in RESNETS:
         return ResNet(name, stem)

@@ -1,4 +1,4 @@
-"""A plain convolutional classifier, whose features measure images apart from any encoder."""
+"""A small image classifier whose features measure images independently of any encoder."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ classifier.features(images)  # -> (b, {feature_dim})
 
 
 class ConvolutionBlock(nn.Sequential):
-    """Two 3x3 convolutions, the first with a stride, each with GroupNorm and SiLU."""
+    """A block of two 3x3 convolutions, the first with a stride, each with GroupNorm and SiLU."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__(
@@ -48,17 +48,23 @@ class ConvolutionBlock(nn.Sequential):
 
 
 class ImageClassifier(nn.Module, PretrainedModel):
-    """A small classifier without batch statistics and without kinks, so its features are smooth.
+    """A small classifier with smooth features: no batch statistics, no ReLU.
 
     Args:
-        num_classes: Two or more.
-        channels: Of each resolution, the first at full size; multiples of 8.
+        num_classes: Number of classes, two or more.
+        channels: Channels at each resolution, full size first; multiples of 8.
         feature_dim: Width of the penultimate layer.
-        image_size: Height and width in pixels of the images it is meant for.
-        dataset: Name of the dataset that it was trained on, which scores in its features carry.
+        image_size: Height and width in pixels of the images it is trained on.
+        dataset: Name of the dataset it is trained on, which is recorded with scores in its features.
 
     Raises:
         ConfigurationError: A number is out of range.
+
+    Example:
+        >>> classifier = ImageClassifier(num_classes=10)
+        >>> images = torch.zeros(2, 3, 16, 16)
+        >>> classifier(images).shape, classifier.features(images).shape
+        (torch.Size([2, 10]), torch.Size([2, 64]))
     """
 
     def __init__(
@@ -95,32 +101,18 @@ class ImageClassifier(nn.Module, PretrainedModel):
         self.card_notes = ""
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Outputs of the penultimate layer, after its SiLU.
-
-        Args:
-            images: In [-1, 1].
-
-        Returns:
-            Features above -0.3, most of them near zero or positive.
-        """
+        """Return the outputs of the penultimate layer for images in [-1, 1], after its SiLU."""
         pooled = reduce(self.trunk(images), "b c h w -> b c", "mean")
         features: Tensor = self.penultimate(pooled)  # (b, c) -> (b, d)
         return features
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
-        """Logits of the classes.
-
-        Args:
-            images: In [-1, 1].
-
-        Returns:
-            Any real numbers.
-        """
+        """Return the logits of the classes for images in [-1, 1]."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
     def model_card(self) -> str:
-        """Markdown that describes the classifier, with `card_notes` at its end."""
+        """Return Markdown that describes the classifier, with `card_notes` at its end."""
         return CARD.format(
             num_classes=self.num_classes,
             image_size=self.image_size,

@@ -44,15 +44,15 @@ Tensors under `backbone.` carry torchvision's names. Input is normalised inside 
 
 
 class CodeHead(nn.Module):
-    """Two-layer perceptron from features to one logit a bit.
+    """A two-layer perceptron from features to one logit per bit of the code.
 
     Args:
         feature_dim: Width of the features.
-        code_dim: Bits in a code.
-        normalization: `"batch"`: each logit is standardised over the batch and multiplied by one learned
-            scale that starts at 1; `"sphere"`: the standardised logits of each image are also brought to one
-            length, and the scale starts at 1/2; `"sqrt_dim"`: logits are divided by the root of `code_dim`,
-            the authors' form.
+        code_dim: Number of bits in a code.
+        normalization: `"batch"`: each logit is standardized over the batch and multiplied by one learned scale
+            that starts at 1; `"sphere"`: the standardized logits of each image are also scaled to one length, and
+            the learned scale starts at 1/2; `"sqrt_dim"`: logits are divided by the root of `code_dim`, as in the
+            authors' code.
     """
 
     def __init__(self, feature_dim: int, code_dim: int, normalization: CodeNormalization) -> None:
@@ -61,7 +61,7 @@ class CodeHead(nn.Module):
             nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, code_dim)
         )
         # Differs from the paper: without it the objective has a saddle at "all codes zero", which a
-        # short run does not leave. Standardised logits start away from it.
+        # short run does not leave. Standardized logits start away from it.
         is_learned = normalization != "sqrt_dim"
         self.norm = nn.BatchNorm1d(code_dim, affine=False) if is_learned else None
         self.on_sphere = normalization == "sphere"
@@ -69,14 +69,14 @@ class CodeHead(nn.Module):
         self.scale = nn.Parameter(torch.tensor(scale), requires_grad=is_learned)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        """Logits of the code's bits."""
+        """Return the logits of the code's bits."""
         logits = self.before_sphere(features)
-        if self.on_sphere:  # an image's bits, the signs, stay what they are
+        if self.on_sphere:  # the signs, which are the bits, do not change
             logits = F.normalize(logits, dim=1) * logits.shape[1] ** 0.5
         return self.scale * logits
 
     def before_sphere(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        """Logits not yet brought to one length and scaled: of the same signs."""
+        """Return logits of the same signs, before they are scaled to one length."""
         logits: Tensor = self.mlp(features)
         return logits if self.norm is None else self.norm(logits)
 
@@ -85,23 +85,29 @@ class NACEncoder(nn.Module, PretrainedModel):
     """An image encoder with a binary activation code.
 
     Args:
-        backbone: As `nacgen.models.backbones.build_backbone` takes it: `"tiny"` (0.3M parameters, for images of
-            16 to 32 px), `"resnet18"`, `"vgg16_bn"`, `"timm:<name>"`, ...
-        stem: Of ResNets. `"small"`: 3x3, no max-pooling; `"standard"`: ImageNet's.
-        code_dim: Bits in a code, one or more.
-        flip_probability: Of the channel the encoder is trained for, in (0, 1/2).
-        posterior: `"shared"`: what the channel makes of the code logits, see
-            `nacgen.functional.nac.marginal_posterior_logits`; `"scaled"`: that, times a learned confidence,
-            so that codes need not shrink where views differ; `"separate"`: a second head on the features,
-            the authors' form.
-        code_normalization: Of code and posterior logits, see `CodeHead`.
-        mean: Per channel in [0, 1], subtracted from the input.
-        std: Per channel in [0, 1], divided by.
-        pretraining: What the weights cost, if known: `images` seen, `seconds`, the `hardware` in words, and any
-            other JSON values. It is saved with the encoder, and may be set once training has ended.
+        backbone: Name of the trunk: `"tiny"` (0.3M parameters, for images of 16 to 32 px), `"resnet18"`,
+            `"resnet34"`, `"resnet50"`, `"vgg16_bn"` or `"timm:<name>"`.
+        stem: First layer of a ResNet. `"small"`: 3x3, no max-pooling; `"standard"`: ImageNet's 7x7.
+        code_dim: Number of bits in a code, one or more.
+        flip_probability: Probability, in (0, 1/2), that the noisy channel flips a bit.
+        posterior: `"shared"`: posterior logits follow from the code logits and the channel, see
+            `nacgen.functional.nac.marginal_posterior_logits`; `"scaled"`: these times a learned confidence, which
+            keeps codes from shrinking where views differ; `"separate"`: a second head on the features, as in the
+            authors' code.
+        code_normalization: Normalization of code and posterior logits, see `CodeHead`.
+        mean: Mean of each color channel in [0, 1], subtracted from the input.
+        std: Standard deviation of each color channel in [0, 1], by which the input is divided.
+        pretraining: Cost of the weights, if known: `images` seen, `seconds`, `hardware` in words, and any other
+            JSON values. It is saved with the encoder, and may be set when training has ended.
 
     Raises:
-        ConfigurationError: A name is unknown, a number out of range, or the cost incomplete.
+        ConfigurationError: A name is unknown, a number is out of range, or the cost is incomplete.
+
+    Example:
+        >>> encoder = nacgen.NACEncoder(backbone="tiny", code_dim=32).eval()
+        >>> images = torch.rand(2, 3, 16, 16) * 2 - 1
+        >>> encoder.features(images).shape, encoder.codes(images).shape
+        (torch.Size([2, 64]), torch.Size([2, 32]))
     """
 
     mean: Tensor
@@ -114,7 +120,7 @@ class NACEncoder(nn.Module, PretrainedModel):
         code_dim: int = 128,
         flip_probability: float = 0.3,
         posterior: Posterior = "shared",
-        code_normalization: CodeNormalization = "batch",
+        code_normalization: CodeNormalization = "sphere",
         mean: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] | list[float] = (0.25, 0.25, 0.25),
         pretraining: Mapping[str, Any] | None = None,
@@ -126,24 +132,20 @@ class NACEncoder(nn.Module, PretrainedModel):
             check_flip_probability(flip_probability)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
-        if posterior not in ("shared", "scaled", "separate"):
-            raise ConfigurationError(
-                f"posterior must be shared, scaled or separate, got {posterior!r}."
-            )
-        if code_normalization not in get_args(CodeNormalization):
-            raise ConfigurationError(
-                f"code_normalization must be one of {', '.join(get_args(CodeNormalization))}, got "
-                f"{code_normalization!r}."
-            )
+        for name, value, choices in (
+            ("posterior", posterior, get_args(Posterior)),
+            ("code_normalization", code_normalization, get_args(CodeNormalization)),
+        ):
+            if value not in choices:
+                raise ConfigurationError(
+                    f"{name} must be one of {', '.join(choices)}, got {value!r}."
+                )
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ConfigurationError(
                 f"mean and std must have three channels and std be positive, got {mean} and {std}."
             )
-        self.backbone_name, self.code_dim, self.flip_probability = (
-            backbone,
-            code_dim,
-            flip_probability,
-        )
+        self.backbone_name, self.code_dim = backbone, code_dim
+        self.flip_probability = flip_probability
         self.options: dict[str, Any] = {
             "backbone": backbone,
             "stem": stem,
@@ -168,117 +170,130 @@ class NACEncoder(nn.Module, PretrainedModel):
 
     @property
     def pretraining(self) -> dict[str, Any] | None:
-        """What the weights cost: images seen, seconds, hardware; None where that is not known."""
+        """Cost of the weights: images seen, seconds and hardware; None where it is not known."""
         return self._pretraining
 
     @pretraining.setter
     def pretraining(self, cost: Mapping[str, Any] | None) -> None:
-        self._pretraining = None if cost is None else check_cost(cost)
+        self._pretraining = None if cost is None else _complete_cost(cost)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
-        """Write the encoder's folder, its cost included; see `PretrainedModel.save_pretrained`."""
+        """Write the encoder's folder, see `PretrainedModel.save_pretrained`.
+
+        Args:
+            save_directory: Path of the folder. It is replaced if it exists.
+            kwargs: Options of `huggingface_hub.ModelHubMixin.save_pretrained`.
+
+        Returns:
+            Address of the commit if the encoder is pushed to the Hub.
+
+        Example:
+            >>> nacgen.NACEncoder(code_dim=32).save_pretrained("encoder")
+            >>> sorted(path.name for path in Path("encoder").iterdir())
+            ['README.md', 'config.json', 'model.safetensors']
+        """
         known = {} if self.pretraining is None else {"pretraining": self.pretraining}
         kwargs["config"] = kwargs.get("config") or self.options | known
         return super().save_pretrained(save_directory, **kwargs)
 
     def normalize(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Images in [-1, 1] to what the backbone was trained on."""
+        """Normalize images in [-1, 1] as the backbone expects them."""
         return normalize_input(images, self.mean, self.std)
 
     def feature_maps(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
-        """Feature maps of every stage.
+        """Return the feature map of every stage.
 
         Args:
-            images: In [-1, 1].
+            images: Images in [-1, 1].
 
         Returns:
-            `{"stem": (b, c, h, w), "layer1": ..., ...}`.
+            Feature maps `(b, c, h, w)` by stage: `"stem"`, `"layer1"` and so on.
 
         Raises:
             ConfigurationError: The images are too small for the backbone.
+
+        Example:
+            >>> maps = nacgen.NACEncoder().feature_maps(torch.zeros(2, 3, 16, 16))
+            >>> {stage: tuple(x.shape[1:]) for stage, x in maps.items()}
+            {'stem': (16, 16, 16), 'layer1': (16, 16, 16), 'layer2': (32, 8, 8), 'layer3': (64, 4, 4)}
         """
         maps: dict[str, Tensor] = self.backbone(self.normalize(images))
         return maps
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Features: the last stage, pooled over pixels.
+        """Return features: the last feature map, pooled over pixels.
 
         Args:
-            images: In [-1, 1].
+            images: Images in [-1, 1].
 
         Returns:
-            Zero or more, being outputs of a ReLU; of a model of timm any real numbers.
+            One row per image, zero or more after a ReLU; trunks of timm give any real numbers.
+
+        Example:
+            >>> nacgen.NACEncoder().features(torch.zeros(2, 3, 16, 16)).shape
+            torch.Size([2, 64])
         """
         last = list(self.feature_maps(images).values())[-1]
         return self.backbone.pool(last)
 
     def code_logits(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
-        """Logits whose signs are the activation code.
-
-        Args:
-            images: In [-1, 1].
-
-        Returns:
-            Any real numbers.
-        """
+        """Return the logits whose signs are the activation code of images in [-1, 1]."""
         logits: Tensor = self.code_head(self.features(images))
         return logits
 
     def piecewise_linear_logits(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
-        """Logits of the signs of `code_logits`, by ReLUs and affine maps alone: its linear regions can be counted.
-
-        Args:
-            images: In [-1, 1].
-
-        Returns:
-            Any real numbers.
-        """
+        """Return logits of the same signs made by ReLUs and affine maps only, to count linear regions."""
         return self.code_head.before_sphere(self.features(images))
 
     def codes(self, images: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, "b k"]:
-        """The binary activation code, `sign(a(x)) = +1` as True.
+        """Return the binary activation code, with `sign(a(x)) = +1` as True.
 
         Args:
-            images: In [-1, 1].
+            images: Images in [-1, 1].
 
         Returns:
-            Bits; call `eval()` first, in training mode they depend on the batch.
+            One row of bits per image. Call `eval()` first: in training mode they depend on the batch.
 
         Raises:
             ValueError: A logit is NaN, which has no sign.
+
+        Example:
+            >>> codes = nacgen.NACEncoder(code_dim=32).eval().codes(torch.zeros(2, 3, 16, 16))
+            >>> codes.shape, codes.dtype
+            (torch.Size([2, 32]), torch.bool)
         """
         logits = self.code_logits(images)
         if logits.isnan().any():
             raise ValueError(
-                f"code logits must be numbers, but {int(logits.isnan().sum())} of {logits.numel()} are NaN. Was "
-                "the encoder trained to the end? Are the images finite?"
+                f"code logits must be numbers, but {int(logits.isnan().sum())} of {logits.numel()} are NaN. "
+                "Check that the images are finite and that the encoder's training did not diverge."
             )
         return logits >= 0
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"], detach: bool = False
     ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
-        """Code logits and posterior logits, what the objective needs.
+        """Return code logits and posterior logits, the inputs of the objective.
 
         Args:
-            images: In [-1, 1].
-            detach: Keep the gradient of the posterior logits from what the posterior is predicted from.
+            images: Images in [-1, 1].
+            detach: Stop the gradient of the posterior logits before the code logits or features they come from.
 
         Returns:
-            `(code_logits, posterior_logits)`.
+            Code logits and posterior logits.
         """
         features = self.features(images)
         code_logits = self.code_head(features)
-        if self.posterior_head is None:
-            logits = code_logits.detach() if detach else code_logits
-            posterior_logits = marginal_posterior_logits(logits, self.flip_probability)
-            if self.posterior_scale is not None:
-                posterior_logits = self.posterior_scale * posterior_logits
-            return code_logits, posterior_logits
-        return code_logits, self.posterior_head(features.detach() if detach else features)
+        if self.posterior_head is not None:
+            return code_logits, self.posterior_head(features.detach() if detach else features)
+        logits = code_logits.detach() if detach else code_logits
+        posterior_logits = marginal_posterior_logits(logits, self.flip_probability)
+        if self.posterior_scale is not None:
+            posterior_logits = self.posterior_scale * posterior_logits
+        return code_logits, posterior_logits
 
     def model_card(self) -> str:
-        """Markdown that describes the encoder, with `card_notes` at its end."""
+        """Return Markdown that describes the encoder, with `card_notes` at its end."""
         cost = ""
         if self.pretraining is not None:
             cost = "Pretraining: {images:,} images, {seconds:,.0f} s on {hardware}.\n\n".format(
@@ -294,18 +309,8 @@ class NACEncoder(nn.Module, PretrainedModel):
         )
 
 
-def check_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
-    """What a pretraining cost, if it is said in full.
-
-    Args:
-        cost: `images` and `seconds`, numbers above zero, `hardware`, some words, and any other JSON values.
-
-    Returns:
-        A copy.
-
-    Raises:
-        ConfigurationError: One of the three is missing or no such value.
-    """
+def _complete_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the cost of a pretraining if it names images, seconds and hardware."""
     numbers = (cost.get("images"), cost.get("seconds"))
     are_numbers = all(isinstance(number, int | float) and number > 0 for number in numbers)
     if not (are_numbers and isinstance(cost.get("hardware"), str) and cost["hardware"]):
@@ -317,16 +322,8 @@ def check_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def normalize_input(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Bring images in [-1, 1] to zero mean and unit variance, given statistics in [0, 1].
+    """Normalize images `(b, 3, h, w)` in [-1, 1] by means and deviations `(3, 1, 1)` given for [0, 1].
 
-    Not folded into the first convolution, whose zero padding would then stand for another colour.
-
-    Args:
-        images: `(b, 3, h, w)` in [-1, 1].
-        mean: `(3, 1, 1)` in [0, 1].
-        std: `(3, 1, 1)`.
-
-    Returns:
-        `(b, 3, h, w)`.
+    Not folded into the first convolution, whose zero padding would then stand for another color.
     """
     return (images * 0.5 + 0.5 - mean) / std

@@ -1,21 +1,20 @@
-"""Models as folders: `config.json`, `model.safetensors`, `README.md`. Strict, and never unpickled.
+"""Models as folders of `config.json`, `model.safetensors` and `README.md`, read strictly and never unpickled.
 
-Other files of a folder are not looked at, and no file outside it is read.
+Other files in a folder are ignored, and no file outside it is read.
 """
 
 import inspect
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError
 from nacgen.system.documents import strict_json
-from nacgen.system.files import read_regular
+from nacgen.system.files import read_regular, sync_folder, write_file
 from nacgen.system.hub import download
 from nacgen.system.tensor_file import read_tensor_file, require_finite
 
@@ -24,13 +23,13 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "READ
 
 
 def resolve_folder(path_or_id: str | Path) -> Path | None:
-    """Find a local model folder: as given, or among the released ones in `checkpoints/`.
+    """Find a local model folder, as given or among the released models in `checkpoints/`.
 
     Args:
         path_or_id: A path, `"checkpoints/<name>"` for a released model, or a Hub id.
 
     Returns:
-        The folder, or None where no such folder exists.
+        The folder, or None if there is none of this name.
     """
     package = Path(__file__).parents[1]
     for base in (Path(), package.parent, package):  # as given; source checkout; installed wheel
@@ -40,24 +39,24 @@ def resolve_folder(path_or_id: str | Path) -> Path | None:
 
 
 class PretrainedModel(PyTorchModelHubMixin):
-    """Saving, strict loading and the Hub for a module whose constructor takes plain keywords.
+    """A mixin that saves and loads a module whose constructor takes plain keywords.
 
     The constructor's arguments become `config.json`; what `model_card` returns becomes `README.md`.
     """
 
     def model_card(self) -> str:
-        """Markdown that describes the model."""
+        """Return Markdown that describes the model."""
         return f"# {type(self).__name__}\n\nA model of the nacgen library.\n"
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
-        """Write the model folder; a reader sees the old folder or the new one, never a mixture.
+        """Write the model's folder. Readers see the old folder or the new one, never a mixture.
 
         Args:
-            save_directory: The folder; replaced where it exists.
-            kwargs: As in `huggingface_hub.ModelHubMixin.save_pretrained`.
+            save_directory: Path of the folder. It is replaced if it exists.
+            kwargs: Options of `huggingface_hub.ModelHubMixin.save_pretrained`.
 
         Returns:
-            The commit's address when pushed to the Hub.
+            Address of the commit if the model is pushed to the Hub.
         """
         target = Path(save_directory)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,13 +64,14 @@ class PretrainedModel(PyTorchModelHubMixin):
             new, old = Path(room) / "new", Path(room) / "old"
             kwargs.setdefault("repo_id", target.name)
             result: str | None = super().save_pretrained(new, **kwargs)
+            config = (new / CONFIG_FILE).read_bytes()
+            if _has_config(target, config):  # new weights of the same model
+                for file in (CARD_FILE, WEIGHTS_FILE):
+                    (new / file).replace(target / file)
+                sync_folder(target)
+                return result
+            write_file(new / CONFIG_FILE, config)  # the Hub's client does not sync it
             try:
-                if _has_config(
-                    target, (new / CONFIG_FILE).read_bytes()
-                ):  # weights of the same model
-                    for file in (CARD_FILE, WEIGHTS_FILE):
-                        (new / file).replace(target / file)
-                    return result
                 if target.exists():
                     target.rename(old)
                 new.rename(target)
@@ -79,13 +79,14 @@ class PretrainedModel(PyTorchModelHubMixin):
                 if old.exists() and not target.exists():
                     old.rename(target)
                 raise
+            sync_folder(target.parent)
         return result
 
     def _save_pretrained(self, save_directory: Path) -> None:
         assert isinstance(self, torch.nn.Module)
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        save_file(tensors, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
-        (save_directory / CARD_FILE).write_text(self.model_card(), encoding="utf-8")
+        write_file(save_directory / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
+        write_file(save_directory / CARD_FILE, self.model_card())
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # fewer options: no pickles, nothing but strict
@@ -94,24 +95,31 @@ class PretrainedModel(PyTorchModelHubMixin):
         """Load a model from a folder or the Hub.
 
         Args:
-            pretrained_model_name_or_path: A folder, `"checkpoints/<name>"`, or a Hub id `owner/name`.
+            pretrained_model_name_or_path: Path of a folder, `"checkpoints/<name>"` for a released model wherever
+                the program runs, or a Hub id `owner/name`.
             revision: Branch, tag or commit of a Hub model.
 
         Returns:
             The model on the CPU, in evaluation mode.
 
         Raises:
-            CheckpointNotFoundError: No such folder or Hub model, or a file is missing in it.
-            CheckpointError: The configuration or the weights do not fit, with up to ten differences.
+            CheckpointNotFoundError: There is no such folder or Hub model, or it lacks a file.
+            CheckpointError: The configuration or the weights do not fit; up to ten differences are listed.
+
+        Example:
+            >>> encoder = nacgen.NACEncoder.from_pretrained("checkpoints/digits-nac")
+            >>> encoder.backbone_name, encoder.code_dim
+            ('tiny', 128)
         """
         name = str(pretrained_model_name_or_path)
         config_path, weights_path = _find_files(name, revision)
         config = _read_config(cls, config_path)
         try:
-            with torch.device("meta"):  # no memory is taken for what the weights do not bear out
+            with torch.device("meta"):  # takes no memory before the weights are known to fit
                 outline = cls(**config)
             assert isinstance(outline, torch.nn.Module)
-            tensors = read_tensors(weights_path, outline.state_dict(), weights_path.parent)
+            file = read_tensor_file(weights_path, outline.state_dict(), weights_path.parent)
+            require_finite(file.tensors, str(weights_path))
             model = cls(**config)
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
@@ -120,7 +128,7 @@ class PretrainedModel(PyTorchModelHubMixin):
                 f"{config_path} does not describe a {cls.__name__}: {error}"
             ) from error
         assert isinstance(model, torch.nn.Module)
-        model.load_state_dict(tensors)
+        model.load_state_dict(file.tensors)
         model.eval()
         return model
 
@@ -130,27 +138,6 @@ def _has_config(folder: Path, content: bytes) -> bool:
         return (folder / CONFIG_FILE).read_bytes() == content
     except OSError:
         return False
-
-
-def read_tensors(
-    path: Path, expected: Mapping[str, torch.Tensor], inside: Path | None = None
-) -> dict[str, torch.Tensor]:
-    """Read a safetensors file that must hold exactly the expected names, shapes and dtypes, and finite numbers.
-
-    Args:
-        path: The file.
-        expected: What the model holds; nothing is read unless all of it fits.
-        inside: A folder that a link must not lead out of. Absent: it may lead anywhere.
-
-    Returns:
-        The tensors, on the CPU.
-
-    Raises:
-        CheckpointError: The file is damaged or does not fit; up to ten differences are listed.
-    """
-    tensors = read_tensor_file(path, expected, inside).tensors
-    require_finite(tensors, str(path))
-    return tensors
 
 
 def _find_files(name: str, revision: str | None) -> tuple[Path, Path]:

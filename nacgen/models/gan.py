@@ -1,4 +1,4 @@
-"""Generator for small images. Nothing in it depends on the batch, but for SNGAN's blocks."""
+"""A residual generator for small images. Its images do not depend on the batch, except with SNGAN's blocks."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,22 +12,48 @@ from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.folder import PretrainedModel
-from nacgen.models.sngan import SNGANGeneratorBlock, check_labels, check_num_classes
+from nacgen.models.sngan import SNGANGeneratorBlock, check_labels
 
 Block = Literal["small", "sngan"]
 
 
-def check_upsampling(image_size: int, latent_dim: int, channels: Sequence[int], flag: str) -> None:
-    """Raise unless a network can grow images of this size from a latent by doubling maps of 4 px.
+def channels_for(image_size: int) -> tuple[int, ...]:
+    """Return the channels of a small generator: 32 at full size, 32 more at each halving.
 
     Args:
-        image_size: Height and width in pixels.
-        latent_dim: Length of `z`.
-        channels: Of each map, the one of 4 px first.
-        flag: The command line's name of `channels`, for the message.
+        image_size: Height and width of the images in pixels.
+
+    Returns:
+        Channels at 4x4, then after each doubling.
 
     Raises:
-        ConfigurationError: Sizes do not fit, widths are no multiples of 8, or there is no latent.
+        ConfigurationError: The size is not 4 times a power of two, 8 or more.
+
+    Example:
+        >>> channels_for(16)
+        (96, 64, 32)
+    """
+    num_doublings = (image_size // 4).bit_length() - 1
+    if image_size < 8 or image_size != 4 * 2**num_doublings:
+        nearest = 4 * 2 ** max(1, num_doublings)
+        raise ConfigurationError(
+            f"image_size must be 4 px doubled once or more (8, 16, 32, …) for a generator, got {image_size}. "
+            f"Add --data.image-size {nearest}."
+        )
+    return tuple(32 * factor for factor in range(num_doublings + 1, 0, -1))
+
+
+def check_upsampling(image_size: int, latent_dim: int, channels: Sequence[int], flag: str) -> None:
+    """Refuse sizes that a network cannot reach from a latent by doubling maps of 4 px.
+
+    Args:
+        image_size: Height and width of the images in pixels.
+        latent_dim: Length of the latent vector.
+        channels: Channels at 4x4, then after each doubling.
+        flag: Command-line flag of `channels`, for the message.
+
+    Raises:
+        ConfigurationError: Sizes do not fit, channels are not multiples of 8, or the latent is empty.
     """
     if len(channels) < 2 or image_size != 4 * 2 ** (len(channels) - 1):
         raise ConfigurationError(
@@ -42,7 +68,7 @@ def check_upsampling(image_size: int, latent_dim: int, channels: Sequence[int], 
 
 
 class GeneratorBlock(nn.Module):
-    """Doubles the resolution: two convolutions, and a shortcut around them."""
+    """A block that doubles the resolution: two convolutions, and a shortcut around them."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -65,22 +91,27 @@ class Generator(nn.Module, PretrainedModel):
 
     Args:
         image_size: Height and width in pixels, 4 times a power of two, 8 or more.
-        latent_dim: Length of `z`.
-        channels: At 4x4, then after each doubling.
-        num_classes: With classes, a learned vector of the image's class stands beside its latent.
+        latent_dim: Length of the latent vector.
+        channels: Channels at 4x4, then after each doubling, see `channels_for`.
+        num_classes: Number of classes. With classes, a learned vector per class is appended to the latent.
         block: `"small"`: GroupNorm, convolutions before the resolution doubles; `"sngan"`: BatchNorm,
-            convolutions after it, four times the work.
+            convolutions after it, which takes four times the work.
 
     Raises:
-        ConfigurationError: Size and number of channels do not fit, channels are no multiples of 8, or a
-            choice is unknown.
+        ConfigurationError: Size and number of channels do not fit, channels are not multiples of 8, or a choice
+            is unknown.
+
+    Example:
+        >>> generator = Generator(image_size=16, latent_dim=64)
+        >>> generator(torch.randn(2, 64)).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     def __init__(
         self,
         image_size: int = 16,
         latent_dim: int = 64,
-        channels: Sequence[int] = (128, 64, 32),
+        channels: Sequence[int] = channels_for(16),
         num_classes: int | None = None,
         block: Block = "small",
     ) -> None:
@@ -88,7 +119,10 @@ class Generator(nn.Module, PretrainedModel):
         check_upsampling(image_size, latent_dim, channels, "--generator.channels")
         if block not in get_args(Block):
             raise ConfigurationError(f"block must be small or sngan, got {block!r}.")
-        check_num_classes(num_classes)
+        if num_classes is not None and num_classes < 1:
+            raise ConfigurationError(
+                f"num_classes must be one or more, or None, got {num_classes}."
+            )
         self.latent_dim, self.image_size, self.num_classes = latent_dim, image_size, num_classes
         self.activation = F.silu if block == "small" else F.relu
         make = GeneratorBlock if block == "small" else SNGANGeneratorBlock
@@ -107,14 +141,11 @@ class Generator(nn.Module, PretrainedModel):
     def forward(
         self, z: Float[Tensor, "b z"], labels: Int64[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b 3 h w"]:
-        """Images in [-1, 1] from standard normal latents.
+        """Generate images in [-1, 1] from standard normal latents.
 
         Args:
-            z: Latents.
-            labels: Class of each image, where the generator has classes.
-
-        Returns:
-            Images.
+            z: Latents, one row per image.
+            labels: Class of each image, if the generator has classes.
 
         Raises:
             ValueError: The latents have another width, or labels are missing, or given without classes.
@@ -129,25 +160,3 @@ class Generator(nn.Module, PretrainedModel):
         x = rearrange(self.first(z), "b (c h w) -> b c h w", h=4, w=4)
         x = self.activation(self.norm(self.blocks(x)))
         return torch.tanh(self.to_rgb(x))
-
-
-def channels_for(image_size: int) -> tuple[int, ...]:
-    """Channels of a small generator: 32 at full size, 32 more at each halving, `(96, 64, 32)` for 16 px.
-
-    Args:
-        image_size: Height and width in pixels.
-
-    Returns:
-        At 4x4, then after each doubling.
-
-    Raises:
-        ConfigurationError: The size is not 4 times a power of two, 8 or more.
-    """
-    num_doublings = (image_size // 4).bit_length() - 1
-    if image_size < 8 or image_size != 4 * 2**num_doublings:
-        nearest = 4 * 2 ** max(1, num_doublings)
-        raise ConfigurationError(
-            f"image_size must be 4 px doubled once or more (8, 16, 32, …) for a generator, got {image_size}. "
-            f"Add --data.image-size {nearest}."
-        )
-    return tuple(32 * factor for factor in range(num_doublings + 1, 0, -1))

@@ -1,4 +1,4 @@
-"""What a decoder's outputs say of an image's pixels: a likelihood, and the pixels to expect."""
+"""Likelihoods of images, parameterized by a decoder's outputs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from nacgen.functional.likelihoods import (
 
 
 class Likelihood(nn.Module, ABC):
-    """A distribution of images over 256 values a pixel, made of a network's outputs.
+    """A distribution of images with 256 values per pixel, parameterized by a network's outputs.
 
     Args:
-        num_outputs: Numbers it takes for each pixel.
+        num_outputs: Number of parameters per pixel.
     """
 
     def __init__(self, num_outputs: int) -> None:
@@ -33,14 +33,11 @@ class Likelihood(nn.Module, ABC):
     def forward(
         self, images: Float[Tensor, "b 3 h w"], outputs: Float[Tensor, "b p h w"]
     ) -> Float[Tensor, " b"]:
-        """Log-likelihood of images in nats.
+        """Compute the log-likelihood of images, one number per image in nats.
 
         Args:
-            images: In [-1, 1].
-            outputs: Of the decoder.
-
-        Returns:
-            Zero or less.
+            images: Images in [-1, 1].
+            outputs: Outputs of the decoder.
 
         Raises:
             ValueError: A pixel lies outside of [-1, 1].
@@ -48,7 +45,7 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def mean(self, outputs: Float[Tensor, "b p h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The pixels to expect, in [-1, 1]."""
+        """Return the mean images, in [-1, 1]."""
 
     def refit(
         self,
@@ -56,24 +53,24 @@ class Likelihood(nn.Module, ABC):
         outputs: Float[Tensor, "b p h w"],
         average: Callable[[Tensor], Tensor],
     ) -> None:
-        """Fit what has a closed form and is not left to the optimizer.
+        """Fit what has a closed form and is not left to the optimizer; by default nothing.
 
         Args:
-            images: In [-1, 1].
-            outputs: Of the decoder for them.
-            average: Takes the mean of a scalar over processes.
+            images: Images in [-1, 1].
+            outputs: Outputs of the decoder for these images.
+            average: Function that averages a scalar over processes.
         """
 
 
 class GaussianLikelihood(Likelihood):
-    """Independent Gaussian pixels around the outputs, of one variance that follows its optimum.
+    """Independent Gaussian pixels around the outputs, with one variance for all.
 
-    The variance is a buffer that `refit` takes one step of expectation-maximisation towards that of greatest
-    likelihood; there is no learning rate to choose, and no weight between reconstruction and divergence.
+    The variance is a buffer. `refit` takes one step of expectation-maximization towards the variance of greatest
+    likelihood, so there is no weight between reconstruction and divergence to choose.
 
     Source:
         Rybkin, Daniilidis & Levine 2021, arXiv:2006.13202. Differs from the paper: pixels are rounded to 256
-        values, so the optimum is found by expectation-maximisation; in the limit of fine steps it is the paper's
+        values, so the optimum is found by expectation-maximization; in the limit of fine steps it is the paper's
         mean squared error.
     """
 
@@ -86,11 +83,11 @@ class GaussianLikelihood(Likelihood):
     def forward(
         self, images: Float[Tensor, "b 3 h w"], outputs: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, " b"]:
-        """Log-likelihood of images in nats."""
+        """Compute the log-likelihood of images in nats."""
         return gaussian_log_likelihood(images, outputs.float(), self.variance)
 
     def mean(self, outputs: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The outputs, cut off at black and white."""
+        """Return the outputs, clamped to [-1, 1]."""
         return outputs.float().clamp(-1, 1)
 
     @torch.no_grad()
@@ -106,13 +103,10 @@ class GaussianLikelihood(Likelihood):
 
 
 class LogisticMixtureLikelihood(Likelihood):
-    """Pixels that are mixtures of logistics, blue depending on green and red, green on red.
+    """Mixtures of logistics for each pixel, where green depends on red, and blue on both.
 
     Args:
-        num_mixtures: Components of a pixel.
-
-    Raises:
-        ConfigurationError: There are none.
+        num_mixtures: Number of components per pixel, one or more.
 
     Source:
         Salimans et al. 2017, arXiv:1701.05517.
@@ -126,11 +120,11 @@ class LogisticMixtureLikelihood(Likelihood):
     def forward(
         self, images: Float[Tensor, "b 3 h w"], outputs: Float[Tensor, "b p h w"]
     ) -> Float[Tensor, " b"]:
-        """Log-likelihood of images in nats."""
+        """Compute the log-likelihood of images in nats."""
         return logistic_mixture_log_likelihood(images, outputs.float())
 
     def mean(self, outputs: Float[Tensor, "b p h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The mixture's mean, each component's kept between black and white."""
+        """Return the mean of the mixture, with each component clamped to [-1, 1]."""
         return logistic_mixture_mean(outputs.float())
 
 

@@ -1,4 +1,4 @@
-"""The networks of SNGAN for CIFAR-10: the classic that others are measured by.
+"""The networks of SNGAN for CIFAR-10, a common baseline.
 
 Source:
     Miyato et al. 2018, arXiv:1802.05957, appendix B.4, table 4; class-conditional as Miyato & Koyama 2018,
@@ -19,7 +19,7 @@ from nacgen.errors import ConfigurationError
 
 
 class SNGANGeneratorBlock(nn.Module):
-    """Doubles the resolution before two convolutions with BatchNorm, and a shortcut around them."""
+    """A block that doubles the resolution before two convolutions with BatchNorm, and a shortcut around them."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -41,11 +41,10 @@ class SNGANDiscriminatorBlock(nn.Module):
     """Two convolutions with spectral norm, and a shortcut around them.
 
     Args:
-        in_channels: Of the input.
-        out_channels: Of the output.
-        downsample: Whether to halve the resolution at the end.
-        is_first: Whether the input is an image: then no ReLU comes first, and the shortcut halves it before
-            its convolution.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        downsample: Halve the resolution at the end.
+        is_first: Take images: no ReLU comes first, and the shortcut halves its input before its convolution.
     """
 
     def __init__(
@@ -76,8 +75,9 @@ class SNGANDiscriminator(nn.Module):
     """Four residual blocks, a sum over pixels, and a linear map, all with spectral norm.
 
     Args:
-        channels: Of every block.
-        num_classes: With classes, the inner product of the features and the class's embedding is added.
+        channels: Channels of every block.
+        num_classes: Number of classes. With classes, the inner product of the features and the class's embedding
+            is added to the logit.
     """
 
     def __init__(self, channels: int = 128, num_classes: int | None = None) -> None:
@@ -101,15 +101,12 @@ class SNGANDiscriminator(nn.Module):
         labels: Int64[Tensor, " b"] | None = None,
         full_precision: bool = False,
     ) -> Float[Tensor, " b"]:
-        """Logits, high for images taken to be real.
+        """Return one logit per image, high for images that look real.
 
         Args:
-            images: In [-1, 1], a multiple of 4 px.
-            labels: Class of each image, where the discriminator has classes.
+            images: Images in [-1, 1] whose size is a multiple of 4 px.
+            labels: Class of each image, if the discriminator has classes.
             full_precision: Leave autocast, as gradient penalties must.
-
-        Returns:
-            One logit an image.
 
         Raises:
             ValueError: Labels are missing, or given without classes.
@@ -125,15 +122,7 @@ class SNGANDiscriminator(nn.Module):
 
 
 def check_labels(labels: Tensor | None, num_classes: int | None) -> None:
-    """Raise unless labels are given exactly where there are classes.
-
-    Args:
-        labels: Class of each image, or None.
-        num_classes: Of the network, or None.
-
-    Raises:
-        ValueError: They do not fit.
-    """
+    """Raise a `ValueError` unless labels are given if and only if a network has classes."""
     if (labels is None) != (num_classes is None):
         given = "none" if labels is None else f"{len(labels)}"
         raise ValueError(
@@ -143,20 +132,13 @@ def check_labels(labels: Tensor | None, num_classes: int | None) -> None:
 
 
 def check_num_classes(num_classes: int | None) -> None:
-    """Raise unless there are no classes, or one at least.
-
-    Args:
-        num_classes: Of a network.
-
-    Raises:
-        ConfigurationError: It is zero or less.
-    """
+    """Raise a `ConfigurationError` if a network is to have zero classes or less; None means no classes."""
     if num_classes is not None and num_classes < 1:
         raise ConfigurationError(f"num_classes must be one or more, or None, got {num_classes}.")
 
 
 def _convolution(in_channels: int, out_channels: int, size: int) -> nn.Conv2d:
-    """Xavier initialisation, with the gain of a ReLU except in shortcuts."""
+    """Make a convolution with Xavier initialization, with the gain of a ReLU except in shortcuts."""
     convolution = nn.Conv2d(in_channels, out_channels, size, padding=size // 2)
     nn.init.xavier_uniform_(convolution.weight, gain=math.sqrt(2) if size > 1 else 1.0)
     assert convolution.bias is not None

@@ -1,4 +1,4 @@
-"""The decoder of a variational autoencoder, and encoder and decoder as one module."""
+"""A decoder of latents, and a variational autoencoder of an encoder and a decoder."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,29 +12,34 @@ from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.folder import PretrainedModel
-from nacgen.models.gan import GeneratorBlock, check_upsampling
+from nacgen.models.gan import GeneratorBlock, channels_for, check_upsampling
 from nacgen.models.likelihoods import LIKELIHOODS
 
 
 class Decoder(nn.Module, PretrainedModel):
-    """From latents to a likelihood of images: residual blocks with GroupNorm and SiLU, from 4x4 upwards.
+    """A decoder of latents into a likelihood of images: residual blocks from 4x4 upwards.
 
     Args:
         image_size: Height and width in pixels, 4 times a power of two, 8 or more.
-        latent_dim: Length of `z`.
-        channels: At 4x4, then after each doubling; multiples of 8.
-        likelihood: `"gaussian"`, of optimal variance, or `"logistic_mixture"`, of ten components.
+        latent_dim: Length of the latent vector.
+        channels: Channels at 4x4, then after each doubling; multiples of 8, see `nacgen.models.gan.channels_for`.
+        likelihood: `"gaussian"`, with optimal variance, or `"logistic_mixture"`, with ten components.
 
     Raises:
-        ConfigurationError: Size and number of channels do not fit, channels are no multiples of 8, or the
+        ConfigurationError: Size and number of channels do not fit, channels are not multiples of 8, or the
             likelihood is unknown.
+
+    Example:
+        >>> decoder = Decoder(image_size=16, latent_dim=32)
+        >>> decoder.images(torch.randn(2, 32)).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     def __init__(
         self,
         image_size: int = 16,
         latent_dim: int = 32,
-        channels: Sequence[int] = (96, 64, 32),
+        channels: Sequence[int] = channels_for(16),
         likelihood: str = "gaussian",
     ) -> None:
         super().__init__()
@@ -51,13 +56,10 @@ class Decoder(nn.Module, PretrainedModel):
         self.to_outputs = nn.Conv2d(channels[-1], self.likelihood.num_outputs, 3, padding=1)
 
     def forward(self, z: Float[Tensor, "b z"]) -> Float[Tensor, "b p h w"]:
-        """What the likelihood is made of.
+        """Return the parameters of the likelihood, `likelihood.num_outputs` numbers per pixel.
 
         Args:
-            z: Latents.
-
-        Returns:
-            Outputs, `likelihood.num_outputs` numbers a pixel.
+            z: Latents, one row per image.
 
         Raises:
             ValueError: The latents have another width.
@@ -72,24 +74,17 @@ class Decoder(nn.Module, PretrainedModel):
         return outputs
 
     def images(self, z: Float[Tensor, "b z"]) -> Float[Tensor, "b 3 h w"]:
-        """The images to expect of latents, in [-1, 1], without the likelihood's noise.
-
-        Args:
-            z: Latents.
-
-        Returns:
-            Images.
-        """
+        """Return the mean images of latents, in [-1, 1], without the likelihood's noise."""
         return self.likelihood.mean(self(z))
 
 
 class VAEOutput(NamedTuple):
-    """What a variational autoencoder makes of images.
+    """Posteriors of images and the decoder's outputs.
 
     Args:
-        mean: Of each image's posterior.
-        log_variance: Of each image's posterior.
-        outputs: Of the decoder, for one sample of the posterior.
+        mean: Means of the posteriors, one row per image.
+        log_variance: Log-variances of the posteriors.
+        outputs: Outputs of the decoder for one sample of each posterior.
     """
 
     mean: Float[Tensor, "b z"]
@@ -98,11 +93,11 @@ class VAEOutput(NamedTuple):
 
 
 class VAE(nn.Module):
-    """An encoder of posteriors and a decoder.
+    """A variational autoencoder.
 
     Args:
-        encoder: Images `(b, 3, h, w)` in [-1, 1] to means and log-variances, `(b, z)` each.
-        decoder: Of latents as wide.
+        encoder: Module that maps images `(b, 3, h, w)` in [-1, 1] to means and log-variances, `(b, z)` each.
+        decoder: Decoder of latents of the same width.
     """
 
     def __init__(self, encoder: nn.Module, decoder: Decoder) -> None:
@@ -112,19 +107,16 @@ class VAE(nn.Module):
     def posterior(
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b z"]]:
-        """Mean and log-variance of each image's posterior, in float32."""
+        """Return mean and log-variance of each image's posterior, in float32."""
         mean, log_variance = self.encoder(images)
         return mean.float(), log_variance.float()
 
     def forward(self, images: Float[Tensor, "b 3 h w"], noise: Float[Tensor, "b z"]) -> VAEOutput:
-        """Encode, draw one sample each, decode.
+        """Encode images, draw one sample of each posterior, and decode it.
 
         Args:
-            images: In [-1, 1].
-            noise: Standard normal; zeros decode the posterior means.
-
-        Returns:
-            Posteriors and the decoder's outputs.
+            images: Images in [-1, 1].
+            noise: Standard normal numbers; zeros decode the posterior means.
 
         Raises:
             ValueError: Encoder, noise and decoder do not agree on the width of the latents.

@@ -55,11 +55,6 @@ def shifted(image: Tensor, down: int, right: int) -> Tensor:
     return result
 
 
-def test_bytes_become_minus_one_to_one() -> None:
-    values = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    assert to_float(values).flatten().tolist() == pytest.approx([-1, -0.6, 1])
-
-
 @pytest.mark.parametrize("factor", [0.0, 0.3, 1.0, 1.7, 4.0])
 @pytest.mark.parametrize("column", [0, 1, 2])
 def test_each_colour_change_is_torchvisions(column: int, factor: float) -> None:

@@ -260,7 +260,7 @@ def test_a_cost_that_is_not_whole_is_refused(wrong: dict[str, Any]) -> None:
         ({"code_dim": 0}, "code_dim must be one bit or more, got 0"),
         ({"flip_probability": 0.5}, r"strictly between 0 and 1/2, got 0\.5"),
         ({"flip_probability": 0.0}, r"strictly between 0 and 1/2, got 0\.0"),
-        ({"posterior": "none"}, "posterior must be shared.* separate, got 'none'"),
+        ({"posterior": "none"}, "posterior must be one of shared, scaled, separate, got 'none'"),
         (
             {"code_normalization": "layer"},
             "code_normalization must be .*sqrt_dim, got 'layer'",

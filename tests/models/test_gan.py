@@ -65,11 +65,7 @@ def test_a_saved_generator_is_the_same_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 32}, r"got 32 px with channels \(128, 64, 32\)\. 16 px need three"),
-        (
-            {"image_size": 32, "channels": (96, 64, 32)},
-            r"got 32 px with channels \(96, 64, 32\)\. 16",
-        ),
+        ({"image_size": 32}, r"got 32 px with channels \(96, 64, 32\)\. 16 px need three"),
         ({"image_size": 4, "channels": (8,)}, r"got 4 px with channels \(8,\)"),
         ({"image_size": 8, "channels": (12, 8)}, r"multiples of 8, got \(12, 8\)"),
         ({"image_size": 8, "channels": (8, 0)}, r"multiples of 8, got \(8, 0\)"),

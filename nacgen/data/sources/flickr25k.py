@@ -1,4 +1,4 @@
-"""FLICKR-25K (MIRFLICKR-25000) as published: photographs with 24 potential labels, several an image.
+"""FLICKR-25K (MIRFLICKR-25000) as published: photographs with 24 potential labels, several per image.
 
 Huiskes & Lew 2008, The MIR Flickr Retrieval Evaluation. `*_r1.txt`, the stricter annotation of 14 of the
 labels, is not used. The publisher gives no checksums, so none are checked.
@@ -28,16 +28,16 @@ def list_flickr25k(root: Path) -> ImageFiles:
     """Find the images of FLICKR-25K and read their labels.
 
     Args:
-        root: The folder that holds `mirflickr/`, with `im1.jpg` and so on, and beside it
+        root: Folder that holds `mirflickr/`, with `im1.jpg` and so on, and beside it
             `mirflickr25k_annotations_v080/`; or `mirflickr/` itself.
 
     Returns:
-        The files in the order of their numbers; row `i` is `im{i + 1}.jpg`. Labels are bool `(n, 24)`;
-        some images have none.
+        Files in the order of their numbers: row `i` is `im{i + 1}.jpg`. Labels are bool `(n, 24)`; some images
+        have none.
 
     Raises:
         DataNotFoundError: Images or annotations are missing.
-        DataError: A number is missing among the images, or an annotation is not one.
+        DataError: The images are not numbered without a gap, or an annotation is damaged.
     """
     folder = root if root.name == "mirflickr" else root / "mirflickr"
     annotations = folder.parent / ANNOTATIONS
@@ -74,7 +74,7 @@ def _image_numbers(folder: Path) -> list[int]:
 
 
 def _read_column(path: Path, num_images: int) -> Bool[Tensor, " n"]:
-    """Whether each image has the label that the file lists the numbers of, counted from 1."""
+    """Read which images have a label from the list of their numbers, counted from 1."""
     column = torch.zeros(num_images, dtype=torch.bool)
     for line in path.read_text(encoding="utf-8", errors="replace").split():
         number = int(line) if line.isascii() and line.isdigit() else 0

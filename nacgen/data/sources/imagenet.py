@@ -18,11 +18,11 @@ def list_imagenet(root: Path, split: str) -> ImageFiles:
     """Find the images of ImageNet-1K.
 
     Args:
-        root: The folder that holds `train/` and `val/`.
+        root: Folder that holds `train/` and `val/`.
         split: `"train"`, or `"test"` for the validation images: the test images have no public labels.
 
     Returns:
-        The files; classes are the synsets in alphabetical order, as everywhere.
+        Files, whose classes are the synsets in alphabetical order.
 
     Raises:
         DataNotFoundError: The folder is missing or empty.
@@ -42,13 +42,13 @@ def list_imagenet(root: Path, split: str) -> ImageFiles:
     if files.labels is None:
         stray = next(path for path in files.paths if Path(path).parent == folder)
         raise DataError(
-            f"images in {folder} must lie in one folder a synset, {folder.name}/n01440764 say, but "
+            f"images in {folder} must lie in one folder per synset, like {folder.name}/n01440764, but "
             f"{Path(stray).name} lies in none. Sort them into synset folders. {how}"
         )
     strange = [name for name in files.class_names if not SYNSET.fullmatch(name)]
     if strange:
         raise DataError(
-            f"folders in {folder} must be named after synsets, n01440764 say, got "
+            f"folders in {folder} must be named after synsets, like n01440764, got "
             f"{', '.join(strange[:10])}. Use --dataset folder for other classes. {how}"
         )
     return files

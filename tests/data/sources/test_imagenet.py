@@ -49,7 +49,7 @@ def test_unsorted_validation_images_are_refused(root: Path) -> None:
     write_photographs(root / "val", ["ILSVRC2012_val_00000002.JPEG"])
     with pytest.raises(
         DataError,
-        match=r"val/n01440764 say, but ILSVRC2012_val_00000002\.JPEG lies in none\. "
+        match=r"val/n01440764, but ILSVRC2012_val_00000002\.JPEG lies in none\. "
         r"Sort them into synset folders\. .*torchvision\.datasets\.ImageNet",
     ):
         load_dataset("imagenet", "test", root, image_size=24)
@@ -57,7 +57,7 @@ def test_unsorted_validation_images_are_refused(root: Path) -> None:
 
 def test_folders_of_other_names_are_refused(root: Path) -> None:
     write_photographs(root / "val" / "images", ["1.JPEG"])
-    with pytest.raises(DataError, match="synsets, n01440764 say, got images"):
+    with pytest.raises(DataError, match="synsets, like n01440764, got images"):
         load_dataset("imagenet", "test", root, image_size=24)
 
 
