@@ -39,7 +39,7 @@ def transplant(
         TypeError: If the target does not take an option, or needs one that is missing.
 
     Example:
-        >>> import nacgen
+        >>> import nacgen, torch
         >>> encoder = nacgen.NACEncoder.from_pretrained("checkpoints/digits-nac")
         >>> part = nacgen.transplant(encoder, into="discriminator", image_size=16)
         >>> part.module(torch.zeros(2, 3, 16, 16)).shape
