@@ -80,10 +80,11 @@ def linear_probe_sgd(
         ValueError: If a number is out of range, the function's module is in training mode, or its features
             or the classifier are not finite.
     """
-    if epochs < 1 or not 0 < smallest_crop <= 1:  # torch checks the other numbers
+    if not (epochs >= 1 and learning_rate > 0 and 0 < momentum < 1 and 0 < smallest_crop <= 1):
         raise ValueError(
-            "epochs must be one or more and smallest_crop in (0, 1], got "
-            f"{epochs} and {smallest_crop}. The paper's are 100 and 0.08."
+            "epochs must be one or more, learning_rate above 0, momentum in (0, 1) and smallest_crop in "
+            f"(0, 1], got {epochs}, {learning_rate}, {momentum} and {smallest_crop}. The paper's are 100, "
+            "1.0, 0.9 and 0.08."
         )
     require_eval(function)
     _, test_labels, num_classes = check_labels(train.labels, test.labels)
