@@ -74,6 +74,10 @@ def tiled_log_sum_exp(
 
     Arguments are those of `log_sum_exp`; `tile` is the number of rows and keys of a block, by default `TILE`,
     and 4 times as many on a GPU. The result can be differentiated once.
+
+    Example:
+        >>> tiled_log_sum_exp(torch.zeros(1, 4), torch.zeros(3, 4), tile=2).exp()
+        tensor([3.])
     """
     if tile is None:
         tile = TILE if rows.device.type == "cpu" else 4 * TILE
