@@ -1,7 +1,7 @@
 """Configuration: frozen dataclasses, filled from a preset, then a YAML file, then flags.
 
-All three pass one parser, so a wrong key or type gives the same message wherever it stands. This module
-does not import torch, which keeps `--help` fast.
+All three pass one parser, so a wrong key or type gives the same message in each. This module does not import
+torch, which keeps `--help` fast.
 """
 
 import argparse
@@ -45,11 +45,11 @@ def require_positive(config: object, *names: str) -> None:
     """Raise unless the named fields of a configuration are finite and above zero.
 
     Args:
-        config: A dataclass instance.
+        config: Dataclass instance.
         names: Names of number fields, or of fields that hold several numbers.
 
     Raises:
-        ConfigurationError: One of them is not.
+        ConfigurationError: A number is not above zero, or not finite.
     """
     for name in names:
         value = getattr(config, name)
@@ -64,13 +64,13 @@ def require_between(config: object, low: float, high: float, *names: str) -> Non
     """Raise unless the named fields of a configuration are finite and lie between two bounds.
 
     Args:
-        config: A dataclass instance.
-        low: Least value allowed.
-        high: Greatest value allowed; infinity for none.
+        config: Dataclass instance.
+        low: Smallest allowed value.
+        high: Largest allowed value; infinity for no bound.
         names: Names of number fields.
 
     Raises:
-        ConfigurationError: One of them does not.
+        ConfigurationError: A number is out of bounds, or not finite.
     """
     for name in names:
         value = getattr(config, name)
@@ -82,11 +82,11 @@ def require_between(config: object, low: float, high: float, *names: str) -> Non
 
 
 def flag_of(config: object, name: str) -> str:
-    """The flag of a field: `--seed` of what has a preset, `--optim.learning-rate` of an OptimConfig.
+    """Return the flag of a field, for example `--seed`, or `--optim.learning-rate` for an `OptimConfig`.
 
     Args:
-        config: A dataclass instance; a nested one is called after the field that holds it.
-        name: Name of its field.
+        config: Dataclass instance; the class of a nested one is named after the field that holds it.
+        name: Name of the field.
 
     Returns:
         The flag in full.
@@ -113,7 +113,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What is written while a run goes on. Times are given in images seen by all processes."""
+    """Options of log, checkpoints and trackers. Times are given in images seen by all processes."""
 
     log_every: int = 640
     """Images between two rows of metrics.jsonl."""
@@ -176,18 +176,18 @@ def parse(
     """Read a configuration from a preset, a YAML file and flags, each overruling the one before.
 
     Args:
-        config_class: A frozen dataclass with fields `preset` and `config`.
+        config_class: Frozen dataclass with fields `preset` and `config`.
         presets: Configurations by name; the first is the default.
-        argv: Flags; those of the command line when absent.
-        description: Shown by `--help`.
+        argv: Flags; by default those of the command line.
+        description: Text that `--help` shows.
 
     Returns:
         The configuration.
 
     Raises:
-        ConfigurationError: An unknown preset, or a configuration that contradicts itself.
-        SystemExit: 2 for a wrong flag, key or type, after a message that names the file where the flags
-            alone are right; 0 for `--help`.
+        ConfigurationError: The preset is unknown, or the configuration contradicts itself.
+        SystemExit: 2 for a wrong flag, key or type, after a message that names the file if the flags alone are
+            right; 0 for `--help`.
     """
     flags = _upgrade_flags(sys.argv[1:] if argv is None else argv)
     first_pass = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -231,14 +231,14 @@ def run_recipe(
     """Parse the command line, run a recipe, and end with its exit code.
 
     Args:
-        main: The recipe.
-        config_class: Its configuration.
-        presets: Its presets.
+        main: Function of the recipe.
+        config_class: Class of its configuration.
+        presets: Configurations by name; the first is the default.
 
     Raises:
-        SystemExit: With the code of the error, 2 configuration, 3 non-finite loss, 4 data, 5 checkpoint,
-            6 storage, 7 locked, 8 another process lost; 143 when pre-empted and saved; 130 when interrupted and
-            not saved.
+        SystemExit: With the code of the error: 2 configuration, 3 non-finite loss, 4 data, 5 checkpoint,
+            6 storage, 7 locked, 8 another process lost; 143 if a signal stopped the run and it was saved; 130 if
+            it was interrupted and not saved.
     """
     stop_with_launcher()
     threading.excepthook = _report_thread
@@ -261,7 +261,7 @@ def run_recipe(
 
 
 def _error_of_all(error: Exception) -> Exception:
-    """The error of this process, or that of another one whose end it is the echo of."""
+    """Return the error of this process, or that of another process if it caused this one."""
     if "torch.distributed" not in sys.modules:
         return error
     from nacgen.system.lost_processes import agreed_error
@@ -270,7 +270,7 @@ def _error_of_all(error: Exception) -> Exception:
 
 
 def _report_thread(args: threading.ExceptHookArgs) -> None:
-    """A full disk in a tracker's thread is one line; the main thread meets it with the next row."""
+    """Report a full disk in a tracker's thread in one line; the main thread meets it with the next row."""
     if args.exc_value is not None and is_storage_failure(args.exc_value):
         print(f"a tracker could not write: {args.exc_value}", file=sys.stderr)
     else:
@@ -285,13 +285,13 @@ def _exit(message: str, code: int) -> NoReturn:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as nested plain values, ready for YAML or JSON.
+    """Return a configuration as nested plain values for YAML or JSON.
 
     Args:
-        config: A dataclass instance.
+        config: Dataclass instance.
 
     Returns:
-        Its fields in order, without those that are `UNRECORDED`; tuples become lists.
+        The fields in order, without those that are `UNRECORDED`; tuples become lists.
     """
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
@@ -325,11 +325,11 @@ def upgrade(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     for name, value in values.items():
         if name in REMOVED and value != REMOVED[name]:
             raise ConfigurationError(
-                f"{name} must be {REMOVED[name]}, since it is no option any more, but {source} has {value}. "
+                f"{name} must be {REMOVED[name]}, since it is no longer an option, but {source} has {value}. "
                 "Leave it out, or use the version that knows it."
             )
         if name in REMOVED:
-            warn(f"{source}: {name} is no option any more; it has its default and is left out")
+            warn(f"{source}: {name} is no longer an option; it has its default and is left out")
         else:
             upgraded[RENAMED.get(name, name)] = value
         if name in RENAMED:

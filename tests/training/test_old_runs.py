@@ -108,7 +108,7 @@ def test_a_removed_option_may_hold_its_old_default_alone(
 
     defaults = ["--optim.beta1", "0.5", "--optim.widths", "1", "2", "--optim.no-is-odd"]
     assert read(*defaults).seed == 3
-    assert capsys.readouterr().err.count("is no option any more") == 3
+    assert capsys.readouterr().err.count("is no longer an option") == 3
     file.write_text("optim:\n  beta1: 0.5\n  is_odd: false\n")
     assert read("--config", str(file)).seed == 3
     for flags in (["--optim.beta1=0.9"], ["--optim.widths", "1"], ["--optim.is-odd"]):
