@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.folder import PretrainedModel
-from nacgen.models.sngan import SNGANGeneratorBlock, check_labels
+from nacgen.models.sngan import SNGANGeneratorBlock, check_labels, check_num_classes
 
 Block = Literal["small", "sngan"]
 
@@ -119,10 +119,7 @@ class Generator(nn.Module, PretrainedModel):
         check_upsampling(image_size, latent_dim, channels, "--generator.channels")
         if block not in get_args(Block):
             raise ConfigurationError(f"block must be small or sngan, got {block!r}.")
-        if num_classes is not None and num_classes < 1:
-            raise ConfigurationError(
-                f"num_classes must be one or more, or None, got {num_classes}."
-            )
+        check_num_classes(num_classes)
         self.latent_dim, self.image_size, self.num_classes = latent_dim, image_size, num_classes
         self.activation = F.silu if block == "small" else F.relu
         make = GeneratorBlock if block == "small" else SNGANGeneratorBlock
