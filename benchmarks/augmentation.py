@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as torchvision_ops
 import page
 from nacgen.data.augment import ViewPolicy, color_jitter, random_boxes, resized_crop, shift_hue
 from nacgen.data.stream import Batch
-from nacgen.pretraining.nac import two_views
+from nacgen.pretraining.base import two_views
 from pil_loader import WORKERS, TwoViews, build_loader
 from timing import Row, Size, agree, in_turns, missing, noise
 

@@ -26,16 +26,18 @@ from torch.utils.flop_counter import flop_registry
 import page
 from augmentation import POLICY, kornia_pipeline
 from loss import codes, descend, plain
-from nacgen.data.augment import diff_augment
 from nacgen.data.stream import Batch
 from nacgen.functional.log_sum_exp import tiled_log_sum_exp
+from nacgen.gan.options import AugmentConfig, GANConfig, OptimConfig
 from nacgen.gan.update import GANUpdate
 from nacgen.metrics.extractors.inception import InceptionExtractor, build_inception
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator, channels_for
-from nacgen.pretraining.nac import NACUpdate, two_views
+from nacgen.pretraining.base import two_views
+from nacgen.pretraining.nac import NACUpdate
+from nacgen.pretraining.options import NACConfig
 from nacgen.system.randomness import seeded
-from nacgen.training.monitors import DivergenceMonitor
+from nacgen.training.config import RunConfig
 from nacgen.training.optimizers import LARS, build_optimizer
 from nacgen.transplant.transplant import transplant
 from retrieval import counted_form, labeled_codes, sorted_form
@@ -267,7 +269,8 @@ def pretraining(size: Size, backbone: str, pairs_a_second: float, is_compiled: b
     with seeded(0, "benchmark"):
         encoder = NACEncoder(backbone).to(memory_format=torch.channels_last).to(DEVICE)
     optimizer = build_optimizer("lars", encoder, 0.3, 1e-6)
-    update, stream = NACUpdate(accelerator(), encoder, optimizer, POLICY), batches(n)
+    marginal, stream = NACConfig(relaxation="marginal"), batches(n)
+    update = NACUpdate(accelerator(), encoder, optimizer, POLICY, marginal)
     operations = count_operations(lambda: update.update(next(stream)))
     if is_compiled:
         encoder.compile()
@@ -290,18 +293,20 @@ def gan(size: Size) -> list[Row]:
     part = transplant(encoder, image_size=32)
     form = {"memory_format": torch.channels_last}
     generator, discriminator = generator.to(**form).to(DEVICE), part.module.to(**form).to(DEVICE)
+    config = GANConfig(
+        total_images=n,
+        batch_size=n,
+        optim=OptimConfig(penalty_every=2, ema_half_life=1000),
+        augment=AugmentConfig(translation=0.125, cutout=0.5),
+        run=RunConfig(checkpoint_every=10**9),
+    )
     update = GANUpdate(
         accelerator(),
         generator,
         discriminator,
         torch.optim.Adam(generator.parameters(), lr=1e-3),
         torch.optim.Adam(part.param_groups(1e-3)),
-        batch_size=n,
-        penalty_weight=lambda images_seen: 0.3,
-        penalty_every=2,
-        ema_half_life=1000,
-        augment=partial(diff_augment, translation=0.125, cutout=0.5),
-        watch=DivergenceMonitor(1e6, 10**9),
+        config,
     )
     stream = batches(n)
 

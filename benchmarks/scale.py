@@ -28,6 +28,7 @@ from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
 from nacgen.pretraining.momentum import MomentumEncoder
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
+from nacgen.pretraining.options import NACConfig
 from nacgen.system.randomness import seeded
 from nacgen.training.optimizers import build_optimizer
 from timing import Row, Size, cost, noise, peak_memory
@@ -73,11 +74,12 @@ def build(global_size: int, image_size: int, queue: int) -> tuple[NACUpdate, Bat
     images = noise(global_size, image_size)[start : start + local]
     batch = Batch(images, None, 0, 0, global_size, start)
     views = ViewPolicy(crop_scale=(0.2, 1.0))
+    marginal = NACConfig(relaxation="marginal")
     if not queue:
-        return NACUpdate(accelerator, encoder, optimizer, views), batch
+        return NACUpdate(accelerator, encoder, optimizer, views, marginal), batch
     keys = MomentumEncoder(encoder, queue, 0.99, global_size)
     keys.follow(encoder)
-    return NACQueueUpdate(accelerator, encoder, optimizer, views, keys=keys), batch
+    return NACQueueUpdate(accelerator, encoder, optimizer, views, marginal, keys), batch
 
 
 def work(global_size: int, image_size: int, queue: int, turns: int) -> dict[str, Any]:

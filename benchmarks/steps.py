@@ -32,7 +32,8 @@ from nacgen.gan import build as gan_networks
 from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.models.encoder import NACEncoder
 from nacgen.pretraining import build as objectives
-from nacgen.pretraining.nac import channel_uniforms, two_views
+from nacgen.pretraining.base import two_views
+from nacgen.pretraining.nac import channel_uniforms
 from nacgen.pretraining.options import NACConfig, OptimConfig, PretrainConfig, ViewConfig
 from nacgen.system.randomness import generator
 from nacgen.training.update import Update

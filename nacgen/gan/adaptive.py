@@ -4,7 +4,7 @@ Every draw is made at any probability, for the global batch, so that an augmente
 (seed, purpose, position, probability).
 
 Source:
-    Karras et al. 2020, arXiv:2006.06676, appendix B: pixel blitting, geometry and colours ("bgc").
+    Karras et al. 2020, arXiv:2006.06676, appendix B: pixel blitting, geometry and colors ("bgc").
 """
 
 import math
@@ -21,18 +21,18 @@ from nacgen.data.stream import Batch
 def adaptive_augment(
     images: Float[Tensor, "b 3 h h"], batch: Batch, purpose: str, probability: float
 ) -> Float[Tensor, "b 3 h h"]:
-    """Flip, turn, shift, stretch and recolour images, each with some probability, differentiably.
+    """Flip, turn, shift, stretch and recolor images, each with some probability, differentiably.
 
     Differs from the paper: pixels between pixels are interpolated linearly, without its wavelet filters.
 
     Args:
         images: Real or generated square images in [-1, 1]; row `i` belongs to row `i` of the batch.
-        batch: Gives the position in the stream.
-        purpose: Name of the draw, so that real and generated images differ.
-        probability: Of each transform, 0 to 1.
+        batch: Batch that gives the position in the stream.
+        purpose: Name of the draw; real and generated images have names of their own.
+        probability: Probability of each transform, 0 to 1.
 
     Returns:
-        Augmented images; colours may leave [-1, 1]. At probability 0 the images themselves.
+        Augmented images; colors may leave [-1, 1]. At probability 0 the images themselves.
     """
     if probability == 0:
         return images
@@ -48,13 +48,13 @@ def adaptive_augment(
 def random_geometry(
     num_images: int, image_size: int, probability: float, draw: torch.Generator
 ) -> Float[Tensor, "n 3 3"]:
-    """Random maps from where a pixel goes to where it comes from, images spanning [-1, 1].
+    """Draw maps from a pixel's place to the place that it is read from, in images that span [-1, 1].
 
     Args:
-        num_images: How many.
+        num_images: Number of maps.
         image_size: Height and width in pixels; blitting shifts by whole ones.
-        probability: Of each transform, 0 to 1.
-        draw: Their source.
+        probability: Probability of each transform, 0 to 1.
+        draw: Source of the random numbers.
 
     Returns:
         Homogeneous matrices, the identity where nothing was drawn.
@@ -70,7 +70,7 @@ def random_geometry(
         return torch.where(uniform() < chance, value, neutral)
 
     one = torch.ones(num_images)
-    turn_chance = 1 - math.sqrt(1 - probability)  # of each of two, together `probability`
+    turn_chance = 1 - math.sqrt(1 - probability)  # of each of the two turns, together `probability`
     matrices = _scaling(gate(1 - 2 * (2 * uniform()).floor(), 1.0), one)  # mirrored or not
     matrices = matrices @ _rotation(gate((4 * uniform()).floor()) * math.pi / 2)
     steps = [gate((0.25 * uniform() - 0.125) * image_size).round() for _ in range(2)]
@@ -87,12 +87,12 @@ def random_geometry(
 def random_colors(
     num_images: int, probability: float, draw: torch.Generator
 ) -> Float[Tensor, "n 4 4"]:
-    """Random affine maps of colours in [-1, 1]: brightness, contrast, luma, hue, saturation.
+    """Draw affine maps of colors in [-1, 1]: brightness, contrast, luma, hue, saturation.
 
     Args:
-        num_images: How many.
-        probability: Of each transform, 0 to 1.
-        draw: Their source.
+        num_images: Number of maps.
+        probability: Probability of each transform, 0 to 1.
+        draw: Source of the random numbers.
 
     Returns:
         Homogeneous matrices, the identity where nothing was drawn.
@@ -105,9 +105,9 @@ def random_colors(
         value = torch.where(uniform() < probability, value, neutral)
         return rearrange(value, "n -> n 1 1")
 
-    gray = torch.full((3, 3), 1 / 3)  # projection on the grey axis
+    gray = torch.full((3, 3), 1 / 3)  # projection on the gray axis
     color = torch.eye(3) - gray
-    # turns by an angle about the grey axis: cos * colour + sin * cross + grey
+    # A turn by an angle about the gray axis is cos * color + sin * cross + gray.
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     brightness = gate(0.2 * torch.randn(num_images, generator=draw))
     contrast = gate(2 ** (0.5 * torch.randn(num_images, generator=draw)), 1.0)
@@ -117,7 +117,7 @@ def random_colors(
     linear = luma * gray + saturation * (hue.cos() * color + hue.sin() * cross)
     matrices = torch.eye(4).repeat(num_images, 1, 1)
     matrices[:, :3, :3] = contrast * linear
-    matrices[:, :3, 3:] = contrast * luma * brightness  # brightness is grey, so luma alone turns it
+    matrices[:, :3, 3:] = contrast * luma * brightness  # brightness is gray: luma alone turns it
     return matrices
 
 
@@ -141,11 +141,11 @@ def _matrices(*rows: list[Tensor]) -> Tensor:
 
 
 class AdaptiveAugmentation(nn.Module):
-    """Augments more while the discriminator is too sure of its training images, less while it is not.
+    """Augmentation whose probability rises while the discriminator is too sure of its training images.
 
     Args:
-        target: Mean sign of real logits to hold, -1 to 1.
-        images_to_full: Images over which the probability may go from 0 to 1.
+        target: Mean sign of real logits to hold, -1 to 1. With RpGAN: of their differences from generated ones.
+        images_to_full: Number of images over which the probability may go from 0 to 1.
 
     Source:
         Karras et al. 2020, arXiv:2006.06676, section 3.
@@ -155,7 +155,7 @@ class AdaptiveAugmentation(nn.Module):
     probability: Tensor
     signs: Tensor
 
-    def __init__(self, target: float, images_to_full: float) -> None:
+    def __init__(self, target: float = 0.6, images_to_full: float = 500_000) -> None:
         super().__init__()
         self.target, self.images_to_full = target, images_to_full
         self.register_buffer("probability", torch.zeros((), dtype=torch.float64))
@@ -164,15 +164,15 @@ class AdaptiveAugmentation(nn.Module):
     def forward(
         self, images: Float[Tensor, "b 3 h h"], batch: Batch, purpose: str
     ) -> Float[Tensor, "b 3 h h"]:
-        """Augment images with today's probability, see `adaptive_augment`."""
+        """Augment images with the present probability, see `adaptive_augment`."""
         return adaptive_augment(images, batch, purpose, float(self.probability))
 
     def observe(self, sign: float, num_images: int) -> None:
-        """Note a step; after every fourth, the probability moves.
+        """Take note of a step; after every fourth, move the probability.
 
         Args:
             sign: Mean sign of the step's real logits over all processes.
-            num_images: Real images in the step over all processes.
+            num_images: Number of real images in the step over all processes.
         """
         self.signs[int(self.signs.isfinite().sum())] = sign
         if self.signs.isfinite().all():

@@ -1,26 +1,21 @@
 """From the options of GAN training to its networks and its update."""
 
 import sys
-from functools import partial
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from nacgen.data.augment import diff_augment
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, DataError
-from nacgen.gan.adaptive import AdaptiveAugmentation
 from nacgen.gan.options import GANConfig
 from nacgen.gan.update import GANUpdate
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator, channels_for
 from nacgen.models.sngan import SNGANDiscriminator
 from nacgen.system.randomness import seeded
-from nacgen.training.monitors import DivergenceMonitor
-from nacgen.training.update import cosine_between
 from nacgen.transplant.discriminator import Discriminator, into_discriminator
 from nacgen.transplant.report import Transplant
 
@@ -28,14 +23,14 @@ DIGITS_ENCODER = "checkpoints/digits-nac"
 
 
 def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:
-    """Classes that the networks know.
+    """Return the number of classes that the networks know.
 
     Args:
         config: Options of the run.
         dataset: The training images.
 
     Returns:
-        Their number; None for an unconditional run.
+        The number of classes; None for an unconditional run.
 
     Raises:
         DataError: A conditional run has images without exactly one class each.
@@ -52,12 +47,12 @@ def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:
 
 
 def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1) -> Generator:
-    """The generator, at its start.
+    """Build the generator.
 
     Args:
         config: Options of the run.
         dataset: The training images.
-        num_processes: That train it.
+        num_processes: Number of processes that train it.
 
     Returns:
         The generator, on the CPU.
@@ -90,13 +85,13 @@ def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1)
 def transplant_encoder(
     config: GANConfig, encoder: NACEncoder, calibration_images: Tensor, num_classes: int | None
 ) -> Transplant[Discriminator]:
-    """The discriminator on an encoder.
+    """Make a discriminator from an encoder.
 
     Args:
         config: Options of the run.
-        encoder: What it starts from, or what the control arms take their architecture from.
-        calibration_images: `(b, 3, h, w)` in [-1, 1], by which these set their scale.
-        num_classes: That it knows, or None.
+        encoder: Encoder whose weights the discriminator starts from; control arms take its architecture alone.
+        calibration_images: `(b, 3, h, w)` in [-1, 1]; control arms set their scale by them.
+        num_classes: Number of classes, or None for an unconditional discriminator.
 
     Returns:
         Discriminator, parameter groups and report.
@@ -106,7 +101,7 @@ def transplant_encoder(
         encoder,
         mode=options.mode,
         image_size=calibration_images.shape[-1],
-        source=config.init if config.init in ("random", "shuffled") else "encoder",
+        source=config.source,
         calibration_images=calibration_images,
         head=options.head,
         return_nodes=options.return_nodes,
@@ -119,13 +114,13 @@ def transplant_encoder(
 def build_update(
     config: GANConfig, accelerator: Accelerator, dataset: Dataset, stream: ImageStream
 ) -> tuple[GANUpdate, NACEncoder | None]:
-    """Networks, optimizers and the update of a run.
+    """Build the networks, the optimizers and the update of a run.
 
     Args:
         config: Options of the run.
-        accelerator: Prepared for it; its main process prints the transplant's report.
+        accelerator: Accelerator of the run; its main process prints the report of the transplant.
         dataset: The training images.
-        stream: Their batches.
+        stream: Batches of the training images.
 
     Returns:
         The update, and the encoder that the discriminator was made from, if any.
@@ -157,48 +152,19 @@ def build_update(
         groups = part.param_groups(
             optim.learning_rate,
             trunk_multiplier=config.discriminator.trunk_lr_multiplier,
-            stage_decay=config.discriminator.stage_lr_decay,
             start_images=config.discriminator.head_warmup_images,
             unfreeze_every=config.discriminator.unfreeze_every,
-            ramp_images=config.discriminator.ramp_images,
         )
     device = accelerator.device
     generator = generator.to(memory_format=torch.channels_last).to(device)
     discriminator = discriminator.to(memory_format=torch.channels_last).to(device)
     betas = (0.0, optim.beta2)
-    augment = config.augment
-    final = optim.final_penalty_weight
     update = GANUpdate(
         accelerator,
         generator,
         discriminator,
         torch.optim.Adam(generator.parameters(), lr=optim.learning_rate, betas=betas),
         torch.optim.Adam(groups, lr=optim.learning_rate, betas=betas),
-        batch_size=config.batch_size,
-        loss=optim.loss,
-        penalty_weight=cosine_between(
-            optim.penalty_weight,
-            optim.penalty_weight if final is None else final,
-            config.total_images,
-        ),
-        penalty_every=optim.penalty_every,
-        penalize_fake=optim.penalized == "both",
-        ema_half_life=optim.ema_half_life,
-        augment=partial(
-            diff_augment,
-            translation=augment.translation,
-            cutout=augment.cutout,
-            color=augment.color,
-        ),
-        adaptive=(
-            AdaptiveAugmentation(augment.target, augment.images_to_full)
-            if augment.adaptive
-            else None
-        ),
-        discriminator_steps=optim.discriminator_steps,
-        micro_batches=optim.micro_batches,
-        watch=DivergenceMonitor(optim.largest_logit, config.run.checkpoint_every),
+        config,
     )
-    if config.generator.compile:
-        generator.compile()
     return update, encoder

@@ -10,11 +10,11 @@ from nacgen.data.datasets import Dataset
 from nacgen.data.pictures import write_gif, write_grid
 from nacgen.data.pixels import to_float
 from nacgen.functional.gan import overfitting
-from nacgen.gan.options import ScoreConfig
 from nacgen.gan.update import GANUpdate
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.models.sampling import interpolate, sample_images
 from nacgen.system.randomness import generator as seeded_generator
+from nacgen.training.generative import ScoreConfig
 from nacgen.training.run import Run
 
 COLUMNS, ZOOM = 10, 2

@@ -8,9 +8,9 @@ from nacgen.gan.options import (
     GANConfig,
     GeneratorConfig,
     OptimConfig,
-    ScoreConfig,
 )
 from nacgen.training.config import DataConfig, RunConfig
+from nacgen.training.generative import ScoreConfig
 
 # On photographs the trunk learns at the heads' rate: see docs/generative.md.
 PHOTOGRAPHS = DiscriminatorConfig(trunk_lr_multiplier=1.0)

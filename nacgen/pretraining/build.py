@@ -11,9 +11,8 @@ from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import Dataset, load_splits
 from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, DataError
-from nacgen.functional.nac import flip_probability_of_capacity
 from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.distillhash import DistillHashUpdate
+from nacgen.pretraining.distillhash import NOISY_PART, NUM_IMAGES, DistillHashUpdate
 from nacgen.pretraining.momentum import MomentumEncoder
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
 from nacgen.pretraining.options import PretrainConfig, ViewConfig
@@ -27,7 +26,7 @@ from nacgen.training.update import Update
 
 
 def build_encoder(config: PretrainConfig) -> NACEncoder:
-    """The encoder that a run starts from.
+    """Build the encoder that a run starts from.
 
     Args:
         config: Options of pretraining.
@@ -43,14 +42,7 @@ def build_encoder(config: PretrainConfig) -> NACEncoder:
         encoder = NACEncoder.from_pretrained(config.encoder)
     else:
         options = asdict(config.model)
-        capacity, _ = options.pop("capacity"), options.pop("compile")
-        if capacity is not None:
-            try:
-                options["flip_probability"] = flip_probability_of_capacity(
-                    capacity, config.model.code_dim
-                )
-            except ValueError as error:
-                raise ConfigurationError(f"model.capacity: {error}") from error
+        options.pop("compile")
         with seeded(config.seed, "encoder"):
             encoder = NACEncoder(**options)
     if config.objective != "nac":  # a posterior has no part in the loss
@@ -63,16 +55,16 @@ def build_encoder(config: PretrainConfig) -> NACEncoder:
 def pretraining_cost(
     config: PretrainConfig, encoder: NACEncoder, result: TrainingResult, hardware: str
 ) -> dict[str, Any] | None:
-    """What an encoder's weights have cost by the end of a run, see `NACEncoder.pretraining`.
+    """Compute the cost of an encoder's weights at the end of a run, see `NACEncoder.pretraining`.
 
     Args:
         config: Options of the run.
-        encoder: The encoder, with the cost of what the run started from.
-        result: How the run ended.
-        hardware: What it computed on, in words.
+        encoder: Encoder; its `pretraining` is the cost of the encoder that the run started from.
+        result: Result of the training.
+        hardware: Hardware of the run, in words.
 
     Returns:
-        The cost; that of the encoder that the run started from is added, and where it is not known, None.
+        The cost, with that of the encoder that the run started from; None where that is not known.
     """
     cost = {"images": result.images_seen, "seconds": round(result.seconds, 1)}
     if config.encoder is None:
@@ -88,14 +80,7 @@ def pretraining_cost(
 
 
 def build_views(views: ViewConfig) -> ViewPolicy:
-    """How views are drawn.
-
-    Args:
-        views: Options.
-
-    Returns:
-        The policy.
-    """
+    """Return the distribution of views that the options describe."""
     return ViewPolicy(
         crop_scale=(views.smallest_crop, 1.0),
         flip=views.flip,
@@ -108,7 +93,7 @@ def build_views(views: ViewConfig) -> ViewPolicy:
 
 
 def load_training_images(config: PretrainConfig) -> tuple[Dataset, Dataset]:
-    """The images to train on, and held-out ones to look at the encoder with.
+    """Load the images to train on, and held-out ones to evaluate the encoder with.
 
     Args:
         config: Options of pretraining.
@@ -131,9 +116,8 @@ def load_training_images(config: PretrainConfig) -> tuple[Dataset, Dataset]:
             f"a supervised encoder needs labels, but {config.dataset} has none. Put the images of each "
             "class into a subfolder of its own."
         )
-    limit = config.distillhash.num_images
-    if config.objective == "distillhash" and len(train) > limit:
-        train = train.subset(torch.linspace(0, len(train) - 1, limit).long())
+    if config.objective == "distillhash" and len(train) > NUM_IMAGES:
+        train = train.subset(torch.linspace(0, len(train) - 1, NUM_IMAGES).long())
     return train, test
 
 
@@ -145,14 +129,14 @@ def build_update(
     stream: ImageStream,
     images: Dataset,
 ) -> Update:
-    """The update of the configured objective.
+    """Build the update of the configured objective.
 
     Args:
         config: Options of pretraining.
-        accelerator: Prepared for this run.
-        encoder: To be trained, on the accelerator's device.
-        views: How views are drawn.
-        stream: Of the training images.
+        accelerator: Accelerator of the run.
+        encoder: Encoder to train, on the accelerator's device.
+        views: Distribution of the views of an image.
+        stream: Batches of the training images.
         images: The training images.
 
     Returns:
@@ -174,13 +158,7 @@ def build_update(
     optim = config.optim
 
     def optimizer(module: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(
-            optim.name,
-            module,
-            optim.learning_rate,
-            optim.weight_decay,
-            reference=optim.reference,
-        )
+        return build_optimizer(optim.name, module, optim.learning_rate, optim.weight_decay)
 
     keys = None
     if config.queue.size:
@@ -189,41 +167,17 @@ def build_update(
         encoder.compile(dynamic=False)
     match config.objective:
         case "nac" if keys is not None:
-            return NACQueueUpdate(
-                accelerator,
-                encoder,
-                optimizer(encoder),
-                views,
-                config.nac.relaxation,
-                config.nac.num_draws,
-                keys=keys,
-                code_penalty=config.nac.code_penalty,
-                divide=config.nac.divide,
-            )
+            return NACQueueUpdate(accelerator, encoder, optimizer(encoder), views, config.nac, keys)
         case "nac":
-            return NACUpdate(
-                accelerator,
-                encoder,
-                optimizer(encoder),
-                views,
-                config.nac.relaxation,
-                config.nac.num_draws,
-            )
+            return NACUpdate(accelerator, encoder, optimizer(encoder), views, config.nac)
         case "simclr":
             return SimCLRUpdate(
                 accelerator, encoder, optimizer(encoder), views, config.temperature, keys
             )
         case "distillhash":
+            distill_at = int(NOISY_PART * config.total_images)
             return DistillHashUpdate(
-                accelerator,
-                encoder,
-                optimizer(encoder),
-                views,
-                stream,
-                images,
-                distill_at=int(config.distillhash.noisy_share * config.total_images),
-                num_neighbors=config.distillhash.num_neighbors,
-                quantization_weight=config.distillhash.quantization_weight,
+                accelerator, encoder, optimizer(encoder), views, stream, images, distill_at
             )
         case "supervised":
             assert images.labels is not None  # load_training_images refuses a dataset without

@@ -1,4 +1,4 @@
-"""The update of DistillHash: learn codes from pairs that pretrained features tell apart.
+"""The update of DistillHash, which learns codes from pairs that pretrained features tell apart.
 
 Source:
     Yang et al. 2019, arXiv:1905.03465 (CVPR).
@@ -6,7 +6,6 @@ Source:
 
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from nacgen.data.augment import ViewPolicy, random_view
@@ -25,17 +24,22 @@ from nacgen.functional.distillhash import (
     quantization_loss,
 )
 from nacgen.models.encoder import NACEncoder
+from nacgen.pretraining.base import EncoderUpdate
 from nacgen.probes.features import broadcast_buffers, extract
 from nacgen.system.processes import gather_rows
-from nacgen.training.update import descend
+
+NUM_IMAGES = 5_000  # training images whose pairs are labelled, spread over the dataset
+NUM_NEIGHBORS = 20  # nearest neighbors of an image, which bound the noise rates
+NOISY_PART = 0.5  # part of the training before the pairs are distilled
+QUANTIZATION_WEIGHT = 0.1  # of the distance between relaxed and hard codes
 
 
 class PairLabels(nn.Module):
-    """What is known of every pair of training images, saved with the run.
+    """Labels of every pair of training images, saved with the run.
 
     Args:
-        features: Of the training images, from the encoder that the run starts from, `(n, d)`.
-        num_neighbors: Of each image, which bound the noise rates.
+        features: Features of the training images, from the encoder that the run starts from, `(n, d)`.
+        num_neighbors: Number of nearest neighbors of an image, which bound the noise rates.
 
     Raises:
         DataError: The features tell no pairs apart.
@@ -53,8 +57,8 @@ class PairLabels(nn.Module):
         except ValueError as error:
             raise DataError(f"the encoder's features label no pairs: {error}") from error
 
-    def distil(self, outputs: Tensor) -> None:
-        """Keep the pairs that noise cannot explain away.
+    def distill(self, outputs: Tensor) -> None:
+        """Keep the pairs whose label noise does not explain.
 
         Args:
             outputs: Relaxed codes of all training images, `(n, k)`.
@@ -64,19 +68,17 @@ class PairLabels(nn.Module):
         self.labels.copy_(distilled_pair_labels(posterior, bounds))
 
 
-class DistillHashUpdate:
-    """Train on noisy pair labels, then on distilled ones.
+class DistillHashUpdate(EncoderUpdate):
+    """Steps on noisy pair labels, then on distilled ones.
 
     Args:
-        accelerator: Prepared for this run.
-        encoder: Pretrained; its features label the pairs before it is trained.
-        optimizer: Over its parameters.
-        views: How a view of an image is drawn.
-        stream: Of the training images.
+        accelerator: Accelerator of the run.
+        encoder: Pretrained encoder; its features label the pairs before it is trained further.
+        optimizer: Optimizer over the encoder's parameters.
+        views: Distribution of the views of an image.
+        stream: Batches of the training images.
         images: The training images, some thousands: there is a label for each pair.
-        distill_at: Images seen when the pairs are distilled.
-        num_neighbors: Of each image, which bound the noise rates.
-        quantization_weight: Of the distance between relaxed and hard codes.
+        distill_at: Number of images seen after which the pairs are distilled.
 
     Raises:
         DataError: The features tell no pairs apart.
@@ -90,49 +92,47 @@ class DistillHashUpdate:
         views: ViewPolicy,
         stream: ImageStream,
         images: Dataset,
-        *,
         distill_at: int,
-        num_neighbors: int,
-        quantization_weight: float,
     ) -> None:
-        self.accelerator, self.encoder = accelerator, encoder
-        self.views, self.stream, self.images = views, stream, images
-        self.distill_at, self.quantization_weight = distill_at, quantization_weight
-        encoder.eval()
-        features = extract(encoder.features, images, accelerator.device)
+        self.stream, self.images, self.distill_at = stream, images, distill_at
+        features = extract(encoder.eval().features, images, accelerator.device)
+        num_neighbors = min(NUM_NEIGHBORS, len(images) - 1)
         self.pairs = PairLabels(features, num_neighbors).to(accelerator.device)
-        self.prepared, prepared_optimizer = accelerator.prepare(encoder, optimizer)
-        self.modules: dict[str, nn.Module] = {"encoder": encoder, "pairs": self.pairs}
-        self.optimizers: dict[str, AcceleratedOptimizer] = {"encoder": prepared_optimizer}
+        super().__init__(accelerator, encoder, optimizer, views)
+        self.modules["pairs"] = self.pairs
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step on the pairs of a batch.
+        """Take one step on the pairs of a batch.
 
         Args:
             batch: Images.
 
         Returns:
-            Loss, share of the pairs with a label, gradient norm.
+            Loss, portion of the pairs with a label, gradient norm.
         """
         if batch.images_seen - batch.global_size < self.distill_at <= batch.images_seen:
-            self.encoder.eval()
-            broadcast_buffers(self.encoder)
-            outputs = extract(
-                lambda x: torch.tanh(self.encoder.code_logits(x).float()),
-                self.images,
-                self.accelerator.device,
-            )
-            self.pairs.distil(outputs.to(self.accelerator.device))
+            self.distill()
+        # Relaxed codes of the global batch, and the labels of its pairs.
         self.prepared.train()
         code_logits = self.prepared(random_view(batch, self.views, "view_1"), detach=True)[0]
-        outputs = gather_rows(torch.tanh(code_logits.float()))  # of the global batch
+        outputs = gather_rows(torch.tanh(code_logits.float()))
         rows = self.stream.indices(batch.images_seen).to(outputs.device)
         labels = self.pairs.labels[rows[:, None], rows]
+        # One step on noisy or distilled pairs.
         is_distilled = batch.images_seen >= self.distill_at
         pair_loss = pair_likelihood_loss if is_distilled else noisy_pair_loss
         loss = pair_loss(outputs, labels).mean()
-        loss = loss + self.quantization_weight * quantization_loss(outputs).mean()
-        optimizer = self.optimizers["encoder"]
-        norm = descend(self.accelerator, loss, optimizer, self.encoder.parameters(), batch)
+        loss = loss + QUANTIZATION_WEIGHT * quantization_loss(outputs).mean()
+        norm = self.descend(loss, batch)
         labeled = (labels != 0).float().mean()
         return {"loss": loss.detach(), "labeled_pairs": labeled, "gradient_norm": norm}
+
+    def distill(self) -> None:
+        """Distill the pairs by the codes of all training images."""
+        self.encoder.eval()
+        broadcast_buffers(self.encoder)
+        device = self.accelerator.device
+        outputs = extract(
+            lambda x: torch.tanh(self.encoder.code_logits(x).float()), self.images, device
+        )
+        self.pairs.distill(outputs.to(device))

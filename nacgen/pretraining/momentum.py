@@ -1,4 +1,4 @@
-"""A momentum encoder and a queue of what it said, for objectives that need more keys than a batch has.
+"""A momentum encoder and the queue of its codes, for objectives that need more keys than a batch has.
 
 Source:
     He et al. 2020, arXiv:1911.05722.
@@ -16,16 +16,16 @@ from nacgen.system.randomness import generator
 
 
 class MomentumEncoder(nn.Module):
-    """An average of an encoder's weights and buffers, with a queue of the code logits it gave.
+    """An average of an encoder's weights and buffers, with a queue of its code logits.
 
-    The queue holds the newest rows of all processes and is the same on each of them. Where a row stands is
+    The queue holds the newest rows of all processes and is the same on each of them. The place of a row is
     a function of the position in the stream, so nothing but the rows is saved.
 
     Args:
-        encoder: The one that trains.
-        queue_size: Rows; any number that takes both views of a global batch.
+        encoder: Encoder that trains.
+        queue_size: Number of rows; any number that takes both views of a global batch.
         momentum: Weight of the past in an average of one step's distance, in [0, 1).
-        batch_size: Images in a step over all processes.
+        batch_size: Number of images in a step over all processes.
 
     Raises:
         ConfigurationError: The queue is smaller than a batch's two views, or momentum out of range.
@@ -55,9 +55,9 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """What the average says of this process's views.
+        """Compute the average's outputs for this process's views.
 
-        BatchNorm uses the batch, as in the encoder that trains, so both speak of the same scale.
+        BatchNorm uses the batch, as in the encoder that trains, so that both outputs have one scale.
 
         Args:
             views: `(2b, 3, h, w)` in [-1, 1].
@@ -70,11 +70,11 @@ class MomentumEncoder(nn.Module):
         return code_logits.float(), posterior_logits.float()
 
     def push(self, code_logits: Tensor, batch: Batch) -> Tensor:
-        """Let the queue take a batch's rows in place of its oldest.
+        """Put a batch's rows in the place of the queue's oldest.
 
         Args:
-            code_logits: Of this process's views, `(2b, k)`.
-            batch: Gives the position in the stream.
+            code_logits: Code logits of this process's views, `(2b, k)`.
+            batch: Batch that gives the position in the stream.
 
         Returns:
             All rows that came from images, the new ones included, `(n, k)`.
@@ -89,6 +89,6 @@ class MomentumEncoder(nn.Module):
         """Move the average towards the encoder.
 
         Args:
-            encoder: The one that trains.
+            encoder: Encoder that trains.
         """
         self.average.update_parameters(encoder)

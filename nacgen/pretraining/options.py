@@ -1,12 +1,17 @@
-"""The options of pretraining, without torch, so that `--help` stays fast."""
+"""Options of pretraining. Does not import torch, which keeps `--help` fast."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from nacgen.data.options import ViewConfig as ViewConfig
 from nacgen.errors import ConfigurationError
-from nacgen.training.config import TrainingConfig, require_between, require_positive
+from nacgen.training.config import (
+    TrainingConfig,
+    refuse_unheeded,
+    require_between,
+    require_positive,
+)
 
 Objective = Literal["nac", "simclr", "distillhash", "supervised"]
 
@@ -18,21 +23,19 @@ class ModelConfig:
     backbone: str = "tiny"
     """tiny, resnet18, resnet34, resnet50, vgg16_bn, or timm:<name>."""
     stem: Literal["small", "standard"] = "small"
-    """Of ResNets. small: 3x3 convolution; standard: ImageNet's 7x7 with max-pooling."""
+    """Stem of ResNets. small: 3x3 convolution; standard: ImageNet's 7x7 with max-pooling."""
     code_dim: int = 128
     """Bits in a code."""
     flip_probability: float = 0.3
     """Probability that the channel flips a bit, between 0 and 1/2."""
-    capacity: float | None = None
-    """Nats that the channel lets through with a whole code; sets the flip probability."""
     posterior: Literal["shared", "scaled", "separate"] = "shared"
-    """shared: what the channel makes of the code logits; scaled: that, times a learned confidence;
-    separate: an own head, the authors'."""
+    """shared: the code logits after the channel; scaled: these, times a learned confidence;
+    separate: a head of its own, the authors'."""
     code_normalization: Literal["batch", "sphere", "sqrt_dim"] = "sphere"
-    """Of code logits. sphere: standardised and of one length for every image, with a learned scale; batch:
-    those, of any length; sqrt_dim: over sqrt(code_dim), the authors'."""
+    """Normalization of code logits. sphere: standardized and of one length for every image, with a learned
+    scale; batch: standardized, of any length; sqrt_dim: divided by sqrt(code_dim), the authors'."""
     compile: bool = False
-    """Whether torch.compile translates the training step, which takes a minute and a C++ compiler. On a GPU a
+    """Translate the training step by torch.compile, which takes a minute and a C++ compiler. On a GPU a
     ResNet-18 trains a third faster, a ResNet-50 3 %. Holds for a given encoder, too."""
 
 
@@ -45,11 +48,9 @@ class OptimConfig:
     learning_rate: float = 2e-3
     """Peak learning rate."""
     weight_decay: float = 1e-4
-    """Of weights; biases and normalisation are not decayed."""
+    """Weight decay; biases and normalization layers are left out."""
     warmup_images: int = 2_560
     """Length of the linear warm-up."""
-    reference: bool = False
-    """LARS as in the authors' code: nothing is left out of decay, and zero parameters never move."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -62,7 +63,7 @@ class NACConfig:
     """Neural Activation Coding."""
 
     relaxation: Literal["marginal", "tanh", "straight_through"] = "tanh"
-    """Of the codes while training; tanh is the authors', marginal makes the loss itself a bound."""
+    """Relaxation of the codes while training; tanh is the authors', marginal makes the loss itself a bound."""
     num_draws: int = 1
     """Channel draws for each code in a step; more make the gradient less noisy."""
     code_penalty: float = 0.0
@@ -83,27 +84,7 @@ class QueueConfig:
     size: int = 0
     """Keys, any number that takes both views of a batch; 0: keys come from the batch."""
     momentum: float = 0.99
-    """Of the momentum encoder."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillHashConfig:
-    """DistillHash, which learns from pretrained features; give them with --encoder."""
-
-    num_images: int = 5_000
-    """Training images whose pairs are labelled, spread over the dataset."""
-    num_neighbors: int = 20
-    """Nearest neighbours that bound the noise rates."""
-    noisy_share: float = 0.5
-    """Share of the training before the distillation."""
-    quantization_weight: float = 0.1
-    """Of the distance between relaxed and hard codes."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        require_positive(self, "num_images", "num_neighbors")
-        require_between(self, 0, 1, "noisy_share")
-        require_between(self, 0, math.inf, "quantization_weight")
+    """Momentum of the encoder that gives the keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +92,9 @@ class PretrainConfig(TrainingConfig):
     """Options of pretraining."""
 
     objective: Objective = "nac"
-    """What is trained for; all share encoder, views and evaluation."""
+    """Objective of the training; all share encoder, views and evaluation."""
     encoder: str | None = None
-    """Encoder folder or Hub id to start from; it overrules the options of the model."""
+    """Encoder folder or Hub id to start from, in place of the options of the model."""
     protocol: str | None = None
     """Train on the training images of this retrieval protocol."""
     total_images: int = 38_400
@@ -121,18 +102,17 @@ class PretrainConfig(TrainingConfig):
     batch_size: int = 128
     """Images in one step over all processes together."""
     probe_every: int = 9_600
-    """Images between two looks at the encoder: linear probe and code health."""
+    """Images between two evaluations of the encoder: linear probe and code health."""
     temperature: float = 0.5
-    """Of simclr's similarities."""
+    """Temperature of simclr's similarities."""
     model: ModelConfig = ModelConfig()
     views: ViewConfig = field(default_factory=ViewConfig)
     optim: OptimConfig = OptimConfig()
     nac: NACConfig = NACConfig()
     queue: QueueConfig = QueueConfig()
-    distillhash: DistillHashConfig = DistillHashConfig()
 
     def __post_init__(self) -> None:
-        """Check what needs neither data nor weights."""
+        """Check options against one another, before data or weights are touched."""
         super().__post_init__()
         require_positive(self, "probe_every", "temperature")
         if self.batch_size < 2:
@@ -145,16 +125,15 @@ class PretrainConfig(TrainingConfig):
                 f"queue.size must be 0 or take both views of a batch, {2 * self.batch_size} or more, got "
                 f"{self.queue.size}. Raise --queue.size or lower --batch-size."
             )
-        if self.queue.size and self.objective not in ("nac", "simclr"):
-            raise ConfigurationError(
-                f"only nac and simclr use a queue, got queue.size {self.queue.size} with objective "
-                f"{self.objective}. Leave --queue.size at 0."
-            )
-        if not self.queue.size and (self.nac.divide or self.nac.code_penalty):
-            raise ConfigurationError(
-                f"nac.divide and nac.code_penalty belong to the queue, got {self.nac.divide} and "
-                f"{self.nac.code_penalty} with queue.size 0. Give --queue.size."
-            )
+        chosen = f"with --objective {self.objective}"
+        refuse_unheeded(self, self.objective != "nac", ["nac"], chosen)
+        refuse_unheeded(self, self.objective != "simclr", ["temperature"], chosen)
+        refuse_unheeded(self, self.objective not in ("nac", "simclr"), ["queue"], chosen)
+        of_queue = ["queue.momentum", "nac.divide", "nac.code_penalty"]
+        refuse_unheeded(self, not self.queue.size, of_queue, "without --queue.size")
+        of_model = [f"model.{f.name}" for f in fields(self.model) if f.name != "compile"]
+        has_model = "with --encoder, whose folder says how the encoder is made"
+        refuse_unheeded(self, self.encoder is not None, of_model, has_model)
         if self.nac.divide and self.nac.relaxation == "marginal":
             raise ConfigurationError(
                 "nac.divide needs nac.relaxation tanh or straight_through, got marginal. "

@@ -1,4 +1,4 @@
-"""The update of a supervised encoder, the upper reference for those that see no labels."""
+"""The updates of supervised training: of an encoder, the upper reference, and of a small classifier."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from nacgen.data.augment import ViewPolicy, random_view
 from nacgen.data.stream import Batch
-from nacgen.models.classifier import ImageClassifier
 from nacgen.models.encoder import NACEncoder
 from nacgen.training.update import descend
 
@@ -17,8 +16,8 @@ class CodeClassifier(nn.Module):
     """A linear classifier on an encoder's relaxed code, so that labels train features and code alike.
 
     Args:
-        encoder: To be trained.
-        num_classes: Two or more.
+        encoder: Encoder to train.
+        num_classes: Number of classes, two or more.
     """
 
     def __init__(self, encoder: NACEncoder, num_classes: int) -> None:
@@ -27,20 +26,69 @@ class CodeClassifier(nn.Module):
         self.classifier = nn.Linear(encoder.code_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class logits, `(b, 3, h, w)` in [-1, 1] -> `(b, classes)`."""
+        """Compute class logits, `(b, 3, h, w)` in [-1, 1] -> `(b, classes)`."""
         logits: Tensor = self.classifier(torch.tanh(self.encoder.code_logits(images)))
         return logits
 
 
-class SupervisedUpdate:
-    """Cross-entropy on one view; binary, per label, where images have several.
+class ClassifierUpdate:
+    """Cross-entropy on one view of each image; binary, per label, where images have several.
 
     Args:
-        accelerator: Prepared for this run.
-        classifier: Around the encoder to be trained.
-        optimizer: Over the parameters of both.
-        views: How a view of an image is drawn.
+        accelerator: Accelerator of the run.
+        classifier: Classifier to train; an encoder inside a `CodeClassifier` is saved under its own name.
+        optimizer: Optimizer over the classifier's parameters.
+        views: Distribution of the views of an image.
     """
+
+    purpose = "view"  # name of the views' random draws
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        classifier: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        views: ViewPolicy,
+    ) -> None:
+        self.accelerator, self.classifier, self.views = accelerator, classifier, views
+        self.prepared, prepared_optimizer = accelerator.prepare(classifier, optimizer)
+        self.modules: dict[str, nn.Module] = {"classifier": classifier}
+        self.optimizers: dict[str, AcceleratedOptimizer] = {"classifier": prepared_optimizer}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one step.
+
+        Args:
+            batch: Images with labels.
+
+        Returns:
+            Loss in nats, accuracy where each image has one class, gradient norm.
+        """
+        self.prepared.train()
+        logits = self.prepared(random_view(batch, self.views, self.purpose)).float()
+        assert batch.labels is not None  # the recipe refuses a dataset without
+        logs = {}
+        if batch.labels.ndim == 2:
+            loss = F.binary_cross_entropy_with_logits(logits, batch.labels.float())
+        else:
+            loss = F.cross_entropy(logits, batch.labels)
+            logs["accuracy"] = (logits.argmax(1) == batch.labels).float().mean()
+        (optimizer,) = self.optimizers.values()
+        norm = descend(self.accelerator, loss, optimizer, self.classifier.parameters(), batch)
+        return {"loss": loss.detach(), **logs, "gradient_norm": norm}
+
+
+class SupervisedUpdate(ClassifierUpdate):
+    """The same for an encoder, with the names and views of the other objectives.
+
+    Args:
+        accelerator: Accelerator of the run.
+        classifier: Classifier around the encoder to train.
+        optimizer: Optimizer over the parameters of both.
+        views: Distribution of the views of an image.
+    """
+
+    purpose = "view_1"
 
     def __init__(
         self,
@@ -49,77 +97,11 @@ class SupervisedUpdate:
         optimizer: torch.optim.Optimizer,
         views: ViewPolicy,
     ) -> None:
-        self.accelerator, self.classifier, self.views = accelerator, classifier, views
-        self.trainable = list(classifier.parameters())
-        self.prepared, prepared_optimizer = accelerator.prepare(classifier, optimizer)
-        self.modules: dict[str, nn.Module] = {
-            "encoder": classifier.encoder,
-            "classifier": classifier.classifier,
-        }
-        self.optimizers: dict[str, AcceleratedOptimizer] = {"encoder": prepared_optimizer}
+        super().__init__(accelerator, classifier, optimizer, views)
+        self.modules = {"encoder": classifier.encoder, "classifier": classifier.classifier}
+        self.optimizers = {"encoder": self.optimizers.pop("classifier")}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step.
-
-        Args:
-            batch: Images with labels.
-
-        Returns:
-            Loss in nats, gradient norm.
-        """
-        self.prepared.train()
-        logits = self.prepared(random_view(batch, self.views, "view_1")).float()
-        assert batch.labels is not None  # the recipe refuses a dataset without
-        if batch.labels.ndim == 2:
-            loss = F.binary_cross_entropy_with_logits(logits, batch.labels.float())
-        else:
-            loss = F.cross_entropy(logits, batch.labels)
-        optimizer = self.optimizers["encoder"]
-        norm = descend(self.accelerator, loss, optimizer, self.trainable, batch)
-        return {"loss": loss.detach(), "gradient_norm": norm}
-
-
-class ClassifierUpdate:
-    """Cross-entropy on augmented images.
-
-    Args:
-        accelerator: Prepared for this run.
-        classifier: To be trained.
-        optimizer: Over its parameters.
-        views: Augmentation.
-    """
-
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        classifier: ImageClassifier,
-        optimizer: torch.optim.Optimizer,
-        views: ViewPolicy,
-    ) -> None:
-        self.accelerator, self.classifier, self.views = accelerator, classifier, views
-        self.prepared, prepared_optimizer = accelerator.prepare(classifier, optimizer)
-        self.modules = {"classifier": classifier}
-        self.optimizers: dict[str, AcceleratedOptimizer] = {"classifier": prepared_optimizer}
-
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step.
-
-        Args:
-            batch: Images with labels.
-
-        Returns:
-            Loss in nats, accuracy, gradient norm.
-        """
-        self.prepared.train()
-        logits = self.prepared(random_view(batch, self.views, "view")).float()
-        assert batch.labels is not None  # the recipe refuses a dataset without
-        loss = F.cross_entropy(logits, batch.labels)
-        accuracy = (logits.argmax(1) == batch.labels).float().mean()
-        norm = descend(
-            self.accelerator,
-            loss,
-            self.optimizers["classifier"],
-            self.classifier.parameters(),
-            batch,
-        )
-        return {"loss": loss.detach(), "accuracy": accuracy, "gradient_norm": norm}
+        """Take one step and return the loss in nats and the gradient norm."""
+        logs = super().update(batch)
+        return {name: logs[name] for name in ("loss", "gradient_norm")}

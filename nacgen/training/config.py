@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -78,6 +78,37 @@ def require_between(config: object, low: float, high: float, *names: str) -> Non
             bounds = f"{low} or more" if high == math.inf else f"between {low} and {high}"
             raise ConfigurationError(
                 f"{name} must be {bounds}, got {value}. Change {flag_of(config, name)}."
+            )
+
+
+def refuse_unheeded(config: Any, is_unheeded: bool, names: Iterable[str], reason: str) -> None:
+    """Raise where an option is set that has no effect beside the others.
+
+    Args:
+        config: Configuration of a recipe, a dataclass instance.
+        is_unheeded: Whether the options have no effect; otherwise nothing is checked.
+        names: Names of fields with dots, such as "optim.penalty_every"; "optim" stands for all of its fields.
+        reason: Cause for the message, such as "with --objective simclr".
+
+    Raises:
+        ConfigurationError: One of the options differs from its default.
+    """
+    if not is_unheeded:
+        return
+    # The fields' defaults, not a second instance, which would be checked as well.
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in names:
+        topic, *rest = name.split(".")
+        value, default = getattr(config, topic), defaults[topic]
+        for part in rest:
+            value, default = getattr(value, part), getattr(default, part)
+        if dataclasses.is_dataclass(value):
+            inner = [f"{name}.{field.name}" for field in dataclasses.fields(value)]
+            refuse_unheeded(config, True, inner, reason)
+        elif value != default:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigurationError(
+                f"{name} has no effect {reason}, got {value}. Leave {flag} at its default, {default}."
             )
 
 

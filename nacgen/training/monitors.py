@@ -13,16 +13,15 @@ class DivergenceMonitor(nn.Module):
     """A monitor that ends a run if its logits stay beyond a bound.
 
     Args:
-        bound: Largest mean absolute logit of a step.
         patience: Number of images for which the bound may be exceeded.
-        option: Flag that sets the bound, for the message.
+        bound: Largest mean absolute logit of a sound step.
     """
 
     images_beyond: Tensor
 
-    def __init__(self, bound: float, patience: int, option: str = "--optim.largest-logit") -> None:
+    def __init__(self, patience: int, bound: float = 1_000.0) -> None:
         super().__init__()
-        self.bound, self.patience, self.option = bound, patience, option
+        self.patience, self.bound = patience, bound
         self.register_buffer("images_beyond", torch.zeros((), dtype=torch.int64))
 
     def observe(self, size: float, batch: Batch) -> None:
@@ -45,8 +44,7 @@ class DivergenceMonitor(nn.Module):
             raise DivergenceError(
                 f"logits must stay below {self.bound:g} on average, but since {since} images seen they have been "
                 f"beyond it, now {size:.3g} at {now}. Of the checkpoints only those from before are kept: start "
-                "anew with a lower learning rate or a higher penalty weight and another --run-dir, or raise "
-                f"{self.option} with it.",
+                "anew with a lower learning rate or a higher penalty weight, and another --run-dir.",
                 since,
             )
 

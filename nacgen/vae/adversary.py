@@ -1,4 +1,4 @@
-"""A discriminator that judges a VAE's reconstructions, and the weight of its judgement.
+"""A discriminator of a VAE's reconstructions, and the weight of its loss.
 
 Source:
     Larsen et al. 2016, arXiv:1512.09300 (VAE and GAN together); Esser, Rombach & Ommer 2021, arXiv:2012.09841
@@ -10,30 +10,24 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nacgen.data.stream import Batch
-from nacgen.functional.gan import (
-    relativistic_discriminator_loss,
-    relativistic_generator_loss,
-    squared_gradient_norm,
-)
+from nacgen.functional.gan import relativistic_generator_loss
+from nacgen.training.adversarial import DiscriminatorStep, frozen
 from nacgen.training.monitors import DivergenceMonitor
-from nacgen.training.update import descend
+from nacgen.vae.options import VAEConfig
 
 EPSILON, LARGEST_WEIGHT = 1e-4, 1e4  # the paper's
+START, ACTS_FROM = 0.35, 0.5  # parts of the run after which it trains, and acts on the decoder
+PENALTY_WEIGHT = 0.3  # gamma of R1 and R2
 
 
 class Adversary:
-    """Tells images from their reconstructions, each pair of them together.
+    """A discriminator that tells images from their reconstructions, each pair of them together.
 
     Args:
-        accelerator: Prepared for this run.
-        discriminator: To be trained; a function of each image alone.
-        optimizer: Over its trainable parameters.
-        weight: Of the adversarial loss, relative to the gradients' balance at the decoder's last layer.
-        start: Images seen from which the discriminator trains.
-        felt_from: Images seen from which the decoder feels it.
-        penalty_weight: Gamma of R1 and R2.
-        watch: Looks at the size of logits.
-        penalty_every: Steps between two penalties, whose weight is multiplied by it.
+        accelerator: Accelerator of the run.
+        discriminator: Discriminator to train; a function of each image alone.
+        optimizer: Optimizer over its trainable parameters.
+        config: Options of the run; the weight of the loss and the length of the run are read.
     """
 
     def __init__(
@@ -41,19 +35,18 @@ class Adversary:
         accelerator: Accelerator,
         discriminator: nn.Module,
         optimizer: torch.optim.Optimizer,
-        *,
-        weight: float,
-        start: int,
-        acts_from: int,
-        penalty_weight: float,
-        watch: DivergenceMonitor,
-        penalty_every: int = 4,
+        config: VAEConfig,
     ) -> None:
         self.accelerator, self.discriminator = accelerator, discriminator
-        self.trainable = [p for p in discriminator.parameters() if p.requires_grad]
-        self.weight, self.start, self.acts_from = weight, start, acts_from
-        self.penalty_weight, self.penalty_every, self.watch = penalty_weight, penalty_every, watch
-        self.prepared, self.optimizer = accelerator.prepare(discriminator, optimizer)
+        self.weight, total = config.discriminator.weight, config.total_images
+        self.start, self.acts_from = int(START * total), int(ACTS_FROM * total)
+        self.step = DiscriminatorStep(
+            accelerator,
+            discriminator,
+            optimizer,
+            DivergenceMonitor(config.run.checkpoint_every),
+            penalty_weight=lambda images_seen: PENALTY_WEIGHT,
+        )
 
     def loss(
         self,
@@ -63,72 +56,50 @@ class Adversary:
         reconstruction_loss: Tensor,
         last_layer: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the decoder has to add to its loss; the discriminator is left as it is.
+        """Compute the decoder's adversarial loss; the discriminator is left as it is.
 
         Args:
-            batch: Gives the position.
+            batch: Batch that gives the position.
             images: `(b, 3, h, w)` in [-1, 1].
-            reconstructions: Of them, with gradient.
+            reconstructions: Reconstructions of the images, with gradient.
             reconstruction_loss: Scalar that the adversarial loss is balanced with.
             last_layer: Parameter at which the two gradients' norms are compared.
 
         Returns:
-            A scalar, and values to log.
+            The weighted loss, a scalar, and values to log.
         """
         if batch.images_seen < self.acts_from:
             return torch.zeros_like(reconstruction_loss), {}
-        for parameter in self.trainable:
-            parameter.requires_grad_(False)
-        with self.accelerator.autocast():
+        with frozen(self.step.trainable), self.accelerator.autocast():
             logits = self.discriminator(torch.cat([images, reconstructions])).float()
-        for parameter in self.trainable:
-            parameter.requires_grad_(True)
         loss = relativistic_generator_loss(*logits.chunk(2)).mean()
         gradients = [
             torch.autograd.grad(part, last_layer, retain_graph=True)[0].flatten()
             for part in (reconstruction_loss, loss)
         ]
-        # of the gradients' means over processes, so that all of them take one weight
+        # Norms of the gradients' means over processes, so that all processes take one weight.
         ours, theirs = self.accelerator.reduce(torch.stack(gradients), "mean").norm(dim=1)
         adaptive = (ours / (theirs + EPSILON)).clamp(max=LARGEST_WEIGHT)
         logs = {"loss_adversarial": loss, "adaptive_weight": adaptive}
         return self.weight * adaptive * loss, logs
 
     def update(self, batch: Batch, images: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
-        """One step of the discriminator, once its time has come.
+        """Take one step of the discriminator, from its start on.
 
         Args:
-            batch: Gives the position.
+            batch: Batch that gives the position.
             images: `(b, 3, h, w)` in [-1, 1].
-            reconstructions: Of them, without gradient.
+            reconstructions: Reconstructions of the images, without gradient.
 
         Returns:
-            Losses, penalties, mean logits and the gradient's norm.
+            Loss, penalties, mean logits and the gradient's norm; nothing before the start.
 
         Raises:
-            NonFiniteError: Loss or gradient is not finite.
-            DivergenceError: Logits have been beyond their bound for too long.
+            NonFiniteError: The loss or a gradient is NaN or infinite.
+            DivergenceError: Logits have been too large for too long.
         """
         if batch.images_seen < self.start:
             return {}
-        pair = torch.cat([images, reconstructions])
-        is_penalized = batch.images_seen // batch.global_size % self.penalty_every == 0
-        pair.requires_grad_(is_penalized)
-        logits = self.prepared(pair, full_precision=is_penalized).float()
-        logits_real, logits_fake = logits.chunk(2)
-        loss = relativistic_discriminator_loss(logits_real, logits_fake).mean()
-        logs = {
-            "loss_discriminator": loss,
-            "logits_real": logits_real.mean(),
-            "logits_fake": logits_fake.mean(),
-        }
-        if is_penalized:
-            r1, r2 = squared_gradient_norm(logits, pair).chunk(2)
-            loss = loss + self.penalty_weight / 2 * self.penalty_every * (r1.mean() + r2.mean())
-            logs |= {"r1_penalty": r1.mean(), "r2_penalty": r2.mean()}
-        norm = descend(
-            self.accelerator, loss, self.optimizer, self.trainable, batch, "discriminator's"
-        )
-        size = self.accelerator.reduce(logits.detach().abs().mean(), "mean")
-        self.watch.observe(float(size), batch)
-        return logs | {"gradient_norm_discriminator": norm}
+        logs, _ = self.step(batch, lambda part: torch.cat([images, reconstructions]))
+        logs.pop("sign_real")
+        return logs

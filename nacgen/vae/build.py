@@ -13,29 +13,29 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import channels_for
 from nacgen.models.vae import VAE, Decoder
 from nacgen.system.randomness import seeded
-from nacgen.training.monitors import DivergenceMonitor
 from nacgen.transplant.controls import Source
 from nacgen.transplant.discriminator import into_discriminator
 from nacgen.transplant.perceptual import PerceptualDistance, into_perceptual
 from nacgen.transplant.vae_encoder import into_vae_encoder
 from nacgen.vae.adversary import Adversary
 from nacgen.vae.options import VAEConfig
-from nacgen.vae.update import VAEUpdate, warm_up
+from nacgen.vae.update import VAEUpdate
 
 DIGITS_ENCODER = "checkpoints/digits-nac"
 BETAS = {"vae": (0.9, 0.99), "discriminator": (0.0, 0.99)}  # of Adam
+DISCRIMINATOR_RATE = 1e-3  # learning rate of its heads; that of its trunk is 0.3 times as large
 
 
 def build_update(
     config: VAEConfig, accelerator: Accelerator, dataset: Dataset, stream: ImageStream
 ) -> tuple[VAEUpdate, NACEncoder]:
-    """Networks, optimizers and the update of a run.
+    """Build the networks, the optimizers and the update of a run.
 
     Args:
         config: Options of the run.
-        accelerator: Prepared for it; its main process prints the transplants' reports.
+        accelerator: Accelerator of the run; its main process prints the reports of the transplants.
         dataset: The training images.
-        stream: Their batches.
+        stream: Batches of the training images.
 
     Returns:
         The update, and the encoder that the VAE's was made from.
@@ -56,7 +56,7 @@ def build_update(
         mode=config.posterior.mode,
         latent_dim=latent_dim,
         image_size=size,
-        source=_source(config.init),
+        source=config.source,
         calibration_images=images,
         seed=config.seed,
     )
@@ -71,11 +71,9 @@ def build_update(
         accelerator,
         vae,
         torch.optim.Adam(groups, lr=rate, betas=BETAS["vae"]),
-        beta=warm_up(config.objective.beta, config.warmup_images),
-        free_bits=config.objective.free_bits,
-        perceptual=build_perceptual(config, accelerator, encoder, images),
-        perceptual_weight=config.objective.perceptual_weight,
-        adversary=adversary,
+        config,
+        build_perceptual(config, accelerator, encoder, images),
+        adversary,
     )
     return update, encoder
 
@@ -83,13 +81,13 @@ def build_update(
 def build_perceptual(
     config: VAEConfig, accelerator: Accelerator, encoder: NACEncoder, images: Tensor
 ) -> PerceptualDistance | None:
-    """The distance that reconstructions are also compared by.
+    """Build the distance that reconstructions are also compared by.
 
     Args:
         config: Options of the run.
-        accelerator: Of the run.
-        encoder: Taken where `config.perceptual_encoder` names no other.
-        images: `(b, 3, h, w)` in [-1, 1], by which controls set their scale.
+        accelerator: Accelerator of the run.
+        encoder: Encoder to take where `config.perceptual_encoder` names no other.
+        images: `(b, 3, h, w)` in [-1, 1]; the control arms set their scale by them.
 
     Returns:
         The distance, frozen, or None for a run without.
@@ -101,7 +99,7 @@ def build_perceptual(
         return None
     if config.perceptual_encoder is not None:
         encoder = NACEncoder.from_pretrained(config.perceptual_encoder)
-    source = _source(config.perceptual)
+    source: Source = "encoder" if config.perceptual == "nac" else config.perceptual
     part = into_perceptual(encoder, source=source, calibration_images=images, seed=config.seed)
     accelerator.print(part.report, file=sys.stderr)
     return part.module.to(accelerator.device)
@@ -110,13 +108,13 @@ def build_perceptual(
 def build_adversary(
     config: VAEConfig, accelerator: Accelerator, encoder: NACEncoder, images: Tensor
 ) -> Adversary:
-    """The discriminator that judges reconstructions, its optimizer and its times.
+    """Build the discriminator of reconstructions and its optimizer.
 
     Args:
         config: Options of the run.
-        accelerator: Of the run.
-        encoder: Its trunk.
-        images: `(b, 3, h, w)` in [-1, 1], by which controls set their scale.
+        accelerator: Accelerator of the run.
+        encoder: Encoder that the discriminator is made from.
+        images: `(b, 3, h, w)` in [-1, 1]; the control arms set their scale by them.
 
     Returns:
         The adversary.
@@ -130,21 +128,10 @@ def build_adversary(
         seed=config.seed,
     )
     accelerator.print(part.report, file=sys.stderr)
-    groups = part.param_groups(options.learning_rate)
+    groups = part.param_groups(DISCRIMINATOR_RATE)
     return Adversary(
         accelerator,
         part.module.to(memory_format=torch.channels_last).to(accelerator.device),
-        torch.optim.Adam(groups, lr=options.learning_rate, betas=BETAS["discriminator"]),
-        weight=options.weight,
-        start=int(options.start * config.total_images),
-        acts_from=int(options.acts_from * config.total_images),
-        penalty_weight=options.penalty_weight,
-        watch=DivergenceMonitor(
-            options.largest_logit, config.run.checkpoint_every, "--discriminator.largest-logit"
-        ),
+        torch.optim.Adam(groups, lr=DISCRIMINATOR_RATE, betas=BETAS["discriminator"]),
+        config,
     )
-
-
-def _source(init: str) -> Source:
-    """What transplants call it: encoders of all methods are encoders."""
-    return "random" if init == "random" else "shuffled" if init == "shuffled" else "encoder"

@@ -32,6 +32,7 @@ from nacgen.vae.options import ScoreConfig
 BOUNDS = (64, 1_000)  # samples of the importance-weighted bounds
 CHUNK = 250  # images that pass a network at a time
 MOST_LATENTS = 10_000  # training images that the mixture is fitted to
+COMPONENTS = 10  # Gaussians of that mixture
 COLUMNS, ZOOM = 10, 2
 REACH = 3.0  # of a traversal, in standard deviations of the prior
 
@@ -117,7 +118,7 @@ class VAEEvaluation:
             return self.decode(z.float())
 
         results = {
-            "mixture": self.score(from_mixture, f"samples from {self.config.components} Gaussians"),
+            "mixture": self.score(from_mixture, f"samples from {COMPONENTS} Gaussians"),
             "reconstructions": self.score_reconstructions(),
         }
         self.draw("mixture", from_mixture(torch.arange(COLUMNS**2)))
@@ -210,7 +211,7 @@ class VAEEvaluation:
             mean, log_variance = self.vae.posterior(to_float(self.train.read(part).to(self.device)))
             noise = normal_rows(0, "aggregate", part, mean.shape[1]).to(self.device)
             latents.append(mean + torch.exp(0.5 * log_variance) * noise)
-        components = min(self.config.components, count)
+        components = min(COMPONENTS, count)
         return GaussianMixture.fit(torch.cat(latents), components, generator(0, "mixture"))
 
     def score(self, generate: ImageSource, label: str) -> metrics.EvaluationResult:

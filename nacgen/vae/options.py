@@ -4,11 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from nacgen.errors import ConfigurationError
-from nacgen.training.config import TrainingConfig, require_between, require_positive
-
-Init = Literal["nac", "simclr", "supervised", "random", "shuffled"]
-CONTROLS = ("random", "shuffled")  # what needs an encoder's architecture alone
+from nacgen.training import generative
+from nacgen.training.config import refuse_unheeded, require_between, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +18,7 @@ class PosteriorConfig:
     latent_dim: int = 32
     """Length of the latent vector."""
     trunk_lr_multiplier: float = 1.0
-    """Learning rate of the encoder's part relative to everything else's."""
+    """Learning rate of the encoder's layers relative to that of all others."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -33,7 +30,7 @@ class DecoderConfig:
     """The decoder, see nacgen.models.vae.Decoder."""
 
     likelihood: Literal["gaussian", "logistic_mixture"] = "gaussian"
-    """gaussian: of optimal variance; logistic_mixture: ten discretised logistics a pixel."""
+    """gaussian: of optimal variance; logistic_mixture: ten discretized logistics a pixel."""
     channels: tuple[int, ...] | None = None
     """At 4x4, then after each doubling; None: by the images' size, 96 64 32 for 16x16."""
 
@@ -54,7 +51,7 @@ class ObjectiveConfig:
     free_bits: float = 0.0
     """Nats that each latent axis carries without a cost."""
     perceptual_weight: float = 1.0
-    """Of --perceptual: nats for each of an image's numbers and unit of distance."""
+    """Weight of the perceptual loss: nats for each of an image's numbers and unit of distance."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -65,33 +62,16 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """Of --adversarial: what tells images from their reconstructions."""
+    """The discriminator of --adversarial, which tells images from their reconstructions."""
 
     source: Literal["encoder", "random", "shuffled"] = "encoder"
-    """What it starts from, whatever --init is: the weights of --encoder, random or permuted ones."""
+    """Weights to start from, whatever --init is: those of --encoder, random or permuted ones."""
     weight: float = 0.75
-    """Of the adversarial loss, relative to the gradients' balance at the decoder's last layer."""
-    start: float = 0.35
-    """Share of the run after which it trains."""
-    acts_from: float = 0.5
-    """Share of the run after which the decoder feels it."""
-    learning_rate: float = 1e-3
-    """Of its heads; the trunk's is 0.3 of it."""
-    penalty_weight: float = 0.3
-    """Gamma of R1 and R2."""
-    largest_logit: float = 1_000.0
-    """A run stops where logits are larger, on average over a batch, from one checkpoint to the next."""
+    """Weight of the adversarial loss, relative to the gradients' balance at the decoder's last layer."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        require_positive(self, "learning_rate", "largest_logit")
-        require_between(self, 0, math.inf, "weight", "penalty_weight")
-        require_between(self, 0, 1, "start", "acts_from")
-        if self.acts_from < self.start:
-            raise ConfigurationError(
-                f"acts_from must not precede start, got {self.acts_from} and {self.start}: an untrained "
-                "discriminator has nothing to say. Raise --discriminator.felt-from."
-            )
+        require_between(self, 0, math.inf, "weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,80 +90,59 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
+class ScoreConfig(generative.ScoreConfig):
     """How the model is measured."""
 
-    extractor: Literal["digits_classifier", "classifier", "inception"] | None = None
-    """Features that images are compared by: the released classifier's (None, for digits), those of a
-    classifier of your own, or Inception's, which give FID."""
-    weights: str | None = None
-    """A classifier's folder, or the file of the FID Inception's weights."""
-    num_samples: int = 2_000
-    """Images to generate for a score."""
     every: int = 6_400
     """Images seen between two scores."""
     bound_images: int = 50
     """Held-out images that the importance-weighted bounds are measured on, a thousand samples each."""
-    components: int = 10
-    """Of the Gaussian mixture that is fitted to the latents at the end."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        require_between(self, 2, math.inf, "num_samples")
-        require_positive(self, "every", "bound_images", "components")
+        super().__post_init__()
+        require_positive(self, "bound_images")
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEConfig(TrainingConfig):
+class VAEConfig(generative.GenerativeConfig):
     """Options of VAE training. Each switch is one thing: init, posterior.mode, perceptual, adversarial."""
 
-    encoder: str | None = None
-    """Folder or Hub id of an encoder; the control arms take their architecture from it.
-    None: checkpoints/digits-nac, for digits."""
-    init: Init = "nac"
-    """What the VAE's encoder starts from: the weights of an encoder that was pretrained so, or random or
-    permuted ones."""
+    score: ScoreConfig = ScoreConfig()
     perceptual: Literal["none", "nac", "random", "shuffled"] = "none"
-    """Whether reconstructions are compared by an encoder's features too, and which weights it has."""
+    """Compare reconstructions by an encoder's features, too, with these weights."""
     perceptual_encoder: str | None = None
     """Folder or Hub id of a NAC encoder for --perceptual. None: the encoder."""
     adversarial: bool = False
-    """Whether a discriminator judges reconstructions (VAE+GAN)."""
+    """Train a discriminator of reconstructions (VAE+GAN)."""
     posterior: PosteriorConfig = PosteriorConfig()
     decoder: DecoderConfig = DecoderConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     optim: OptimConfig = OptimConfig()
-    score: ScoreConfig = ScoreConfig()
+
+    def __post_init__(self) -> None:
+        """Check options against one another, before data or weights are touched."""
+        super().__post_init__()
+        refuse_unheeded(self, not self.adversarial, ["discriminator"], "without --adversarial")
+        refuse_unheeded(
+            self,
+            self.perceptual == "none",
+            ["perceptual_encoder", "objective.perceptual_weight"],
+            "without --perceptual",
+        )
+        refuse_unheeded(
+            self,
+            self.posterior.mode == "frozen",
+            ["posterior.trunk_lr_multiplier"],
+            "with --posterior.mode frozen, where the encoder's layers do not train",
+        )
+        refuse_unheeded(
+            self, self.objective.beta == 0, ["objective.warmup_images"], "with --objective.beta 0"
+        )
 
     @property
     def warmup_images(self) -> int:
         """Images over which beta rises."""
         given = self.objective.warmup_images
         return self.total_images // 10 if given is None else given
-
-    def check_networks(self) -> None:
-        """Raise unless encoder and score fit the images.
-
-        Raises:
-            ConfigurationError: Images other than the digits need networks that were trained on them, and so
-                does an arm whose encoder is not released; the message says how to get these.
-        """
-        if (
-            self.encoder is None
-            and self.dataset == "digits"
-            and self.init in ("simclr", "supervised")
-        ):
-            raise ConfigurationError(
-                f"--init {self.init} needs an encoder that was pretrained so, but --encoder is not given. Run "
-                f"recipes/pretrain_nac.py --objective {self.init} --run-dir A, then give --encoder A/encoder."
-            )
-        if self.dataset != "digits" and not (self.encoder and self.score.extractor):
-            raise ConfigurationError(
-                "--encoder and --score.extractor must be given for images other than the digits, got "
-                f"{self.encoder} and {self.score.extractor} for {self.dataset}. With the same --dataset, "
-                "--data-dir and --data.image-size, in this order: 1. recipes/pretrain_nac.py --run-dir A, then "
-                "give --encoder A/encoder. 2. For the score recipes/train_classifier.py --run-dir B, which needs "
-                "labels, then give --score.extractor classifier --score.weights B/classifier; or give "
-                "--score.extractor inception, and --score.weights FILE where its weights cannot be downloaded."
-            )

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,30 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from nacgen.data.augment import ViewPolicy, diff_augment
+from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import load_dataset
 from nacgen.data.stream import ImageStream
-from nacgen.gan.adaptive import AdaptiveAugmentation
+from nacgen.gan import options as gan_options
+from nacgen.gan.options import GANConfig
 from nacgen.gan.update import GANUpdate
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
 from nacgen.models.vae import VAE, Decoder
 from nacgen.pretraining.momentum import MomentumEncoder
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
+from nacgen.pretraining.options import NACConfig
 from nacgen.system.randomness import seeded
 from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.loop import train
-from nacgen.training.monitors import DivergenceMonitor
 from nacgen.training.run import open_run
 from nacgen.training.update import Update, warmup_cosine
 from nacgen.vae.adversary import Adversary
-from nacgen.vae.update import VAEUpdate, warm_up
+from nacgen.vae.options import ObjectiveConfig, VAEConfig
+from nacgen.vae.update import VAEUpdate
 
 BATCH, STEPS, SIZE = 8, 60, 8
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
+MARGINAL = NACConfig(relaxation="marginal")
 
 
 class LinearEncoder(nn.Module):
@@ -67,51 +69,53 @@ class Discriminator(nn.Module):
 def build_nac(accelerator: Accelerator, code_dim: int = 8) -> Update:
     encoder = NACEncoder(code_dim=code_dim)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3)
-    return NACUpdate(accelerator, encoder, optimizer, VIEWS)
+    return NACUpdate(accelerator, encoder, optimizer, VIEWS, MARGINAL)
 
 
 def build_nac_queue(accelerator: Accelerator) -> Update:
     encoder = NACEncoder(code_dim=8)
     keys = MomentumEncoder(encoder, 40, 0.9, BATCH)
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.05, momentum=0.9)
-    return NACQueueUpdate(accelerator, encoder, optimizer, VIEWS, keys=keys)
+    return NACQueueUpdate(accelerator, encoder, optimizer, VIEWS, MARGINAL, keys)
 
 
 def build_gan(accelerator: Accelerator) -> Update:
     generator, discriminator = Generator(SIZE, 8, (16, 8)), Discriminator()
-    return GANUpdate(
+    config = GANConfig(
+        total_images=STEPS * BATCH,
+        batch_size=BATCH,
+        optim=gan_options.OptimConfig(penalty_every=2, ema_half_life=32),
+        augment=gan_options.AugmentConfig(translation=0.125, cutout=0.5, adaptive=True),
+        run=RunConfig(checkpoint_every=64),
+    )
+    update = GANUpdate(
         accelerator,
         generator,
         discriminator,
         torch.optim.Adam(generator.parameters(), lr=1e-3),
         torch.optim.Adam(discriminator.parameters(), lr=1e-3),
-        batch_size=BATCH,
-        penalty_weight=lambda images_seen: 0.3,
-        penalty_every=2,
-        ema_half_life=32,
-        augment=partial(diff_augment, translation=0.125, cutout=0.5),
-        adaptive=AdaptiveAugmentation(0.1, 1_000),
-        watch=DivergenceMonitor(1e3, 64),
+        config,
     )
+    assert update.adaptive is not None
+    update.adaptive.target, update.adaptive.images_to_full = 0.1, 1_000
+    return update
 
 
 def build_vae(accelerator: Accelerator, latent_dim: int = 6) -> Update:
     vae = VAE(LinearEncoder(latent_dim), Decoder(SIZE, latent_dim, (16, 8)))
     discriminator = Discriminator()
-    adversary = Adversary(
-        accelerator,
-        discriminator,
-        torch.optim.Adam(discriminator.parameters(), lr=1e-3),
-        weight=0.75,
-        start=BATCH,
-        acts_from=2 * BATCH,
-        penalty_weight=0.3,
-        penalty_every=2,
-        watch=DivergenceMonitor(1e3, 64),
+    config = VAEConfig(
+        total_images=STEPS * BATCH,
+        batch_size=BATCH,
+        adversarial=True,
+        objective=ObjectiveConfig(warmup_images=10 * BATCH, free_bits=0.05),
+        run=RunConfig(checkpoint_every=64),
     )
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-3)
+    adversary = Adversary(accelerator, discriminator, optimizer, config)
+    adversary.start, adversary.acts_from, adversary.step.penalty_every = BATCH, 2 * BATCH, 2
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
-    beta = warm_up(1.0, 10 * BATCH)
-    return VAEUpdate(accelerator, vae, optimizer, beta=beta, free_bits=0.05, adversary=adversary)
+    return VAEUpdate(accelerator, vae, optimizer, config, adversary=adversary)
 
 
 METHODS: dict[str, Callable[..., Update]] = {

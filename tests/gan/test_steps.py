@@ -12,38 +12,30 @@ from torch import Tensor, nn
 from nacgen.data.pixels import to_float
 from nacgen.errors import ConfigurationError
 from nacgen.gan.adaptive import AdaptiveAugmentation
+from nacgen.gan.options import AugmentConfig, GANConfig, OptimConfig
 from nacgen.gan.update import GANUpdate
 from nacgen.models.gan import Generator
 from nacgen.models.sngan import SNGANDiscriminator
 from nacgen.system.randomness import seeded
-from nacgen.training.monitors import DivergenceMonitor
-from tests.gan.small_gan import build
+from tests.gan.small_gan import PLAIN, build
 from tests.reference import gan as reference
 
 BATCH = 8
 
 
-def build_conditional(**options: Any) -> GANUpdate:
+def build_conditional(**optim: Any) -> GANUpdate:
     """Ten classes, SNGAN's discriminator without its spectral norm's counting, nothing that moves."""
     with seeded(0, "test"):
         generator = Generator(16, 8, (16, 8, 8), num_classes=10)
         discriminator = SNGANDiscriminator(channels=8, num_classes=10).eval()
-    settings: dict[str, Any] = {
-        "batch_size": BATCH,
-        "loss": "hinge",
-        "penalty_weight": lambda images_seen: 0.0,
-        "penalty_every": 1,
-        "ema_half_life": 32.0,
-        "augment": lambda images, batch, purpose: images,
-        "watch": DivergenceMonitor(1e3, 64),
-    }
+    config = GANConfig(augment=PLAIN, optim=OptimConfig(loss="hinge", penalty_weight=0.0, **optim))
     return GANUpdate(
         Accelerator(cpu=True),
         generator,
         discriminator,
         torch.optim.SGD(generator.parameters(), lr=0.0),
         torch.optim.SGD(discriminator.parameters(), lr=0.0),
-        **(settings | options),
+        config,
     )
 
 
@@ -60,7 +52,7 @@ def without_learning(update: GANUpdate) -> GANUpdate:
 
 @pytest.mark.parametrize("loss", ["rpgan", "hinge", "non-saturating"])
 @pytest.mark.parametrize("micro_batches", [2, 8])
-def test_micro_batches_give_the_gradients_and_gauges_of_the_batch(
+def test_micro_batches_give_the_gradients_and_logs_of_the_batch(
     loss: str, micro_batches: int
 ) -> None:
     whole, parts = (
@@ -95,7 +87,7 @@ def test_the_generator_step_leaves_the_discriminator_alone_under_accumulation() 
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     now = update.discriminator.state_dict()
     assert all(torch.equal(now[name], value) for name, value in weights.items())
-    assert all(p.requires_grad for p in update.trainable)
+    assert all(p.requires_grad for p in update.discriminator_step.trainable)
 
 
 def test_the_generator_steps_once_for_several_of_the_discriminator() -> None:
@@ -127,11 +119,10 @@ def test_the_generator_steps_once_for_several_of_the_discriminator() -> None:
 def test_steps_with_classic_losses_are_the_formula_written_out(loss: str) -> None:
     update, stream, _ = build(
         BATCH,
+        augment=PLAIN,
         loss=loss,
-        penalty_weight=lambda images_seen: 0.4 if images_seen == 0 else 0.0,
-        penalize_fake=False,
-        augment=lambda images, batch, purpose: images,
     )
+    update.discriminator_step.penalty_weight = lambda seen: 0.4 if seen == 0 else 0.0
     update, batch = without_learning(update), stream.batch(0)
     discriminator = copy.deepcopy(update.discriminator)
     real = to_float(batch.images)
@@ -147,12 +138,15 @@ def test_steps_with_classic_losses_are_the_formula_written_out(loss: str) -> Non
     margin = torch.relu if loss == "hinge" else nn.functional.softplus
     shift = 1 if loss == "hinge" else 0
     images = real.clone().requires_grad_()
-    logits_real = discriminator(images)
-    total = (margin(shift - logits_real) + margin(shift + discriminator(fake))).mean()
-    (by_pixel,) = torch.autograd.grad(logits_real.sum(), images, create_graph=True)
-    r1 = by_pixel.square().sum((1, 2, 3)).mean()
-    assert logs["r1_penalty"].item() == pytest.approx(r1.item(), rel=1e-4)
-    (total + 2 * 0.4 / 2 * r1).backward()  # every second step, R1 alone
+    fakes = fake.clone().requires_grad_()
+    logits_real, logits_fake = discriminator(images), discriminator(fakes)
+    total = (margin(shift - logits_real) + margin(shift + logits_fake)).mean()
+    for name, each, output in (("r1", images, logits_real), ("r2", fakes, logits_fake)):
+        (by_pixel,) = torch.autograd.grad(output.sum(), each, create_graph=True)
+        penalty = by_pixel.square().sum((1, 2, 3)).mean()
+        assert logs[f"{name}_penalty"].item() == pytest.approx(penalty.item(), rel=1e-4)
+        total = total + 2 * 0.4 / 2 * penalty  # every second step
+    total.backward()
     for a, b in zip(gradients_of(discriminator), found, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-6)
     assert "r1_penalty" not in update.update_discriminator(stream.batch(2 * BATCH))
@@ -233,9 +227,10 @@ def test_micro_batches_take_their_classes_along() -> None:
 
 
 def test_adaptive_augmentation_follows_the_sign_of_real_logits() -> None:
-    adaptive = AdaptiveAugmentation(target=-1.0, images_to_full=64.0)  # any sign is above
-    update, stream, _ = build(BATCH, adaptive=adaptive)
-    assert update.modules["augmentation"] is adaptive
+    update, stream, _ = build(BATCH, augment=AugmentConfig(adaptive=True))
+    adaptive = update.modules["augmentation"]
+    assert isinstance(adaptive, AdaptiveAugmentation)
+    adaptive.target, adaptive.images_to_full = -1.0, 64.0  # any sign is above
     probabilities = [
         update.update(stream.batch(step * BATCH))["augment_probability"].item() for step in range(9)
     ]
@@ -251,15 +246,5 @@ def test_a_discriminator_without_anything_to_train_is_refused() -> None:
     count = sum(p.numel() for p in discriminator.parameters())
     with pytest.raises(ConfigurationError, match=f"all of its {count} are frozen"):
         GANUpdate(
-            Accelerator(cpu=True),
-            generator,
-            discriminator,
-            optimizer,
-            optimizer,
-            batch_size=BATCH,
-            penalty_weight=lambda images_seen: 0.0,
-            penalty_every=1,
-            ema_half_life=32.0,
-            augment=lambda images, batch, purpose: images,
-            watch=DivergenceMonitor(1e3, 64),
+            Accelerator(cpu=True), generator, discriminator, optimizer, optimizer, GANConfig()
         )

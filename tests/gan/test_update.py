@@ -1,57 +1,27 @@
 """The update of adversarial training. That it resumes and two processes equal one: test_loop, test_distributed."""
 
 import copy
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from nacgen.data.augment import diff_augment
 from nacgen.data.datasets import load_dataset
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch, ImageStream
 from nacgen.errors import NonFiniteError
+from nacgen.gan.options import AugmentConfig
 from nacgen.gan.update import GANUpdate
-from nacgen.models.encoder import NACEncoder
-from nacgen.models.gan import Generator
-from nacgen.system.randomness import seeded
-from nacgen.training.monitors import DivergenceMonitor
-from nacgen.transplant.transplant import transplant
+from tests.gan import small_gan
+from tests.gan.small_gan import CUTOUT, PLAIN
 from tests.reference import gan as reference
 
 BATCH = 8
-CUTOUT = partial(diff_augment, translation=0.125, cutout=0.5)
 
 
-def build(
-    generator_rate: float = 1e-3,
-    discriminator_rate: float = 1e-3,
-    mode: Any = "init",
-    **options: Any,
-) -> GANUpdate:
-    with seeded(0, "test"):
-        generator, encoder = Generator(16, 8, (16, 8, 8)), NACEncoder(code_dim=8)
-        encoder.train()(to_float(load_dataset("digits").read(torch.arange(64))))
-    part = transplant(encoder.eval(), mode=mode, image_size=16)
-    settings = {
-        "batch_size": BATCH,
-        "penalty_weight": lambda images_seen: 0.3,
-        "penalty_every": 2,
-        "ema_half_life": 32.0,
-        "augment": lambda images, batch, purpose: images,
-        "watch": DivergenceMonitor(1e3, 64),
-    }
-    return GANUpdate(
-        Accelerator(cpu=True),
-        generator,
-        part.module,
-        torch.optim.Adam(generator.parameters(), lr=generator_rate, betas=(0.0, 0.99)),
-        torch.optim.Adam(part.param_groups(discriminator_rate), betas=(0.0, 0.99)),
-        **(settings | options),
-    )
+def build(augment: AugmentConfig = PLAIN, **options: Any) -> GANUpdate:
+    return small_gan.build(BATCH, augment=augment, **options)[0]
 
 
 def batch_at(images_seen: int = 0) -> Batch:
@@ -75,12 +45,12 @@ def gradients_of(parameters: list[nn.Parameter]) -> Tensor:
 @pytest.mark.parametrize("images_seen", [0, BATCH])
 def test_discriminator_steps_are_the_formula_written_out(images_seen: int) -> None:
     """Even steps are penalised, with the weight of both."""
-    update = build(discriminator_rate=0.0, penalty_every=2)
+    update = build(discriminator_rate=0.0)
     batch = batch_at(images_seen)
     real = to_float(batch.images)
     fake = update.generator(update.latents(batch, "discriminator")).detach()
     logs = update.update_discriminator(batch)
-    found = gradients_of(update.trainable)
+    found = gradients_of(update.discriminator_step.trainable)
 
     discriminator = copy.deepcopy(update.discriminator)
     trainable = [p for p in discriminator.parameters() if p.requires_grad]
@@ -95,8 +65,8 @@ def test_discriminator_steps_are_the_formula_written_out(images_seen: int) -> No
     is_penalized = images_seen == 0
     assert ("r1_penalty" in logs, "r2_penalty" in logs) == (is_penalized, is_penalized)
     if is_penalized:
-        for name, judged in (("r1_penalty", real), ("r2_penalty", fake)):
-            images = judged.clone().requires_grad_()
+        for name, penalized in (("r1_penalty", real), ("r2_penalty", fake)):
+            images = penalized.clone().requires_grad_()
             (by_pixel,) = torch.autograd.grad(
                 discriminator(images).sum(), images, create_graph=True
             )
@@ -125,7 +95,7 @@ def test_generator_steps_are_the_formula_written_out() -> None:
 
 
 def test_a_discriminator_that_trains_alone_tells_one_batch_apart() -> None:
-    update, batch = build(generator_rate=0.0, penalty_weight=lambda images_seen: 0.01), batch_at()
+    update, batch = build(generator_rate=0.0, penalty_weight=0.01), batch_at()
     logs = [update.update(batch) for _ in range(20)]
     assert logs[-1]["loss_discriminator"] < 0.1 < logs[0]["loss_discriminator"]
     assert logs[-1]["logits_real"] > logs[-1]["logits_fake"] + 2
@@ -186,7 +156,7 @@ def test_a_frozen_encoder_is_bitwise_unchanged(mode: str, frozen: tuple[str, ...
 
 
 def test_real_and_generated_images_are_drawn_anew_by_purpose_and_position() -> None:
-    update = build(augment=partial(diff_augment, translation=0.125, cutout=0.0))
+    update = build(augment=AugmentConfig(translation=0.125))
     first, later = batch_at(), batch_at(BATCH)
     latents = [
         update.latents(batch, purpose)

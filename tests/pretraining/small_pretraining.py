@@ -1,7 +1,5 @@
 """Pretraining small enough for tests; without BatchNorm, so that processes can be compared."""
 
-from typing import Any
-
 import torch
 from accelerate import Accelerator
 
@@ -12,6 +10,7 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.pretraining.distillhash import DistillHashUpdate
 from nacgen.pretraining.momentum import MomentumEncoder
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
+from nacgen.pretraining.options import NACConfig
 from nacgen.pretraining.simclr import SimCLRUpdate
 from nacgen.pretraining.supervised import CodeClassifier, SupervisedUpdate
 from nacgen.system.randomness import seeded
@@ -42,18 +41,18 @@ def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, Imag
     encoder.code_head.scale.data.fill_(3.0)  # logits that are not all nearly zero
     keys = MomentumEncoder(encoder, queue, 0.9, batch_size) if "queue" in kind else None
     sgd = torch.optim.SGD(encoder.parameters(), lr=0.05)
-    shares = accelerator.process_index, accelerator.num_processes
-    stream = ImageStream(images, batch_size, 0, "cpu", *shares)
-    options: dict[str, Any] = {}
+    processes = accelerator.process_index, accelerator.num_processes
+    stream = ImageStream(images, batch_size, 0, "cpu", *processes)
     update: Update
     match kind:
         case "nac":
-            update = NACUpdate(accelerator, encoder, sgd, VIEWS, "tanh")
+            update = NACUpdate(accelerator, encoder, sgd, VIEWS, NACConfig())
         case "nac_queue" | "nac_queue_authors":
-            if kind == "nac_queue_authors":
-                options = {"relaxation": "tanh", "code_penalty": 0.1, "divide": True}
+            marginal = NACConfig(relaxation="marginal")
+            authors = NACConfig(code_penalty=0.1, divide=True)
             assert keys is not None
-            update = NACQueueUpdate(accelerator, encoder, sgd, VIEWS, keys=keys, **options)
+            options = authors if kind == "nac_queue_authors" else marginal
+            update = NACQueueUpdate(accelerator, encoder, sgd, VIEWS, options, keys)
         case "simclr" | "simclr_queue":
             update = SimCLRUpdate(accelerator, encoder, sgd, VIEWS, keys=keys)
         case "supervised":
@@ -62,8 +61,7 @@ def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, Imag
             sgd = torch.optim.SGD(classifier.parameters(), lr=0.05)
             update = SupervisedUpdate(accelerator, classifier, sgd, VIEWS)
         case "distillhash":
-            options = {"distill_at": 16, "num_neighbors": 5, "quantization_weight": 0.1}
-            update = DistillHashUpdate(accelerator, encoder, sgd, VIEWS, stream, images, **options)
+            update = DistillHashUpdate(accelerator, encoder, sgd, VIEWS, stream, images, 16)
     return update, stream
 
 

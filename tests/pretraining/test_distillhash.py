@@ -21,9 +21,7 @@ def build(distill_at: int) -> tuple[DistillHashUpdate, ImageStream]:
         ViewPolicy(crop_scale=(1.0, 1.0), flip=False, jitter=0, saturation=0),
         stream,
         images,
-        distill_at=distill_at,
-        num_neighbors=5,
-        quantization_weight=0.1,
+        distill_at,
     )
     return update, stream
 
@@ -47,7 +45,7 @@ def test_both_stages_bring_similar_pairs_together() -> None:
         last = update.update(stream.batch(0))["loss"]
     assert last < 0.7 * first
     update.distill_at = 0
-    first = update.update(stream.batch(0))["loss"]  # distils, since the position is the first
+    first = update.update(stream.batch(0))["loss"]  # distills, since the position is the first
     for _ in range(30):
         last = update.update(stream.batch(0))["loss"]
     assert last < first

@@ -15,7 +15,9 @@ from nacgen.data.stream import Batch, ImageStream
 from nacgen.errors import NonFiniteError
 from nacgen.functional.nac import nac_loss
 from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.nac import NACUpdate, swap_views
+from nacgen.pretraining.base import swap_views
+from nacgen.pretraining.nac import NACUpdate
+from nacgen.pretraining.options import NACConfig
 from nacgen.system.randomness import seeded
 
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
@@ -28,7 +30,9 @@ def build(
     with seeded(0, "test"):
         encoder = NACEncoder(**{"code_dim": 32, **options})
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=rate)
-    return NACUpdate(Accelerator(cpu=True), encoder, optimizer, views, relaxation)
+    return NACUpdate(
+        Accelerator(cpu=True), encoder, optimizer, views, NACConfig(relaxation=relaxation)
+    )
 
 
 def batch_at(images_seen: int = 0, size: int = 16) -> Batch:

@@ -13,7 +13,7 @@ from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
 from nacgen.pretraining import build as objectives
 from nacgen.pretraining.options import (
-    DistillHashConfig,
+    ModelConfig,
     NACConfig,
     OptimConfig,
     PretrainConfig,
@@ -135,7 +135,6 @@ def test_every_objective_resumes_to_the_same_weights(
         total_images=24,
         batch_size=8,
         queue=QueueConfig(size=queue),
-        distillhash=DistillHashConfig(num_neighbors=3),
     )
     straight = tmp_path / "straight"
     run(config, straight, 16, monkeypatch)
@@ -191,8 +190,22 @@ def test_labels_are_asked_for_where_they_are_needed(tmp_path: Path) -> None:
     [
         ({"batch_size": 1, "total_images": 8}, "got 1"),
         ({"queue": QueueConfig(size=100)}, "256 or more, got 100"),
-        ({"queue": QueueConfig(size=512), "objective": "supervised"}, "objective supervised"),
+        (
+            {"queue": QueueConfig(size=512), "objective": "supervised"},
+            "has no effect with --objective supervised",
+        ),
         ({"objective": "distillhash"}, "encoder is not given"),
+        ({"nac": NACConfig(divide=True)}, "nac.divide has no effect without --queue.size"),
+        (
+            {"nac": NACConfig(num_draws=2), "objective": "simclr"},
+            "nac.num_draws has no effect with --objective simclr, got 2. Leave --nac.num-draws at .* 1",
+        ),
+        ({"temperature": 0.1}, "temperature has no effect with --objective nac"),
+        ({"queue": QueueConfig(momentum=0.9)}, "queue.momentum has no effect without"),
+        (
+            {"encoder": "own", "model": ModelConfig(code_dim=64)},
+            "model.code_dim has no effect with --encoder, .* got 64",
+        ),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
     ],
 )
@@ -206,11 +219,6 @@ def test_contradictions_are_refused_before_data_are_touched(
 @pytest.mark.parametrize(
     ("make", "name", "value"),
     [
-        (DistillHashConfig, "noisy_share", -0.1),
-        (DistillHashConfig, "noisy_share", 1.1),
-        (DistillHashConfig, "num_images", 0),
-        (DistillHashConfig, "num_neighbors", 0),
-        (DistillHashConfig, "quantization_weight", -1.0),
         (NACConfig, "num_draws", 0),
         (NACConfig, "code_penalty", -0.1),
         (OptimConfig, "weight_decay", -1e-4),
@@ -223,12 +231,6 @@ def test_numbers_without_a_meaning_name_their_flag(make: type, name: str, value:
         ConfigurationError, match=f"got {value}. Change --{topic}.{name.replace('_', '-')}"
     ):
         make(**{name: value})
-
-
-def test_impossible_capacity_names_its_flag() -> None:
-    config = replace(PRESETS["smoke"], model=replace(PRESETS["smoke"].model, capacity=100.0))
-    with pytest.raises(ConfigurationError, match=r"model.capacity: .*got 100.0"):
-        objectives.build_encoder(config)
 
 
 def test_the_cost_of_an_encoder_trained_further_is_that_of_both_runs() -> None:

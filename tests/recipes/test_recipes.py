@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from nacgen.errors import ConfigurationError
-from nacgen.gan.options import GANConfig, ScoreConfig
+from nacgen.gan.options import GANConfig
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
+from nacgen.training.generative import ScoreConfig
 from recipes.evaluate_images import EvaluateConfig, score
 from tests.data.files import write_photographs
 

@@ -14,19 +14,23 @@ from nacgen import metrics
 from nacgen.data import datasets
 from nacgen.data.datasets import ImageDataset
 from nacgen.errors import ConfigurationError, DataError, DivergenceError
+from nacgen.gan.adaptive import AdaptiveAugmentation
 from nacgen.gan.options import (
     DiscriminatorConfig,
     GANConfig,
     GeneratorConfig,
     OptimConfig,
-    ScoreConfig,
 )
+from nacgen.gan.update import GANUpdate
 from nacgen.metrics.extractors.callables import CallableExtractor
 from nacgen.models.gan import Generator
 from nacgen.training.config import DataConfig, RunConfig
+from nacgen.training.generative import ScoreConfig
+from nacgen.training.monitors import DivergenceMonitor
 from recipes.train_gan import PRESETS, main
 
 RUN = RunConfig(log_every=4, checkpoint_every=8, tracker="none")
+SNGAN = DiscriminatorConfig(network="sngan")
 PICTURES = {"interpolation.png", "training.gif"}
 
 
@@ -63,7 +67,7 @@ def small(preset: GANConfig, folder: Path, num_steps: int = 2) -> GANConfig:
     size = preset.data.image_size or (16 if preset.dataset == "digits" else 32)
     return replace(
         preset,
-        encoder="checkpoints/digits-nac",
+        encoder="checkpoints/digits-nac" if preset.needs_encoder else None,
         total_images=4 * num_steps,
         batch_size=4,
         run_dir=str(folder),
@@ -102,6 +106,7 @@ def test_every_preset_takes_its_first_steps(name: str, tmp_path: Path) -> None:
 def test_a_conditional_run_draws_a_class_in_each_column(network: str, tmp_path: Path) -> None:
     config = replace(
         small(PRESETS["digits"], tmp_path / "run"),
+        encoder=None,
         init="random",
         conditional=True,
         discriminator=DiscriminatorConfig(network=network),  # type: ignore[arg-type]
@@ -120,12 +125,10 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With all that is saved besides weights: ADA's probability, last values, penalties that change."""
-    from nacgen.gan.update import GANUpdate
-
     preset = small(PRESETS["folder"], tmp_path / "straight", 6)
     optim = replace(preset.optim, discriminator_steps=2, micro_batches=2, final_penalty_weight=0.1)
-    augment = replace(preset.augment, images_to_full=64.0, target=-1.0)
-    config = replace(preset, optim=optim, augment=augment, data=DataConfig(image_size=16))
+    config = replace(preset, optim=optim, data=DataConfig(image_size=16))
+    monkeypatch.setattr(AdaptiveAugmentation.__init__, "__defaults__", (-1.0, 64.0))
     main(config)
 
     class StoppedError(Exception):
@@ -152,13 +155,29 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(
     ("options", "message"),
     [
         (
-            {"discriminator": DiscriminatorConfig(network="sngan")},
+            {"discriminator": SNGAN},
             "got init nac. Give --init random",
         ),
         ({"optim": OptimConfig(micro_batches=3)}, "got 64 and 3. Change one of --batch-size"),
         (
             {"generator": GeneratorConfig(block="sngan"), "optim": OptimConfig(micro_batches=2)},
             "over the whole batch, got 2 micro-batches",
+        ),
+        (
+            {"discriminator": SNGAN, "init": "random", "encoder": "own"},
+            "encoder has no effect with",
+        ),
+        (
+            {"discriminator": replace(SNGAN, head="linear"), "init": "random"},
+            "discriminator.head has no effect .* got linear. Leave --discriminator.head at .* basis",
+        ),
+        (
+            {"discriminator": DiscriminatorConfig(mode="frozen", unfreeze_every=64)},
+            "unfreeze_every has no effect with --discriminator.mode frozen",
+        ),
+        (
+            {"optim": OptimConfig(penalty_weight=0.0, penalty_every=2)},
+            "penalty_every has no effect with --optim.penalty-weight 0, got 2",
         ),
     ],
 )
@@ -180,7 +199,7 @@ def test_arms_without_a_released_encoder_say_how_to_get_one(init: str) -> None:
     GANConfig(
         dataset="cifar10",
         init="random",
-        discriminator=DiscriminatorConfig(network="sngan"),
+        discriminator=SNGAN,
         score=ScoreConfig(extractor="inception"),
     ).check_networks()  # has no encoder
 
@@ -204,9 +223,11 @@ def test_networks_that_do_not_fit_leave_no_run_behind(
 
 
 @pytest.mark.usefixtures("on_random_images")
-def test_logits_beyond_their_bound_from_checkpoint_to_checkpoint_end_a_run(tmp_path: Path) -> None:
+def test_logits_beyond_their_bound_from_checkpoint_to_checkpoint_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = small(PRESETS["digits"], tmp_path / "run", 6)
-    config = replace(config, optim=OptimConfig(largest_logit=1e-9))
+    monkeypatch.setattr(DivergenceMonitor.__init__, "__defaults__", (1e-9,))
     with pytest.raises(DivergenceError, match=r"since 0 images seen .* at 8") as stopped:
         main(config)
     assert stopped.value.exit_code == 3

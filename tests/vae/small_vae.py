@@ -10,9 +10,10 @@ from nacgen.data.datasets import load_dataset
 from nacgen.data.stream import ImageStream
 from nacgen.models.vae import VAE, Decoder
 from nacgen.system.randomness import seeded
-from nacgen.training.monitors import DivergenceMonitor
+from nacgen.training.config import RunConfig
 from nacgen.vae.adversary import Adversary
-from nacgen.vae.update import VAEUpdate, warm_up
+from nacgen.vae.options import ObjectiveConfig, VAEConfig
+from nacgen.vae.update import VAEUpdate
 
 BATCH = 8
 
@@ -56,34 +57,39 @@ class SmallDistance(nn.Module):
 
 
 def build(
-    rate: float = 1e-3, likelihood: str = "gaussian", adversarial: bool = True, **options: Any
+    rate: float = 1e-3,
+    likelihood: str = "gaussian",
+    adversarial: bool = True,
+    has_perceptual: bool = True,
+    **objective: Any,
 ) -> tuple[VAEUpdate, ImageStream, Accelerator]:
     accelerator = Accelerator(
         cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
+    )
+    config = VAEConfig(
+        total_images=5 * BATCH,
+        batch_size=BATCH,
+        perceptual="nac",
+        adversarial=adversarial,
+        objective=ObjectiveConfig(**({"warmup_images": 4 * BATCH, "free_bits": 0.05} | objective)),
+        run=RunConfig(checkpoint_every=2 * BATCH, tracker="none"),
     )
     with seeded(0, "test"):
         vae = VAE(LinearEncoder(6), Decoder(16, 6, (16, 8, 8), likelihood))
         discriminator, distance = SmallDiscriminator(), SmallDistance()
     adversary = None
     if adversarial:
-        adversary = Adversary(
-            accelerator,
-            discriminator,
-            torch.optim.Adam(discriminator.parameters(), lr=rate, betas=(0.0, 0.99)),
-            weight=0.75,
-            start=BATCH,
-            acts_from=2 * BATCH,
-            penalty_weight=0.3,
-            watch=DivergenceMonitor(1e3, 2 * BATCH, "--discriminator.largest-logit"),
-            penalty_every=2,
-        )
-    settings = {"beta": warm_up(1.0, 4 * BATCH), "free_bits": 0.05, "perceptual": distance}
+        optimizer = torch.optim.Adam(discriminator.parameters(), lr=rate, betas=(0.0, 0.99))
+        adversary = Adversary(accelerator, discriminator, optimizer, config)
+        adversary.start, adversary.acts_from = BATCH, 2 * BATCH
+        adversary.step.penalty_every = 2
     update = VAEUpdate(
         accelerator,
         vae,
         torch.optim.Adam(vae.parameters(), lr=rate),
-        adversary=adversary,
-        **(settings | options),
+        config,
+        distance if has_perceptual else None,
+        adversary,
     )
-    shares = accelerator.process_index, accelerator.num_processes
-    return update, ImageStream(load_dataset("digits"), BATCH, 0, "cpu", *shares), accelerator
+    processes = accelerator.process_index, accelerator.num_processes
+    return update, ImageStream(load_dataset("digits"), BATCH, 0, "cpu", *processes), accelerator

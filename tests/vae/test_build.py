@@ -18,6 +18,7 @@ from nacgen.vae.build import build_update
 from nacgen.vae.options import (
     DecoderConfig,
     DiscriminatorConfig,
+    ObjectiveConfig,
     PosteriorConfig,
     VAEConfig,
 )
@@ -139,7 +140,6 @@ def test_an_adversary_needs_images_enough_for_a_batch() -> None:
         ({"objective": {"free_bits": float("nan")}}, r"got nan. Change --objective.free-bits"),
         ({"objective": {"warmup_images": -1}}, r"got -1. Change --objective.warmup-images"),
         ({"discriminator": {"weight": -1.0}}, r"got -1.0. Change --discriminator.weight"),
-        ({"discriminator": {"start": 0.6}}, r"got 0.5 and 0.6.*Raise --discriminator.felt-from"),
         ({"decoder": {"channels": (16, 0)}}, r"got \(16, 0\). Change --decoder.channels"),
         ({"score": {"bound_images": 0}}, r"got 0. Change --score.bound-images"),
         ({"score": {"num_samples": 1}}, r"got 1. Change --score.num-samples"),
@@ -150,6 +150,26 @@ def test_numbers_without_a_meaning_are_refused(options: dict[str, Any], message:
     ((topic, values),) = options.items()
     with pytest.raises(ConfigurationError, match=message):
         type(getattr(SMALL, topic))(**values)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"discriminator": DiscriminatorConfig(weight=0.5)}, "weight has no effect without --adv"),
+        ({"perceptual_encoder": "own"}, "perceptual_encoder has no effect without --perceptual"),
+        (
+            {"posterior": PosteriorConfig(mode="frozen", trunk_lr_multiplier=0.5)},
+            "trunk_lr_multiplier has no effect with --posterior.mode frozen",
+        ),
+        (
+            {"objective": ObjectiveConfig(beta=0.0, warmup_images=64)},
+            "warmup_images has no effect with --objective.beta 0",
+        ),
+    ],
+)
+def test_options_without_an_effect_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        replace(SMALL, **options)
 
 
 @pytest.mark.parametrize("given", [{}, {"encoder": "own"}])

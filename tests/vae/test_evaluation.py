@@ -137,9 +137,12 @@ def test_bounds_rise_to_the_evidence_of_a_linear_gaussian_model(tmp_path: Path) 
     assert found["bound_images"] == 3
 
 
-def test_the_mixture_is_fitted_to_the_latents_and_scored(tmp_path: Path) -> None:
+def test_the_mixture_is_fitted_to_the_latents_and_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nacgen.vae.evaluation.COMPONENTS", 2)
     vae = small_vae()
-    judge = evaluation(tmp_path, vae, components=2)
+    judge = evaluation(tmp_path, vae)
     mixture = judge.fit_mixture()
     pixels = judge.train.read(torch.arange(200))
     mean, log_variance = vae.posterior(to_float(pixels))

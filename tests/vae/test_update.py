@@ -20,7 +20,6 @@ from nacgen.training.checkpoint import load_checkpoint
 from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.loop import EXIT_PREEMPTED, train
 from nacgen.training.run import open_run
-from nacgen.vae.update import warm_up
 from tests.vae.small_vae import BATCH, build
 
 ROOT = Path(__file__).parents[2]
@@ -39,13 +38,13 @@ def gradient_of(module: nn.Module) -> Tensor:
 
 
 def test_the_divergence_is_weighed_up_over_images() -> None:
-    beta = warm_up(0.5, 100)
+    beta = build(adversarial=False, beta=0.5, warmup_images=100)[0].beta
     assert [beta(seen) for seen in (0, 50, 100, 900)] == [0, 0.25, 0.5, 0.5]
-    assert warm_up(0.5, 0)(0) == 0.5
+    assert build(adversarial=False, beta=0.5, warmup_images=0)[0].beta(0) == 0.5
 
 
 def test_a_step_is_the_bound_written_out() -> None:
-    update, stream, _ = build(0.0, adversarial=False, free_bits=0.0, perceptual=None)
+    update, stream, _ = build(0.0, adversarial=False, free_bits=0.0, has_perceptual=False)
     batch, vae = stream.batch(BATCH), update.vae
     update.update(batch)  # fits the variance
     variance = vae.decoder.likelihood.variance.clone()
@@ -120,12 +119,12 @@ def test_the_autoencoders_step_leaves_the_discriminator_alone() -> None:
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"vae"}
     assert torch.equal(gradient_of(adversary.discriminator), gradient)
-    assert all(p.requires_grad for p in adversary.trainable)
+    assert all(p.requires_grad for p in adversary.step.trainable)
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "logistic_mixture"])
 def test_one_batch_is_overfitted(likelihood: str) -> None:
-    update, stream, _ = build(5e-3, likelihood, adversarial=False, perceptual=None)
+    update, stream, _ = build(5e-3, likelihood, adversarial=False, has_perceptual=False)
     batch = stream.batch(0)
     logs = [update.update(batch) for _ in range(60)]
     assert logs[-1]["distortion"] < 0.7 * logs[1]["distortion"]
@@ -200,11 +199,11 @@ def test_logits_beyond_their_bound_for_long_stop_by_name_and_keep_what_was_befor
     def spoil_later(batch):  # type: ignore[no-untyped-def]
         if batch.images_seen == 16:
             with torch.no_grad():
-                update.modules["discriminator"].layers[-1].bias.fill_(1e6)  # type: ignore[index, operator, union-attr]
+                update.modules["discriminator"].layers[-1].weight.fill_(1e6)  # type: ignore[index, operator, union-attr]
         return step(batch)
 
     update.update = spoil_later  # type: ignore[method-assign]
-    message = r"since 16 images .* raise --discriminator.largest"
+    message = r"since 16 images .* a higher penalty weight"
     with (
         pytest.raises(DivergenceError, match=message),
         open_run("x", config(tmp_path / "run")) as run,

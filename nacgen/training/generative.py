@@ -1,0 +1,76 @@
+"""Options that the generative methods share. Does not import torch, which keeps `--help` fast."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from nacgen.errors import ConfigurationError
+from nacgen.training.config import TrainingConfig, require_between, require_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How generated images are scored."""
+
+    extractor: Literal["digits_classifier", "classifier", "inception"] | None = None
+    """Features that images are compared by: the released classifier's (None, for digits), those of a
+    classifier of your own, or Inception's, which give FID."""
+    weights: str | None = None
+    """A classifier's folder, or the file of the FID Inception's weights."""
+    num_samples: int = 2_000
+    """Images to generate for a score."""
+    every: int = 2_560
+    """Images seen between two scores."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        require_between(self, 2, math.inf, "num_samples")
+        require_positive(self, "every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerativeConfig(TrainingConfig):
+    """Options of a generative model that starts from a pretrained encoder."""
+
+    encoder: str | None = None
+    """Folder or Hub id of an encoder; the control arms take their architecture from it.
+    None: checkpoints/digits-nac, for digits."""
+    init: Literal["nac", "simclr", "supervised", "random", "shuffled"] = "nac"
+    """Weights to start from: those of an encoder that was pretrained so, or random or permuted ones."""
+    score: ScoreConfig = ScoreConfig()
+
+    @property
+    def source(self) -> Literal["encoder", "random", "shuffled"]:
+        """The source of weights as `transplant` names it; every method's encoder is an encoder."""
+        return self.init if self.init in ("random", "shuffled") else "encoder"
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether a network is made from an encoder."""
+        return True
+
+    def check_networks(self) -> None:
+        """Raise unless encoder and score fit the images.
+
+        Raises:
+            ConfigurationError: Images other than the digits need networks that were trained on them, and so
+                does an arm whose encoder is not released; the message says how to get these.
+        """
+        has_encoder = self.encoder is not None or not self.needs_encoder
+        if self.dataset == "digits":
+            if not has_encoder and self.init in ("simclr", "supervised"):
+                raise ConfigurationError(
+                    f"--init {self.init} needs an encoder that was pretrained so, but --encoder is not given. Run "
+                    f"recipes/pretrain_nac.py --objective {self.init} --run-dir A, then give --encoder A/encoder."
+                )
+            return
+        if has_encoder and self.score.extractor:
+            return
+        raise ConfigurationError(
+            "--encoder and --score.extractor must be given for images other than the digits, got "
+            f"{self.encoder} and {self.score.extractor} for {self.dataset}. With the same --dataset, "
+            "--data-dir and --data.image-size, in this order: 1. recipes/pretrain_nac.py --run-dir A, then give "
+            "--encoder A/encoder. 2. For the score recipes/train_classifier.py --run-dir B, which needs labels, "
+            "then give --score.extractor classifier --score.weights B/classifier; or give --score.extractor "
+            "inception, and --score.weights FILE where its weights cannot be downloaded."
+        )
