@@ -17,8 +17,6 @@ from nacgen.training.config import run_recipe
 
 def main(config: PretrainConfig) -> None:
     """Build data, encoder and update; train; save the encoder."""
-    from nacgen.data.pixels import to_float
-    from nacgen.data.stream import ImageStream
     from nacgen.pretraining.build import (
         build_encoder,
         build_update,
@@ -26,9 +24,8 @@ def main(config: PretrainConfig) -> None:
         load_training_images,
         pretraining_cost,
     )
-    from nacgen.probes.report import EncoderProbe
-    from nacgen.probes.suite import untrained_like
-    from nacgen.training.loop import Goal, train
+    from nacgen.pretraining.evaluation import PretrainingEvaluation
+    from nacgen.training.loop import train
     from nacgen.training.run import open_run
     from nacgen.training.skipped import record_skipped
     from nacgen.training.update import warmup_cosine
@@ -37,42 +34,17 @@ def main(config: PretrainConfig) -> None:
         if run.is_complete:
             run.finish()
             return
+        # Images to train on, and held-out ones.
         train_set, test_set = load_training_images(config)
         record_skipped(run, train_set, test_set)
-        stream = ImageStream(
-            train_set,
-            config.batch_size,
-            config.seed,
-            run.device,
-            run.processes.process_index,
-            run.processes.num_processes,
-        )
-        encoder, views = build_encoder(config), build_views(config.views)
-        encoder.to(run.device)
-        probe = EncoderProbe(train_set, test_set, views, run.device)
-        first = encoder
-        if (
-            config.encoder is None
-        ):  # its BatchNorm as in training, not means of 0 and variances of 1
-            first_images = to_float(train_set.read(stream.indices(0))).to(run.device)
-            first = untrained_like(encoder, first_images, config.seed)
-        reports = {0: probe(first)}
+        stream = run.stream(train_set)
+
+        # The encoder, its evaluation before the first step, and the update of the objective.
+        encoder, views = build_encoder(config).to(run.device), build_views(config.views)
+        evaluate = PretrainingEvaluation(config, run, encoder, views, stream, train_set, test_set)
         update = build_update(config, run.accelerator, encoder, views, stream, train_set)
 
-        def evaluate(images_seen: int) -> dict[str, object]:
-            reports[images_seen] = probe(encoder)
-            if images_seen < config.total_images:
-                run.accelerator.print(
-                    f"\n{images_seen:,} images: {reports[images_seen]}", file=sys.stderr
-                )
-            encoder.card_notes = (
-                f"Trained for {config.objective} on {train_set.name}/{train_set.split}, "
-                f"{images_seen:,} images seen, seed {config.seed}.\n\n"
-                f"Untrained:\n\n    {indented(reports[0])}\n\nTrained:\n\n    {indented(reports[images_seen])}"
-            )
-            run.export(encoder, "encoder")
-            return asdict(reports[images_seen])
-
+        # Training.
         result = train(
             update,
             stream,
@@ -80,25 +52,18 @@ def main(config: PretrainConfig) -> None:
             schedule=warmup_cosine(config.total_images, config.optim.warmup_images),
             evaluate=evaluate,
             evaluate_every=config.probe_every,
-            goal=Goal(
-                "linear_probe"
-                if reports[0].linear_probe is not None
-                else "health.information.nac_bound",
-                "higher",
-            ),
+            goal=evaluate.goal,
         )
+
+        # The encoder with its cost, and a report beside that of the untrained encoder.
         encoder.pretraining = pretraining_cost(config, encoder, result, run.hardware)
         run.export(encoder, "encoder")
-        if run.is_main:
-            untrained, trained = reports[0], reports[config.total_images]
-            print(f"\nuntrained: {untrained}\n\ntrained: {trained}", file=sys.stderr)
-            print(f"\nencoder: {run.path / 'encoder'}", file=sys.stderr)
-        run.finish(result, encoder=str(run.path / "encoder"), untrained=asdict(reports[0]))
-
-
-def indented(report: object) -> str:
-    """A report as a block of the model card."""
-    return str(report).replace("\n", "\n    ")
+        untrained, trained = evaluate.reports[0], evaluate.reports[config.total_images]
+        run.accelerator.print(
+            f"\nuntrained: {untrained}\n\ntrained: {trained}\n\nencoder: {run.path / 'encoder'}",
+            file=sys.stderr,
+        )
+        run.finish(result, encoder=str(run.path / "encoder"), untrained=asdict(untrained))
 
 
 if __name__ == "__main__":

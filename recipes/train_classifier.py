@@ -20,7 +20,6 @@ def main(config: ClassifierConfig) -> None:
     from nacgen.data.augment import ViewPolicy
     from nacgen.data.datasets import load_splits
     from nacgen.data.pixels import to_float
-    from nacgen.data.stream import ImageStream
     from nacgen.errors import DataError
     from nacgen.models.classifier import ImageClassifier
     from nacgen.pretraining.supervised import ClassifierUpdate
@@ -34,6 +33,7 @@ def main(config: ClassifierConfig) -> None:
         if run.is_complete:
             run.finish()
             return
+        # Images with labels to train on, and held-out ones.
         train_set, test_set = load_splits(
             config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
         )
@@ -43,14 +43,9 @@ def main(config: ClassifierConfig) -> None:
                 f"a classifier needs labels, but {config.dataset} has none. Put the images of each "
                 "class into a subfolder of its own."
             )
-        stream = ImageStream(
-            train_set,
-            config.batch_size,
-            config.seed,
-            run.device,
-            run.processes.process_index,
-            run.processes.num_processes,
-        )
+        stream = run.stream(train_set)
+
+        # The classifier and its update.
         with seeded(config.seed, "classifier"):
             classifier = ImageClassifier(
                 num_classes=len(train_set.class_names),
@@ -65,6 +60,8 @@ def main(config: ClassifierConfig) -> None:
             crop_scale=(config.smallest_crop, 1.0), flip=config.flip, grayscale_probability=0.0
         )
         update = ClassifierUpdate(run.accelerator, classifier, optimizer, views)
+
+        # Training, with the accuracy on held-out images.
         labels, parts = test_set.labels, torch.arange(len(test_set)).split(500)
 
         def evaluate(images_seen: int) -> dict[str, float]:
@@ -83,14 +80,17 @@ def main(config: ClassifierConfig) -> None:
             evaluate_every=max(1, config.total_images // 4),
             goal=Goal("test_accuracy", "higher"),
         )
+
+        # The classifier with its accuracy.
         accuracy = result.evaluation["test_accuracy"]
         classifier.card_notes = (
             f"Trained on {train_set.name}/{train_set.split}, {result.images_seen:,} images seen, "
             f"seed {config.seed}. Accuracy on {test_set.name}/{test_set.split}: {accuracy:.4f}."
         )
         run.export(classifier, "classifier")
-        if run.is_main:
-            print(f"test accuracy {accuracy:.4f}; {run.path / 'classifier'}", file=sys.stderr)
+        run.accelerator.print(
+            f"test accuracy {accuracy:.4f}; {run.path / 'classifier'}", file=sys.stderr
+        )
         run.finish(result, classifier=str(run.path / "classifier"))
 
 

@@ -26,7 +26,6 @@ def main(config: GANConfig) -> None:
     """Build data, both networks and the update; train, score and report."""
     from nacgen import metrics
     from nacgen.data.datasets import load_dataset, load_test_split
-    from nacgen.data.stream import ImageStream
     from nacgen.gan.build import build_update, num_classes_of
     from nacgen.gan.evaluation import GANEvaluation
     from nacgen.reporting.document import report_run
@@ -40,31 +39,26 @@ def main(config: GANConfig) -> None:
         if run.is_complete:
             run.finish(report=report)
             return
-        device, processes = run.device, run.processes
-
+        # Images to train on, held-out ones where there are any, and features to compare images by.
         size, skip_bad = config.data.image_size, config.data.skip_bad
         dataset = load_dataset(config.dataset, "train", config.data_dir, size, skip_bad=skip_bad)
         config.check_networks()
         held_out = load_test_split(dataset, config.data_dir, size, skip_bad=skip_bad)
         record_skipped(run, dataset, held_out)
         if held_out is not None:
-            num_classes_of(config, held_out)  # which the first evaluation needs
-        stream = ImageStream(
-            dataset,
-            config.batch_size,
-            config.seed,
-            device,
-            processes.process_index,
-            processes.num_processes,
-        )
+            num_classes_of(config, held_out)  # checks the labels that the first evaluation needs
+        stream = run.stream(dataset)
         extractor = metrics.build_extractor(
             config.score.extractor or "digits_classifier",
             weights=config.score.weights,
-            device=device,
+            device=run.device,
         )
 
+        # Both networks and their update.
         update, encoder = build_update(config, run.accelerator, dataset, stream)
         evaluate = GANEvaluation(update, run, config.score, extractor, dataset, held_out)
+
+        # Training, scored along the way.
         is_constant = config.optim.schedule == "constant"
         result = train(
             update,
@@ -75,6 +69,8 @@ def main(config: GANConfig) -> None:
             evaluate_every=config.score.every,
             goal=Goal(f"evaluation.scores.{extractor.score_name}.value", "lower"),
         )
+
+        # Pictures, report and summary.
         evaluate.draw_ending()
         pretraining = None
         if encoder is not None and config.init != "random":

@@ -27,7 +27,6 @@ def main(config: VAEConfig) -> None:
     """Build data, networks and the update; train, measure and report."""
     from nacgen import metrics
     from nacgen.data.datasets import load_splits
-    from nacgen.data.stream import ImageStream
     from nacgen.reporting.document import report_run
     from nacgen.training.loop import Goal, train
     from nacgen.training.run import open_run
@@ -43,34 +42,24 @@ def main(config: VAEConfig) -> None:
         if run.is_complete:
             run.finish(report=report)
             return
+        # Images to train on, held-out ones, and features to compare images by.
         config.check_networks()
-        device, processes = run.device, run.processes
-
         train_set, held_out = load_splits(
             config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
         )
         record_skipped(run, train_set, held_out)
-        stream = ImageStream(
-            train_set,
-            config.batch_size,
-            config.seed,
-            device,
-            processes.process_index,
-            processes.num_processes,
-        )
+        stream = run.stream(train_set)
         extractor = metrics.build_extractor(
             config.score.extractor or "digits_classifier",
             weights=config.score.weights,
-            device=device,
+            device=run.device,
         )
+
+        # The networks and their update.
         update, encoder = build_update(config, run.accelerator, train_set, stream)
-        measure = VAEEvaluation(update.vae, run, config.score, extractor, train_set, held_out)
+        evaluate = VAEEvaluation(update.vae, run, config.score, extractor, train_set, held_out)
 
-        def evaluate(images_seen: int) -> dict[str, object]:
-            measured = measure(images_seen)
-            run.export(update.vae.decoder, "decoder")
-            return measured
-
+        # Training, measured along the way.
         result = train(
             update,
             stream,
@@ -80,6 +69,8 @@ def main(config: VAEConfig) -> None:
             evaluate_every=config.score.every,
             goal=Goal("bits_per_dim", "lower"),
         )
+
+        # Report and summary.
         pretraining = None if config.init == "random" else encoder.pretraining or "unknown"
         run.finish(result, report, pretraining=pretraining)
 

@@ -1,4 +1,4 @@
-"""What is measured and drawn while a GAN trains: its score, its overfitting, sheets of samples."""
+"""Measurements and pictures of a GAN while it trains: its score, its overfitting, sheets of samples."""
 
 from typing import Any
 
@@ -18,16 +18,16 @@ from nacgen.training.generative import ScoreConfig
 from nacgen.training.run import Run
 
 COLUMNS, ZOOM = 10, 2
-NUM_JUDGED = 500  # images of each kind that the gauge of overfitting looks at
+NUM_COMPARED = 500  # images of each kind that overfitting is measured on
 
 
 class GANEvaluation:
-    """Scores the averaged generator, draws its images and saves it; every process calls it.
+    """Scores, pictures and copies of the averaged generator; every process calls it.
 
     Args:
-        update: The run's update.
+        update: Update of the run, with both networks.
         run: Run that trains the generator.
-        config: How to score.
+        config: Options of the score.
         extractor: Features that images are compared by.
         dataset: The training images.
         held_out: Images that are not trained on, or None where there are none.
@@ -50,13 +50,13 @@ class GANEvaluation:
         )
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
-        """Score, draw and save.
+        """Score the generator, draw its images and save it.
 
         Args:
             images_seen: Position of the run.
 
         Returns:
-            JSON values: the evaluation, and where images are held out mean logits and overfitting.
+            JSON values: the evaluation, and mean logits and overfitting where there are held-out images.
         """
         result = metrics.evaluate(
             self.generate,
@@ -70,21 +70,21 @@ class GANEvaluation:
             if self.run.is_main:
                 write_grid(self.generate(torch.arange(COLUMNS**2)), path, COLUMNS, ZOOM)
         self.run.export(self.update.averaged_generator, "generator")
-        gauges = {} if self.held_out is None else self.judge(self.held_out)
-        return {**gauges, "evaluation": result.to_dict()}
+        logits = {} if self.held_out is None else self.compare_logits(self.held_out)
+        return {**logits, "evaluation": result.to_dict()}
 
     def generate(self, indices: Tensor) -> Tensor:
-        """Images of the averaged generator by number."""
+        """Generate images of the averaged generator by number."""
         return sample_images(self.update.averaged_generator, indices, self.device)
 
     @torch.no_grad()
-    def judge(self, held_out: Dataset) -> dict[str, float]:
-        """Mean logits of training, held-out and generated images, and what they say of overfitting.
+    def compare_logits(self, held_out: Dataset) -> dict[str, float]:
+        """Compute mean logits of training, held-out and generated images, and overfitting from them.
 
-        The same images at every position, without augmentation; the generator is the one that trains.
+        The images are the same at every position and not augmented; the generator is the one that trains.
 
         Args:
-            held_out: Real images that are not trained on.
+            held_out: Real images that the discriminator is not trained on.
 
         Returns:
             `logits_train`, `logits_held_out`, `logits_generated` and `overfitting`.
@@ -92,7 +92,7 @@ class GANEvaluation:
         update, logits = self.update, {}
         for kind, images in (("train", self.dataset), ("held_out", held_out)):
             chosen = torch.randperm(len(images), generator=seeded_generator(0, "judged"))
-            chosen = chosen[:NUM_JUDGED].sort().values
+            chosen = chosen[:NUM_COMPARED].sort().values
             labels = None
             if update.generator.num_classes is not None:
                 assert images.labels is not None
@@ -107,12 +107,12 @@ class GANEvaluation:
                 fakes = update.generator.eval()(latents, labels)
                 update.generator.train(was_training)
                 logits["generated"] = self._logits(fakes, labels)
-        gauge = overfitting(logits["train"], logits["held_out"], logits["generated"])
+        measured = overfitting(logits["train"], logits["held_out"], logits["generated"])
         means = {f"logits_{kind}": float(values.mean()) for kind, values in logits.items()}
-        return means | {"overfitting": float(gauge)}
+        return means | {"overfitting": float(measured)}
 
     def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Mean logit over heads of each image."""
+        """Return the mean logit over heads of each image."""
         given = {} if labels is None else {"labels": labels}
         discriminator = self.update.discriminator
         was_training = discriminator.training
@@ -122,7 +122,7 @@ class GANEvaluation:
         return logits.reshape(len(images), -1).mean(1)
 
     def draw_ending(self) -> None:
-        """An interpolation strip, and a GIF of the sample grids, on the main process."""
+        """Draw an interpolation strip, and a GIF of the sample grids, on the main process."""
         if not self.run.is_main:
             return
         folder = self.run.path / "samples"

@@ -18,6 +18,8 @@ import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
+from nacgen.data.datasets import Dataset
+from nacgen.data.stream import ImageStream
 from nacgen.errors import CheckpointError, ConfigurationError
 from nacgen.models.folder import PretrainedModel
 from nacgen.system.documents import flatten
@@ -86,6 +88,28 @@ class Run:
     def hardware(self) -> str:
         """Devices of the run in words, for example `"2 CPU cores"`."""
         return describe_hardware(self.environment)
+
+    def stream(self, dataset: Dataset) -> ImageStream:
+        """Return this process's batches of a dataset.
+
+        Args:
+            dataset: Images to train on.
+
+        Returns:
+            The stream, from the batch size and the seed of the configuration.
+
+        Raises:
+            ConfigurationError: The batch does not split evenly over processes.
+            DataError: The dataset is smaller than a batch.
+        """
+        return ImageStream(
+            dataset,
+            self.config.batch_size,
+            self.config.seed,
+            self.device,
+            self.processes.process_index,
+            self.processes.num_processes,
+        )
 
     def writing(self, what: str) -> contextlib.AbstractContextManager[None]:
         """Return a context that reports whatever keeps its block from writing as a `StorageError`.

@@ -1,4 +1,4 @@
-"""What is measured and drawn of a VAE: bounds on held-out images, scores of samples, sheets of pictures."""
+"""Measurements and pictures of a VAE: bounds on held-out images, scores of samples, sheets of images."""
 
 import math
 from collections.abc import Iterator
@@ -34,19 +34,19 @@ CHUNK = 250  # images that pass a network at a time
 MOST_LATENTS = 10_000  # training images that the mixture is fitted to
 COMPONENTS = 10  # Gaussians of that mixture
 COLUMNS, ZOOM = 10, 2
-REACH = 3.0  # of a traversal, in standard deviations of the prior
+REACH = 3.0  # largest latent of a traversal, in standard deviations of the prior
 
 
 class VAEEvaluation:
-    """Measures and draws; every process calls it, and all get the same values.
+    """Measurements and pictures of a VAE; every process calls it, and all get the same values.
 
     Every draw is a function of the image's number, so values depend neither on the batch size nor on the number of
     processes. Images are the likelihood's expectations, without its noise; reconstructions are of posterior means.
 
     Args:
-        vae: To be measured.
+        vae: Autoencoder to measure.
         run: Run that trains the VAE.
-        config: How to score.
+        config: Options of the score.
         extractor: Features that images are compared by.
         train: The training images, which samples are compared with.
         held_out: Images that are not trained on, which bounds and reconstructions are measured on.
@@ -79,7 +79,7 @@ class VAEEvaluation:
         )
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
-        """The bound and its parts, and the score of samples from the prior; at the end all of `conclude` too.
+        """Measure the bound and score samples from the prior; at the end, do all of `conclude`, too.
 
         Args:
             images_seen: Position of the run.
@@ -97,15 +97,16 @@ class VAEEvaluation:
                 "num_images": len(self.held_out),
             },
         }
+        self.run.export(self.vae.decoder, "decoder")
         is_last = images_seen >= self.run.config.total_images
         ending = self.conclude(rate_by_axis) if is_last else {}
         return {**measured, **ending, "evaluation": evaluation}
 
     def conclude(self, rate_by_axis: Tensor) -> dict[str, Any]:
-        """What is measured once, at the end; draws reconstructions, traversals and samples from the mixture.
+        """Score reconstructions and samples from a mixture, draw them and traversals, and measure tight bounds.
 
         Args:
-            rate_by_axis: Of each latent axis, `(z,)`, as `measure` gives it.
+            rate_by_axis: Rate of each latent axis, `(z,)`, as `measure` returns it.
 
         Returns:
             JSON values.
@@ -132,7 +133,7 @@ class VAEEvaluation:
 
     @torch.no_grad()
     def measure(self) -> tuple[dict[str, float], Tensor]:
-        """Bound, rate and distortion in nats, bits per dimension, active units, PSNR and SSIM.
+        """Measure bound, rate and distortion in nats, bits per dimension, active units, PSNR and SSIM.
 
         Returns:
             Means over all held-out images, and the rate of each latent axis, `(z,)`.
@@ -173,7 +174,7 @@ class VAEEvaluation:
 
     @torch.no_grad()
     def importance_bounds(self) -> dict[str, float]:
-        """Bounds from 1, 64 and 1,000 posterior samples of the first held-out images, in nats.
+        """Compute bounds from 1, 64 and 1,000 posterior samples of the first held-out images, in nats.
 
         Returns:
             Means over these images, and their number.
@@ -201,13 +202,11 @@ class VAEEvaluation:
 
     @torch.no_grad()
     def fit_mixture(self) -> GaussianMixture:
-        """A Gaussian mixture over one posterior sample of each training image, of some where there are many."""
+        """Fit a Gaussian mixture to one posterior sample of each training image, or of 10,000 of them."""
         count = min(len(self.train), MOST_LATENTS)
         rows = torch.linspace(0, len(self.train) - 1, count).long()
         latents = []
-        for part in rows.split(
-            CHUNK
-        ):  # on every process all of them: a sum would differ in its last bits
+        for part in rows.split(CHUNK):  # all of them on every process: a sum would differ in bits
             mean, log_variance = self.vae.posterior(to_float(self.train.read(part).to(self.device)))
             noise = normal_rows(0, "aggregate", part, mean.shape[1]).to(self.device)
             latents.append(mean + torch.exp(0.5 * log_variance) * noise)
@@ -237,21 +236,21 @@ class VAEEvaluation:
         )
 
     def from_prior(self, indices: Tensor) -> Tensor:
-        """Images by number, from latents of the prior."""
+        """Generate images by number, from latents of the prior."""
         return self.decode(normal_rows(0, "sample", indices, self.vae.decoder.latent_dim))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Images to expect of latents, uint8."""
+        """Return the expected images of latents, uint8."""
         return to_uint8(self.vae.decoder.images(z.to(self.device)))
 
     @torch.no_grad()
     def reconstruct(self, pixels: Tensor) -> Tensor:
-        """Images to expect of the posterior means of uint8 images."""
+        """Return the expected images of the posterior means of uint8 images."""
         return self.decode(self.vae.posterior(to_float(pixels.to(self.device)))[0])
 
     def reconstruction_sheet(self, columns: int) -> Tensor:
-        """Held-out images at even distances in up to five rows, each row above its reconstructions."""
+        """Return evenly spaced held-out images in up to five rows, each row above its reconstructions."""
         count = min(5, len(self.held_out) // columns) * columns
         rows = torch.linspace(0, len(self.held_out) - 1, count).long()
         pixels = self.held_out.read(rows).to(self.device)
@@ -260,7 +259,7 @@ class VAEEvaluation:
 
     @torch.no_grad()
     def traversals(self, rate_by_axis: Tensor) -> Tensor:
-        """The first held-out image with one latent axis moved in each row, those of the highest rate first."""
+        """Return the first held-out image with one latent axis moved in each row, the highest rate first."""
         axes = rate_by_axis.argsort(descending=True)[:COLUMNS]
         image = to_float(self.held_out.read(torch.tensor([0])).to(self.device))
         z = repeat(self.vae.posterior(image)[0].cpu(), "1 z -> r k z", r=len(axes), k=COLUMNS)
@@ -277,6 +276,6 @@ class VAEEvaluation:
                 write_grid(images, path, columns, ZOOM)
 
     def _own(self, number: int) -> Iterator[Tensor]:
-        """This process's share of so many indices, some at a time."""
+        """Yield this process's part of so many indices, some at a time."""
         own = self.run.processes.take(torch.arange(number))
         yield from own.split(CHUNK) if len(own) else ()

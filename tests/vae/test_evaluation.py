@@ -142,9 +142,9 @@ def test_the_mixture_is_fitted_to_the_latents_and_scored(
 ) -> None:
     monkeypatch.setattr("nacgen.vae.evaluation.COMPONENTS", 2)
     vae = small_vae()
-    judge = evaluation(tmp_path, vae)
-    mixture = judge.fit_mixture()
-    pixels = judge.train.read(torch.arange(200))
+    measures = evaluation(tmp_path, vae)
+    mixture = measures.fit_mixture()
+    pixels = measures.train.read(torch.arange(200))
     mean, log_variance = vae.posterior(to_float(pixels))
     noise = normal_rows(0, "aggregate", torch.arange(200), 6)
     z = (mean + log_variance.exp().sqrt() * noise).detach().double()
@@ -152,7 +152,7 @@ def test_the_mixture_is_fitted_to_the_latents_and_scored(
     second = mixture.weights @ (mixture.means.square() + mixture.factors.square().sum(2))
     torch.testing.assert_close(second, z.square().mean(0) + 1e-3, rtol=1e-4, atol=1e-5)
 
-    results = judge.conclude(judge.measure()[1])
+    results = measures.conclude(measures.measure()[1])
     for name in ("mixture", "reconstructions"):
         value = results[f"fd_digits_classifier_{name}"]
         assert value == results[f"evaluation_{name}"]["scores"]["fd_digits_classifier"]["value"] > 0
@@ -173,23 +173,23 @@ def test_the_mixture_is_fitted_to_the_latents_and_scored(
 
 def test_sheets_show_images_above_reconstructions_and_one_axis_a_row(tmp_path: Path) -> None:
     vae = small_vae()
-    judge = evaluation(tmp_path, vae)
-    sheet = judge.reconstruction_sheet(10)
+    measures = evaluation(tmp_path, vae)
+    sheet = measures.reconstruction_sheet(10)
     chosen = torch.linspace(0, 59, 50).long()
-    pixels = judge.held_out.read(chosen)
+    pixels = measures.held_out.read(chosen)
     assert torch.equal(sheet[20:30], pixels[10:20])
-    assert torch.equal(sheet[30:40], judge.reconstruct(pixels[10:20]))
+    assert torch.equal(sheet[30:40], measures.reconstruct(pixels[10:20]))
     rate_by_axis = torch.tensor([0.1, 0.9, 0.3, 0.0, 0.2, 0.5])
-    moved = judge.traversals(rate_by_axis)
-    z = vae.posterior(to_float(judge.held_out.read(torch.tensor([0]))))[0].detach()
+    moved = measures.traversals(rate_by_axis)
+    z = vae.posterior(to_float(measures.held_out.read(torch.tensor([0]))))[0].detach()
     z[0, 5] = 3.0  # the second row's axis, at its end
-    assert torch.equal(moved[19:20], judge.decode(z))
+    assert torch.equal(moved[19:20], measures.decode(z))
 
 
 def test_images_by_number_do_not_depend_on_the_batch(tmp_path: Path) -> None:
-    judge = evaluation(tmp_path, small_vae())
-    together = judge.from_prior(torch.arange(5))
-    alone = judge.from_prior(torch.tensor([3]))
+    measures = evaluation(tmp_path, small_vae())
+    together = measures.from_prior(torch.arange(5))
+    alone = measures.from_prior(torch.tensor([3]))
     assert (together[3].int() - alone[0].int()).abs().max() <= 1
 
 
