@@ -34,11 +34,31 @@ UNRECORDED = {"is_recorded": False}
 # Options of earlier versions: today's names of those that were renamed, old defaults of those that were removed.
 RENAMED = {
     "discriminator.taps": "discriminator.return_nodes",
-    "discriminator.felt_from": "discriminator.acts_from",
     "views.greyscale_probability": "views.grayscale_probability",
-    "distillhash.num_neighbours": "distillhash.num_neighbors",
 }
-REMOVED: dict[str, Any] = {}
+REMOVED: dict[str, Any] = {  # with the value that every run has now
+    "augment.images_to_full": 500_000,
+    "augment.target": 0.6,
+    "discriminator.acts_from": 0.5,
+    "discriminator.felt_from": 0.5,
+    "discriminator.largest_logit": 1_000.0,
+    "discriminator.learning_rate": 1e-3,
+    "discriminator.penalty_weight": 0.3,
+    "discriminator.ramp_images": 0,
+    "discriminator.stage_lr_decay": 1.0,
+    "discriminator.start": 0.35,
+    "distillhash.noisy_share": 0.5,
+    "distillhash.num_images": 5_000,
+    "distillhash.num_neighbors": 20,
+    "distillhash.num_neighbours": 20,
+    "distillhash.quantization_weight": 0.1,
+    "generator.compile": False,
+    "model.capacity": None,
+    "optim.largest_logit": 1_000.0,
+    "optim.penalized": "both",
+    "optim.reference": False,
+    "score.components": 10,
+}
 
 
 def require_positive(config: object, *names: str) -> None:

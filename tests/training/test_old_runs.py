@@ -61,7 +61,7 @@ def test_an_old_run_resumes_and_says_what_it_lacks(tmp_path: Path) -> None:
     ("name", "config_class", "presets", "renamed"),
     [
         ("gan/config", GANConfig, GAN_PRESETS, {"taps": "return_nodes"}),
-        ("vae-config", VAEConfig, VAE_PRESETS, {"felt_from": "acts_from"}),
+        ("vae-config", VAEConfig, VAE_PRESETS, {"felt_from": "is no option any more"}),
         ("nac-config", PretrainConfig, PRETRAIN_PRESETS, {"greyscale": "grayscale"}),
     ],
 )
