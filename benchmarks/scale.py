@@ -77,7 +77,7 @@ def build(global_size: int, image_size: int, queue: int) -> tuple[NACUpdate, Bat
     marginal = NACConfig(relaxation="marginal")
     if not queue:
         return NACUpdate(accelerator, encoder, optimizer, views, marginal), batch
-    keys = MomentumEncoder(encoder, queue, 0.99, global_size)
+    keys = MomentumEncoder(encoder, queue, 0.99)
     keys.follow(encoder)
     return NACQueueUpdate(accelerator, encoder, optimizer, views, marginal, keys), batch
 

@@ -11,7 +11,7 @@ from nacgen.training.generative import GenerativeConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """How the encoder becomes a discriminator, see nacgen.transplant."""
+    """The discriminator, see nacgen.transplant."""
 
     network: Literal["encoder", "sngan"] = "encoder"
     """encoder: a transplanted one; sngan: that of Miyato et al. 2018, which starts from random weights."""
@@ -127,7 +127,7 @@ class GANConfig(GenerativeConfig):
 
     @property
     def needs_encoder(self) -> bool:
-        """Whether the discriminator is made from an encoder."""
+        """True where the discriminator is made from an encoder."""
         return self.discriminator.network == "encoder"
 
     def __post_init__(self) -> None:

@@ -103,7 +103,7 @@ def load_training_images(config: PretrainConfig) -> tuple[Dataset, Dataset]:
         DistillHash the training images are thinned to the number whose pairs are labelled.
 
     Raises:
-        DataError: They cannot be had, or the objective needs labels and there are none.
+        DataError: The images cannot be read, or the objective needs labels and there are none.
         ConfigurationError: The protocol is unknown or does not fit the dataset.
     """
     train, test = load_splits(
@@ -162,7 +162,7 @@ def build_update(
 
     keys = None
     if config.queue.size:
-        keys = MomentumEncoder(encoder, config.queue.size, config.queue.momentum, config.batch_size)
+        keys = MomentumEncoder(encoder, config.queue.size, config.queue.momentum)
     if config.model.compile and config.objective != "supervised":
         encoder.compile(dynamic=False)
     match config.objective:

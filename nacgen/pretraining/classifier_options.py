@@ -21,7 +21,7 @@ class ClassifierConfig(TrainingConfig):
     weight_decay: float = 1e-2
     """Decoupled weight decay."""
     smallest_crop: float = 0.7
-    """Smallest share of the area that a crop keeps."""
+    """Smallest part of the area that a crop keeps."""
     flip: bool = False
     """Mirror half of the images."""
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nacgen.data.stream import Batch
-from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.processes import gather_rows
 from nacgen.system.randomness import generator
@@ -25,25 +24,12 @@ class MomentumEncoder(nn.Module):
         encoder: Encoder that trains.
         queue_size: Number of rows; any number that takes both views of a global batch.
         momentum: Weight of the past in an average of one step's distance, in [0, 1).
-        batch_size: Number of images in a step over all processes.
-
-    Raises:
-        ConfigurationError: The queue is smaller than a batch's two views, or momentum out of range.
     """
 
     queue: Tensor
 
-    def __init__(
-        self, encoder: NACEncoder, queue_size: int, momentum: float, batch_size: int
-    ) -> None:
+    def __init__(self, encoder: NACEncoder, queue_size: int, momentum: float) -> None:
         super().__init__()
-        if queue_size < 2 * batch_size:
-            raise ConfigurationError(
-                f"a queue must take both views of a batch, {2 * batch_size} rows or more, got {queue_size}. "
-                "Raise --queue.size or lower --batch-size."
-            )
-        if not 0 <= momentum < 1:
-            raise ConfigurationError(f"momentum must lie in [0, 1), got {momentum}. 0.99 is usual.")
         self.average = AveragedModel(
             encoder, multi_avg_fn=get_ema_multi_avg_fn(momentum), use_buffers=True
         )

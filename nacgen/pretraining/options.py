@@ -84,7 +84,14 @@ class QueueConfig:
     size: int = 0
     """Keys, any number that takes both views of a batch; 0: keys come from the batch."""
     momentum: float = 0.99
-    """Momentum of the encoder that gives the keys."""
+    """Momentum of the encoder that gives the keys, 0 or more and below 1."""
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if not 0 <= self.momentum < 1:
+            raise ConfigurationError(
+                f"momentum must be 0 or more and below 1, got {self.momentum}. Change --queue.momentum."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Training a discriminator, which GANs and VAEs with an adversary share: losses, lazy R1 and R2, micro-batches.
+"""The training of a discriminator, for GANs and for VAEs with an adversary: losses, lazy R1 and R2, micro-batches.
 
 Source:
     Mescheder et al. 2018, arXiv:1801.04406 (R1); Huang et al. 2024, arXiv:2501.05441 (RpGAN with R1 and R2);
@@ -35,7 +35,7 @@ class DiscriminatorStep:
         penalty_weight: Gamma of R1 and R2 as a function of the images seen; 0 for no penalty.
         penalty_every: Steps between two penalties, whose weight is multiplied by it.
         micro_batches: Parts in which a process's images pass the networks.
-        is_conditional: Whether the discriminator takes labels.
+        is_conditional: True if the discriminator takes labels.
 
     Raises:
         ConfigurationError: All parameters of the discriminator are frozen.
@@ -121,7 +121,7 @@ class DiscriminatorStep:
             discriminator: The discriminator, prepared or not.
             images: Real images above as many generated ones.
             batch: Micro-batch that the real images come from.
-            full_precision: Whether autocast is left, which penalties need.
+            full_precision: True to leave autocast, which penalties need.
 
         Returns:
             Logits of each image, float32.

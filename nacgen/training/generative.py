@@ -10,7 +10,7 @@ from nacgen.training.config import TrainingConfig, require_between, require_posi
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """How generated images are scored."""
+    """Scores of generated images."""
 
     extractor: Literal["digits_classifier", "classifier", "inception"] | None = None
     """Features that images are compared by: the released classifier's (None, for digits), those of a
@@ -46,7 +46,7 @@ class GenerativeConfig(TrainingConfig):
 
     @property
     def needs_encoder(self) -> bool:
-        """Whether a network is made from an encoder."""
+        """True where a network is made from an encoder."""
         return True
 
     def check_networks(self) -> None:

@@ -10,7 +10,7 @@ from nacgen.training.config import refuse_unheeded, require_between, require_pos
 
 @dataclass(frozen=True, kw_only=True)
 class PosteriorConfig:
-    """How the encoder becomes the VAE's, see nacgen.transplant."""
+    """The VAE's encoder, see nacgen.transplant."""
 
     mode: Literal["init", "partial", "frozen"] = "init"
     """init: all of it trains; partial: half of its stages is frozen; frozen: only new layers train, which
@@ -91,7 +91,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(generative.ScoreConfig):
-    """How the model is measured."""
+    """Measurements of the model."""
 
     every: int = 6_400
     """Images seen between two scores."""

@@ -74,7 +74,7 @@ def build_nac(accelerator: Accelerator, code_dim: int = 8) -> Update:
 
 def build_nac_queue(accelerator: Accelerator) -> Update:
     encoder = NACEncoder(code_dim=8)
-    keys = MomentumEncoder(encoder, 40, 0.9, BATCH)
+    keys = MomentumEncoder(encoder, 40, 0.9)
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.05, momentum=0.9)
     return NACQueueUpdate(accelerator, encoder, optimizer, VIEWS, MARGINAL, keys)
 

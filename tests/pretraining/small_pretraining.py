@@ -39,7 +39,7 @@ def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, Imag
         encoder.code_head.norm = None
     encoder.backbone = fold_batch_norm(encoder.backbone.eval())
     encoder.code_head.scale.data.fill_(3.0)  # logits that are not all nearly zero
-    keys = MomentumEncoder(encoder, queue, 0.9, batch_size) if "queue" in kind else None
+    keys = MomentumEncoder(encoder, queue, 0.9) if "queue" in kind else None
     sgd = torch.optim.SGD(encoder.parameters(), lr=0.05)
     processes = accelerator.process_index, accelerator.num_processes
     stream = ImageStream(images, batch_size, 0, "cpu", *processes)

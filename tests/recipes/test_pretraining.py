@@ -221,6 +221,7 @@ def test_contradictions_are_refused_before_data_are_touched(
     [
         (NACConfig, "num_draws", 0),
         (NACConfig, "code_penalty", -0.1),
+        (QueueConfig, "momentum", 1.0),
         (OptimConfig, "weight_decay", -1e-4),
         (OptimConfig, "warmup_images", -5),
     ],
