@@ -14,7 +14,7 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
 from nacgen.system.randomness import seeded
 from nacgen.training.config import RunConfig
-from nacgen.transplant.transplant import transplant
+from nacgen.transplant.discriminator import into_discriminator
 
 PLAIN, CUTOUT = AugmentConfig(translation=0.0), AugmentConfig(translation=0.125, cutout=0.5)
 
@@ -45,7 +45,7 @@ def build(
     with seeded(0, "test"):
         generator, encoder = Generator(16, 8, (16, 8, 8)), NACEncoder(code_dim=8)
         encoder.train()(to_float(images.read(torch.arange(64))))
-    part = transplant(encoder.eval(), mode=mode, image_size=16)
+    part = into_discriminator(encoder.eval(), mode=mode, image_size=16)
     update = GANUpdate(
         accelerator,
         generator,

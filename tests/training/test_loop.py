@@ -143,11 +143,13 @@ def test_generator_step_leaves_the_discriminator_alone() -> None:
     update, stream, _ = build()
     batch = stream.batch(0)
     update.update(batch)
-    before = [p.detach().clone() for p in update.trainable]
-    gradients = [p.grad.clone() for p in update.trainable if p.grad is not None]
+    before = [p.detach().clone() for p in update.discriminator_step.trainable]
+    gradients = [p.grad.clone() for p in update.discriminator_step.trainable if p.grad is not None]
     update.update_generator(batch)
-    assert all(torch.equal(a, b) for a, b in zip(before, update.trainable, strict=True))
-    now = [p.grad for p in update.trainable]
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, update.discriminator_step.trainable, strict=True)
+    )
+    now = [p.grad for p in update.discriminator_step.trainable]
     assert all(torch.equal(a, b) for a, b in zip(gradients, now, strict=True))  # type: ignore[arg-type]
 
 
