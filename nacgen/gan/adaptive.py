@@ -48,17 +48,7 @@ def adaptive_augment(
 def random_geometry(
     num_images: int, image_size: int, probability: float, draw: torch.Generator
 ) -> Float[Tensor, "n 3 3"]:
-    """Draw maps from a pixel's place to the place that it is read from, in images that span [-1, 1].
-
-    Args:
-        num_images: Number of maps.
-        image_size: Height and width in pixels; blitting shifts by whole ones.
-        probability: Probability of each transform, 0 to 1.
-        draw: Source of the random numbers.
-
-    Returns:
-        Homogeneous matrices, the identity where nothing was drawn.
-    """
+    """Draw maps from a pixel's place to the place that it is read from, in images that span [-1, 1]."""
 
     def uniform() -> Tensor:
         return torch.rand(num_images, generator=draw)
@@ -87,16 +77,7 @@ def random_geometry(
 def random_colors(
     num_images: int, probability: float, draw: torch.Generator
 ) -> Float[Tensor, "n 4 4"]:
-    """Draw affine maps of colors in [-1, 1]: brightness, contrast, luma, hue, saturation.
-
-    Args:
-        num_images: Number of maps.
-        probability: Probability of each transform, 0 to 1.
-        draw: Source of the random numbers.
-
-    Returns:
-        Homogeneous matrices, the identity where nothing was drawn.
-    """
+    """Draw affine maps of colors in [-1, 1]: brightness, contrast, luma, hue, saturation."""
 
     def uniform() -> Tensor:
         return torch.rand(num_images, generator=draw)
@@ -168,12 +149,7 @@ class AdaptiveAugmentation(nn.Module):
         return adaptive_augment(images, batch, purpose, float(self.probability))
 
     def observe(self, sign: float, num_images: int) -> None:
-        """Take note of a step; after every fourth, move the probability.
-
-        Args:
-            sign: Mean sign of the step's real logits over all processes.
-            num_images: Number of real images in the step over all processes.
-        """
+        """Take note of a step; after every fourth, move the probability."""
         self.signs[int(self.signs.isfinite().sum())] = sign
         if self.signs.isfinite().all():
             change = self.NUM_STEPS * num_images / self.images_to_full

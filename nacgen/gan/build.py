@@ -25,13 +25,6 @@ DIGITS_ENCODER = "checkpoints/digits-nac"
 def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:
     """Return the number of classes that the networks know.
 
-    Args:
-        config: Options of the run.
-        dataset: The training images.
-
-    Returns:
-        The number of classes; None for an unconditional run.
-
     Raises:
         DataError: A conditional run has images without exactly one class each.
     """
@@ -48,14 +41,6 @@ def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:
 
 def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1) -> Generator:
     """Build the generator.
-
-    Args:
-        config: Options of the run.
-        dataset: The training images.
-        num_processes: Number of processes that train it.
-
-    Returns:
-        The generator, on the CPU.
 
     Raises:
         ConfigurationError: The images' size does not fit, or BatchNorm would differ between processes.
@@ -85,17 +70,7 @@ def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1)
 def transplant_encoder(
     config: GANConfig, encoder: NACEncoder, calibration_images: Tensor, num_classes: int | None
 ) -> Transplant[Discriminator]:
-    """Make a discriminator from an encoder.
-
-    Args:
-        config: Options of the run.
-        encoder: Encoder whose weights the discriminator starts from; control arms take its architecture alone.
-        calibration_images: `(b, 3, h, w)` in [-1, 1]; control arms set their scale by them.
-        num_classes: Number of classes, or None for an unconditional discriminator.
-
-    Returns:
-        Discriminator, parameter groups and report.
-    """
+    """Make a discriminator from an encoder."""
     options = config.discriminator
     return into_discriminator(
         encoder,
@@ -115,12 +90,6 @@ def build_update(
     config: GANConfig, accelerator: Accelerator, dataset: Dataset, stream: ImageStream
 ) -> tuple[GANUpdate, NACEncoder | None]:
     """Build the networks, the optimizers and the update of a run.
-
-    Args:
-        config: Options of the run.
-        accelerator: Accelerator of the run; its main process prints the report of the transplant.
-        dataset: The training images.
-        stream: Batches of the training images.
 
     Returns:
         The update, and the encoder that the discriminator was made from, if any.

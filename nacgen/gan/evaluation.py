@@ -52,9 +52,6 @@ class GANEvaluation:
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Score the generator, draw its images and save it.
 
-        Args:
-            images_seen: Position of the run.
-
         Returns:
             JSON values: the evaluation, and mean logits and overfitting where there are held-out images.
         """
@@ -82,9 +79,6 @@ class GANEvaluation:
         """Compute mean logits of training, held-out and generated images, and overfitting from them.
 
         The images are the same at every position and not augmented; the generator is the one that trains.
-
-        Args:
-            held_out: Real images that the discriminator is not trained on.
 
         Returns:
             `logits_train`, `logits_held_out`, `logits_generated` and `overfitting`.

@@ -101,9 +101,6 @@ class GANUpdate:
     def update(self, batch: Batch) -> Logs:
         """Take a step of the discriminator, and one of the generator where it is due.
 
-        Args:
-            batch: Real images.
-
         Returns:
             Losses, penalties, logits and gradient norms; the last known ones where a step does not give them.
 

@@ -33,6 +33,7 @@ class EncoderUpdate:
         keys: MomentumEncoder | None = None,
     ) -> None:
         self.accelerator, self.encoder, self.views = accelerator, encoder, views
+        self.keys = keys
         self.prepared, prepared_optimizer = accelerator.prepare(encoder, optimizer)
         self.modules: dict[str, nn.Module] = {"encoder": encoder}
         if keys is not None:

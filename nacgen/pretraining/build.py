@@ -28,12 +28,6 @@ from nacgen.training.update import Update
 def build_encoder(config: PretrainConfig) -> NACEncoder:
     """Build the encoder that a run starts from.
 
-    Args:
-        config: Options of pretraining.
-
-    Returns:
-        The encoder of `config.encoder`, or a fresh one that is a function of the seed.
-
     Raises:
         ConfigurationError: An option of the model is out of range.
         CheckpointError: `config.encoder` cannot be loaded.
@@ -56,12 +50,6 @@ def pretraining_cost(
     config: PretrainConfig, encoder: NACEncoder, result: TrainingResult, hardware: str
 ) -> dict[str, Any] | None:
     """Compute the cost of an encoder's weights at the end of a run, see `NACEncoder.pretraining`.
-
-    Args:
-        config: Options of the run.
-        encoder: Encoder; its `pretraining` is the cost of the encoder that the run started from.
-        result: Result of the training.
-        hardware: Hardware of the run, in words.
 
     Returns:
         The cost, with that of the encoder that the run started from; None where that is not known.
@@ -95,9 +83,6 @@ def build_views(views: ViewConfig) -> ViewPolicy:
 def load_training_images(config: PretrainConfig) -> tuple[Dataset, Dataset]:
     """Load the images to train on, and held-out ones to evaluate the encoder with.
 
-    Args:
-        config: Options of pretraining.
-
     Returns:
         Train and test split of the dataset, or training images and queries of a retrieval protocol. For
         DistillHash the training images are thinned to the number whose pairs are labelled.
@@ -130,17 +115,6 @@ def build_update(
     images: Dataset,
 ) -> Update:
     """Build the update of the configured objective.
-
-    Args:
-        config: Options of pretraining.
-        accelerator: Accelerator of the run.
-        encoder: Encoder to train, on the accelerator's device.
-        views: Distribution of the views of an image.
-        stream: Batches of the training images.
-        images: The training images.
-
-    Returns:
-        The update.
 
     Raises:
         ConfigurationError: A process would get a single image, or the optimizer's options do not fit.

@@ -58,11 +58,7 @@ class PairLabels(nn.Module):
             raise DataError(f"the encoder's features label no pairs: {error}") from error
 
     def distill(self, outputs: Tensor) -> None:
-        """Keep the pairs whose label noise does not explain.
-
-        Args:
-            outputs: Relaxed codes of all training images, `(n, k)`.
-        """
+        """Keep the pairs whose label noise does not explain."""
         posterior = pair_posterior(outputs)
         bounds = noise_rate_bounds(posterior, self.neighbors)
         self.labels.copy_(distilled_pair_labels(posterior, bounds))
@@ -103,9 +99,6 @@ class DistillHashUpdate(EncoderUpdate):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step on the pairs of a batch.
-
-        Args:
-            batch: Images.
 
         Returns:
             Loss, portion of the pairs with a label, gradient norm.

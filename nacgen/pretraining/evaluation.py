@@ -55,14 +55,7 @@ class PretrainingEvaluation:
         return Goal("linear_probe" if has_labels else "health.information.nac_bound", "higher")
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
-        """Probe the encoder, and write it into the run folder.
-
-        Args:
-            images_seen: Position of the run.
-
-        Returns:
-            The report as JSON values.
-        """
+        """Probe the encoder, and write it into the run folder."""
         report = self.reports[images_seen] = self.probe(self.encoder)
         if images_seen < self.config.total_images:
             self.run.accelerator.print(f"\n{images_seen:,} images: {report}", file=sys.stderr)

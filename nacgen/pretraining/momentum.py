@@ -45,9 +45,6 @@ class MomentumEncoder(nn.Module):
 
         BatchNorm uses the batch, as in the encoder that trains, so that both outputs have one scale.
 
-        Args:
-            views: `(2b, 3, h, w)` in [-1, 1].
-
         Returns:
             Code logits `(2b, k)` and posterior logits `(2b, k)`.
         """
@@ -57,10 +54,6 @@ class MomentumEncoder(nn.Module):
 
     def push(self, code_logits: Tensor, batch: Batch) -> Tensor:
         """Put a batch's rows in the place of the queue's oldest.
-
-        Args:
-            code_logits: Code logits of this process's views, `(2b, k)`.
-            batch: Batch that gives the position in the stream.
 
         Returns:
             All rows that came from images, the new ones included, `(n, k)`.
@@ -72,9 +65,5 @@ class MomentumEncoder(nn.Module):
         return self.queue[: min(size, pushed + len(fresh))].clone()
 
     def follow(self, encoder: NACEncoder) -> None:
-        """Move the average towards the encoder.
-
-        Args:
-            encoder: Encoder that trains.
-        """
+        """Move the average towards the encoder."""
         self.average.update_parameters(encoder)

@@ -47,9 +47,6 @@ class NACUpdate(EncoderUpdate):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step.
 
-        Args:
-            batch: Images.
-
         Returns:
             Loss, and bound of the hard codes of this process, in nats; effective number of these codes;
             gradient norm.
@@ -91,17 +88,7 @@ class NACQueueUpdate(NACUpdate):
     make the value an estimate of the bound. The arguments are those of `NACUpdate`.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        encoder: NACEncoder,
-        optimizer: torch.optim.Optimizer,
-        views: ViewPolicy,
-        options: NACConfig,
-        keys: MomentumEncoder,
-    ) -> None:
-        super().__init__(accelerator, encoder, optimizer, views, options, keys)
-        self.keys = keys
+    keys: MomentumEncoder
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step, see `NACUpdate.update`."""

@@ -42,13 +42,10 @@ class SimCLRUpdate(EncoderUpdate):
         keys: MomentumEncoder | None = None,
     ) -> None:
         super().__init__(accelerator, encoder, optimizer, views, keys)
-        self.temperature, self.keys = temperature, keys
+        self.temperature = temperature
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step.
-
-        Args:
-            batch: Images.
 
         Returns:
             Loss in nats, effective number of codes of this process, gradient norm.

@@ -58,9 +58,6 @@ class ClassifierUpdate:
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step.
 
-        Args:
-            batch: Images with labels.
-
         Returns:
             Loss in nats, accuracy where each image has one class, gradient norm.
         """

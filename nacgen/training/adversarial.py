@@ -115,17 +115,7 @@ class DiscriminatorStep:
     def logits(
         self, discriminator: nn.Module, images: Tensor, batch: Batch, full_precision: bool = False
     ) -> Tensor:
-        """Return logits of real above generated images; both have the classes of the real ones.
-
-        Args:
-            discriminator: The discriminator, prepared or not.
-            images: Real images above as many generated ones.
-            batch: Micro-batch that the real images come from.
-            full_precision: True to leave autocast, which penalties need.
-
-        Returns:
-            Logits of each image, float32.
-        """
+        """Return logits of real above generated images; both have the classes of the real ones."""
         labels = {}
         if self.is_conditional:
             assert batch.labels is not None  # checked when the networks are built
@@ -178,14 +168,7 @@ def accumulate(
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Keep gradients from parameters that train otherwise, for the length of a block.
-
-    Args:
-        parameters: Parameters that require gradients.
-
-    Yields:
-        Nothing.
-    """
+    """Keep gradients from parameters that train otherwise, for the length of a block."""
     parameters = list(parameters)
     for parameter in parameters:
         parameter.requires_grad_(False)

@@ -86,11 +86,6 @@ class Adversary:
     def update(self, batch: Batch, images: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
         """Take one step of the discriminator, from its start on.
 
-        Args:
-            batch: Batch that gives the position.
-            images: `(b, 3, h, w)` in [-1, 1].
-            reconstructions: Reconstructions of the images, without gradient.
-
         Returns:
             Loss, penalties, mean logits and the gradient's norm; nothing before the start.
 

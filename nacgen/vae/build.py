@@ -31,12 +31,6 @@ def build_update(
 ) -> tuple[VAEUpdate, NACEncoder]:
     """Build the networks, the optimizers and the update of a run.
 
-    Args:
-        config: Options of the run.
-        accelerator: Accelerator of the run; its main process prints the reports of the transplants.
-        dataset: The training images.
-        stream: Batches of the training images.
-
     Returns:
         The update, and the encoder that the VAE's was made from.
 
@@ -83,15 +77,6 @@ def build_perceptual(
 ) -> PerceptualDistance | None:
     """Build the distance that reconstructions are also compared by.
 
-    Args:
-        config: Options of the run.
-        accelerator: Accelerator of the run.
-        encoder: Encoder to take where `config.perceptual_encoder` names no other.
-        images: `(b, 3, h, w)` in [-1, 1]; the control arms set their scale by them.
-
-    Returns:
-        The distance, frozen, or None for a run without.
-
     Raises:
         CheckpointError: The encoder cannot be loaded.
     """
@@ -108,17 +93,7 @@ def build_perceptual(
 def build_adversary(
     config: VAEConfig, accelerator: Accelerator, encoder: NACEncoder, images: Tensor
 ) -> Adversary:
-    """Build the discriminator of reconstructions and its optimizer.
-
-    Args:
-        config: Options of the run.
-        accelerator: Accelerator of the run.
-        encoder: Encoder that the discriminator is made from.
-        images: `(b, 3, h, w)` in [-1, 1]; the control arms set their scale by them.
-
-    Returns:
-        The adversary.
-    """
+    """Build the discriminator of reconstructions and its optimizer."""
     options = config.discriminator
     part = into_discriminator(
         encoder,

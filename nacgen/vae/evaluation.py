@@ -81,9 +81,6 @@ class VAEEvaluation:
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Measure the bound and score samples from the prior; at the end, do all of `conclude`, too.
 
-        Args:
-            images_seen: Position of the run.
-
         Returns:
             JSON values; `evaluation` holds the score with its protocol, and bits per dimension.
         """
@@ -103,14 +100,7 @@ class VAEEvaluation:
         return {**measured, **ending, "evaluation": evaluation}
 
     def conclude(self, rate_by_axis: Tensor) -> dict[str, Any]:
-        """Score reconstructions and samples from a mixture, draw them and traversals, and measure tight bounds.
-
-        Args:
-            rate_by_axis: Rate of each latent axis, `(z,)`, as `measure` returns it.
-
-        Returns:
-            JSON values.
-        """
+        """Score reconstructions and samples from a mixture, draw them and traversals, and measure tight bounds."""
         mixture = self.fit_mixture()
 
         def from_mixture(indices: Tensor) -> Tensor:

@@ -54,9 +54,6 @@ class VAEUpdate:
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step of the autoencoder, and where there is an adversary one of its own.
 
-        Args:
-            batch: Images.
-
         Returns:
             Loss, rate, distortion and the bound in nats, gradient norms, and the values of both other losses.
 
@@ -109,14 +106,7 @@ class VAEUpdate:
         return {name: value.detach() for name, value in logs.items()}
 
     def beta(self, images_seen: int) -> float:
-        """Return the divergence's weight, which rises linearly from zero (Bowman et al. 2016, arXiv:1511.06349).
-
-        Args:
-            images_seen: Images seen before the step.
-
-        Returns:
-            Zero to the configured beta.
-        """
+        """Return the divergence's weight, which rises linearly from zero (Bowman et al. 2016, 1511.06349)."""
         warmup = self.config.warmup_images
         return self.config.objective.beta * (min(1.0, images_seen / warmup) if warmup else 1.0)
 
