@@ -27,7 +27,9 @@ def gradients() -> dict[str, list[float]]:
     for group in rates:
         group["lr"] = 0.0  # look at gradients, keep the weights
     update.update_discriminator(batch)
-    found = {"discriminator": torch.cat([p.grad.flatten() for p in update.trainable])}  # type: ignore[union-attr]
+    found = {
+        "discriminator": torch.cat([p.grad.flatten() for p in update.discriminator_step.trainable])
+    }  # type: ignore[union-attr]
     update.update_generator(batch)
     found["generator"] = torch.cat([p.grad.flatten() for p in update.generator.parameters()])  # type: ignore[union-attr]
 

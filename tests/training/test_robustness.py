@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite_names_its_network_and_what_can_be_done() -> N
     update, stream, _ = build()
     with torch.no_grad():
         update.discriminator.requires_grad_(True)
-        next(iter(update.trainable)).fill_(float("nan"))
+        next(iter(update.discriminator_step.trainable)).fill_(float("nan"))
     with pytest.raises(NonFiniteError) as caught:
         update.update(stream.batch(8))
     message = str(caught.value)
