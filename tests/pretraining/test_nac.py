@@ -28,7 +28,7 @@ def build(
     rate: float = 1e-3, relaxation: Any = "marginal", views: ViewPolicy = VIEWS, **options: Any
 ) -> NACUpdate:
     with seeded(0, "test"):
-        encoder = NACEncoder(**{"code_dim": 32, **options})
+        encoder = NACEncoder(**{"code_dim": 32, "code_normalization": "batch", **options})
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=rate)
     return NACUpdate(
         Accelerator(cpu=True), encoder, optimizer, views, NACConfig(relaxation=relaxation)
