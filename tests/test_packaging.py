@@ -74,7 +74,7 @@ def test_every_dependency_states_the_lower_bound_that_it_is_tested_at() -> None:
         )
 
 
-def test_wheel_holds_package_types_data_and_checkpoints(tmp_path: Path) -> None:
+def test_wheel_holds_package_types_data_checkpoints_and_recipes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -84,8 +84,10 @@ def test_wheel_holds_package_types_data_and_checkpoints(tmp_path: Path) -> None:
         for path in (ROOT / "checkpoints").rglob("*")
         if path.is_file()
     }
+    recipes = {f"nacgen/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py")}
     assert checkpoints
-    assert packed >= checkpoints | {"nacgen/py.typed", "nacgen/data/digits.npz"}
+    assert recipes
+    assert packed >= checkpoints | recipes | {"nacgen/py.typed", "nacgen/data/digits.npz"}
     assert {name.partition("/")[0] for name in packed} == {
         "nacgen",
         f"nacgen-{nacgen.__version__}.dist-info",
