@@ -18,7 +18,7 @@ from nacgen.errors import ConfigurationError
 from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.reporting.runs import load_run, options_of
 from nacgen.system.documents import read_yaml
-from nacgen.system.files import write_file
+from nacgen.system.files import is_temporary, write_file
 from nacgen.training.config import parse, to_dict
 from nacgen.vae.presets import PRESETS as VAE_PRESETS
 
@@ -185,10 +185,10 @@ def _earlier_comparison(folder: Path) -> Mapping[str, Any]:
         if "arms" in before:
             return before
         came = "holds another kind of run"
-    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {
-        ".lock",
-        ".config.yaml.new",
-    }:
+    elif folder.is_dir() and any(
+        path.name != ".lock" and not is_temporary(path.name, "config.yaml")
+        for path in folder.iterdir()
+    ):
         came = "has no config.yaml"
     else:
         return {}

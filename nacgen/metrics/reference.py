@@ -7,7 +7,6 @@ the origin of all this, with a digest. No pickle is read or written.
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -193,11 +192,9 @@ class ReferenceStatistics:
         texts = {"origin": np.array(origin), "digest": np.array(_digest(arrays, origin))}
         content = io.BytesIO()
         np.savez(content, **arrays, **texts)  # type: ignore[arg-type]
-        own = path.with_name(f".{path.name}.{os.getpid()}")  # other runs may write the same file
         with storage_errors(f"the reference statistics {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(own, [content.getbuffer()])
-            own.replace(path)
+            write_file(path, [content.getbuffer()])
 
     @classmethod
     def load(

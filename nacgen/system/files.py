@@ -3,6 +3,8 @@
 import contextlib
 import io
 import os
+import re
+import socket
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -115,7 +117,9 @@ def write_file(path: Path, content: str | bytes | Iterable[bytes | memoryview]) 
     """Write a file so that a crash at any moment leaves either the old content or the new one.
 
     The content is written to a temporary file beside the target and synced to the disk. The temporary file is
-    then renamed to the target, and the folder is synced, too.
+    then renamed to the target, and the folder is synced, too. Several processes may write one file: the
+    temporary file is named after machine and process, and the last one to finish wins. Temporary files that
+    killed writers of the same file left behind are removed.
 
     Args:
         path: Path of the file; its folder must exist.
@@ -132,8 +136,9 @@ def write_file(path: Path, content: str | bytes | Iterable[bytes | memoryview]) 
     """
     pieces = [content.encode()] if isinstance(content, str) else content
     pieces = [pieces] if isinstance(pieces, bytes) else pieces
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.new")
     try:
+        _remove_leftovers(path)
         write_synced(temporary, pieces)
         temporary.replace(path)
     except OSError:
@@ -141,6 +146,27 @@ def write_file(path: Path, content: str | bytes | Iterable[bytes | memoryview]) 
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def is_temporary(name: str, target: str) -> bool:
+    """Return True if `write_file` may have given a temporary file this name while it wrote a target."""
+    return name.startswith(f".{target}.") and name.endswith(".new")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of a target whose writers on this machine no longer run."""
+    if os.name != "posix":  # signal 0 would end a process on Windows
+        return
+    pattern = re.compile(re.escape(f".{path.name}.{socket.gethostname()}.") + r"(\d+)\.new")
+    for file in path.parent.iterdir():
+        if match := pattern.fullmatch(file.name):
+            try:
+                os.kill(int(match[1]), 0)
+            except (ProcessLookupError, OverflowError):
+                with contextlib.suppress(OSError):
+                    file.unlink()
+            except PermissionError:  # another user's process, which runs
+                continue
 
 
 def write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from nacgen.errors import ConfigurationError, StorageError
 from nacgen.system.documents import flatten, read_yaml
-from nacgen.system.files import move_aside
+from nacgen.system.files import is_temporary, move_aside
 from nacgen.system.locks import lock_folder
 from nacgen.training.config import TrainingConfig, to_dict, upgrade, warn
 
 CONFIG, LOG, CHECKPOINTS, SUMMARY = "config.yaml", "metrics.jsonl", "checkpoints", "summary.json"
 NOT_COMPARED = ("config", "run_dir", "run.timeout")
-# A run that was stopped while it was being set up leaves no more than these.
-BEGINNINGS = {".lock", f".{CONFIG}.new", "samples"}
+# A run that was stopped while it was being set up leaves no more than these, and a temporary file.
+BEGINNINGS = {".lock", "samples"}
 
 
 def has_begun(folder: Path) -> bool:
@@ -49,7 +49,8 @@ def check_folder(folder: Path, config: TrainingConfig) -> None:
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"run_dir must be a folder, but {folder} is a file. Choose another.")
     if folder.exists() and not (folder / CONFIG).is_file():
-        if not {path.name for path in folder.iterdir()} <= BEGINNINGS:
+        names = {path.name for path in folder.iterdir()} - BEGINNINGS
+        if not all(is_temporary(name, CONFIG) for name in names):
             raise ConfigurationError(
                 f"run_dir must be new, empty, or hold a run, but {folder} has no {CONFIG}. "
                 "Choose another --run-dir."

@@ -6,6 +6,7 @@ import json
 import pickle
 import random
 import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -295,8 +296,9 @@ def test_a_pickle_is_never_opened_under_any_name(  # type: ignore[no-untyped-def
     record_property("trials", trials)
 
 
-PLANTED = (".lock", ".config.yaml.new", ".environment.json.new", "metrics.jsonl")
-PLANTED += (".metrics.jsonl.new", ".summary.json.new")
+LEFTOVER = f"{socket.gethostname()}.99999999.new"  # of a process that no longer runs
+PLANTED = (".lock", f".config.yaml.{LEFTOVER}", f".environment.json.{LEFTOVER}", "metrics.jsonl")
+PLANTED += (f".metrics.jsonl.{LEFTOVER}", f".summary.json.{LEFTOVER}")
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -1,5 +1,7 @@
 import json
+import os
 import shlex
+import socket
 from pathlib import Path
 
 import pytest
@@ -102,7 +104,7 @@ def test_measured_times_are_rounded(make_run: MakeRun) -> None:
 
 def test_a_report_that_cannot_be_written_is_named(make_run: MakeRun) -> None:
     run = make_run({640: 9.0})
-    (run / ".report.md.new").mkdir()
+    (run / f".report.md.{socket.gethostname()}.{os.getpid()}.new").mkdir()
     with pytest.raises(StorageError, match=r"report\.md cannot be written"):
         write_run_report(run)
     assert not (run / "report.md").exists()

@@ -1,4 +1,7 @@
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,38 @@ def test_a_write_that_fails_keeps_the_old_content(
         write_file(path, iter([b"ne", b"w"]))
     assert [file.name for file in tmp_path.iterdir()] == ["index.json"]
     assert read_regular(path, max_bytes=3) == b"old"
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "index[1].json"  # no pattern
+    names = {  # no process has the second number: systems stop at 2^22
+        "alive": f".{path.name}.{socket.gethostname()}.{os.getppid()}.new",
+        "dead": f".{path.name}.{socket.gethostname()}.99999999.new",
+        "elsewhere": f".{path.name}.another-host.99999999.new",
+        "of another file": f".other.json.{socket.gethostname()}.99999999.new",
+    }
+    for name in names.values():
+        (tmp_path / name).touch()
+    write_file(path, "new")
+    gone = {names[key] for key in names if not (tmp_path / names[key]).exists()}
+    assert gone == {names["dead"]}
+    assert path.read_text() == "new"
+
+
+def test_several_processes_may_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "index.json"
+    script = """
+import sys
+from pathlib import Path
+from nacgen.system.files import write_file
+for _ in range(20):
+    write_file(Path(sys.argv[1]), sys.argv[2] * 100_000)
+"""
+    command = [sys.executable, "-c", script, path]
+    writers = [subprocess.Popen([*command, letter]) for letter in "ab"]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert path.read_text() in ("a" * 100_000, "b" * 100_000)
+    assert [file.name for file in tmp_path.iterdir()] == ["index.json"]
 
 
 def test_only_errors_of_storage_become_storage_errors() -> None:

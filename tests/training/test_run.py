@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_a_folder_whose_setting_up_was_cut_short_is_taken(tmp_path: Path, killed
     if killed_at != "samples":
         (tmp_path / "run" / "environment.json").unlink()
     if killed_at == "config.yaml":
-        (tmp_path / "run" / "config.yaml").rename(tmp_path / "run" / ".config.yaml.new")
+        (tmp_path / "run" / "config.yaml").rename(tmp_path / "run" / ".config.yaml.host.1.new")
     run = begun(tmp_path / "run", seed=4)  # another command: nothing had begun
     assert not run.has_begun
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 4
@@ -371,7 +372,8 @@ def test_links_in_place_of_files_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     with open_run("x", config(tmp_path / "run")) as run:
         (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "victim")
-        (tmp_path / "run" / ".summary.json.new").symlink_to(tmp_path / "victim")
+        own = f".summary.json.{socket.gethostname()}.{os.getpid()}.new"
+        (tmp_path / "run" / own).symlink_to(tmp_path / "victim")
         with pytest.raises(StorageError, match="the log in"):
             run.log(8, {})
         with pytest.raises(StorageError, match="the summary in"):

@@ -8,7 +8,6 @@ Source:
 """
 
 import hashlib
-import os
 import socket
 from pathlib import Path
 
@@ -205,12 +204,10 @@ def _convert(path: Path, target: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     tensors = {k: v.contiguous() for k, v in state.items() if v.is_floating_point()}
     origin = {"source_sha256": digest, "tensors_sha256": digest_tensors(tensors)}
-    own = target.with_name(f".{target.name}.{os.getpid()}")  # other processes may write it, too
     advice = "Make room there, or set TORCH_HOME to another folder."
     with storage_errors(f"the FID Inception's weights {target}", advice):
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_file(own, save(tensors, metadata=origin))
-        own.replace(target)
+        write_file(target, save(tensors, metadata=origin))
 
 
 def _check_origin(path: Path, file: TensorFile) -> None:
