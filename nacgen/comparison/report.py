@@ -9,7 +9,7 @@ from nacgen.comparison.forest import forest_plot
 from nacgen.comparison.tables import arms_of, difference_table, seed_table, time_to_score_table
 from nacgen.comparison.verdict import limits, listed
 from nacgen.errors import ConfigurationError
-from nacgen.reporting.blocks import Block, Heading, Images, Paragraph, Table
+from nacgen.reporting.blocks import Block, Images, Table
 from nacgen.reporting.charts import comparison_chart, score
 from nacgen.reporting.document import Reports, bias_note, mapping_table, samples, write_blocks
 from nacgen.reporting.runs import warnings_of
@@ -47,33 +47,28 @@ def write_comparison_report(
     curves = comparison_chart(arms, metric, base / "curve.png", title=_finding(comparisons))
     forest = forest_plot(comparisons, base / "forest.png")
     moments = [point.images_seen for point in (first.early, first.end) if point is not None]
-    blocks: list[Block] = [Heading(title, 1)]
-    blocks += [Paragraph(comparison.verdict, lead=True) for comparison in comparisons]
-    blocks += [Paragraph(text) for text in divergence_notes(diverged or _diverged(comparisons))]
+    blocks: list[Block] = [f"# {title}"]
+    blocks += [f"> {comparison.verdict}" for comparison in comparisons]
+    blocks += divergence_notes(diverged or _diverged(comparisons))
     blocks += [
         Images([curves], [f"`{metric}` against images seen, {listed(first.end.seeds)}"], "chart"),
         Images([forest], ["Mean changes, their intervals, and every pair"], "chart"),
-        Heading("Every seed"),
+        "## Every seed",
         *map(seed_table, comparisons),
-        Heading("Paired differences"),
+        "## Paired differences",
         difference_table(comparisons),
-        Paragraph(_METHOD),
-        Paragraph(limits(pairs, first.end.level, len(comparisons))),
+        _METHOD,
+        limits(pairs, first.end.level, len(comparisons)),
     ]
     if len(comparisons) > 1:
-        blocks += [Paragraph(_CORRECTION.format(len(comparisons)))]
-    blocks += [Heading("Images to a score"), time_to_score_table(comparisons)]
-    blocks += [Paragraph(_time_note(first))]
+        blocks += [_CORRECTION.format(len(comparisons))]
+    blocks += ["## Images to a score", time_to_score_table(comparisons), _time_note(first)]
     blocks += samples({arm: runs[0] for arm, runs in arms.items()}, moments)
-    blocks += [Heading("Time and compute"), cost_table(arms)]
-    blocks += [Paragraph(pretraining_note(arms)), Paragraph(COST_NOTE)]
-    blocks += [Heading("Protocol of the scores"), mapping_table("Field", first.end.protocol)]
-    blocks += [Paragraph(bias_note([run for runs in arms.values() for run in runs], metric))]
-    blocks += map(Paragraph, warnings_of(arms.values()))
-    blocks += [
-        Heading("Differences between the arms"),
-        *map(_configuration_differences, comparisons),
-    ]
+    blocks += ["## Time and compute", cost_table(arms), pretraining_note(arms), COST_NOTE]
+    blocks += ["## Protocol of the scores", mapping_table("Field", first.end.protocol)]
+    blocks += [bias_note([run for runs in arms.values() for run in runs], metric)]
+    blocks += warnings_of(arms.values())
+    blocks += ["## Differences between the arms", *map(_configuration_differences, comparisons)]
     return write_blocks(blocks, title, base)
 
 
@@ -133,10 +128,8 @@ def _paired_seeds(pairs: int) -> str:
 
 def _configuration_differences(comparison: Comparison) -> Block:
     if not comparison.differences:
-        return Paragraph(
-            f"{comparison.arm_a} and {comparison.arm_b} have the same configuration, apart from seeds and "
-            "folders."
-        )
+        same = f"{comparison.arm_a} and {comparison.arm_b} have the same configuration"
+        return f"{same}, apart from seeds and folders."
     rows = [
         [f"`{field}`", *(", ".join(map(str, values)) for values in both)]
         for field, both in comparison.differences.items()

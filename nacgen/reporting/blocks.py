@@ -1,4 +1,4 @@
-"""A report as a list of blocks, rendered to Markdown, to HTML in one file, or to plain text.
+"""Reports as lists of blocks, rendered to Markdown, to HTML in one file, or to plain text.
 
 Text may hold `code` between backticks; in HTML all other characters are literal.
 """
@@ -43,22 +43,6 @@ code { font: 0.9em ui-monospace, monospace; }
 
 
 @dataclass(frozen=True)
-class Heading:
-    """A heading; level 1 is the title of the report."""
-
-    text: str
-    level: Literal[1, 2] = 2
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """Running text; a `lead` paragraph is the summary at the top."""
-
-    text: str
-    lead: bool = False
-
-
-@dataclass(frozen=True)
 class Table:
     """Rows of cells; the last `num_summary` rows summarize the others."""
 
@@ -81,34 +65,18 @@ class Images:
     kind: Literal["chart", "samples"]
 
 
-@dataclass(frozen=True)
-class Code:
-    """Commands to copy."""
-
-    text: str
-
-
-Block = Heading | Paragraph | Table | Images | Code
+Block = str | Table | Images  # text is Markdown: a heading, a paragraph, a quotation or commands
 
 
 def to_markdown(blocks: Sequence[Block], base: Path) -> str:
-    """Render blocks to GitHub's Markdown.
-
-    Args:
-        blocks: The report.
-        base: Folder of the Markdown file, which images are linked relative to.
-    """
+    """Render blocks to GitHub's Markdown; images are linked relative to the folder `base`."""
     return "\n\n".join(_markdown(block, base) for block in blocks) + "\n"
 
 
 def _markdown(block: Block, base: Path) -> str:
     match block:
-        case Heading(text, level):
-            return f"{'#' * level} {text}"
-        case Paragraph(text, lead):
-            return f"> {text}" if lead else text
-        case Code(text):
-            return "\n".join(f"    {line}" for line in text.splitlines())
+        case str(text):
+            return text
         case Images(paths, captions, kind):
             links = [
                 f"![{caption}]({quote(_relative(path, base))})"
@@ -128,13 +96,7 @@ def _relative(path: Path, base: Path) -> str:
 
 
 def to_html(blocks: Sequence[Block], title: str, base: Path) -> str:
-    """Render blocks to one HTML 5 file without references to anything outside it; images are inlined.
-
-    Args:
-        blocks: The report.
-        title: Title of the window.
-        base: Folder that the Markdown's images are relative to.
-    """
+    """Render blocks to one HTML 5 file without references to anything outside it; images are inlined."""
     # Without rules for emphasis, links and HTML, names and values are shown as they are.
     rules = ["backticks", "blockquote", "code", "heading", "image", "table"]
     renderer = MarkdownIt("zero").enable(rules)
@@ -156,7 +118,7 @@ def to_html(blocks: Sequence[Block], title: str, base: Path) -> str:
 
 
 def to_text(table: Table) -> str:
-    """Render a table for a terminal, columns aligned."""
+    """Render a table with aligned columns for a terminal."""
     lines = [table.header, *table.rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
     rendered = [

@@ -25,68 +25,54 @@ INK, FAINT = "#1f2328", "#d9dce1"
 TITLE_WIDTH = 62  # characters in one line above the chart
 LABEL_GAP = 0.055  # smallest distance between two labels, as a fraction of the axis
 _BOLD: dict[str, Any] = {"linewidth": 2.4, "marker": "o", "markersize": 4.5}
+_THIN: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.5}
+Curve = Mapping[int, float]
+Line = tuple[Curve, str, str | None]  # scores by images seen, color, and the label of a bold line
 
 
 def comparison_chart(
     arms: Mapping[str, Sequence[Run]], metric: str, path: str | Path, *, title: str
 ) -> Path:
-    """Draw the score of every arm against images seen: a thin line for each seed, a bold one for their mean.
+    """Draw the score of every arm, the control first, against images seen, and return the path of the PNG file.
 
-    Args:
-        arms: Runs by the name of the arm, the control first.
-        metric: Metric to draw.
-        path: Path of the PNG file, which is also returned.
-        title: Title above the chart.
+    A thin line shows each seed, a bold one their mean.
     """
-    curves = {arm: [run.curve(metric) for run in runs] for arm, runs in arms.items()}
-    num_seeds = max(map(len, curves.values()))
-    note = "bold: mean over seeds, thin: every seed" if num_seeds > 1 else "one seed"
-    figure, axes = _canvas(title, metric, note)
-    ends = []
-    for index, (arm, seeds) in enumerate(curves.items()):
-        color = COLORS[index % len(COLORS)]
-        for curve in seeds:
-            axes.plot(list(curve), list(curve.values()), color=color, linewidth=0.9, alpha=0.5)
+    lines: list[Line] = []
+    for index, (arm, runs) in enumerate(arms.items()):
+        seeds, color = [run.curve(metric) for run in runs], COLORS[index % len(COLORS)]
+        lines += [(curve, color, None) for curve in seeds]
         common = sorted(set.intersection(*map(set, seeds)))
-        mean = [fmean(curve[seen] for curve in seeds) for seen in common]
-        axes.plot(common, mean, color=color, **_BOLD)
-        ends.append((mean[-1], f"{arm} {score(mean[-1])}", color))
-    drawn = [curve for seeds in curves.values() for curve in seeds]
-    _scale(axes, [value for curve in drawn for value in curve.values()])
-    _label_ends(axes, ends)
-    return save_chart(figure, path)
+        mean = {seen: fmean(curve[seen] for curve in seeds) for seen in common}
+        lines.append((mean, color, f"{arm} {score(mean[common[-1]])}"))
+    several = any(len(runs) > 1 for runs in arms.values())
+    note = "bold: mean over seeds, thin: every seed" if several else "one seed"
+    return _line_chart(lines, metric, Path(path), title, note)
 
 
 def run_curve(run: Run, metric: str, path: str | Path) -> Path:
-    """Draw the score of one run against images seen, as `comparison_chart` does for several."""
+    """Draw the score of one run against images seen, and return the path of the PNG file."""
     curve = run.curve(metric)
     end, value = max(curve.items())
-    note = f"{run.arm}, seed {run.seed}"
-    figure, axes = _canvas(f"{score(value)} after {end:,} images", metric, note)
-    axes.plot(list(curve), list(curve.values()), color=COLORS[1], **_BOLD)
-    _scale(axes, list(curve.values()))
-    _label_ends(axes, [(value, score(value), COLORS[1])])
-    return save_chart(figure, path)
+    title, note = f"{score(value)} after {end:,} images", f"{run.arm}, seed {run.seed}"
+    return _line_chart([(curve, COLORS[1], score(value))], metric, Path(path), title, note)
 
 
 def score(value: float, scale: float | None = None) -> str:
     """Format a score with four significant digits and without an exponent: `11.62`, `0.001234`, `12,346`.
 
-    Args:
-        value: The score.
-        scale: Value whose number of decimals is used, to align a column. None: the score itself.
+    The number of decimals is that of `scale`, which aligns a column, or else of the score itself.
     """
     size = abs(value if scale is None else scale)
     magnitude = math.floor(math.log10(size)) if size else 0
     return f"{value:,.{max(0, 3 - magnitude)}f}"
 
 
-def _canvas(title: str, metric: str, note: str) -> tuple[Figure, Axes]:
+def _line_chart(lines: Sequence[Line], metric: str, path: Path, title: str, note: str) -> Path:
     figure = Figure(figsize=(7.6, 4.4), dpi=200, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    lines = textwrap.fill(title, TITLE_WIDTH)
-    axes.set_title(lines, loc="left", fontsize=11.5, fontweight="bold", color=INK, pad=22)
+    title = textwrap.fill(title, TITLE_WIDTH)
+    axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK, pad=22)
     axes.text(0, 1.025, note, transform=axes.transAxes, fontsize=9, color=COLORS[0], va="bottom")
     axes.set_xlabel("images seen", fontsize=9.5, color=INK)
     axes.set_ylabel(f"{metric} ({better(metric)} is better)", fontsize=9.5, color=INK)
@@ -95,7 +81,12 @@ def _canvas(title: str, metric: str, note: str) -> tuple[Figure, Axes]:
     axes.tick_params(colors=INK, labelsize=9, length=0)
     axes.grid(axis="y", color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
-    return figure, axes
+    for curve, color, label in lines:
+        style = _THIN if label is None else _BOLD
+        axes.plot(list(curve), list(curve.values()), color=color, **style)
+    _scale(axes, [value for curve, _, _ in lines for value in curve.values()])
+    _label_ends(axes, lines)
+    return save_chart(figure, path)
 
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:
@@ -115,23 +106,16 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
         axes.margins(y=0.15)
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write each line's name at its end, moved up where two would overlap."""
+def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
+    """Write each bold line's label at its end, moved up where two would overlap."""
+    ends = [(curve[max(curve)], label, color) for curve, color, label in lines if label]
     to_axes = axes.transScale + axes.transLimits
+    style: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "va": "center"}
     lowest = float("-inf")
-    for value, text, color in sorted(ends):
+    for value, label, color in sorted(ends):
         height = max(float(to_axes.transform((1, value))[1]), lowest)
         lowest = height + LABEL_GAP
-        axes.text(
-            1.02,
-            height,
-            text,
-            transform=axes.transAxes,
-            color=color,
-            fontsize=10,
-            fontweight="bold",
-            va="center",
-        )
+        axes.text(1.02, height, label, transform=axes.transAxes, color=color, **style)
 
 
 def save_chart(figure: Figure, path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Reports of one training run as Markdown, self-contained HTML and text for the terminal; and their parts."""
+"""The report of one training run as Markdown, self-contained HTML and text, and the parts of all reports."""
 
 import re
 import shlex
@@ -7,72 +7,65 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nacgen.reporting.blocks import (
-    Block,
-    Code,
-    Heading,
-    Images,
-    Paragraph,
-    Table,
-    to_html,
-    to_markdown,
-)
+from nacgen.reporting.blocks import Block, Images, Table, to_html, to_markdown
 from nacgen.reporting.charts import run_curve, score
 from nacgen.reporting.runs import Evaluation, Run, better, load_run, options_of, warnings_of
 from nacgen.system.documents import flatten
 from nacgen.system.files import storage_errors, write_file
 
-Reports = tuple[Path, Path]
+Reports = tuple[Path, Path]  # paths of the Markdown and the HTML file
+# Fields in which runs of one comparison differ.
+_RUN_BY_RUN = ("preset", "init", "seed", "run_dir", "config")
+_CAPTIONS = {
+    "mixture": "Samples from the Gaussian mixture that was fitted to the latents",
+    "reconstructions": "Held-out images, each row above its reconstructions",
+    "traversals": "A held-out image with one latent axis moved from -3 to 3 in each row",
+}
 
 
 def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> Reports:
     """Write `report.md`, `report.html` and `curve.png` of one training run into its folder.
 
-    Args:
-        run_dir: Path of the run folder.
-        preset: Configuration of the run's preset, see `compare_command`.
-
-    Returns:
-        Paths of the Markdown and the HTML file.
-
-    Raises:
-        CheckpointError: The folder cannot be read.
-        StorageError: The folder cannot be written.
+    `preset` is the configuration of the run's preset, as in `compare_command`. Raises CheckpointError if the
+    folder cannot be read, and StorageError if it cannot be written.
     """
     run = load_run(run_dir)
-    title = f"{run.name}, seed {run.seed}"
+    title = f"{run.path.name}, seed {run.seed}"
     if "init" in run.config:
         title = f"{run.config['dataset']}: {run.arm} initialization, seed {run.seed}"
-    blocks: list[Block] = [Heading(title, 1)]
+    blocks: list[Block] = [f"# {title}"]
     if run.evaluations:
         last = run.evaluations[-1]
-        blocks += [Paragraph(_headline(run, last), lead=True)]
+        blocks += [f"> {_headline(run, last)}"]
         for index, metric in enumerate(run.metrics):
             chart = run_curve(run, metric, run.path / f"curve{f'_{index}' if index else ''}.png")
             blocks += [Images([chart], [f"`{metric}` against images seen"], "chart")]
-        blocks += [Heading("Scores"), _score_history(run), *map(Paragraph, warnings_of([[run]]))]
+        blocks += ["## Scores", _score_history(run), *warnings_of([[run]])]
         blocks += samples({run.arm: run}, [last.images_seen])
-        blocks += [Images([path], [_caption(path)], "samples") for path in run.pictures]
-        blocks += [Heading("Protocol of the scores"), mapping_table("Field", last.protocol)]
+        for path in sorted((run.path / "samples").glob("*.png")):
+            if not path.name.startswith("images_"):  # no sample grid
+                caption = _CAPTIONS.get(path.stem, path.stem)
+                blocks += [Images([path], [caption], "samples")]
+        blocks += ["## Protocol of the scores", mapping_table("Field", last.protocol)]
     else:
-        blocks += [Paragraph("This run has no scores.", lead=True)]
+        blocks += ["> This run has no scores."]
     if "init" in run.config:
-        blocks += [Heading("Compare initializations"), Code(compare_command(run, preset))]
+        blocks += ["## Compare initializations", f"    {compare_command(run, preset)}"]
     if run.summary is not None:
         measured = {
             k: float(f"{v:.6g}") if isinstance(v, float) else v
             for k, v in run.summary.items()
             if not (v is None or isinstance(v, Mapping | list))
         }
-        blocks += [Heading("Summary"), mapping_table("Quantity", measured)]
-    blocks += [Heading("Configuration"), mapping_table("Field", run.config)]
+        blocks += ["## Summary", mapping_table("Quantity", measured)]
+    blocks += ["## Configuration", mapping_table("Field", run.config)]
     if run.environment:
-        blocks += [Heading("Environment"), mapping_table("Field", run.environment)]
+        blocks += ["## Environment", mapping_table("Field", run.environment)]
     return write_blocks(blocks, title, run.path)
 
 
 def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> str:
-    """Write the reports of one training run, as `write_run_report` does, and return a summary for a terminal.
+    """Write the report of one training run, as `write_run_report` does, and return a summary for a terminal.
 
     The summary holds the last scores with their protocol, the paths of pictures and report, and the command
     that compares initializations.
@@ -82,7 +75,8 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
     lines = {"report": str(html)}
     if run.evaluations:
         last = run.evaluations[-1]
-        protocol = ", ".join(f"{key} {_short(value)}" for key, value in last.protocol.items())
+        protocol = ", ".join(f"{key} {value}" for key, value in last.protocol.items())
+        protocol = re.sub(r"(?<=sha256:)([0-9a-f]{12})[0-9a-f]+", r"\1", protocol)
         grid = run.sample_grid(last.images_seen)
         lines = {
             "scores": _wrapped(_headline(run, last).replace("`", "")),
@@ -99,38 +93,21 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
 def compare_command(run: Run, preset: Mapping[str, Any] | None = None) -> str:
     """Return the shell command that compares a run's initialization with random weights, all else equal.
 
-    Args:
-        run: The run.
-        preset: Configuration of the run's preset. If it is unknown or the run differs from it, the command
-            names the run's own `config.yaml`.
+    If the run differs from `preset`, the configuration of its preset, the command names its own `config.yaml`.
     """
-    here = {k: v for k, v in options_of(run.config).items() if k not in _NOT_THE_SAME}
-    there = {k: v for k, v in options_of(preset or {}).items() if k not in _NOT_THE_SAME}
+    here, there = (
+        {name: value for name, value in options_of(config).items() if name not in _RUN_BY_RUN}
+        for config in (run.config, preset or {})
+    )
     source = ["--run-config", str(run.path / "config.yaml")]
     if here == there:
         source = ["--preset", run.config["preset"]]
-    recipe = run.environment.get("recipe") or (
-        "train_vae" if "posterior" in run.config else "train_gan"
-    )
-    if recipe != "train_gan":
+    earlier = "train_vae" if "posterior" in run.config else "train_gan"  # did not record its recipe
+    if (recipe := run.environment.get("recipe") or earlier) != "train_gan":
         source = ["--recipe", recipe, *source]
     arms = ["random", run.arm if run.arm != "random" else "nac"]
     options = [*source, "--arms", *arms, "--seeds", "0", "1", "2"]
     return f"accelerate launch recipes/compare.py {shlex.join(options)}"
-
-
-_NOT_THE_SAME = (
-    "preset",
-    "init",
-    "seed",
-    "run_dir",
-    "config",
-)  # differ between runs of a comparison
-
-
-def _short(value: Any) -> str:
-    """Return a value for a terminal; a hash is cut to 12 characters."""
-    return re.sub(r"(?<=sha256:)([0-9a-f]{12})[0-9a-f]+", r"\1", str(value))
 
 
 def _wrapped(text: str) -> str:
@@ -188,16 +165,8 @@ def samples(runs: Mapping[str, Run], moments: Sequence[int]) -> list[Block]:
         if grids:
             blocks.append(Images(list(grids.values()), list(grids), "samples"))
     if not blocks:
-        blocks = [Paragraph("No sample grids were found.")]
-    return [Heading("Samples"), *blocks]
-
-
-def _caption(picture: Path) -> str:
-    return {
-        "mixture": "Samples from the Gaussian mixture that was fitted to the latents",
-        "reconstructions": "Held-out images, each row above its reconstructions",
-        "traversals": "A held-out image with one latent axis moved from -3 to 3 in each row",
-    }.get(picture.stem, picture.stem)
+        blocks = ["No sample grids were found."]
+    return ["## Samples", *blocks]
 
 
 def mapping_table(name: str, content: Mapping[str, Any]) -> Table:

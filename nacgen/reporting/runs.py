@@ -16,18 +16,13 @@ from nacgen.training.config import REMOVED, RENAMED
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The scores at one moment of a run, with their protocol.
-
-    Args:
-        images_seen: Number of training images seen at that moment.
-        scores: Score by metric: its `value` and, if known, `raw`, `bias`, `spread` and `settings`.
-        protocol: Settings that must be equal for two scores to be comparable.
-        warnings: Warnings of the evaluation.
-    """
+    """The scores at one moment of a run, with their protocol."""
 
     images_seen: int
     scores: Mapping[str, Mapping[str, Any]]
+    """Score by metric: its `value` and, if known, `raw`, `bias`, `spread` and `settings`."""
     protocol: Mapping[str, Any]
+    """Settings that must be equal for two scores to be comparable."""
     warnings: tuple[str, ...] = ()
 
 
@@ -50,11 +45,6 @@ class Run:
     summary: Mapping[str, Any] | None
 
     @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return self.path.name
-
-    @property
     def seed(self) -> int:
         """Seed of the training."""
         return int(self.config["seed"])
@@ -70,19 +60,11 @@ class Run:
         return sorted({name for evaluation in self.evaluations for name in evaluation.scores})
 
     def curve(self, metric: str) -> dict[int, float]:
-        """Return every score of a metric by images seen.
-
-        Args:
-            metric: Name of the metric.
-
-        Raises:
-            ConfigurationError: The run has no such metric.
-        """
+        """Return every score of a metric by images seen; a metric that the run lacks is refused."""
         if metric not in self.metrics:
             raise ConfigurationError(
                 f"expected scores of {metric} in {self.path}, which has "
-                f"{', '.join(self.metrics) or 'no scores'}. Name one of those as the metric, or "
-                "train with that score."
+                f"{', '.join(self.metrics) or 'no scores'}. Name one of those, or train with that score."
             )
         return {
             evaluation.images_seen: evaluation.scores[metric]["value"]
@@ -93,9 +75,9 @@ class Run:
     def protocol(self, metric: str, images_seen: int) -> Mapping[str, Any]:
         """Return the protocol of the score at a position of `curve`, with the settings of that score."""
         evaluation = next(
-            evaluation
-            for evaluation in self.evaluations
-            if evaluation.images_seen == images_seen and metric in evaluation.scores
+            each
+            for each in self.evaluations
+            if each.images_seen == images_seen and metric in each.scores
         )
         settings = rename_old_keys(evaluation.scores[metric].get("settings", {}))
         return {**evaluation.protocol, **{f"{metric}.{name}": settings[name] for name in settings}}
@@ -104,12 +86,6 @@ class Run:
         """Return the path of the sample grid drawn at a position, or None if there is none."""
         path = self.path / "samples" / f"images_{images_seen:08d}.png"
         return path if path.is_file() else None
-
-    @property
-    def pictures(self) -> list[Path]:
-        """PNG files other than sample grids, in the order of their names."""
-        files = (self.path / "samples").glob("*.png")
-        return sorted(path for path in files if not path.name.startswith("images_"))
 
 
 def load_run(run_dir: str | Path) -> Run:
@@ -164,11 +140,7 @@ def better(metric: str) -> str:
 def main_metric(runs: Sequence[Run]) -> str:
     """Return the metric that runs are compared by if none is named: FID, a Fréchet distance, or the first.
 
-    Args:
-        runs: Runs of one comparison; the first run with scores decides.
-
-    Raises:
-        ConfigurationError: No run has scores.
+    The first run with scores decides; runs without any scores are refused.
     """
     metrics = next((run.metrics for run in runs if run.metrics), [])
     if not metrics:
@@ -179,6 +151,13 @@ def main_metric(runs: Sequence[Run]) -> str:
     return min(
         metrics, key=lambda name: (not name.startswith(("fid", "fd_")), "infinity" in name, name)
     )
+
+
+def warnings_of(arms: Iterable[Sequence[Run]]) -> list[str]:
+    """Return the warnings of the last evaluations, each once."""
+    last = [run.evaluations[-1] for runs in arms for run in runs]
+    texts = dict.fromkeys(text for evaluation in last for text in evaluation.warnings)
+    return [f"Warning: {text}" for text in texts]
 
 
 def _evaluations(path: Path) -> Iterator[Evaluation]:
@@ -216,10 +195,3 @@ def _damaged(path: Path, expected: str, came: object) -> CheckpointError:
         f"{path} should hold {expected}, but does not ({came}). Resume the run with the command "
         "that started it, or train it again in a new folder."
     )
-
-
-def warnings_of(arms: Iterable[Sequence[Run]]) -> list[str]:
-    """Return the warnings of the last evaluations, each once."""
-    last = [run.evaluations[-1] for runs in arms for run in runs]
-    texts = dict.fromkeys(text for evaluation in last for text in evaluation.warnings)
-    return [f"Warning: {text}" for text in texts]

@@ -10,7 +10,7 @@ from tests.reporting.folders import MakeRun
 
 def test_a_run_is_read_in_full(make_run: MakeRun) -> None:
     run = load_run(make_run({5120: 25.6, 25600: 11.6}, seed=1, warnings=("few_samples: 2000",)))
-    assert (run.name, run.arm, run.seed) == ("nac-seed1", "nac", 1)
+    assert (run.path.name, run.arm, run.seed) == ("nac-seed1", "nac", 1)
     assert run.metrics == ["fd_digits_classifier"]
     assert run.curve("fd_digits_classifier") == {5120: 25.6, 25600: 11.6}
     assert run.protocol("fd_digits_classifier", 5120)["num_samples"] == 2000

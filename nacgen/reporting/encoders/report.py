@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from nacgen.reporting.blocks import Block, Heading, Images, Paragraph, Table, to_text
+from nacgen.reporting.blocks import Block, Images, Table, to_text
 from nacgen.reporting.document import Reports, write_blocks
 from nacgen.system.documents import flatten
 from nacgen.system.files import storage_errors, write_file
@@ -81,18 +81,18 @@ def write_encoder_report(
         StorageError: If the folder cannot be written.
     """
     arms = by_name(measurements)
-    blocks: list[Block] = [Heading(title, 1)]
+    blocks: list[Block] = [f"# {title}"]
     for heading, figures, note in _sections(measurements[0].results):
-        blocks += [Heading(heading), _table(arms, figures)]
-        blocks += [Paragraph(note)] if note else []
+        blocks += [f"## {heading}", _table(arms, figures)]
+        blocks += [note] if note else []
     for name, results in arms.items():
         warnings = {w for r in results for w in r.get("health", {}).get("warnings", ())}
-        blocks += [Paragraph(f"{name}: {warning}") for warning in sorted(warnings)]
+        blocks += [f"{name}: {warning}" for warning in sorted(warnings)]
     for caption, path in pictures.items():
-        blocks += [Heading(caption), Images([path], [""], "chart")]
+        blocks += [f"## {caption}", Images([path], [""], "chart")]
     rows = [[m.name, f"`{m.source}`"] for m in measurements]
-    blocks += [Heading("Encoders"), Table(["Name", "Source"], rows)]
-    blocks += [Heading("Protocols"), Table(["Evaluator", "Protocol"], _protocols(measurements[0]))]
+    blocks += ["## Encoders", Table(["Name", "Source"], rows)]
+    blocks += ["## Protocols", Table(["Evaluator", "Protocol"], _protocols(measurements[0]))]
     return write_blocks(blocks, title, run_dir)
 
 
