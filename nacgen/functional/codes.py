@@ -9,13 +9,9 @@ RANK_OFFSET = 1e-7  # added to RankMe's probabilities
 
 
 def bit_correlation(codes: Bool[Tensor, "m k"]) -> Float[Tensor, "c c"]:
-    """Compute the absolute correlation of every two bits that are not constant.
+    """Compute the absolute correlation of every two bits that are not constant, above the diagonal.
 
-    Args:
-        codes: One code per row.
-
-    Returns:
-        Float64 matrix with values in [0, 1] above the diagonal and 0 elsewhere. Constant bits are left out.
+    All other entries are 0. Constant bits are left out, so the matrix can be smaller than `k` by `k`.
 
     Example:
         >>> bit_correlation(torch.tensor([[True, True], [False, False]])).round()
@@ -33,47 +29,32 @@ def bit_correlation(codes: Bool[Tensor, "m k"]) -> Float[Tensor, "c c"]:
 def effective_codes(codes: Bool[Tensor, "m k"]) -> Float[Tensor, ""]:
     """Compute the effective number of different codes, `1 / sum p^2` over their relative frequencies `p`.
 
-    This is the exponential of the Rényi-2 entropy. It does not wait for the device.
-
-    Args:
-        codes: One code per row.
-
-    Returns:
-        Number between 1 (all codes are equal) and `m` (no two are equal).
+    This is the exponential of the Rényi-2 entropy: 1 if all codes are equal, `m` if no two are. It does not wait
+    for the device.
 
     Example:
         >>> effective_codes(torch.tensor([[True, False], [True, True]]))
         tensor(2.)
     """
     signs = torch.where(codes, 1.0, -1.0)
-    is_equal = (
-        signs @ signs.T > codes.shape[1] - 1
-    )  # (m, m); codes that differ fall short by 2 or more
+    is_equal = signs @ signs.T > codes.shape[1] - 1  # (m, m); others fall short by 2 or more
     return len(codes) ** 2 / is_equal.sum()
 
 
 def calibration_error(
     posterior_logits: Float[Tensor, "m k"], codes: Bool[Tensor, "m k"], flip_probability: float
 ) -> float:
-    """Compute the expected calibration error of the posterior's probability that a received bit is +1.
+    """Compute the expected calibration error, in [0, 1], of the posterior's probability that a received bit is +1.
 
-    The noise of the channel is averaged out: a bit sent as +1 is received as +1 with probability `1 - p`.
-
-    Args:
-        posterior_logits: Log odds that each received bit is +1.
-        codes: Bits that were sent.
-        flip_probability: Probability `p` that the channel flips a bit.
-
-    Returns:
-        Mean distance between predicted and true frequency over 15 bins of equal width, weighted by the bits in
-        each; between 0 and 1.
+    It is the mean distance between predicted and true frequency over 15 bins of equal width, weighted by the bits
+    in each. `codes` are the bits that were sent. The noise of the channel is averaged out: a bit sent as +1 is
+    received as +1 with probability `1 - flip_probability`.
 
     Example:
         >>> calibration_error(torch.zeros(2, 1), torch.tensor([[True], [False]]), 0.1)
         0.0
 
-    Source:
-        Guo et al. 2017, arXiv:1706.04599, equation 3.
+    Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
     """
     predicted = torch.sigmoid(posterior_logits.double()).flatten()
     sent = codes.flatten().double()
@@ -86,18 +67,14 @@ def calibration_error(
 def rank_me(features: Float[Tensor, "n d"]) -> float:
     """Compute RankMe, the exponential of the entropy of the features' normalized singular values.
 
-    Args:
-        features: One row per image, not centered.
-
-    Returns:
-        Effective rank between 1 and `min(n, d)`, up to an offset of 1e-7; 0 if all features are zero.
+    The features are not centered. The effective rank lies between 1 and `min(n, d)`, up to an offset of 1e-7.
+    It is 0 if all features are zero.
 
     Example:
         >>> round(rank_me(torch.eye(4)), 3)
         4.0
 
-    Source:
-        Garrido et al. 2023, arXiv:2210.02885, equation 1.
+    Source: Garrido et al. 2023, arXiv:2210.02885, equation 1.
     """
     x = features.double()
     gram = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x

@@ -19,13 +19,9 @@ SHORTEST = 1e-12  # vectors with no larger component have no direction and count
 
 
 def directions(rows: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-    """Divide rows by their Euclidean length, at any size that the dtype can hold.
+    """Divide finite rows by their Euclidean length, at any size that the dtype can hold.
 
-    Args:
-        rows: Finite numbers.
-
-    Returns:
-        Rows of length 1. A row of zeros stays zero, and its gradient stays finite.
+    A row of zeros stays zero, and its gradient stays finite.
 
     Example:
         >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
@@ -47,7 +43,8 @@ def nt_xent(
 ) -> Float[Tensor, " m"]:
     """Compute the normalized, temperature-scaled cross-entropy of finding each row's other view.
 
-    The row itself is left out of the sum, unlike in `nacgen.functional.nac`.
+    There is one loss per row in nats, `log(n - 1)` if all rows have the same direction. The row itself is left out
+    of the sum, unlike in `nacgen.functional.nac`.
 
     Args:
         projections: First views of `m / 2` images, followed by their second views in the same order.
@@ -56,19 +53,14 @@ def nt_xent(
             Must include `projections`, which is the default.
         own_start: Index in `all_projections` at which `projections` begin, the process's rank times `m`.
 
-    Returns:
-        One loss per row in nats, above zero; `log(n - 1)` if all rows have the same direction.
-
     Raises:
-        ValueError: If rows are not two views of each image, images are fewer than two, widths differ, `own_start`
-            is out of range, or the temperature is not above zero.
+        ValueError: If the rows are not two views of two images or more, or if an argument does not fit them.
 
     Example:
         >>> nt_xent(torch.ones(4, 8)).exp()
         tensor([3.0000, 3.0000, 3.0000, 3.0000])
 
-    Source:
-        Chen et al. 2020, arXiv:2002.05709, equation 1.
+    Source: Chen et al. 2020, arXiv:2002.05709, equation 1.
     """
     _check_temperature(temperature)
     m = len(projections)
@@ -99,14 +91,9 @@ def info_nce(
 ) -> Float[Tensor, " b"]:
     """Compute the cross-entropy of finding each query's key among itself and a queue of earlier keys.
 
-    Args:
-        queries: Projections of one view.
-        positive_keys: Projections of the other view of the same images, by a momentum encoder.
-        queue_keys: Projections of other images from earlier steps, one or more.
-        temperature: Divisor of the cosine similarities, above zero.
-
-    Returns:
-        One loss per query in nats, above zero; `log(q + 1)` if all rows have the same direction.
+    Queries are projections of one view. Positive keys are those of the images' other view, by a momentum encoder.
+    The queue holds keys of other images from earlier steps. There is one loss per query in nats, and
+    `log(q + 1)` if all rows have the same direction.
 
     Raises:
         ValueError: If shapes differ, the queue is empty, or the temperature is not above zero.
@@ -115,8 +102,7 @@ def info_nce(
         >>> info_nce(torch.ones(1, 8), torch.ones(1, 8), torch.ones(3, 8)).exp()
         tensor([4.])
 
-    Source:
-        He et al. 2020, arXiv:1911.05722, equation 1.
+    Source: He et al. 2020, arXiv:1911.05722, equation 1.
     """
     _check_temperature(temperature)
     if queries.shape != positive_keys.shape:

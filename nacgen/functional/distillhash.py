@@ -23,7 +23,6 @@ from jaxtyping import Float, Int8, Int64
 from torch import Tensor
 
 NUM_BINS = 100
-NUM_NEIGHBORS = 20
 
 
 class HalfGaussians(NamedTuple):
@@ -33,32 +32,9 @@ class HalfGaussians(NamedTuple):
     std_left: float
     std_right: float
 
-    @property
-    def similar_below(self) -> float:
-        """Return the distance below which pairs are similar: two deviations left of the mode."""
-        return self.mode - 2 * self.std_left
-
-    @property
-    def dissimilar_above(self) -> float:
-        """Return the distance above which pairs are dissimilar: two deviations right of the mode."""
-        return self.mode + 2 * self.std_right
-
-
-class NoiseRateBounds(NamedTuple):
-    """Upper bounds, pair by pair, on the probabilities that a noisy label is wrong."""
-
-    plus: Float[Tensor, "n n"]  # that a similar pair was labeled dissimilar
-    minus: Float[Tensor, "n n"]  # that a dissimilar pair was labeled similar
-
 
 def cosine_distances(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-    """Compute one minus the cosine of each pair of rows.
-
-    Args:
-        features: Finite rows, none of which is all zeros.
-
-    Returns:
-        Symmetric distances between 0 and 2, exactly 0 on the diagonal.
+    """Compute one minus the cosine of each pair of rows: symmetric, in [0, 2], exactly 0 on the diagonal.
 
     Raises:
         ValueError: If a feature is not finite, or a row is all zeros.
@@ -94,18 +70,12 @@ def fit_half_gaussians(distances: Float[Tensor, "n n"]) -> HalfGaussians:
     too coarse if all images are alike to the encoder. The mode is the center of the fullest bin. Distances of
     images from themselves are left out.
 
-    Args:
-        distances: Symmetric distances of all pairs.
-
-    Returns:
-        The mode and the two standard deviations.
-
     Raises:
         ValueError: If images are fewer than three, or distances are not finite or all equal.
 
     Example:
         >>> fit = fit_half_gaussians(cosine_distances(torch.randn(50, 8)))
-        >>> fit.similar_below < fit.mode < fit.dissimilar_above
+        >>> 0 < fit.std_left < fit.mode
         True
     """
     if distances.ndim != 2 or distances.shape[0] != distances.shape[1] or len(distances) < 3:
@@ -134,13 +104,10 @@ def fit_half_gaussians(distances: Float[Tensor, "n n"]) -> HalfGaussians:
 
 
 def noisy_pair_labels(distances: Float[Tensor, "n n"]) -> Int8[Tensor, "n n"]:
-    """Label pairs by distances that are clearly small or clearly large (step 1).
+    """Label pairs by cosine distances that are clearly small or clearly large (step 1).
 
-    Args:
-        distances: Result of `cosine_distances` for pretrained features.
-
-    Returns:
-        Labels +1, -1 or 0. An image is similar to itself, which lets `noisy_pair_loss` ask for binary outputs.
+    Clear is more than two standard deviations from the mode of `fit_half_gaussians`. An image is similar to
+    itself, which lets `noisy_pair_loss` ask for binary outputs.
 
     Raises:
         ValueError: If `fit_half_gaussians` raises it, or if no pair is similar, or none is dissimilar.
@@ -150,26 +117,20 @@ def noisy_pair_labels(distances: Float[Tensor, "n n"]) -> Int8[Tensor, "n n"]:
         [-1, 0, 1]
     """
     fit = fit_half_gaussians(distances)
-    similar, dissimilar = distances < fit.similar_below, distances > fit.dissimilar_above
+    lowest, highest = fit.mode - 2 * fit.std_left, fit.mode + 2 * fit.std_right
+    similar, dissimilar = distances < lowest, distances > highest
     similar.fill_diagonal_(True)
     num_similar, num_dissimilar = int(similar.sum()) - len(distances), int(dissimilar.sum())
     if num_similar == 0 or num_dissimilar == 0:
         raise ValueError(
-            f"noisy labels need similar and dissimilar pairs, got {num_similar} below {fit.similar_below:.4g} and "
-            f"{num_dissimilar} above {fit.dissimilar_above:.4g} of distances around {fit.mode:.4g}. Take features "
-            "of a better encoder, or more images."
+            f"noisy labels need similar and dissimilar pairs, got {num_similar} below {lowest:.4g} and "
+            f"{num_dissimilar} above {highest:.4g}. Take features of a better encoder, or more images."
         )
     return similar.to(torch.int8) - dissimilar.to(torch.int8)
 
 
 def pair_posterior(outputs: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
-    """Compute the posterior probability `sigmoid(h_i . h_j / 2)` that a pair is similar.
-
-    Args:
-        outputs: Outputs of the hash network, in [-1, 1].
-
-    Returns:
-        One probability per pair.
+    """Compute the posterior probability `sigmoid(h_i . h_j / 2)` that a pair is similar, for outputs in [-1, 1].
 
     Example:
         >>> pair_posterior(torch.zeros(1, 8))
@@ -178,91 +139,35 @@ def pair_posterior(outputs: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
     return torch.sigmoid(outputs @ outputs.T / 2)
 
 
-def feature_neighbors(
-    distances: Float[Tensor, "n n"], num_neighbors: int = NUM_NEIGHBORS
-) -> Int64[Tensor, "n m"]:
-    """Find the nearest images of each image, beginning with the image itself.
-
-    Args:
-        distances: Result of `cosine_distances` for pretrained features.
-        num_neighbors: Number of neighbors, including the image itself, at most `n`.
-
-    Returns:
-        Indices of the neighbors, nearest first.
-
-    Raises:
-        ValueError: If there are fewer images than neighbors.
+def feature_neighbors(distances: Float[Tensor, "n n"], num_neighbors: int) -> Int64[Tensor, "n m"]:
+    """Find the nearest images of each image by cosine distance, nearest first, beginning with the image itself.
 
     Example:
         >>> feature_neighbors(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), 2).tolist()
         [[0, 1], [1, 0]]
     """
-    if not 1 <= num_neighbors <= len(distances):
-        raise ValueError(
-            f"num_neighbors must lie between 1 and the number of images, {len(distances)}, got "
-            f"{num_neighbors}. Give more images."
-        )
     own_first = distances.clone().fill_diagonal_(-1)
     return own_first.topk(num_neighbors, dim=1, largest=False).indices
 
 
-def noise_rate_bounds(
+def distilled_pair_labels(
     posterior: Float[Tensor, "n n"], neighbors: Int64[Tensor, "n m"]
-) -> NoiseRateBounds:
-    """Bound the rates of wrong labels from above by the posteriors of neighboring pairs (step 3).
+) -> Int8[Tensor, "n n"]:
+    """Label the pairs whose posterior the noise of the labels cannot explain, and drop the others (step 3).
 
     A noisy label is similar with probability `P = (1 - rho_plus - rho_minus) eta + rho_minus`, with `eta` the
-    true probability. So `rho_minus <= P` and `rho_plus <= 1 - P`. If neighbors have equal rates, the minimum
-    of these over the `m x m` pairs of neighbors is the best bound.
-
-    Args:
-        posterior: Result of `pair_posterior`.
-        neighbors: Result of `feature_neighbors` for the same images.
-
-    Returns:
-        Both bounds.
-
-    Raises:
-        ValueError: If the two arguments differ in the number of images.
+    true probability. So `rho_minus <= P` and `rho_plus <= 1 - P`. If neighbors have equal rates, the minimum of
+    these over the `m x m` pairs of neighbors is the best bound. For all rates within the bounds, the best
+    classifier calls a pair similar above `(1 + rho_minus) / 2` and dissimilar below `(1 - rho_plus) / 2`.
 
     Example:
-        >>> noise_rate_bounds(torch.full((1, 1), 0.75), torch.tensor([[0]])).plus
-        tensor([[0.2500]])
+        >>> posterior = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+        >>> distilled_pair_labels(posterior, torch.tensor([[0, 1], [1, 0]])).tolist()
+        [[1, -1], [-1, 1]]
     """
-    if len(posterior) != len(neighbors):
-        raise ValueError(
-            f"posterior and neighbors must be of the same images, got {len(posterior)} and {len(neighbors)}. "
-            "Compute both from one set."
-        )
-    plus = _least_among_neighbors(1 - posterior, neighbors)
-    return NoiseRateBounds(plus, _least_among_neighbors(posterior, neighbors))
-
-
-def distilled_pair_labels(
-    posterior: Float[Tensor, "n n"], bounds: NoiseRateBounds
-) -> Int8[Tensor, "n n"]:
-    """Label the pairs whose posterior the noise of the labels cannot explain (step 3).
-
-    For all noise rates within the bounds, the best classifier calls a pair similar above `(1 + rho_minus) / 2` and
-    dissimilar below `(1 - rho_plus) / 2`.
-
-    Args:
-        posterior: Result of `pair_posterior`.
-        bounds: Result of `noise_rate_bounds`.
-
-    Returns:
-        Labels +1 or -1, and 0 for pairs that are dropped.
-
-    Example:
-        >>> none = torch.zeros(1, 1)
-        >>> distilled_pair_labels(torch.full((1, 1), 0.75), NoiseRateBounds(none, none)).tolist()
-        [[1]]
-
-    Source:
-        Yang et al. 2019, arXiv:1905.03465.
-    """
-    similar = posterior > (1 + bounds.minus) / 2
-    dissimilar = posterior < (1 - bounds.plus) / 2
+    rho_minus = _least_among_neighbors(posterior, neighbors)
+    rho_plus = _least_among_neighbors(1 - posterior, neighbors)
+    similar, dissimilar = posterior > (1 + rho_minus) / 2, posterior < (1 - rho_plus) / 2
     return similar.to(torch.int8) - dissimilar.to(torch.int8)
 
 
@@ -271,18 +176,12 @@ def noisy_pair_loss(
 ) -> Float[Tensor, " b"]:
     """Compute the loss of step 2, `|S| (h_i . h_j / k - S)^2`, averaged over `j`.
 
-    Args:
-        outputs: Outputs of the hash network, in [-1, 1].
-        labels: Labels `S` of all pairs in the batch.
-
-    Returns:
-        One value per image. Pairs without a label count as zero.
+    The outputs `h` lie in [-1, 1]. Pairs without a label `S` count as zero.
 
     Example:
         >>> noisy_pair_loss(torch.ones(2, 4), torch.ones(2, 2, dtype=torch.int8))
         tensor([0., 0.])
     """
-    _check_pairs(outputs, labels)
     target = labels.to(outputs.dtype)
     similarity = outputs @ outputs.T / outputs.shape[1]
     return reduce(target.abs() * (similarity - target).square(), "i j -> i", "mean")
@@ -293,20 +192,13 @@ def pair_likelihood_loss(
 ) -> Float[Tensor, " b"]:
     """Compute the loss of step 4, the negative log-likelihood of the kept pairs under `pair_posterior`.
 
-    Add a weighted `quantization_loss` to keep outputs near -1 and +1.
-
-    Args:
-        outputs: Outputs of the hash network, in [-1, 1].
-        labels: Labels of all pairs in the batch.
-
-    Returns:
-        One value per image: nats per pair, averaged over `j`. Pairs without a label count as zero.
+    The unit is nats per pair, averaged over `j`; pairs without a label count as zero. Add a weighted
+    `quantization_loss` to keep outputs near -1 and +1.
 
     Example:
         >>> pair_likelihood_loss(torch.zeros(1, 4), torch.ones(1, 1, dtype=torch.int8)).exp()
         tensor([2.])
     """
-    _check_pairs(outputs, labels)
     target = labels.to(outputs.dtype)
     # -log sigmoid(S t) = softplus(-S t), t = h_i . h_j / 2
     negative_log = F.softplus(-target * (outputs @ outputs.T) / 2)
@@ -315,12 +207,6 @@ def pair_likelihood_loss(
 
 def quantization_loss(outputs: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
     """Compute the squared distance of outputs from the nearest code, averaged over bits.
-
-    Args:
-        outputs: Outputs of the hash network.
-
-    Returns:
-        One value per image, 0 if the outputs are a code.
 
     Example:
         >>> quantization_loss(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
@@ -337,11 +223,3 @@ def _least_among_neighbors(values: Tensor, neighbors: Tensor) -> Tensor:
             torch.minimum(least, values[column], out=least)
         values = rearrange(least, "i j -> j i").contiguous()
     return values
-
-
-def _check_pairs(outputs: Tensor, labels: Tensor) -> None:
-    if labels.shape != (len(outputs), len(outputs)):
-        raise ValueError(
-            f"labels must be those of all pairs, {(len(outputs), len(outputs))}, got {tuple(labels.shape)}. "
-            "Take the rows and the columns of the batch."
-        )

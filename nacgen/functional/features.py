@@ -6,18 +6,12 @@ from torch import Tensor
 
 
 def feature_rows(name: str, features: Tensor, at_least: int = 2) -> Float64[Tensor, "n d"]:
-    """Check features and convert them to float64, in which sums over samples are kept.
+    """Check features of any float type and convert them to float64, in which sums over samples are kept.
 
-    Args:
-        name: Name of the features in error messages.
-        features: One row per sample, of any float type.
-        at_least: Smallest number of rows that is accepted.
-
-    Returns:
-        The rows in float64, without gradient.
+    The rows have no gradient. `name` is the features' name in messages, `at_least` the smallest number of rows.
 
     Raises:
-        ValueError: If the features are not a float matrix, have too few rows, or contain NaN or infinity.
+        ValueError: If the features are not a finite float matrix, or have too few rows.
 
     Example:
         >>> feature_rows("features", torch.ones(2, 1)).dtype

@@ -21,7 +21,7 @@ class FIDInfinity(NamedTuple):
         value: Intercept; the bias due to the size of the reference remains in it.
         standard_error: Standard error of the intercept, from the residuals of the line. It does not tell how much
             another sample would differ, because all sizes draw from the same images.
-        slope: Slope of the line: bias of the distance of `n` images, times `n`.
+        slope: Bias of the distance of `n` images, times `n`.
     """
 
     value: Float64[Tensor, ""]
@@ -38,7 +38,7 @@ def fid_infinity(
     smallest: int | None = None,
     seed: int = 0,
 ) -> FIDInfinity:
-    """Extrapolate the Fréchet distance of `n` generated images to infinitely many.
+    """Extrapolate the Fréchet distance of `n` generated images to infinitely many by a least-squares line.
 
     Differs from the paper: images are drawn by a plain random generator, as those of a training run are.
 
@@ -51,12 +51,8 @@ def fid_infinity(
             `1 / n`. The default is a tenth of the rows as in the paper, or twice the dimension if that is more.
         seed: Seed of the draws.
 
-    Returns:
-        The intercept of the least-squares line, with its standard error and slope.
-
     Raises:
-        ValueError: If the features are not a finite float matrix, if fewer than three sizes are left, or if
-            `frechet_distance` raises it.
+        ValueError: If the features are not a finite float matrix, or sizes or moments are invalid.
 
     Example:
         >>> moments = torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64)

@@ -17,14 +17,9 @@ LUMINANCE, CONTRAST = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # the paper's consta
 def psnr(
     images_a: UInt8[Tensor, "b c h w"], images_b: UInt8[Tensor, "b c h w"]
 ) -> Float[Tensor, " b"]:
-    """Compute the peak signal-to-noise ratio, `10 log10(255^2 / mean squared error)`.
+    """Compute the peak signal-to-noise ratio in decibels, `10 log10(255^2 / mean squared error)`.
 
-    Args:
-        images_a: Images with values 0 to 255.
-        images_b: Images to compare them with.
-
-    Returns:
-        One ratio per image, in decibels; infinity for equal images.
+    Images have values 0 to 255. The ratio of equal images is infinite.
 
     Raises:
         ValueError: If the shapes differ.
@@ -45,12 +40,7 @@ def ssim(
 ) -> Float[Tensor, " b"]:
     """Compute the structural similarity, averaged over channels and over all windows inside the image.
 
-    Args:
-        images_a: Images with values 0 to 255, at least 11 pixels high and wide.
-        images_b: Images to compare them with.
-
-    Returns:
-        One similarity per image, at most 1, which equal images have.
+    Images have values 0 to 255. The similarity is at most 1, which equal images have.
 
     Raises:
         ValueError: If the shapes differ, or if the images are smaller than the window of 11 pixels.

@@ -36,19 +36,10 @@ def frechet_distance(
     third of the time. Otherwise `S` consists of the eigenvectors of `C1` that have variance: the others would
     each add the root of a rounding error.
 
-    Args:
-        mean_1: Mean of the reference.
-        covariance_1: Covariance of the reference.
-        mean_2: Mean of the Gaussian that is compared with it.
-        covariance_2: Covariance of the Gaussian that is compared with it.
-
-    Returns:
-        The distance, in squared units of the features. It is exact to about 1e-12 of the traces, and to 1e-7 if a
-        covariance is singular.
+    The distance is exact to about 1e-12 of the traces, and to 1e-7 if a covariance is singular.
 
     Raises:
-        ValueError: If sizes differ, a tensor is not float64 or not finite, or a covariance is not symmetric or has
-            eigenvalues below zero.
+        ValueError: If sizes differ, a tensor is not finite float64, or a covariance is invalid.
 
     Example:
         >>> mean, covariance = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
@@ -68,23 +59,21 @@ def frechet_distance(
     product = torch.linalg.eigvalsh(_symmetric_product(covariance_1, covariance_2))
     trace_of_root = _clip_rounding(product, "covariance_1 @ covariance_2").sqrt().sum()
     traces = covariance_1.trace() + covariance_2.trace()
-    return _distance(mean_1 - mean_2, traces, trace_of_root)
+    raw = (mean_1 - mean_2).square().sum() + traces - 2 * trace_of_root
+    if raw < -ROUNDING * traces.abs():
+        raise ValueError(
+            f"a Fréchet distance is zero or more, got {raw:.3g} with traces of {traces:.3g}: "
+            "covariance_2 has eigenvalues below zero. Estimate it in float64."
+        )
+    return FrechetDistance(raw.clamp(min=0), raw)
 
 
 def frechet_bias(covariance: Float64[Tensor, "d d"], num_1: int, num_2: int) -> Float64[Tensor, ""]:
-    """Compute the average of `frechet_distance` for two samples of one Gaussian.
+    """Compute the average of `frechet_distance` for two samples of one Gaussian, of `num_1` and `num_2` members.
 
     This is the second-order expansion in the errors of the estimated means and covariances,
     `(1/n1 + 1/n2) (tr C + 1/2 (sum_ij l_i l_j / (l_i + l_j) + 1/2 tr C))` with `l` the eigenvalues of `C`.
     It is too large if a sample is hardly larger than the dimension.
-
-    Args:
-        covariance: Covariance of the Gaussian.
-        num_1: Size of the first sample, two or more.
-        num_2: Size of the second sample, two or more.
-
-    Returns:
-        Expected distance, in squared units of the features.
 
     Raises:
         ValueError: If a sample has fewer than two members, or if `covariance` is not a covariance.
@@ -119,16 +108,6 @@ def _symmetric_product(covariance_1: Tensor, covariance_2: Tensor) -> Tensor:
     has_variance = eigenvalues >= lowest  # all of them where all are zero
     factor = axes[:, has_variance] * eigenvalues[has_variance].sqrt()  # (d, r)
     return factor.mT @ covariance_2 @ factor  # type: ignore[no-any-return]
-
-
-def _distance(shift: Tensor, traces: Tensor, trace_of_root: Tensor) -> FrechetDistance:
-    raw = shift.square().sum() + traces - 2 * trace_of_root
-    if raw < -ROUNDING * traces.abs():
-        raise ValueError(
-            f"a Fréchet distance is zero or more, got {raw:.3g} with traces of {traces:.3g}: "
-            "covariance_2 has eigenvalues below zero. Estimate it in float64."
-        )
-    return FrechetDistance(raw.clamp(min=0), raw)
 
 
 def _check_moment(name: str, moment: Tensor) -> None:

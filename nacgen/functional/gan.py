@@ -21,12 +21,7 @@ def relativistic_discriminator_loss(
 ) -> Float[Tensor, " b"]:
     """Compute the RpGAN loss of the discriminator, `softplus(D(fake) - D(real))`, for pairs of images.
 
-    Args:
-        logits_real: Logits of real images, from one or several heads.
-        logits_fake: Logits of the generated image that is paired with each.
-
-    Returns:
-        One loss per pair, zero or more, averaged over heads; `log 2` if the logits are equal.
+    There is one loss per pair, averaged over heads; `log 2` if the logits are equal.
 
     Raises:
         ValueError: If the two differ in shape.
@@ -35,8 +30,7 @@ def relativistic_discriminator_loss(
         >>> relativistic_discriminator_loss(torch.zeros(2), torch.zeros(2)).exp()
         tensor([2., 2.])
 
-    Source:
-        Huang et al. 2024, arXiv:2501.05441, equation 2.
+    Source: Huang et al. 2024, arXiv:2501.05441, equation 2.
     """
     if logits_real.shape != logits_fake.shape:
         raise ValueError(
@@ -93,23 +87,16 @@ def squared_gradient_norm(
 ) -> Float[Tensor, " b"]:
     """Compute the squared norm of the discriminator's gradient at each image, differentiable in its weights.
 
-    The R1 penalty is `gamma / 2` times the mean over real images, R2 the same over generated ones. The value
-    is exact only if the discriminator treats images separately, without batch statistics.
-
-    Args:
-        logits: Output of the discriminator for `images`; several heads are summed.
-        images: Images from which the logits were computed; they must require gradients.
-
-    Returns:
-        One squared norm per image.
+    The logits are those of `images`, which must require gradients; several heads are summed. The R1 penalty is
+    `gamma / 2` times the mean over real images, R2 the same over generated ones. The value is exact only if the
+    discriminator treats images separately, without batch statistics.
 
     Example:
         >>> images = torch.ones(1, 1, 2, 2, requires_grad=True)
         >>> squared_gradient_norm(images.sum().view(1), images).detach()
         tensor([4.])
 
-    Source:
-        Mescheder et al. 2018, arXiv:1801.04406, equation 9.
+    Source: Mescheder et al. 2018, arXiv:1801.04406, equation 9.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return reduce(gradient.square(), "b c h w -> b", "sum")
@@ -122,21 +109,14 @@ def overfitting(
 ) -> Float[Tensor, ""]:
     """Compute the position of the mean logit of unseen real images between training images and generated ones.
 
-    Args:
-        logits_train: Logits of images on which the discriminator trains.
-        logits_held_out: Logits of real images on which it does not train.
-        logits_fake: Logits of generated images.
-
-    Returns:
-        0 if held-out images look like training images. 1 if they look generated: the discriminator has memorized
-        its training images.
+    It is 0 if held-out images look like training images. It is 1 if they look generated: the discriminator has
+    memorized its training images.
 
     Example:
         >>> overfitting(torch.ones(4), torch.zeros(4), -torch.ones(4))
         tensor(0.5000)
 
-    Source:
-        `r_v` of Karras et al. 2020, arXiv:2006.06676, equation 1.
+    Source: `r_v` of Karras et al. 2020, arXiv:2006.06676, equation 1.
     """
     train, held_out, fake = logits_train.mean(), logits_held_out.mean(), logits_fake.mean()
     return (train - held_out) / (train - fake)
@@ -147,13 +127,8 @@ def great_circle(
 ) -> Float[Tensor, "n z"]:
     """Interpolate between two latents at even angles, with the lengths of normal draws.
 
-    Args:
-        start: First latent.
-        end: Last latent, not opposite to the first.
-        num_points: Number of points, two or more.
-
-    Returns:
-        The points, including both ends. Directions follow the great circle, and lengths change linearly.
+    The points include both ends, which must not be opposite. Directions follow the great circle, and lengths
+    change linearly.
 
     Raises:
         ValueError: If points are fewer than two.
@@ -162,8 +137,7 @@ def great_circle(
         >>> great_circle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 3)[1]
         tensor([0.7071, 0.7071])
 
-    Source:
-        Shoemake 1985, doi:10.1145/325165.325242.
+    Source: Shoemake 1985, doi:10.1145/325165.325242.
     """
     if num_points < 2:
         raise ValueError(

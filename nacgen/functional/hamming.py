@@ -34,11 +34,7 @@ class Neighbors(NamedTuple):
 def pack_codes(codes: Bool[Tensor, "n k"]) -> UInt8[Tensor, "n bytes"]:
     """Pack eight bits into a byte, the first bit as the most significant, as `numpy.packbits` does.
 
-    Args:
-        codes: Boolean codes, one per row.
-
-    Returns:
-        `ceil(k / 8)` bytes per code; the bits that are left over are zero.
+    A code takes `ceil(k / 8)` bytes; the bits that are left over are zero.
 
     Raises:
         ValueError: If the codes are not boolean, or have no bits.
@@ -60,16 +56,7 @@ def nearest_codes(
     num_neighbors: int,
     ranking: Ranking = "hamming",
 ) -> Neighbors:
-    """Find the nearest gallery items of each query.
-
-    Args:
-        query_codes: One query per row.
-        gallery_codes: One gallery item per row.
-        num_neighbors: Number of items per query, `m`, at most the size of the gallery.
-        ranking: Distance of two codes, see `nacgen.functional.hashing.distance_counts`.
-
-    Returns:
-        Indices and distances of the items.
+    """Find the nearest gallery items of each query by a ranking of `nacgen.functional.hashing.distance_counts`.
 
     Raises:
         ValueError: If the gallery has fewer items than asked for, or if codes are invalid.
@@ -93,13 +80,10 @@ def nearest_codes(
 class CodePairs:
     """All pairs of a query and a gallery item, whose distances are computed block by block.
 
-    Args:
-        query_codes: One query per row.
-        gallery_codes: One gallery item per row.
-        ranking: Distance of two codes, see `nacgen.functional.hashing.distance_counts`.
+    The rankings are those of `nacgen.functional.hashing.distance_counts`.
 
     Raises:
-        ValueError: If codes are missing, not boolean or of unequal length, or if the ranking is unknown.
+        ValueError: If codes are not boolean or of unequal length, or if the ranking is unknown.
     """
 
     def __init__(

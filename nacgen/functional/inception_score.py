@@ -25,19 +25,13 @@ def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> In
     """Compute `exp(E_x KL(p(y | x) || p(y)))` for each split of the images separately.
 
     Split `i` begins at row `i n // num_splits`. The score of a split decreases with its size, so scores are
-    comparable only for equal numbers of images and of splits.
+    comparable only for equal numbers of images and of splits. The spread is the standard deviation over splits
+    (divided by `num_splits`); it tells how much a split varies and is not an error of the mean.
 
-    Args:
-        logits: One row per image, of any float type. Those of the published score lack the bias vector.
-        num_splits: Number of splits, at most the number of rows.
-
-    Returns:
-        The mean over splits, and their standard deviation (divided by `num_splits`) as `spread`. The latter tells
-        how much a split varies; it is not an error of the mean.
+    The logits may be of any float type. Those of the published score lack the bias vector.
 
     Raises:
-        ValueError: If the logits are not a float matrix, have fewer rows than splits, or contain NaN or
-            infinity, or if `num_splits` is below one.
+        ValueError: If the logits are not a finite float matrix of as many rows as splits, one or more.
 
     Example:
         >>> inception_score(torch.zeros(10, 4), num_splits=2).value

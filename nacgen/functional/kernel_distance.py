@@ -26,24 +26,16 @@ class KernelDistance(NamedTuple):
 def kernel_distance(
     features_1: Float[Tensor, "n d"], features_2: Float[Tensor, "m d"], *, num_blocks: int = 20
 ) -> KernelDistance:
-    """Compute the unbiased squared discrepancy over all pairs of rows, with its standard error.
+    """Compute the unbiased squared discrepancy over all pairs of rows, with its standard error as `spread`.
 
     The value is the mean of the kernel within the first set, plus that within the second, minus twice that
     between them. The standard error comes from a block jackknife: each set is cut into `num_blocks` blocks in
     the order of its rows, which must therefore be exchangeable, and one block of each is left out in turn.
 
-    Args:
-        features_1: One row per image, of any float type. Needs as many rows as blocks, and two rows without any
-            block: at least three, or four for two blocks.
-        features_2: Rows of the images to compare, with the same limits.
-        num_blocks: Number of blocks of the jackknife, two or more.
-
-    Returns:
-        The distance, and its standard error as `spread`.
+    Each set needs as many rows as blocks, and two rows without any block: at least three, or four for two blocks.
 
     Raises:
-        ValueError: If the features are not float matrices of one width, have too few rows, or contain NaN or
-            infinity, or if `num_blocks` is below two.
+        ValueError: If the features are not finite float matrices of one width, or rows or blocks are too few.
 
     Example:
         >>> kernel_distance(torch.zeros(8, 2), torch.ones(8, 2), num_blocks=2).value
@@ -81,20 +73,11 @@ def kernel_distance_of_subsets(
 ) -> KernelDistance:
     """Compute the kernel distance as KID is published: mean and deviation over random subsets.
 
-    Args:
-        features_1: One row per image, of any float type; at least `subset_size` rows.
-        features_2: Rows of the images to compare, with the same limit.
-        num_subsets: Number of subsets, drawn without replacement from each set.
-        subset_size: Number of rows in a subset, two or more.
-        seed: Seed of the draws.
-
-    Returns:
-        The mean over subsets, and their standard deviation (divided by `num_subsets`) as `spread`. The latter
-        tells how much a subset varies; it is not the standard error of the mean.
+    Subsets are drawn without replacement. The spread is their standard deviation (divided by `num_subsets`); it
+    tells how much a subset varies and is not the standard error of the mean.
 
     Raises:
-        ValueError: If the features are not float matrices of one width, have fewer rows than a subset, or contain
-            NaN or infinity, or if there are no subsets, or if they have fewer than two rows.
+        ValueError: If the features are not finite float matrices of one width, or rows or subsets are too few.
 
     Example:
         >>> rows = torch.zeros(8, 2)

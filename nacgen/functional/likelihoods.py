@@ -39,13 +39,7 @@ def gaussian_log_likelihood(
 ) -> Float[Tensor, " b"]:
     """Compute the log-probability of images under Gaussian pixels that are rounded and clipped to 256 values.
 
-    Args:
-        images: Images in [-1, 1].
-        mean: Mean of each pixel before rounding.
-        variance: Variance of all pixels, above zero.
-
-    Returns:
-        One log-probability per image in nats, zero or less.
+    Images lie in [-1, 1]. `mean` is that of each pixel before rounding. `variance` is above zero.
 
     Raises:
         ValueError: If a pixel is outside of [-1, 1].
@@ -79,21 +73,12 @@ def expected_squared_error(
     the squared error plus that of rounding, except for black and white pixels, which have the moments of a
     Gaussian's tail.
 
-    Args:
-        images: Images in [-1, 1].
-        mean: Mean of each pixel before rounding.
-        variance: Current variance of all pixels.
-
-    Returns:
-        One mean per image, zero or more.
-
     Example:
         >>> gray = torch.zeros(1, 1, 1, 1)
         >>> expected_squared_error(gray, gray + 1, torch.tensor(1.0))
         tensor([1.0000])
 
-    Source:
-        Dempster, Laird & Rubin 1977, section 4.2 (censored data).
+    Source: Dempster, Laird & Rubin 1977, section 4.2 (censored data).
     """
     error = images - mean
     is_black, is_white = images < -1 + HALF_STEP, images > 1 - HALF_STEP
@@ -106,15 +91,9 @@ def expected_squared_error(
 
 
 def logistic_mixture_channels(num_mixtures: int, image_channels: int = 3) -> int:
-    """Return how many numbers describe a pixel's mixture of logistics.
+    """Return the number of channels that describe each pixel's mixture of logistics.
 
-    Args:
-        num_mixtures: Number of components.
-        image_channels: Channels of the images.
-
-    Returns:
-        Number of channels: per component a weight, a mean and a scale per channel, and a coefficient per pair of
-        channels.
+    A component has a weight, a mean and a scale per image channel, and a coefficient per pair of image channels.
 
     Example:
         >>> logistic_mixture_channels(10)
@@ -128,14 +107,8 @@ def logistic_mixture_log_likelihood(
 ) -> Float[Tensor, " b"]:
     """Compute the log-probability of images under pixels that are mixtures of rounded logistics.
 
-    The mean of a channel depends linearly on the pixel's earlier channels.
-
-    Args:
-        images: Images in [-1, 1].
-        outputs: Output of a network; `p` is `logistic_mixture_channels` of the number of components and of `c`.
-
-    Returns:
-        One log-probability per image in nats, zero or less.
+    The mean of a channel depends linearly on the pixel's earlier channels. Images lie in [-1, 1]. `p` is
+    `logistic_mixture_channels` of the number of components and of `c`.
 
     Raises:
         ValueError: If a pixel is outside of [-1, 1], or if `p` fits no whole number of components.
@@ -145,9 +118,8 @@ def logistic_mixture_log_likelihood(
         >>> logistic_mixture_log_likelihood(gray, torch.zeros(1, logistic_mixture_channels(2), 1, 1)) < 0
         tensor([True])
 
-    Source:
-        Salimans et al. 2017, arXiv:1701.05517, section 2. Differs from the paper: the difference of two
-        logistic functions is computed exactly, so no case is left to the density.
+    Source: Salimans et al. 2017, arXiv:1701.05517, section 2. Differs from the paper: the difference of two
+    logistic functions is computed exactly, so no case is left to the density.
     """
     check_range(images)
     weights, means, log_scales, coefficients = _mixture_parts(outputs, images.shape[1])
@@ -169,13 +141,6 @@ def logistic_mixture_mean(
     outputs: Float[Tensor, "b p h w"], image_channels: int = 3
 ) -> Float[Tensor, "b c h w"]:
     """Compute the mean pixels of a mixture of logistics, with the means of each component clipped to [-1, 1].
-
-    Args:
-        outputs: Output of a network, as for `logistic_mixture_log_likelihood`.
-        image_channels: Channels of the images.
-
-    Returns:
-        Images in [-1, 1].
 
     Example:
         >>> logistic_mixture_mean(torch.zeros(1, logistic_mixture_channels(2), 1, 1)).flatten()

@@ -33,17 +33,7 @@ def log_sum_exp(
     """Compute `log sum_j exp(rows_i . keys_j / temperature + bias_j)` for each row.
 
     Up to `LARGEST_MATRIX` products are held at once. For more, the result is that of `tiled_log_sum_exp`,
-    equal up to rounding.
-
-    Args:
-        rows: Finite numbers.
-        keys: Finite numbers, one row or more.
-        bias: Number added to all products with a key.
-        temperature: Divisor of the products.
-        own_start: If given, row `i` leaves out key `own_start + i`.
-
-    Returns:
-        One logarithm per row.
+    equal up to rounding. With `own_start`, row `i` leaves out key `own_start + i`.
 
     Example:
         >>> log_sum_exp(torch.zeros(1, 4), torch.zeros(3, 4)).exp()

@@ -42,7 +42,7 @@ class GaussianMixture(NamedTuple):
         regularization: float = 1e-3,
         num_iterations: int = 100,
     ) -> Self:
-        """Fit a mixture to points.
+        """Fit a mixture to points, in float64 on the CPU.
 
         Args:
             points: Points on any device.
@@ -50,9 +50,6 @@ class GaussianMixture(NamedTuple):
             generator: Source of the draws that choose distant initial points (k-means++).
             regularization: Number added to the diagonals of the covariances.
             num_iterations: Largest number of iterations; fewer if the likelihood no longer rises.
-
-        Returns:
-            The mixture, in float64 on the CPU.
 
         Raises:
             ValueError: If points are fewer than components, or if a point is not finite.
@@ -107,15 +104,7 @@ class GaussianMixture(NamedTuple):
     def transport(
         self, uniform: Float[Tensor, " n"], noise: Float[Tensor, "n z"]
     ) -> Float64[Tensor, "n z"]:
-        """Turn uniform and standard normal numbers into points of the mixture.
-
-        Args:
-            uniform: Numbers in [0, 1) that choose the component of each point.
-            noise: Standard normal numbers.
-
-        Returns:
-            Points distributed like the mixture.
-        """
+        """Turn numbers in [0, 1), which choose components, and standard normal noise into the mixture's points."""
         ends = self.weights.cumsum(dim=0)
         chosen = torch.searchsorted(ends, uniform.double().cpu(), right=True)
         chosen = chosen.clamp(max=len(ends) - 1)  # the last end may be below one by rounding

@@ -39,13 +39,7 @@ def check_flip_probability(flip_probability: float) -> None:
 
 
 def log_likelihood_ratio(flip_probability: float) -> float:
-    """Compute half the log odds that the channel keeps a bit, `kappa = 1/2 log((1 - p) / p)`.
-
-    Args:
-        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
-
-    Returns:
-        `kappa` in nats, above zero.
+    """Compute half the log odds that the channel keeps a bit, `kappa = 1/2 log((1 - p) / p)`, in nats.
 
     Example:
         >>> round(log_likelihood_ratio(0.3), 4)
@@ -56,13 +50,7 @@ def log_likelihood_ratio(flip_probability: float) -> float:
 
 
 def channel_capacity(flip_probability: float) -> float:
-    """Compute the capacity of one use of the binary symmetric channel, `log 2 - H(p)`.
-
-    Args:
-        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
-
-    Returns:
-        Nats per bit, in (0, log 2).
+    """Compute the capacity of one use of the binary symmetric channel, `log 2 - H(p)`, in nats per bit.
 
     Example:
         >>> round(channel_capacity(0.3), 4)
@@ -73,53 +61,13 @@ def channel_capacity(flip_probability: float) -> float:
     return math.log(2) + p * math.log(p) + (1 - p) * math.log1p(-p)
 
 
-def flip_probability_of_capacity(nats_per_code: float, code_dim: int) -> float:
-    """Compute the flip probability at which a code has a given capacity; the inverse of `channel_capacity`.
-
-    Codes of different lengths are comparable at equal capacity, not at equal flip probability.
-
-    Args:
-        nats_per_code: Capacity of `code_dim` uses of the channel, in (0, code_dim * log 2).
-        code_dim: Number of bits in a code, one or more.
-
-    Returns:
-        The probability, in (0, 1/2), to the precision of a float.
-
-    Raises:
-        ValueError: If no channel with so many bits has this capacity.
-
-    Example:
-        >>> round(flip_probability_of_capacity(64 * channel_capacity(0.3), 64), 4)
-        0.3
-    """
-    if not 0 < nats_per_code < code_dim * math.log(2):
-        raise ValueError(
-            f"{code_dim} bits carry between 0 and {code_dim * math.log(2):.3f} nats, both excluded, got "
-            f"{nats_per_code}. Lower the capacity or use more bits."
-        )
-    low, high = 0.0, 0.5
-    while low < (middle := (low + high) / 2) < high:
-        if code_dim * channel_capacity(middle) > nats_per_code:
-            low = middle
-        else:
-            high = middle
-    return high if high < 0.5 else low
-
-
 def posterior_log_likelihood(
     received: Float[Tensor, "m k"], posterior_logits: Float[Tensor, "m k"]
 ) -> Float[Tensor, " m"]:
-    """Compute the log-likelihood `log q(c~ | x')` of received codes under independent Bernoulli bits.
+    """Compute the log-likelihood `log q(c~ | x')`, in nats, of received codes under independent Bernoulli bits.
 
-    It equals `sum_k c~_k l_k / 2 - log(2 cosh(l_k / 2))`, computed by `softplus` so that it is exact for
-    logits of any size.
-
-    Args:
-        received: Received codes in [-1, 1].
-        posterior_logits: Log odds that each bit is +1.
-
-    Returns:
-        One log-likelihood per code in nats, zero or less.
+    It equals `sum_k c~_k l_k / 2 - log(2 cosh(l_k / 2))` for the log odds `l_k` of +1. By `softplus`, it is
+    exact for logits of any size.
 
     Example:
         >>> posterior_log_likelihood(torch.ones(1, 2), torch.zeros(1, 2)).exp()
@@ -136,20 +84,13 @@ def mixture_log_likelihood(
     flip_probability: float,
     divide: bool = False,
 ) -> Float[Tensor, " m"]:
-    """Compute the log-likelihood `log 1/n sum_j p(c~ | x_j)` of received codes under all codes of the batch.
+    """Compute the log-likelihood `log 1/n sum_j p(c~ | x_j)`, in nats, of received codes under all `n` codes.
 
     The sum includes the code that was sent. Without it, as in contrastive losses, the lower bound on mutual
-    information would become an upper bound.
+    information would become an upper bound. Codes of both kinds lie in [-1, 1].
 
-    Args:
-        received: Received codes in [-1, 1].
-        codes: All `n` codes that may have been sent, in [-1, 1].
-        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
-        divide: Divide inner products by `kappa` instead of multiplying, as the authors' queue does. The value
-            is then no likelihood, and serves for comparison only.
-
-    Returns:
-        One log-likelihood per received code, in nats.
+    With `divide`, inner products are divided by `kappa` instead of multiplied, as by the authors' queue. The value
+    is then no likelihood, and serves for comparison only.
 
     Raises:
         ValueError: If the code lengths differ.
@@ -179,7 +120,7 @@ def nac_loss(
     all_code_logits: Float[Tensor, "n k"] | None = None,
     divide: bool = False,
 ) -> Float[Tensor, " m"]:
-    """Compute the training loss: the negative bound with relaxed codes.
+    """Compute the training loss, the negative bound with relaxed codes, for each code in nats.
 
     `"tanh"`, the authors' form, sends `tanh(a)` through the channel. The channel is not defined for relaxed
     codes, so the value is not a bound. `K log cosh(kappa)` is added, which makes it 0 if all logits are zero,
@@ -204,9 +145,6 @@ def nac_loss(
             the value an estimate.
         divide: Divide as the authors' queue does, see `mixture_log_likelihood`; not with `"marginal"`.
 
-    Returns:
-        One loss per code in nats, to be minimized.
-
     Raises:
         ValueError: If shapes differ, the relaxation is unknown, or codes are fewer than two.
 
@@ -215,8 +153,7 @@ def nac_loss(
         >>> nac_loss(logits, logits, uniform, flip_probability=0.3).abs() < 1e-5
         tensor([True, True, True, True])
 
-    Source:
-        Park et al. 2021, arXiv:2112.04014; the marginal form is ours.
+    Source: Park et al. 2021, arXiv:2112.04014; the marginal form is ours.
     """
     _check_same_shape(code_logits, posterior_logits)
     keys = code_logits if all_code_logits is None else all_code_logits
@@ -242,16 +179,7 @@ def received_codes(
     flip_probability: float,
     relaxation: Relaxation = "tanh",
 ) -> Float[Tensor, "m k"]:
-    """Send codes through the channel, with the gradient of the relaxation (see `nac_loss`).
-
-    Args:
-        code_logits: Code logits `a`.
-        uniform: Draws from [0, 1) that decide what the channel does to each bit.
-        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
-        relaxation: `"tanh"`, `"marginal"` or `"straight_through"`.
-
-    Returns:
-        Received codes in [-1, 1].
+    """Send codes through the channel, with the gradient of the relaxation; arguments are those of `nac_loss`.
 
     Raises:
         ValueError: If shapes differ, or the relaxation is unknown.
@@ -290,12 +218,7 @@ def marginal_posterior_logits(
 ) -> Float[Tensor, "m k"]:
     """Compute the log odds that a received bit is +1, if the sent bit is +1 with probability `(1 + tanh a) / 2`.
 
-    Args:
-        code_logits: Code logits `a`.
-        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
-
-    Returns:
-        `2 atanh((1 - 2p) tanh a)`: about `2 (1 - 2p) a` near zero, and never beyond the channel's `2 kappa`.
+    They are `2 atanh((1 - 2p) tanh a)`: about `2 (1 - 2p) a` near zero, and never beyond the channel's `2 kappa`.
 
     Example:
         >>> marginal_posterior_logits(torch.zeros(1, 2), 0.3)
@@ -322,7 +245,7 @@ def nac_bound(
     flip_probability: float = 0.3,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " m"]:
-    """Compute the bound on mutual information with hard codes and all constants, for reporting.
+    """Compute the bound on mutual information with hard codes and all constants, for reporting, in nats per code.
 
     Its mean is at most `min(log m, k * channel_capacity(p))`, up to the noise of one draw of the channel.
 
@@ -334,9 +257,6 @@ def nac_bound(
         generator: Source of the channel's noise. The default is a generator with seed 0, so that equal logits give
             equal values.
 
-    Returns:
-        One bound per code, in nats.
-
     Raises:
         ValueError: If shapes differ, or codes are fewer than two.
 
@@ -345,8 +265,7 @@ def nac_bound(
         >>> nac_bound(logits, logits, flip_probability=0.3).shape
         torch.Size([4])
 
-    Source:
-        Park et al. 2021, arXiv:2112.04014; Barber & Agakov 2003 for the first term.
+    Source: Park et al. 2021, arXiv:2112.04014; Barber & Agakov 2003 for the first term.
     """
     _check_same_shape(code_logits, posterior_logits)
     if generator is None:
@@ -361,13 +280,7 @@ def nac_bound(
 
 
 def hard_codes(code_logits: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
-    """Return activation codes as -1 and +1; a logit of exactly zero counts as +1.
-
-    Args:
-        code_logits: Code logits of any size.
-
-    Returns:
-        Codes in the dtype of the logits, without gradient.
+    """Return activation codes as -1 and +1, without gradient; a logit of exactly zero counts as +1.
 
     Example:
         >>> hard_codes(torch.tensor([[-2.0, 0.0, 3.0]]))

@@ -58,17 +58,11 @@ def precision_recall_density_coverage(
     fraction of real rows in any generated one. Density is the mean number of real neighborhoods that contain
     a generated row, over `k`. Coverage is the fraction of real neighborhoods that contain a generated row.
 
-    Args:
-        real: One row per real image, of any float type; more than `k` rows.
-        generated: One row per generated image; more than `k` rows.
-        k: Number of neighbors: 5, as for density and coverage; the paper of precision and recall takes 3.
-
-    Returns:
-        The four scores. The time is quadratic in the number of rows, the memory linear.
+    The papers take 5 neighbors for density and coverage, and 3 for precision and recall. Time is quadratic in the
+    number of rows, memory linear.
 
     Raises:
-        ValueError: If the features are not float matrices of one width, have `k` rows or fewer, or contain NaN or
-            infinity, or if `k` is below one.
+        ValueError: If the features are not finite float matrices of one width, or have `k` rows or fewer.
 
     Example:
         >>> rows = torch.randn(20, 4)
@@ -102,22 +96,13 @@ def precision_recall_density_coverage(
 def nearest_neighbor_memorization(
     generated: Float[Tensor, "n d"], train: Float[Tensor, "m d"], test: Float[Tensor, "t d"]
 ) -> Memorization:
-    """Compare generated and unseen real images by their distances to the nearest training image.
+    """Compare generated and unseen real images, `test`, by their distances to the nearest training image.
 
     Differs from the paper: the statistic is taken over the whole space instead of cell by cell, and its sign is
     reversed, so that a higher value means more copies.
 
-    Args:
-        generated: One row per generated image, of any float type.
-        train: One row per image on which the generator was trained.
-        test: One row per image of the same kind on which it was not trained.
-
-    Returns:
-        How often generated images are closer, and the distances.
-
     Raises:
-        ValueError: If the features are not float matrices of one width, have fewer than two rows, or contain
-            NaN or infinity.
+        ValueError: If the features are not finite float matrices of one width and two rows or more.
 
     Example:
         >>> train, test = torch.zeros(4, 2), torch.ones(4, 2)

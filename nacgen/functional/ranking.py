@@ -50,14 +50,7 @@ def average_precision(counts: DistanceCounts, top: int | None = None) -> Float64
 
     With `top` it is the mean over the relevant items *among the first `top`*, the convention of papers on
     hashing; a division by all relevant items would give other numbers. If the cut goes through a group of
-    ties, the mean is over all choices of its items, equally likely.
-
-    Args:
-        counts: Counts of each query.
-        top: Number of first items that count, one or more; all by default.
-
-    Returns:
-        One value per query between 0 and 1; 0 for a query without relevant items (among the first `top`).
+    ties, the mean is over all choices of its items, equally likely. Without relevant items the value is 0.
 
     Raises:
         ValueError: If `top` is below one.
@@ -101,14 +94,7 @@ def average_precision(counts: DistanceCounts, top: int | None = None) -> Float64
 def ordered_average_precision(
     is_relevant: Bool[Tensor, "q n"], top: int | None = None
 ) -> Float64[Tensor, " q"]:
-    """Compute the average precision of items in a given order.
-
-    Args:
-        is_relevant: Relevance of the items of each query, best first.
-        top: Number of first items that count, as in `average_precision`.
-
-    Returns:
-        One value per query between 0 and 1; 0 for a query without relevant items (among the first `top`).
+    """Compute the average precision of items in a given order, best first, with `top` as in `average_precision`.
 
     Raises:
         ValueError: If `top` is below one.
@@ -131,13 +117,6 @@ def ordered_average_precision(
 def precision_at(counts: DistanceCounts, num_items: int) -> Float64[Tensor, " q"]:
     """Compute the fraction of relevant items among the first `num_items`, as the expected value over ties.
 
-    Args:
-        counts: Counts of each query.
-        num_items: Number of first items, at most the size of the gallery.
-
-    Returns:
-        One fraction per query.
-
     Raises:
         ValueError: If the gallery has fewer items.
 
@@ -156,14 +135,7 @@ def precision_at(counts: DistanceCounts, num_items: int) -> Float64[Tensor, " q"
 
 
 def precision_within(counts: DistanceCounts, radius: int) -> BallPrecision:
-    """Compute the fraction of relevant items among those within a Hamming radius.
-
-    Args:
-        counts: Counts of each query.
-        radius: Largest distance that counts, zero or more.
-
-    Returns:
-        The fraction, 0 if there are no items within the radius, and whether that is the case.
+    """Compute the fraction of relevant items among those within a Hamming radius, 0 if there are none.
 
     Raises:
         ValueError: If the radius is below zero.
@@ -182,12 +154,6 @@ def precision_recall(counts: DistanceCounts) -> PrecisionRecall:
     """Compute precision and recall of all pairs up to each distance, pooled over queries.
 
     Pooling, unlike the mean over queries, needs no value for queries that retrieve nothing.
-
-    Args:
-        counts: Counts of each query.
-
-    Returns:
-        One point per distance, from the smallest that occurs on; recall never falls.
 
     Raises:
         ValueError: If no query has a relevant item.

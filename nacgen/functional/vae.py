@@ -1,29 +1,22 @@
-"""Terms of a variational autoencoder: divergence from the prior, tighter bounds, active units.
+"""Terms of a variational autoencoder: divergence from the prior, tighter bounds.
 
 Source:
     Kingma & Welling 2014, arXiv:1312.6114 (the bound); Kingma et al. 2016, arXiv:1606.04934 (free bits);
-    Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519 (importance weighting, active units).
+    Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519 (importance weighting).
 """
 
 import math
 
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 
 def gaussian_kl_by_axis(
     mean: Float[Tensor, "b z"], log_variance: Float[Tensor, "b z"]
 ) -> Float[Tensor, "b z"]:
-    """Compute the KL divergence of diagonal Gaussians from the standard normal, per image and latent axis.
-
-    Args:
-        mean: Means of the posterior, one row per image.
-        log_variance: Natural logarithm of the posterior's variances.
-
-    Returns:
-        Divergences in nats, zero or more.
+    """Compute the KL divergence of diagonal Gaussians from the standard normal, per image and axis, in nats.
 
     Raises:
         ValueError: If the two tensors differ in shape.
@@ -32,8 +25,7 @@ def gaussian_kl_by_axis(
         >>> gaussian_kl_by_axis(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2))
         tensor([[0., 2.]])
 
-    Source:
-        Kingma & Welling 2014, arXiv:1312.6114, appendix B.
+    Source: Kingma & Welling 2014, arXiv:1312.6114, appendix B.
     """
     if mean.shape != log_variance.shape:
         raise ValueError(
@@ -47,25 +39,16 @@ def gaussian_kl_by_axis(
 def free_bits(
     kl_by_axis: Float[Tensor, "b z"], batch_mean: Float[Tensor, " z"], minimum: float
 ) -> Float[Tensor, " b"]:
-    """Sum a divergence over latent axes without pressing an axis below a minimum.
+    """Sum a divergence in nats over latent axes without pressing an axis below a minimum.
 
-    Averaged over the batch it is `sum_z max(minimum, batch_mean_z)`. The mean is an argument, so that several
-    processes can agree on it.
-
-    Args:
-        kl_by_axis: Divergence of each image and latent axis, in nats.
-        batch_mean: Mean of the divergence over the whole batch, without gradient.
-        minimum: Nats that each axis carries for free; 0 gives the plain divergence.
-
-    Returns:
-        One value per image, in nats.
+    Averaged over the batch it is `sum_z max(minimum, batch_mean_z)`. The mean has no gradient and is an argument,
+    so that several processes can agree on it. A minimum of 0 gives the plain divergence.
 
     Example:
         >>> free_bits(torch.tensor([[0.25, 2.0]]), torch.tensor([0.25, 2.0]), minimum=0.5)
         tensor([2.5000])
 
-    Source:
-        Kingma et al. 2016, arXiv:1606.04934, equation 15, with one group per axis.
+    Source: Kingma et al. 2016, arXiv:1606.04934, equation 15, with one group per axis.
     """
     floor = torch.full_like(kl_by_axis, minimum)
     return reduce(torch.where(batch_mean > minimum, kl_by_axis, floor), "b z -> b", "sum")
@@ -79,14 +62,8 @@ def log_importance_weights(
 ) -> Float[Tensor, " n"]:
     """Compute `log p(x|z) + log p(z) - log q(z|x)` of an image's samples `z = mean + exp(log_variance / 2) noise`.
 
-    Args:
-        log_likelihood: Log-likelihood of the image given each sample, in nats.
-        z: Samples of the image's posterior.
-        noise: Standard normal noise of the samples.
-        log_variance: Logarithm of the posterior's variances.
-
-    Returns:
-        One weight per sample, in nats; their mean estimates the evidence lower bound.
+    Log-likelihoods `log p(x|z)` are in nats, the noise is standard normal. The mean of the weights estimates the
+    evidence lower bound.
 
     Example:
         >>> z = torch.randn(2, 3)
@@ -98,17 +75,10 @@ def log_importance_weights(
 
 
 def importance_bound(log_weights: Float[Tensor, "n b"], num_samples: int) -> Float[Tensor, " b"]:
-    """Compute a lower bound of each image's log-likelihood from the mean of several importance weights.
+    """Compute a lower bound of each image's log-likelihood, in nats, from the mean of several importance weights.
 
-    For one sample it is the evidence lower bound; with their number it rises towards the log-likelihood.
-
-    Args:
-        log_weights: Results of `log_importance_weights`, one row per sample.
-        num_samples: Number of samples in one bound, at most the number of rows. If the rows contain several such
-            groups, their bounds are averaged.
-
-    Returns:
-        One bound per image, in nats.
+    For one sample it is the evidence lower bound; with `num_samples` it rises towards the log-likelihood. If the
+    rows contain several groups of so many samples, their bounds are averaged.
 
     Raises:
         ValueError: If rows are fewer than `num_samples`, or if that is below one.
@@ -117,8 +87,7 @@ def importance_bound(log_weights: Float[Tensor, "n b"], num_samples: int) -> Flo
         >>> importance_bound(torch.zeros(4, 1), num_samples=2)
         tensor([0.])
 
-    Source:
-        Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, equation 8.
+    Source: Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, equation 8.
     """
     if not 1 <= num_samples <= len(log_weights):
         raise ValueError(
@@ -131,47 +100,11 @@ def importance_bound(log_weights: Float[Tensor, "n b"], num_samples: int) -> Flo
     return reduce(bounds, "g b -> b", "mean")
 
 
-def active_units(
-    mean_variances: Float[Tensor, " z"], threshold: float = 0.01
-) -> Bool[Tensor, " z"]:
-    """Return True for latent axes that distinguish images: those whose posterior mean varies.
-
-    Args:
-        mean_variances: Variance over images of the posterior mean of each axis.
-        threshold: Largest variance of an inactive axis.
-
-    Returns:
-        Activity of each axis.
-
-    Example:
-        >>> active_units(torch.tensor([0.5, 0.001]))
-        tensor([ True, False])
-
-    Source:
-        Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, section 5.1.
-    """
-    return mean_variances > threshold
-
-
 def bits_per_dim(nats: float, num_dims: int) -> float:
-    """Convert a negative log-likelihood to bits per number of the image.
-
-    Args:
-        nats: Negative log-likelihood of an image.
-        num_dims: Channels times height times width.
-
-    Returns:
-        Bits; 8 for a model that finds all 256 values equally likely.
-
-    Raises:
-        ValueError: If there are no dimensions.
+    """Convert the negative log-likelihood of an image to bits per number, 8 if all 256 values are equally likely.
 
     Example:
         >>> bits_per_dim(5.545177444479562, num_dims=1)
         8.0
     """
-    if num_dims < 1:
-        raise ValueError(
-            f"num_dims must be 1 or more, got {num_dims}. Give channels * height * width."
-        )
     return nats / (num_dims * math.log(2))

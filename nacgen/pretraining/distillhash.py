@@ -16,7 +16,6 @@ from nacgen.functional.distillhash import (
     cosine_distances,
     distilled_pair_labels,
     feature_neighbors,
-    noise_rate_bounds,
     noisy_pair_labels,
     noisy_pair_loss,
     pair_likelihood_loss,
@@ -60,8 +59,7 @@ class PairLabels(nn.Module):
     def distill(self, outputs: Tensor) -> None:
         """Keep the pairs whose label noise does not explain."""
         posterior = pair_posterior(outputs)
-        bounds = noise_rate_bounds(posterior, self.neighbors)
-        self.labels.copy_(distilled_pair_labels(posterior, bounds))
+        self.labels.copy_(distilled_pair_labels(posterior, self.neighbors))
 
 
 class DistillHashUpdate(EncoderUpdate):

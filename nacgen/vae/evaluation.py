@@ -16,7 +16,6 @@ from nacgen.errors import ConfigurationError, DataError
 from nacgen.functional.fidelity import WINDOW, psnr, ssim
 from nacgen.functional.mixture import GaussianMixture
 from nacgen.functional.vae import (
-    active_units,
     bits_per_dim,
     gaussian_kl_by_axis,
     importance_bound,
@@ -33,6 +32,7 @@ BOUNDS = (64, 1_000)  # samples of the importance-weighted bounds
 CHUNK = 250  # images that pass a network at a time
 MOST_LATENTS = 10_000  # training images that the mixture is fitted to
 COMPONENTS = 10  # Gaussians of that mixture
+ACTIVE_VARIANCE = 0.01  # of posterior means; Burda et al. 2016, arXiv:1509.00519, section 5.1
 COLUMNS, ZOOM = 10, 2
 REACH = 3.0  # largest latent of a traversal, in standard deviations of the prior
 
@@ -156,7 +156,7 @@ class VAEEvaluation:
             "rate": rate,
             "distortion": distortion,
             "bits_per_dim": bits_per_dim(rate + distortion, 3 * self.held_out.image_size**2),
-            "active_units": int(active_units(variances).sum()),
+            "active_units": int((variances > ACTIVE_VARIANCE).sum()),
             "psnr": mean_psnr,
             "ssim": mean_ssim,
         }

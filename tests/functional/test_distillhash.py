@@ -6,13 +6,10 @@ from torch import Tensor
 
 from nacgen.functional.distillhash import (
     NUM_BINS,
-    HalfGaussians,
-    NoiseRateBounds,
     cosine_distances,
     distilled_pair_labels,
     feature_neighbors,
     fit_half_gaussians,
-    noise_rate_bounds,
     noisy_pair_labels,
     noisy_pair_loss,
     pair_likelihood_loss,
@@ -67,18 +64,14 @@ def test_the_fit_finds_the_two_halves_that_distances_were_drawn_from() -> None:
     assert fit.std_right == pytest.approx(0.18, abs=0.03)
 
 
-def test_thresholds_lie_two_deviations_from_the_mode() -> None:
-    fit = HalfGaussians(0.8, 0.1, 0.05)
-    assert fit.similar_below == pytest.approx(0.6)
-    assert fit.dissimilar_above == pytest.approx(0.9)
-
-
 def test_noisy_labels_follow_the_thresholds() -> None:
     distances = cosine_distances(clustered(100)[0])
     fit, labels = fit_half_gaussians(distances), noisy_pair_labels(distances)
     off_diagonal = ~torch.eye(100, dtype=torch.bool)
-    assert torch.equal((labels == 1) & off_diagonal, (distances < fit.similar_below) & off_diagonal)
-    assert torch.equal(labels == -1, distances > fit.dissimilar_above)
+    assert torch.equal(
+        (labels == 1) & off_diagonal, (distances < fit.mode - 2 * fit.std_left) & off_diagonal
+    )
+    assert torch.equal(labels == -1, distances > fit.mode + 2 * fit.std_right)
     assert (labels.diagonal() == 1).all()
     assert torch.equal(labels, labels.T)
     assert (labels == 0).any()
@@ -109,7 +102,7 @@ def test_the_posterior_and_distilled_labels_equal_loops() -> None:
     outputs = torch.tanh(1.2 * normal(25, 6))
     posterior = pair_posterior(outputs)
     neighbors = feature_neighbors(cosine_distances(normal(25, 4, 1)), 3)
-    labels = distilled_pair_labels(posterior, noise_rate_bounds(posterior, neighbors))
+    labels = distilled_pair_labels(posterior, neighbors)
     rows = outputs.tolist()
     loops = [[reference.posterior(a, b) for b in rows] for a in rows]
     assert torch.allclose(posterior, torch.tensor(loops, dtype=torch.float64), atol=1e-12)
@@ -121,27 +114,19 @@ def test_the_posterior_and_distilled_labels_equal_loops() -> None:
     assert set(labels.flatten().tolist()) == {-1, 0, 1}
 
 
-def test_bounds_hold_for_labels_of_known_noise() -> None:
+def test_labels_of_known_noise_are_all_right() -> None:
     """P = (1 - rho_plus - rho_minus) eta + rho_minus with constant rates."""
     eta = torch.sigmoid(6 * normal(40, 40))
     rho_plus, rho_minus = 0.25, 0.1
     posterior = (1 - rho_plus - rho_minus) * eta + rho_minus
-    bounds = noise_rate_bounds(posterior, feature_neighbors(cosine_distances(normal(40, 4))))
-    assert (bounds.plus >= rho_plus).all()
-    assert (bounds.minus >= rho_minus).all()
-    labels = distilled_pair_labels(posterior, bounds)
+    labels = distilled_pair_labels(
+        posterior, feature_neighbors(cosine_distances(normal(40, 4)), 20)
+    )
     assert (eta[labels == 1] > 0.5).all()
     assert (eta[labels == -1] < 0.5).all()
     assert (labels != 0).float().mean() > 0.8
     raw = torch.where(posterior > 0.5, 1, -1)
     assert not ((raw == 1) == (eta > 0.5)).all()  # without distillation some are wrong
-
-
-def test_without_noise_rates_the_half_decides() -> None:
-    posterior, zero = torch.rand(9, 9), torch.zeros(9, 9)
-    labels = distilled_pair_labels(posterior, NoiseRateBounds(zero, zero))
-    assert torch.equal(labels == 1, posterior > 0.5)
-    assert (labels != 0).all()
 
 
 def test_losses_equal_loops() -> None:
@@ -210,13 +195,6 @@ def test_what_cannot_be_used_is_named() -> None:
         fit_half_gaussians(torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r"differ, got values from 0\.5 to 0\.5"):
         fit_half_gaussians(torch.full((4, 4), 0.5))
-    with pytest.raises(ValueError, match="number of images, 4, got 20"):
-        feature_neighbors(torch.zeros(4, 4))
-    with pytest.raises(ValueError, match="same images, got 4 and 3"):
-        noise_rate_bounds(torch.zeros(4, 4), torch.zeros(3, 2, dtype=torch.int64))
-    for loss in (noisy_pair_loss, pair_likelihood_loss):
-        with pytest.raises(ValueError, match=r"\(4, 4\), got \(3, 3\)"):
-            loss(torch.zeros(4, 3), torch.zeros(3, 3, dtype=torch.int8))
 
 
 def test_distances_that_give_one_kind_of_pair_are_refused() -> None:

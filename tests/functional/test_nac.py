@@ -7,7 +7,6 @@ import torch
 from nacgen.functional.nac import (
     _marginal_mixture_log_likelihood,
     channel_capacity,
-    flip_probability_of_capacity,
     hard_codes,
     log_likelihood_ratio,
     marginal_posterior_logits,
@@ -67,19 +66,6 @@ def test_straight_through_loss_is_the_negative_bound_with_the_gradient_of_tanh()
     (by_code,) = torch.autograd.grad(value.sum(), relaxed)
     slope = 1 - torch.tanh(a.detach()).square()
     torch.testing.assert_close(gradient, by_code * slope)
-
-
-@pytest.mark.parametrize(("bits", "p"), [(16, 0.224), (32, 0.302), (64, 0.359), (128, 0.400)])
-def test_flip_probability_that_keeps_the_capacity(bits: int, p: float) -> None:
-    found = flip_probability_of_capacity(2.58, bits)
-    assert found == pytest.approx(p, abs=1e-3)
-    assert bits * channel_capacity(found) == pytest.approx(2.58, abs=1e-9)
-
-
-@pytest.mark.parametrize("nats", [0.0, -1.0, 16 * math.log(2), float("nan")])
-def test_impossible_capacity_is_named(nats: float) -> None:
-    with pytest.raises(ValueError, match=f"got {nats}"):
-        flip_probability_of_capacity(nats, 16)
 
 
 def test_dividing_by_kappa_has_no_marginal_form() -> None:

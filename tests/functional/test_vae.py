@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from nacgen.functional.vae import (
-    active_units,
     bits_per_dim,
     free_bits,
     gaussian_kl_by_axis,
@@ -106,12 +105,5 @@ def test_a_bound_needs_as_many_samples(number: int) -> None:
         importance_bound(draw(10, 3), number)
 
 
-def test_units_are_active_where_the_posterior_mean_moves() -> None:
-    means = draw(500, 3) * torch.tensor([1.0, 0.05, 0.2]) + torch.tensor([0.0, 9.0, -3.0])
-    assert active_units(means.var(0)).tolist() == [True, False, True]
-
-
 def test_a_uniform_model_has_eight_bits_per_dimension() -> None:
     assert bits_per_dim(3 * 32 * 32 * math.log(256), 3 * 32 * 32) == pytest.approx(8)
-    with pytest.raises(ValueError, match="1 or more, got 0"):
-        bits_per_dim(1.0, 0)
