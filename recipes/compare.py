@@ -53,8 +53,11 @@ def main(config: CompareConfig) -> None:
 def report(config: CompareConfig, folders: dict[str, dict[int, Path | None]]) -> None:
     """Compare the arms, write the report, and print the result as the last line."""
     from nacgen.comparison.compare import compare_arms
-    from nacgen.comparison.report import divergence_notes, write_comparison_report
-    from nacgen.comparison.tables import comparison_text
+    from nacgen.comparison.report import (
+        comparison_text,
+        divergence_notes,
+        write_comparison_report,
+    )
 
     diverged = {
         arm: [seed for seed, folder in by_seed.items() if folder is None]

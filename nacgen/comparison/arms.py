@@ -1,7 +1,4 @@
-"""The runs of a comparison, each arm with each seed, and the folder that holds them.
-
-Does not import torch, which keeps refusals fast.
-"""
+"""The runs of a comparison and the folder that holds them. Does not import torch, which keeps refusals fast."""
 
 import dataclasses
 import shlex
@@ -29,20 +26,15 @@ SCORES = {"digits_classifier": ("fd_digits_classifier",), "inception": ("fid", "
 
 
 def train_arms(config: CompareConfig, recipe: Path) -> dict[str, dict[int, Path | None]]:
-    """Train every run that is missing, see `run_children`.
+    """Train every run that is missing with a recipe's script, as `run_children` does.
 
-    Args:
-        config: Result of `write_comparison`.
-        recipe: Path of the script that trains one run.
-
-    Returns:
-        For each arm and seed the folder of the finished run, or None if the run diverged.
+    Returns the folder of the finished run for each arm and seed, or None if the run diverged.
     """
     arms = [parse_arm(text) for text in config.arms]
+    command = (sys.executable, str(recipe))
     children = {
         (arm.name, seed): Child(
-            run_folder(config, arm, seed),
-            (sys.executable, str(recipe), *run_flags(config, arm, seed)),
+            run_folder(config, arm, seed), (*command, *run_flags(config, arm, seed))
         )
         for seed in config.seeds  # the outer loop, so that a stopped comparison has whole pairs
         for arm in arms
@@ -73,10 +65,7 @@ def run_flags(config: CompareConfig, arm: Arm, seed: int) -> list[str]:
 
 
 def check_arms(config: CompareConfig) -> None:
-    """Refuse mistakes that would otherwise show up only after hours of training.
-
-    These are flags that the recipe refuses, unequal budgets, and a metric that the runs will not have.
-    """
+    """Refuse early flags that the recipe refuses, unequal budgets, and a metric that the runs will not have."""
     # The metric must be a score of the runs that exist.
     if config.metric is not None:
         examples = [path.parent for path in sorted(config.folder.glob("*-seed*/metrics.jsonl"))]
@@ -113,8 +102,7 @@ def check_arms(config: CompareConfig) -> None:
     if len(set(budgets.values())) > 1:
         raise ConfigurationError(
             "arms are compared at one budget, but train on "
-            f"{', '.join(f'{total:,} images ({name})' for name, total in budgets.items())}. Give all arms the "
-            "same --total-images."
+            f"{', '.join(f'{total:,} images ({name})' for name, total in budgets.items())}. Make it the same."
         )
 
 

@@ -33,12 +33,7 @@ Process = subprocess.Popen[bytes]
 
 @dataclass(frozen=True)
 class Child:
-    """A run in a child process.
-
-    Args:
-        folder: Run folder; it holds `summary.json` once the run is complete.
-        command: Command that starts or resumes the run.
-    """
+    """A run in a child process: its run folder, and the command that starts or resumes it."""
 
     folder: Path
     command: tuple[str, ...]
@@ -66,19 +61,11 @@ class Child:
 
 
 def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
-    """Run the children that are not complete, in order, with one progress bar for all.
+    """Run the children that are not complete, in order, `jobs` side by side, and return those that diverged.
 
-    Args:
-        children: Runs; the parent folder of their folders must exist.
-        jobs: Number of processes side by side; each gets an equal part of the processor cores.
-
-    Returns:
-        The children that diverged: they stopped with the exit code of a non-finite loss.
-
-    Raises:
-        NacgenError: A child failed in another way, and the others were stopped. The message holds its name, its
-            exit code, which is also that of the error, and the end of its log.
-        SystemExit: 143, after stopping the children because of SIGTERM or SIGINT.
+    A child diverged if it stopped with the exit code of a non-finite loss. If one fails in another way, the
+    others are stopped, and the NacgenError has its exit code and the end of its log. SIGTERM and SIGINT stop the
+    children, too, and this process with exit code 143.
     """
     waiting = [child for child in children if not child.is_complete]
     running: dict[Child, Process] = {}
@@ -179,9 +166,8 @@ def _failure(child: Child, code: int) -> NacgenError:
     lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
     end = "\n".join(f"    {line}" for line in lines[-10:])
     error = NacgenError(
-        f"{child.folder.name} should have run to its end, but stopped with exit code {code}; its "
-        f"log ends with\n\n{end}\n\nThe whole log is {child.log}. Correct the cause and repeat the "
-        "command: complete runs are kept, this one resumes."
+        f"{child.folder.name} should have run to its end, but stopped with exit code {code}; its log ends with\n\n"
+        f"{end}\n\nThe whole log is {child.log}. Correct the cause and repeat the command: it continues."
     )
     error.exit_code = 128 - code if code < 0 else code or 1
     return error

@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import Any
 
 from nacgen.comparison.endpoints import ImagesToScore, PairedScores, images_to_score, mean_score
-from nacgen.comparison.paired import holm
 from nacgen.comparison.pairing import by_seed, common_end, common_protocol, differences
+from nacgen.comparison.statistics import holm
 from nacgen.comparison.verdict import LEVEL, Claim
 from nacgen.errors import ConfigurationError, NonFiniteError
 from nacgen.reporting.runs import Run, better, load_run, main_metric
@@ -25,25 +25,19 @@ Runs = Sequence[Run | str | Path]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Claim):
-    """The result of `compare`.
-
-    Args:
-        metric: Metric compared.
-        runs_a: Runs of the control, by seed.
-        runs_b: Runs of the other arm, by seed.
-        early: Scores nearest to a fifth of the budget, or None if there are none before the end.
-        area: Geometric means over all of training, or None if there is only one evaluation.
-        images_to_score: Images that both arms needed to reach the target.
-        differences: Configuration fields that differ between runs, with the values found in each arm.
-    """
+    """The result of `compare`."""
 
     metric: str
     runs_a: tuple[Run, ...]
+    """Runs of the control, by seed."""
     runs_b: tuple[Run, ...]
     early: PairedScores | None
+    """Scores nearest to a fifth of the budget, or None if there are none before the end."""
     area: PairedScores | None
+    """Geometric means over all of training, or None if there is only one evaluation."""
     images_to_score: ImagesToScore
     differences: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    """Configuration fields that differ between runs, with the values found in each arm."""
 
     @property
     def points(self) -> list[PairedScores]:
@@ -147,14 +141,6 @@ def compare(
     if target is None:
         target = math.exp(fmean(map(math.log, at_end.scores_a)))
     reached = [images_to_score(curve, target, better(metric)) for curve in curves]
-    time = ImagesToScore(
-        target=target,
-        total_images=end,
-        seeds=seeds,
-        images_a=tuple(reached[:num_pairs]),
-        images_b=tuple(reached[num_pairs:]),
-        level=level,
-    )
     return Comparison(
         metric=metric,
         better=better(metric),
@@ -165,7 +151,14 @@ def compare(
         end=at_end,
         early=early,
         area=area,
-        images_to_score=time,
+        images_to_score=ImagesToScore(
+            target=target,
+            total_images=end,
+            seeds=seeds,
+            images_a=tuple(reached[:num_pairs]),
+            images_b=tuple(reached[num_pairs:]),
+            level=level,
+        ),
         differences=differences(a.values(), b.values()),
         diverged_a=tuple(sorted(diverged[0])),
         diverged_b=tuple(sorted(diverged[1])),
@@ -217,7 +210,7 @@ def compare_arms(
     if not others or (left_out and not all(runs.values())):
         seeds = "; ".join(f"{arm}: {_listed(lost[arm])}" for arm in arms if lost[arm])
         raise NonFiniteError(
-            f"a pair needs a seed with which every arm trains to its end, but none is left: runs "
+            "a pair needs a seed with which every arm trains to its end, but none is left: runs "
             f"diverged ({seeds}). Lower a learning rate, or compare other arms or more seeds."
         )
     metric = metric or main_metric([run for each in runs.values() for run in each])

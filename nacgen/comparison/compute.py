@@ -24,24 +24,20 @@ COST_NOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class ArmCost:
-    """The cost of the runs of one arm.
-
-    Args:
-        seconds: Wall time of each run, for training and scoring.
-        devices: Devices of the runs in words, each kind once.
-        device_seconds: Mean device time of a run; None if the runs had different kinds of devices.
-        pretraining: Cost of each encoder that the runs started from, each once; None if one is unknown.
-        shared: Mean device time of a run with the pretraining shared among the runs; None if the device times
-            cannot be added up.
-        in_full: Mean device time of a run with the whole cost of its encoder; None as for `shared`.
-    """
+    """The cost of the runs of one arm."""
 
     seconds: tuple[float, ...]
+    """Wall time of each run, for training and scoring."""
     devices: tuple[str, ...]
+    """Devices of the runs in words, each kind once."""
     device_seconds: float | None
+    """Mean device time of a run; None if the runs had different kinds of devices."""
     pretraining: tuple[Mapping[str, Any], ...] | None
+    """Cost of each encoder that the runs started from; None if one is unknown."""
     shared: float | None
+    """Mean device time of a run and its part of the pretraining; None if they cannot be added up."""
     in_full: float | None
+    """Mean device time of a run and all of the pretraining; None if they cannot be added up."""
 
 
 def arm_cost(runs: Sequence[Run]) -> ArmCost:

@@ -1,7 +1,6 @@
-"""Endpoints read off the learning curves of two arms: scores at a moment, their area, images to a score.
+"""Endpoints of two arms, one number for each run: scores at a moment, their mean over training, images to a score.
 
-An endpoint is one number for each run. Runs with the same seed form a pair. Only the scores at the end
-carry the verdict; the other endpoints describe.
+Runs with the same seed form a pair. Only the scores at the end carry the verdict; the other endpoints describe.
 """
 
 import math
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nacgen.comparison.paired import (
+from nacgen.comparison.statistics import (
     sign_flip_p_value,
     sign_test_p_value,
     smallest_p_value,
@@ -24,20 +23,10 @@ Curve = Mapping[int, float]
 
 @dataclass(frozen=True, kw_only=True)
 class PairedScores:
-    """The scores of two arms, pair by pair.
-
-    Args:
-        when: Moment in words: `"at the end"`, `"at 20 %"`, `"over all of training"`.
-        images_seen: Images seen by every run at that moment.
-        total_images: Images seen by every run at its end.
-        seeds: Seed of each pair, in the order of the scores.
-        scores_a: Scores of the first arm, the control.
-        scores_b: Scores of the second arm.
-        protocol: Protocol that all scores share.
-        level: Error rate; a fraction of `1 - level` of intervals contains the true mean.
-    """
+    """The scores of two arms under one protocol, pair by pair; the first arm is the control."""
 
     when: str
+    """Moment in words: `"at the end"`, `"at 20 %"`, `"over all of training"`."""
     images_seen: int
     total_images: int
     seeds: tuple[int, ...]
@@ -45,6 +34,7 @@ class PairedScores:
     scores_b: tuple[float, ...]
     protocol: Mapping[str, Any]
     level: float
+    """Error rate; a fraction of `1 - level` of intervals contains the true mean."""
 
     @property
     def log_ratios(self) -> tuple[float, ...]:
@@ -53,7 +43,7 @@ class PairedScores:
 
     @property
     def mean_log_ratio(self) -> float:
-        """Mean of `log_ratios`."""
+        """Mean of `log_ratios`, the quantity that is compared."""
         return fmean(self.log_ratios)
 
     @property
@@ -83,24 +73,16 @@ class PairedScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Return scores and statistics, ready for JSON; the protocol is left out."""
-        fields = ("when", "images_seen", "total_images", "seeds", "scores_a", "scores_b")
-        figures = ("log_ratios", "mean_log_ratio", "level", "interval", "p_value")
-        counts = ("smallest_p_value", "num_lower", "num_higher")
-        return _plain(self, *fields, *figures, *counts)
+        names = (
+            *("when", "images_seen", "total_images", "seeds", "scores_a", "scores_b", "log_ratios"),
+            *("mean_log_ratio", "level", "interval", "p_value", "smallest_p_value"),
+        )
+        return _plain(self, *names, "num_lower", "num_higher")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesToScore:
-    """The images that two arms needed to reach a score; runs that never reached it are censored.
-
-    Args:
-        target: Score to reach.
-        total_images: Images seen by every run at its end; a censored run would have needed more.
-        seeds: Seed of each pair.
-        images_a: Images seen at the control's first evaluation that reached the target; None if none did.
-        images_b: The same for the second arm.
-        level: Error rate, as in `PairedScores`.
-    """
+    """The images that two arms needed to reach a score; runs that never reached it (None) are censored."""
 
     target: float
     total_images: int
@@ -110,22 +92,19 @@ class ImagesToScore:
     level: float
 
     @property
-    def _orders(self) -> list[int]:
-        """-1 where the second arm was sooner, 1 where it was later, 0 for a tie."""
-        never = self.total_images + 1
-        pairs = zip(self.images_a, self.images_b, strict=True)
-        times = [[never if time is None else time for time in pair] for pair in pairs]
-        return [int(np.sign(b - a)) for a, b in times]
-
-    @property
     def num_sooner(self) -> int:
         """Number of pairs in which the second arm reached the score first."""
-        return self._orders.count(-1)
+        return sum(b < a for a, b in self._times)
 
     @property
     def num_later(self) -> int:
         """Number of pairs in which the control reached the score first."""
-        return self._orders.count(1)
+        return sum(b > a for a, b in self._times)
+
+    @property
+    def _times(self) -> list[tuple[float, float]]:
+        both = ((math.inf if t is None else t for t in x) for x in (self.images_a, self.images_b))
+        return list(zip(*both, strict=True))
 
     @property
     def num_censored(self) -> int:
@@ -147,12 +126,12 @@ class ImagesToScore:
 
     @property
     def mean_log_ratio(self) -> float | None:
-        """Mean of `log_ratios`."""
+        """Mean of `log_ratios`, None without them."""
         return None if self.log_ratios is None else fmean(self.log_ratios)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """t-interval of the mean log ratio; None without log ratios and for a single pair."""
+        """t-interval of the mean log ratio; None without log ratios or for a single pair."""
         return None if self.log_ratios is None else t_interval(self.log_ratios, 1 - self.level)
 
     def to_dict(self) -> dict[str, Any]:
@@ -176,13 +155,10 @@ def images_to_score(curve: Curve, target: float, better: str) -> int | None:
 
 
 def mean_score(curve: Curve) -> float:
-    """Compute the geometric mean of a curve over the images seen.
+    """Compute the geometric mean over the images seen of a curve with two or more positive scores.
 
     This is the area under the logarithm of the score, by the trapezoidal rule, divided by its width and
     exponentiated. An arm that is always 10 % better has a mean that is 10 % better.
-
-    Args:
-        curve: Two or more positive scores by images seen.
     """
     images = sorted(curve)
     logs = [math.log(curve[seen]) for seen in images]

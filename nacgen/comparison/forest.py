@@ -5,7 +5,6 @@ Lewis & Clarke 2001, Forest plots: trying to see the wood and the trees.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from nacgen.comparison.compare import Comparison
+from nacgen.comparison.endpoints import ImagesToScore, PairedScores
 from nacgen.comparison.verdict import change
 from nacgen.reporting.charts import COLORS, FAINT, INK, save_chart, score
 
@@ -26,38 +26,14 @@ TICKS = (  # percent
 TICK_GAP = 0.15  # smallest distance of two ticks, as a fraction of the axis
 
 
-@dataclass(frozen=True)
-class ForestRow:
-    """One line of the plot.
-
-    Args:
-        label: Name of the endpoint.
-        log_ratios: One value for each pair; empty if runs are censored.
-        mean: Mean of the log ratios, or None.
-        interval: Interval of the mean, or None.
-        remark: Text in place of mean and interval.
-    """
-
-    label: str
-    log_ratios: Sequence[float]
-    mean: float | None
-    interval: tuple[float, float] | None
-    remark: str = ""
+Row = tuple[str, PairedScores | ImagesToScore]
 
 
-def forest_rows(comparison: Comparison) -> list[ForestRow]:
-    """Return the endpoints of one comparison: its scores at each moment, then images to a score."""
-    rows = [
-        ForestRow(f"score {point.when}", point.log_ratios, point.mean_log_ratio, point.interval)
-        for point in comparison.points
-    ]
+def forest_rows(comparison: Comparison) -> list[Row]:
+    """Return the endpoints of one comparison by label: its scores at each moment, then images to a score."""
     time = comparison.images_to_score
-    remark = (
-        f"sooner in {time.num_sooner}, later in {time.num_later} of {len(time.seeds)}; "
-        f"{time.num_censored} never"
-    )
-    figures = (time.log_ratios or (), time.mean_log_ratio, time.interval)
-    return [*rows, ForestRow(f"images to {score(time.target)}", *figures, remark)]
+    points = [(f"score {point.when}", point) for point in comparison.points]
+    return [*points, (f"images to {score(time.target)}", time)]
 
 
 def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
@@ -77,8 +53,7 @@ def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
         _text(axes, -0.6, line, comparison.arm_b, color=color, weight="bold")
         for row in rows:
             line += 1
-            is_verdict = row.label == f"score {comparison.end.when}"
-            _draw(axes, line, row, limits, color, is_verdict)
+            _draw(axes, line, row, limits, color, is_verdict=row[1] is comparison.end)
         line += 1
     style: dict[str, Any] = {"fontsize": 11.5, "fontweight": "bold", "color": INK}
     figure.text(0.012, 1 - 0.3 / height, f"Change against {first.arm_a}", **style)
@@ -91,11 +66,11 @@ def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
     return save_chart(figure, path)
 
 
-def _limits(rows: Sequence[ForestRow]) -> tuple[float, float]:
+def _limits(rows: Sequence[Row]) -> tuple[float, float]:
     """Return the ends of the axis: it shows every pair, and intervals up to three times as far."""
-    pairs = [ratio for row in rows for ratio in row.log_ratios]
+    pairs = [ratio for _, endpoint in rows for ratio in endpoint.log_ratios or ()]
     reach = 3 * (max(map(abs, pairs), default=0.0) or 0.1)
-    ends = [max(-reach, min(end, reach)) for row in rows for end in row.interval or ()]
+    ends = [max(-reach, min(end, reach)) for _, row in rows for end in row.interval or ()]
     low, high = min([*pairs, *ends, -0.05]), max([*pairs, *ends, 0.05])
     margin = 0.06 * (high - low)
     return low - margin, high + margin
@@ -127,25 +102,29 @@ def tick_places(low: float, high: float) -> list[float]:
 
 
 def _draw(
-    axes: Axes, line: int, row: ForestRow, limits: tuple[float, float], color: str, is_verdict: bool
+    axes: Axes, line: int, row: Row, limits: tuple[float, float], color: str, is_verdict: bool
 ) -> None:
+    label, endpoint = row
     weight = "bold" if is_verdict else "normal"
-    _text(axes, -0.58, line, row.label, weight=weight)
-    if row.mean is None:
-        _text(axes, 1.04, line, row.remark, color=COLORS[0], size=8)
+    _text(axes, -0.58, line, label, weight=weight)
+    if isinstance(endpoint, ImagesToScore) and endpoint.log_ratios is None:
+        order = f"sooner in {endpoint.num_sooner}, later in {endpoint.num_later}"
+        remark = f"{order} of {len(endpoint.seeds)}; {endpoint.num_censored} never"
+        _text(axes, 1.04, line, remark, color=COLORS[0], size=8)
         return
-    figures = change(row.mean)
-    if row.interval is not None:
-        low, high = row.interval
+    ratios, mean = endpoint.log_ratios or (), endpoint.mean_log_ratio or 0.0
+    figures = change(mean)
+    if endpoint.interval is not None:
+        low, high = endpoint.interval
         figures += f"  ({change(low)} to {change(high)})".replace(" %", "")
         ends = max(low, limits[0]), min(high, limits[1])
         axes.plot(ends, (line, line), color=color, linewidth=3.4 if is_verdict else 1.8, alpha=0.75)
         for end, shown, arrow in zip((low, high), ends, "<>", strict=True):
             if end != shown:  # the interval continues outside
                 axes.plot([shown], [line], arrow, color=color, markersize=6, clip_on=False)
-    below = [line + 0.27] * len(row.log_ratios)
-    axes.plot(row.log_ratios, below, "o", color=color, markersize=3, markerfacecolor="white")
-    axes.plot([row.mean], [line], "D", color=color, markersize=6.5 if is_verdict else 5)
+    below = [line + 0.27] * len(ratios)
+    axes.plot(ratios, below, "o", color=color, markersize=3, markerfacecolor="white")
+    axes.plot([mean], [line], "D", color=color, markersize=6.5 if is_verdict else 5)
     _text(axes, 1.04, line, figures, weight=weight, size=8.5)
 
 

@@ -71,12 +71,7 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison.
-
-    Args:
-        name: Name in reports and folders.
-        flags: Flags of the recipe, with `{seed}` in place of the seed of each run.
-    """
+    """One side of a comparison: its name, and flags of the recipe in which `{seed}` is the seed of a run."""
 
     name: str
     flags: tuple[str, ...]

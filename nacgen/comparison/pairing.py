@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from nacgen.comparison.paired import MAX_PAIRS
+from nacgen.comparison.statistics import MAX_PAIRS
 from nacgen.errors import ConfigurationError
 from nacgen.reporting.runs import Run, options_of
 
@@ -14,15 +14,13 @@ def by_seed(runs: Sequence[Run], metric: str, left_out: Collection[int]) -> dict
     runs = [run for run in runs if run.seed not in left_out]
     if not 1 <= len(runs) <= MAX_PAIRS:
         raise ConfigurationError(
-            f"an arm has 1 to {MAX_PAIRS} runs, one for each seed, got {len(runs)}. Give every "
-            "run folder of both arms."
+            f"an arm has 1 to {MAX_PAIRS} runs, one for each seed, got {len(runs)}. Give all run folders."
         )
     arm: dict[int, Run] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         if run.summary is None:
             raise ConfigurationError(
-                f"only finished runs are compared, but {run.path} has no summary.json. Run its "
-                "command again: it resumes."
+                f"only finished runs are compared, but {run.path} has no summary.json. Run its command again."
             )
         if run.seed in arm:
             raise ConfigurationError(
@@ -32,9 +30,8 @@ def by_seed(runs: Sequence[Run], metric: str, left_out: Collection[int]) -> dict
         for seen, value in run.curve(metric).items():
             if not (value > 0 and math.isfinite(value)):
                 raise ConfigurationError(
-                    f"{metric} must be positive and finite to have a logarithm, but is {value} in "
-                    f"{run.path} at {seen:,} images. Compare another metric, or leave the seed out "
-                    "of every arm and report that."
+                    f"{metric} must be positive and finite to have a logarithm, but is {value} in {run.path} at "
+                    f"{seen:,} images. Compare another metric, or leave the seed out of every arm and report it."
                 )
         arm[run.seed] = run
     return arm
@@ -48,14 +45,12 @@ def common_end(runs: Sequence[Run], metric: str) -> int:
         if end != run.summary["images_seen"]:
             raise ConfigurationError(
                 f"the last score must be that of the finished run, but {run.path} was last scored "
-                f"at {end:,} of {run.summary['images_seen']:,} images. Train it with a score at "
-                "the end."
+                f"at {end:,} of {run.summary['images_seen']:,} images. Train it with a score at the end."
             )
         if end != ends[0]:
             raise ConfigurationError(
                 f"arms are compared at one budget, but {runs[0].path} was last scored at "
-                f"{ends[0]:,} images and {run.path} at {end:,}. Train both with the same "
-                "--total-images."
+                f"{ends[0]:,} images and {run.path} at {end:,}. Use the same --total-images."
             )
     return ends[0]
 
@@ -63,10 +58,7 @@ def common_end(runs: Sequence[Run], metric: str) -> int:
 def common_protocol(
     a: Mapping[int, Run], b: Mapping[int, Run], metric: str, seen: int
 ) -> dict[str, Any]:
-    """Return the protocol of all scores at a position; refuse unequal ones.
-
-    The seed of the evaluation may differ between pairs.
-    """
+    """Return the protocol of all scores at a position; refuse any difference but the seeds of other pairs."""
     first = next(iter(a.values()))
     shared = dict(first.protocol(metric, seen))
     for run in [*a.values(), *b.values()]:

@@ -1,18 +1,37 @@
-"""The report of a comparison: verdict, curves, forest plot, every seed, samples, cost and protocol."""
+"""The report of a comparison as a page and as text: verdict, charts, tables, samples, cost and protocol."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
 from nacgen.comparison.compare import Comparison
 from nacgen.comparison.compute import COST_NOTE, cost_table, pretraining_note
 from nacgen.comparison.forest import forest_plot
-from nacgen.comparison.tables import arms_of, difference_table, seed_table, time_to_score_table
-from nacgen.comparison.verdict import limits, listed
+from nacgen.comparison.verdict import change, limits, listed
 from nacgen.errors import ConfigurationError
-from nacgen.reporting.blocks import Block, Images, Table
+from nacgen.reporting.blocks import Block, Images, Table, to_text
 from nacgen.reporting.charts import comparison_chart, score
 from nacgen.reporting.document import Reports, bias_note, mapping_table, samples, write_blocks
-from nacgen.reporting.runs import warnings_of
+from nacgen.reporting.runs import Run, warnings_of
+
+_METHOD = (
+    "A change is the score of an arm relative to the control's score with the same seed. Mean and interval "
+    "are those of the logarithm of that ratio (Student's t). The exact test flips the signs of the "
+    "logarithms in every way; smallest p is the lowest p that this number of pairs can give. Over all of "
+    "training, the score of a run is its geometric mean over the images seen. "
+    "The verdict depends only on the scores at the end; the other rows describe."
+)
+
+_TIME = (
+    "Images at the first evaluation with a score of {} or {}. A run that did not reach it within {:,} images is "
+    "censored: it counts as later than all others and enters no mean. The test is the exact sign test, which "
+    "needs only the order within each pair."
+)
+
+_CORRECTION = (
+    "Corrected p is the exact p at the end after Holm, for {} comparisons with one control: the error rate holds "
+    "for all claims together. Intervals are those of each comparison alone."
+)
 
 
 def write_comparison_report(
@@ -20,19 +39,10 @@ def write_comparison_report(
     run_dir: str | Path,
     diverged: Mapping[str, Collection[int]] | None = None,
 ) -> Reports:
-    """Write `report.md`, `report.html`, `curve.png` and `forest.png` of a comparison.
+    """Write `report.md`, `report.html`, `curve.png` and `forest.png` of a comparison into an existing folder.
 
-    Args:
-        comparisons: Result of `compare_arms`, or one result of `compare` in a list.
-        run_dir: Existing folder to write into; run folders may lie below it.
-        diverged: Seeds with which each arm diverged, arms that were left out included.
-
-    Returns:
-        Paths of the Markdown and the HTML file.
-
-    Raises:
-        ConfigurationError: Several comparisons were not corrected for their number.
-        StorageError: The folder cannot be written.
+    The comparisons are the result of `compare_arms`, or one result of `compare` in a list. `diverged` has the
+    seeds with which each arm diverged, including arms that were left out.
     """
     base, first = Path(run_dir), comparisons[0]
     if any(comparison.num_comparisons != len(comparisons) for comparison in comparisons):
@@ -49,7 +59,8 @@ def write_comparison_report(
     moments = [point.images_seen for point in (first.early, first.end) if point is not None]
     blocks: list[Block] = [f"# {title}"]
     blocks += [f"> {comparison.verdict}" for comparison in comparisons]
-    blocks += divergence_notes(diverged or _diverged(comparisons))
+    found = {first.arm_a: first.diverged_a, **{each.arm_b: each.diverged_b for each in comparisons}}
+    blocks += divergence_notes(diverged or found)
     blocks += [
         Images([curves], [f"`{metric}` against images seen, {listed(first.end.seeds)}"], "chart"),
         Images([forest], ["Mean changes, their intervals, and every pair"], "chart"),
@@ -62,7 +73,9 @@ def write_comparison_report(
     ]
     if len(comparisons) > 1:
         blocks += [_CORRECTION.format(len(comparisons))]
-    blocks += ["## Images to a score", time_to_score_table(comparisons), _time_note(first)]
+    blocks += ["## Images to a score", time_to_score_table(comparisons)]
+    time = (score(first.images_to_score.target), first.better, first.images_to_score.total_images)
+    blocks += [_TIME.format(*time)]
     blocks += samples({arm: runs[0] for arm, runs in arms.items()}, moments)
     blocks += ["## Time and compute", cost_table(arms), pretraining_note(arms), COST_NOTE]
     blocks += ["## Protocol of the scores", mapping_table("Field", first.end.protocol)]
@@ -80,35 +93,6 @@ def divergence_notes(diverged: Mapping[str, Collection[int]]) -> list[str]:
         for arm, seeds in diverged.items()
         if seeds
     ]
-
-
-def _diverged(comparisons: Sequence[Comparison]) -> dict[str, Collection[int]]:
-    first = comparisons[0]
-    return {first.arm_a: first.diverged_a, **{each.arm_b: each.diverged_b for each in comparisons}}
-
-
-_METHOD = (
-    "A change is the score of an arm relative to the control's score with the same seed. Mean and interval "
-    "are those of the logarithm of that ratio (Student's t). The exact test flips the signs of the "
-    "logarithms in every way; smallest p is the lowest p that this number of pairs can give. Over all of "
-    "training, the score of a run is its geometric mean over the images seen. "
-    "The verdict depends only on the scores at the end; the other rows describe."
-)
-
-_CORRECTION = (
-    "Corrected p is the exact p at the end after Holm, for {} comparisons with one control: the error rate holds "
-    "for all claims together. Intervals are those of each comparison alone."
-)
-
-
-def _time_note(comparison: Comparison) -> str:
-    time = comparison.images_to_score
-    return (
-        f"Images at the first evaluation with a score of {score(time.target)} or {comparison.better}. "
-        f"A run that did not reach it within {time.total_images:,} images is censored: it counts as later than "
-        "all others and enters no mean. The test is the exact sign test, which needs only the order "
-        "within each pair."
-    )
 
 
 def _finding(comparisons: Sequence[Comparison]) -> str:
@@ -135,3 +119,90 @@ def _configuration_differences(comparison: Comparison) -> Block:
         for field, both in comparison.differences.items()
     ]
     return Table(["Field", comparison.arm_a, comparison.arm_b], rows)
+
+
+def comparison_text(comparisons: Sequence[Comparison]) -> str:
+    """Return the tables, verdicts and limits of a comparison as text for a terminal."""
+    first = comparisons[0]
+    parts = [f"{first.metric} ({first.better} is better)"]
+    parts += [to_text(seed_table(comparison)) for comparison in comparisons]
+    parts += [to_text(difference_table(comparisons)), to_text(time_to_score_table(comparisons))]
+    arms = arms_of(comparisons)
+    parts += [to_text(cost_table(arms)), pretraining_note(arms)]
+    parts += [comparison.verdict for comparison in comparisons]
+    parts += [limits(len(first.end.seeds), first.end.level, len(comparisons))]
+    return "\n\n".join([*parts, *warnings_of(arms.values())])
+
+
+def seed_table(comparison: Comparison) -> Table:
+    """Tabulate the scores of both arms by seed, their change, mean and standard deviation."""
+    several = len(comparison.end.seeds) > 1
+    header = ["Seed"]
+    columns = [[*map(str, comparison.end.seeds), *(["mean", "std"] if several else [])]]
+    for point in (comparison.early, comparison.end):
+        if point is None:
+            continue
+        scale = max(point.scores_a + point.scores_b)
+        for arm, scores in (comparison.arm_a, point.scores_a), (comparison.arm_b, point.scores_b):
+            summary = [fmean(scores), stdev(scores)] if several else []
+            header += [f"{arm} {point.when}"]
+            columns += [[score(each, scale) for each in [*scores, *summary]]]
+        header += ["change"]
+        columns += [[*map(change, point.log_ratios), *(["", ""] if several else [])]]
+    return Table(header, list(zip(*columns, strict=True)), num_summary=2 if several else 0)
+
+
+def difference_table(comparisons: Sequence[Comparison]) -> Table:
+    """Tabulate mean change, interval and exact test of every comparison at each moment."""
+    first, several = comparisons[0], len(comparisons) > 1
+    rows = []
+    for comparison in comparisons:
+        is_lower = comparison.better == "lower"
+        for point in comparison.points:
+            interval = "one pair gives none"
+            if point.interval is not None:
+                interval = f"{change(point.interval[0])} to {change(point.interval[1])}"
+            corrected = f"{comparison.adjusted_p_value:.2g}" if point is comparison.end else ""
+            rows.append(
+                [
+                    f"{comparison.arm_b} {point.when}",
+                    f"{point.num_lower if is_lower else point.num_higher} of {len(point.seeds)}",
+                    change(point.mean_log_ratio),
+                    interval,
+                    f"{point.p_value:.2g}",
+                    f"{point.smallest_p_value:.2g}",
+                    *([corrected] if several else []),
+                ]
+            )
+    header = [f"Against {first.arm_a}", "better in", "mean change"]
+    header += [f"{100 * (1 - first.end.level):.4g} % interval", "exact p", "smallest p"]
+    return Table([*header, *(["corrected p"] if several else [])], rows)
+
+
+def time_to_score_table(comparisons: Sequence[Comparison]) -> Table:
+    """Tabulate the images that every run needed to reach the target; `>` if it never did."""
+    first = comparisons[0].images_to_score
+    arms = {comparisons[0].arm_a: first.images_a}
+    arms |= {comparison.arm_b: comparison.images_to_score.images_b for comparison in comparisons}
+    rows = [
+        [f"seed {seed}"]
+        + [
+            f"> {first.total_images:,}" if images[pair] is None else f"{images[pair]:,}"
+            for images in arms.values()
+        ]
+        for pair, seed in enumerate(first.seeds)
+    ]
+    reached = [len(images) - images.count(None) for images in arms.values()]
+    rows.append(["reached in", *(f"{count} of {len(first.seeds)}" for count in reached)])
+    rows.append(
+        ["sooner in", ""]
+        + [f"{c.images_to_score.num_sooner} of {len(first.seeds)}" for c in comparisons]
+    )
+    rows.append(["exact p", ""] + [f"{c.images_to_score.p_value:.2g}" for c in comparisons])
+    return Table([f"Images to {score(first.target)}", *arms], rows, num_summary=3)
+
+
+def arms_of(comparisons: Sequence[Comparison]) -> dict[str, Sequence[Run]]:
+    """Return the runs of every arm by its name, the control first."""
+    first = comparisons[0]
+    return {first.arm_a: first.runs_a, **{each.arm_b: each.runs_b for each in comparisons}}

@@ -5,33 +5,26 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from nacgen.comparison.endpoints import PairedScores
-from nacgen.comparison.paired import smallest_p_value
+from nacgen.comparison.statistics import smallest_p_value
 
 LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The scores of two arms at the end of training and everything else that a claim depends on.
-
-    Args:
-        arm_a: Name of the control.
-        arm_b: Name of the arm compared with the control.
-        better: Direction in which scores improve, `"lower"` or `"higher"`.
-        end: Scores at the end of training.
-        adjusted_p_value: Exact p-value at the end, corrected for the number of comparisons after Holm.
-        num_comparisons: Number of arms compared with the control, this one included.
-        diverged_a: Seeds left out because the control diverged.
-        diverged_b: Seeds left out because the other arm diverged.
-    """
+    """The scores of two arms at the end of training and everything else that a claim depends on."""
 
     arm_a: str
+    """Name of the control."""
     arm_b: str
     better: str
+    """Direction in which scores improve, `"lower"` or `"higher"`."""
     end: PairedScores
     adjusted_p_value: float
+    """Exact p-value at the end, corrected after Holm for the number of arms compared with the control."""
     num_comparisons: int = 1
     diverged_a: tuple[int, ...] = ()
+    """Seeds left out because the control diverged."""
     diverged_b: tuple[int, ...] = ()
 
     @property
@@ -49,9 +42,8 @@ class Claim:
     def verdict(self) -> str:
         """One sentence on how the second arm scored against the first.
 
-        The sentence names the side of the mean and the number of pairs on that side. It claims a difference only
-        if `is_claim`, and otherwise gives the reason: too few pairs, a test and an interval that disagree, or a
-        better arm that diverged.
+        It names the side of the mean and the number of pairs on it. It claims a difference only if `is_claim`, and
+        otherwise gives the reason.
         """
         end, arm_a, arm_b, pairs = self.end, self.arm_a, self.arm_b, len(self.end.seeds)
         counts = {"lower": end.num_lower, "higher": end.num_higher}
@@ -88,11 +80,8 @@ class Claim:
 
     @property
     def _diverged(self) -> str:
-        parts = [
-            f"{arm} diverged with {listed(seeds)}"
-            for arm, seeds in ((self.arm_a, self.diverged_a), (self.arm_b, self.diverged_b))
-            if seeds
-        ]
+        both = (self.arm_a, self.diverged_a), (self.arm_b, self.diverged_b)
+        parts = [f"{arm} diverged with {listed(seeds)}" for arm, seeds in both if seeds]
         return f"; left out: {' and '.join(parts)}" if parts else ""
 
     def _conclusion(self, agree: bool) -> str:
@@ -114,11 +103,8 @@ class Claim:
             verb = "contains" if has_zero else "excludes"
             return f"{exact} but the interval {verb} zero, so no difference is claimed"
         claim = f"{exact} and the interval excludes zero"
-        if self.is_claim:
-            return claim
-        return (
-            f"{claim}, but the better arm did not survive every seed, so no difference is claimed"
-        )
+        lost = ", but the better arm did not survive every seed, so no difference is claimed"
+        return claim if self.is_claim else claim + lost
 
 
 def listed(seeds: Collection[int]) -> str:
@@ -132,20 +118,21 @@ def _corrected_for(num_comparisons: int) -> str:
 
 def limits(num_pairs: int, level: float = LEVEL, num_comparisons: int = 1) -> str:
     """Say in a short paragraph what this number of pairs can show and what it cannot."""
+    words = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     fewest = next(k for k in range(1, 64) if num_comparisons * smallest_p_value(k) <= level)
+    number = words[fewest - 1] if fewest <= len(words) else str(fewest)
     test_of = f"the exact two-sided test{_corrected_for(num_comparisons)}"
     if num_pairs == 1:
         return (
-            "One pair shows what happened once, not how much of it the seed caused. An "
-            f"interval needs two pairs, and {_number(fewest)} are the fewest with which {test_of} "
-            f"can reach {level:g}."
+            "One pair shows what happened once, not how much of it the seed caused. An interval needs two "
+            f"pairs, and {number} are the fewest with which {test_of} can reach {level:g}."
         )
     smallest = min(1.0, num_comparisons * smallest_p_value(num_pairs))
     can = f"{num_pairs} pairs can show a direction and a rough size."
     if smallest > level:
         test = (
             f"They cannot show significance: {test_of} cannot go below {smallest:.2g} whatever the "
-            f"scores, and {_number(fewest)} pairs are the fewest with which it can reach {level:g}."
+            f"scores, and {number} pairs are the fewest with which it can reach {level:g}."
         )
     else:
         test = f"T{test_of[1:]} can go down to {smallest:.2g}."
@@ -156,12 +143,6 @@ def limits(num_pairs: int, level: float = LEVEL, num_comparisons: int = 1) -> st
     )
 
 
-def _number(count: int) -> str:
-    words = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-    return words[count - 1] if count <= len(words) else str(count)
-
-
 def change(log_ratio: float) -> str:
     """Return a log ratio as a signed percentage with a true minus sign, for example `-17.1 %`."""
-    percent = f"{100 * math.expm1(log_ratio):+.1f} %"
-    return percent.replace("-", "\N{MINUS SIGN}")
+    return f"{100 * math.expm1(log_ratio):+.1f} %".replace("-", "\N{MINUS SIGN}")

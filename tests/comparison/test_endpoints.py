@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nacgen.comparison.endpoints import ImagesToScore, images_to_score, mean_score
-from nacgen.comparison.paired import t_interval
+from nacgen.comparison.statistics import t_interval
 
 
 def test_a_score_is_reached_at_the_first_evaluation_that_is_as_good() -> None:

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nacgen.comparison.report import write_comparison_report
-from nacgen.comparison.tables import comparison_text
+from nacgen.comparison.report import comparison_text, write_comparison_report
 from nacgen.errors import ConfigurationError
 from nacgen.reporting import compare, compare_arms
 from nacgen.reporting.document import write_run_report

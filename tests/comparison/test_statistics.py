@@ -4,7 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from nacgen.comparison.paired import (
+from nacgen.comparison.statistics import (
     holm,
     sign_flip_p_value,
     sign_test_p_value,
