@@ -28,36 +28,19 @@ RANGES = {  # largest value of some fields of a policy, and SimCLR's
 
 @dataclass(frozen=True)
 class ViewPolicy:
-    """The distribution of random views of an image for self-supervised pretraining.
+    """The distribution of random views of an image for self-supervised pretraining."""
 
-    Args:
-        crop_scale: Smallest and largest fraction of the area that a crop keeps.
-        crop_ratio: Largest aspect ratio of a crop; the smallest is its inverse.
-        flip: Mirror half of the images.
-        jitter: Strength of brightness and contrast changes; factors lie in 1 - jitter to 1 + jitter.
-        saturation: Strength of saturation changes.
-        jitter_probability: Fraction of images whose colors change.
-        grayscale_probability: Fraction of images that lose their color.
-        hue: Strength of hue changes of the images whose colors change; shifts lie in -hue to hue turns of the
-            color circle, at most 0.5.
-        size: Height and width of a view in pixels; None keeps those of the images.
-
-    Raises:
-        ConfigurationError: A number is out of range.
-    """
-
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    crop_ratio: float = 4 / 3
-    flip: bool = True
-    jitter: float = 0.4
-    saturation: float = 0.4
-    jitter_probability: float = 0.8
-    grayscale_probability: float = 0.2
-    hue: float = 0.0
-    size: int | None = None
+    crop_scale: tuple[float, float] = (0.2, 1.0)  # fractions of the area that a crop keeps
+    crop_ratio: float = 4 / 3  # largest aspect ratio of a crop; the smallest is its inverse
+    flip: bool = True  # mirror half of the images
+    jitter: float = 0.4  # brightness and contrast are multiplied by 1 - jitter to 1 + jitter
+    saturation: float = 0.4  # likewise
+    jitter_probability: float = 0.8  # fraction of images whose colors change
+    grayscale_probability: float = 0.2  # fraction of images that lose their color
+    hue: float = 0.0  # largest shift in turns of the color circle, where colors change
+    size: int | None = None  # height and width of a view in pixels; None keeps those of the images
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         smallest, largest = self.crop_scale
         if not (0 < smallest <= largest <= 1 and self.crop_ratio >= 1):
             raise ConfigurationError(
@@ -74,15 +57,7 @@ class ViewPolicy:
 
 
 def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor, "b 3 h w"]:
-    """Draw one random view of each image of a batch.
-
-    Args:
-        batch: Images and their position in the stream.
-        policy: Distribution of the views.
-        purpose: Name of the draw, such as `"view_1"`.
-
-    Returns:
-        Images in [-1, 1].
+    """Draw one random view, in [-1, 1], of each image of a batch; `purpose` names the draw, as `"view_1"` does.
 
     Source:
         Chen et al. 2020, arXiv:2002.05709, appendix A. Differs from the paper: colors always change in the order
@@ -123,15 +98,8 @@ def random_boxes(
 ) -> Float[Tensor, "n 4"]:
     """Draw random crops as (top, left, height, width) in whole pixels, all inside the images.
 
-    A side that is longer than the image is cut to it (torchvision draws again instead, up to ten times).
-
-    Args:
-        num_boxes: Number of crops.
-        height: Height of the images in pixels.
-        width: Width of the images in pixels.
-        scale: Smallest and largest fraction of the area.
-        ratio: Largest aspect ratio; drawn log-uniformly between its inverse and it.
-        draw: Random generator.
+    Aspect ratios are log-uniform between `1 / ratio` and `ratio`. A side that is longer than the image is cut to
+    it (torchvision draws again instead, up to ten times).
     """
     u = torch.rand(num_boxes, 4, generator=draw)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, 0])
@@ -149,16 +117,10 @@ def resized_crop(
     flips: Bool[Tensor, " b"],
     size: int | None = None,
 ) -> Float[Tensor, "b c new_h new_w"]:
-    """Crop each image and resize the crop bilinearly, in one resampling.
+    """Crop (top, left, height, width) of each image and resize the crop bilinearly, in one resampling.
 
     Equal to torchvision's `resized_crop` without antialiasing, and `horizontal_flip`. A crop larger than the
     result is not smoothed first, so images should not be stored much larger than views.
-
-    Args:
-        images: Images of any range.
-        boxes: (top, left, height, width) of each crop in pixels.
-        flips: Images whose views are mirrored.
-        size: Height and width of the views; None keeps those of the images.
     """
     height, width = images.shape[-2:]
     new_height, new_width = (height, width) if size is None else (size, size)
@@ -183,12 +145,7 @@ def _source_coordinates(new_size: int, size: int, start: Tensor, extent: Tensor)
 def color_jitter(
     images: Float[Tensor, "b 3 h w"], factors: Float[Tensor, "b 3"]
 ) -> Float[Tensor, "b 3 h w"]:
-    """Change brightness, then contrast, then saturation, each as torchvision's `adjust_*`.
-
-    Args:
-        images: Images in [0, 1].
-        factors: Brightness, contrast and saturation of each image; 1 changes nothing, saturation 0 makes gray.
-    """
+    """Multiply brightness, contrast and saturation of images in [0, 1], each as torchvision's `adjust_*`."""
     brightness, contrast, saturation = (rearrange(f, "b -> b 1 1 1") for f in factors.unbind(1))
     images = (images * brightness).clamp_(0, 1)
     mean = reduce(_grayscale(images), "b 1 h w -> b 1 1 1", "mean")
@@ -203,10 +160,7 @@ def shift_hue(
 
     With M and m the largest and smallest channel of a pixel and H its hue in sixths of a turn, each channel is
     `M - (M - m) clip(min(k, 4 - k), 0, 1)`, where `k = (H + n) mod 6` and n is 5, 3, 1 for red, green, blue.
-
-    Args:
-        images: Images in [0, 1].
-        shifts: Shift of each image in turns, -0.5 to 0.5; a third turns red into green. Gray does not change.
+    Shifts are in turns, -0.5 to 0.5; a third turns red into green. Gray does not change.
     """
     red, green, blue = images.split(1, dim=1)
     largest, smallest = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
@@ -238,21 +192,16 @@ def diff_augment(
     cutout: float = 0.5,
     color: bool = False,
 ) -> Float[Tensor, "b c h w"]:
-    """Change the colors of each image, shift it and blank a square of it, differentiably.
+    """Change the colors of each image, shift it and blank a square of it, differentiably (arXiv:2006.10738).
 
     Args:
         images: Real or generated images in [-1, 1]; row `i` belongs to row `i` of the batch.
         batch: Batch that gives the position in the stream.
         purpose: Name of the draw, so that real and generated images are augmented differently.
-        translation: Largest shift as a fraction of the size; 0 turns shifts off.
-        cutout: Side of the square as a fraction of the size; 0 turns squares off.
-        color: Change brightness by up to 0.5, saturation by a factor of 0 to 2, contrast of 0.5 to 1.5.
-
-    Returns:
-        Augmented images. Pixels that move in or are blanked are 0, and changed colors may leave [-1, 1].
-
-    Source:
-        Zhao et al. 2020, arXiv:2006.10738.
+        translation: Largest shift as a fraction of the size. Pixels that move in are 0.
+        cutout: Side of the square, whose pixels become 0, as a fraction of the size.
+        color: Change brightness by up to 0.5, saturation by a factor of 0 to 2, contrast of 0.5 to 1.5; the
+            results may leave [-1, 1].
     """
     if translation == cutout == 0 and not color:
         return images

@@ -57,25 +57,15 @@ LISTINGS: dict[str, Callable[[Path, str], ImageFiles]] = {
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images in memory, with labels if there are any.
-
-    Args:
-        name: Name under which the dataset was loaded.
-        split: `"train"`, `"test"`, `"unlabeled"`, or `"held-out fifth"`, see `load_splits`.
-        images: Pixels, 0 to 255.
-        labels: Class of each image, one column of flags per class if an image has several, or None.
-        class_names: Name of each class, empty without labels.
-        positions: Position of each image in the dataset that a fifth was held out of, else None.
-        skipped: Files that could not be read and were left out.
-    """
+    """Images in memory; the label of an image with several classes is one flag per class."""
 
     name: str
-    split: str
+    split: str  # "train", "test", "unlabeled", or "held-out fifth", see `load_splits`
     images: UInt8[Tensor, "n 3 h w"]
     labels: Int64[Tensor, " n"] | Bool[Tensor, "n c"] | None
     class_names: tuple[str, ...] = ()
-    positions: Int64[Tensor, " n"] | None = None
-    skipped: tuple[str, ...] = ()
+    positions: Int64[Tensor, " n"] | None = None  # in the dataset that a fifth was held out of
+    skipped: tuple[str, ...] = ()  # unreadable files that were left out
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -156,17 +146,34 @@ def load_dataset(
             "Add --data-dir PATH."
         )
     root = Path(data_dir or "")
-    dataset: Dataset
     if name == "digits":
-        dataset = _load_digits(split, image_size)
-    elif name in READERS:
+        return _load_digits(split, image_size or 16)
+    if name in READERS:
         images, labels, class_names = READERS[name](root, split)
-        dataset = ImageDataset(name, split, _resized(images, image_size), labels, class_names)
-    else:
-        dataset = _open(name, split, LISTINGS[name](root, split), image_size, max_bytes, skip_bad)
-    if len(dataset) == 0:
-        raise DataError(f"dataset {name!r} must hold images, but its {split} split has none.")
-    return dataset
+        if image_size not in (
+            None,
+            images.shape[-1],
+        ):  # in chunks, because floats take four times the memory
+            images = torch.cat([_resize(chunk, image_size) for chunk in images.split(1000)])
+        return ImageDataset(name, split, images, labels, class_names)
+
+    # Image files are read into memory if they fit, else left to be decoded later.
+    files = LISTINGS[name](root, split)
+    num_bytes = decoded_bytes(files, image_size)
+    if num_bytes <= max_bytes and name != "imagenet":
+        images, skipped = read_images(files.paths, image_size, skip_bad)
+        kept = files.without(skipped)
+        return ImageDataset(name, split, images, kept.labels, kept.class_names, None, skipped)
+    if image_size is None:
+        raise ConfigurationError(
+            f"image_size must be given if images are decoded as they are read: those of {name} would take "
+            f"{num_bytes / 1e9:.1f} GB in memory, of {max_bytes / 1e9:.1f} GB allowed. Add --data.image-size."
+        )
+    skipped = find_unreadable(files, image_size, skip_bad)
+    kept = files.without(skipped)
+    return LazyImageDataset(
+        name, split, kept.paths, image_size, kept.labels, kept.class_names, skipped=skipped
+    )
 
 
 def load_splits(
@@ -182,16 +189,12 @@ def load_splits(
     the training images: the fifth, tenth, … of each class in the dataset's order, so that no class is lost. If
     images have no class or several, it is every fifth of all. `load_dataset` gives the whole dataset.
 
-    The arguments are those of `load_dataset`.
+    The arguments and errors are those of `load_dataset`. It is also a `DataError` if test images have a class that
+    training images lack, or if there is no test split and no class has five images.
 
     Returns:
         The splits `"train"` and `"test"`, with the same class numbers; or `"train"`, which is then four fifths,
         and `"held-out fifth"`.
-
-    Raises:
-        ConfigurationError: As `load_dataset`.
-        DataError: As `load_dataset`, or test images have a class that training images lack, or there is no test
-            split and no class has five images.
 
     Example:
         >>> train, test = load_splits("digits")
@@ -210,16 +213,9 @@ def load_test_split(
     max_bytes: int = MAX_BYTES,
     skip_bad: bool = False,
 ) -> Dataset | None:
-    """Load the test images that belong to training images.
+    """Load the split `"test"` with the class numbers of training images, or None if there is none.
 
-    The arguments after the training images are those of `load_dataset`.
-
-    Returns:
-        The split `"test"`, with the class numbers of the training images, or None if there is none.
-
-    Raises:
-        ConfigurationError: As `load_dataset`.
-        DataError: As `load_dataset`, or test images have a class that training images lack.
+    The other arguments are those of `load_dataset`. A class that training images lack is a `DataError`.
     """
     has_test = "test" in SPLITS[train.name]
     if train.name == "folder":
@@ -227,11 +223,20 @@ def load_test_split(
     if not has_test:
         return None
     test = load_dataset(train.name, "test", data_dir, image_size, max_bytes, skip_bad)
-    return _labeled_as(train, test)
+    if train.labels is None or test.labels is None or test.class_names == train.class_names:
+        return test
+    unknown = [name for name in test.class_names if name not in train.class_names]
+    if unknown:
+        raise DataError(
+            f"classes of test images must be among those of training images, but {len(unknown)} of "
+            f"{test.name} are not: {', '.join(unknown[:10])}. Look at the names of the subfolders."
+        )
+    numbers = torch.tensor([train.class_names.index(name) for name in test.class_names])
+    return replace(test, labels=numbers[test.labels], class_names=train.class_names)
 
 
 def _hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """Split a dataset into four fifths and a held-out fifth, which remember their positions in it."""
+    """Split a dataset into four fifths and one, which remember their positions in it."""
     classes = dataset.labels
     if classes is None or classes.ndim != 1:
         classes = torch.zeros(len(dataset), dtype=torch.int64)
@@ -258,68 +263,20 @@ def _every_fifth(classes: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
     return position_in_class % 5 == 4
 
 
-def _labeled_as(train: Dataset, test: Dataset) -> Dataset:
-    """Give test images the class numbers of training images: a class may have no test image."""
-    if train.labels is None or test.labels is None or test.class_names == train.class_names:
-        return test
-    unknown = [name for name in test.class_names if name not in train.class_names]
-    if unknown:
-        raise DataError(
-            f"classes of test images must be among those of training images, but {len(unknown)} of "
-            f"{test.name} are not: {', '.join(unknown[:10])}. Look at the names of the subfolders."
-        )
-    numbers = torch.tensor([train.class_names.index(name) for name in test.class_names])
-    return replace(test, labels=numbers[test.labels], class_names=train.class_names)
-
-
-def _load_digits(split: str, image_size: int | None) -> ImageDataset:
+def _load_digits(split: str, image_size: int) -> ImageDataset:
     with np.load(Path(__file__).with_name("digits.npz")) as archive:
         pixels, labels = archive["images"], torch.from_numpy(archive["labels"]).long()
     gray = rearrange(torch.from_numpy(pixels).float(), "n h w -> n 1 h w") * (255 / 16)
-    images = repeat(_resize(gray, image_size or 16), "n 1 h w -> n c h w", c=3).contiguous()
+    images = repeat(_resize(gray, image_size), "n 1 h w -> n c h w", c=3).contiguous()
     is_test = _every_fifth(labels)
     chosen = is_test if split == "test" else ~is_test
     names = tuple(str(digit) for digit in range(10))
     return ImageDataset("digits", split, images[chosen], labels[chosen], names)
 
 
-def _open(
-    name: str,
-    split: str,
-    files: ImageFiles,
-    image_size: int | None,
-    max_bytes: int,
-    skip_bad: bool,
-) -> Dataset:
-    """Read files into memory if they fit, else leave them to be decoded later."""
-    num_bytes = decoded_bytes(files, image_size)
-    if num_bytes <= max_bytes and name != "imagenet":
-        images, skipped = read_images(files.paths, image_size, skip_bad)
-        kept = files.without(skipped)
-        return ImageDataset(name, split, images, kept.labels, kept.class_names, None, skipped)
-    if image_size is None:
-        raise ConfigurationError(
-            f"image_size must be given if images are decoded as they are read: those of {name} would take "
-            f"{num_bytes / 1e9:.1f} GB in memory, of {max_bytes / 1e9:.1f} GB allowed. Add --data.image-size."
-        )
-    skipped = find_unreadable(files, image_size, skip_bad)
-    kept = files.without(skipped)
-    return LazyImageDataset(
-        name, split, kept.paths, image_size, kept.labels, kept.class_names, skipped=skipped
-    )
-
-
-def _resized(
-    images: UInt8[Tensor, "n 3 h w"], size: int | None
-) -> UInt8[Tensor, "n 3 new_h new_w"]:
-    """Resize images in chunks, because floats take four times the memory."""
-    if size is None or images.shape[-1] == size:
-        return images
-    return torch.cat([_resize(chunk.float(), size) for chunk in images.split(1000)])
-
-
 def _resize(images: Tensor, size: int) -> Tensor:
-    """Resize float images in 0..255 bilinearly, and round to uint8."""
+    """Resize images in 0..255 bilinearly, and round to uint8."""
+    images = images.float()
     if images.shape[-1] != size:
         images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     return (images + 0.5).floor().clamp(0, 255).to(torch.uint8)

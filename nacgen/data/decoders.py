@@ -26,14 +26,14 @@ BLOCK = 1024  # files in progress at once
 
 
 class Decoders:
-    """A fixed number of threads that take files from one queue."""
+    """Threads that take files from one queue."""
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self) -> None:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[str], Any], str] | None]
         self._tasks = SimpleQueue()
         self._process_id = os.getpid()
         self._threads = [
-            Thread(target=self._work, name=f"decode-{i}", daemon=True) for i in range(num_threads)
+            Thread(target=self._work, name=f"decode-{i}", daemon=True) for i in range(NUM_THREADS)
         ]
         for thread in self._threads:
             thread.start()
@@ -72,25 +72,17 @@ class Decoders:
 
 
 @cache
-def _decoders(num_threads: int, process_id: int) -> Decoders:
-    return Decoders(num_threads)
+def _decoders(process_id: int) -> Decoders:
+    return Decoders()
 
 
-def decoders(num_threads: int = NUM_THREADS) -> Decoders:
+def decoders() -> Decoders:
     """Return this process's threads, the same for every call; a forked child gets its own."""
-    return _decoders(num_threads, os.getpid())
+    return _decoders(os.getpid())
 
 
 def result_of(task: Future[T], path: str) -> T:
-    """Return the result of `Decoders.submit`, after waiting no longer than `TIMEOUT_S`.
-
-    Args:
-        task: Future that `Decoders.submit` returned.
-        path: Path of the file, for the message.
-
-    Raises:
-        DataError: The work failed or took too long.
-    """
+    """Return the result of `Decoders.submit`; a failure, or no result within `TIMEOUT_S`, is a `DataError`."""
     try:
         return task.result(TIMEOUT_S)
     except DataError:

@@ -30,33 +30,20 @@ from nacgen.errors import DataError, DataNotFoundError
 from nacgen.system.files import open_regular
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"})
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "BMP",
-    "WEBP",
-    "PPM",
-    "TIFF",
-)  # PostScript, for example, would start a program
+# Pillow's other formats are not tried: PostScript, for example, would start a program.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB
 MAX_SKIPPED = 0.01  # of all images
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Paths and labels of images, without pixels.
-
-    Args:
-        paths: Paths of the files, in a fixed order.
-        labels: Class of each image, or one column of flags per class, or None.
-        class_names: Name of each class, empty without labels.
-        no_files: Those of the paths that are named like images but are not files.
-    """
+    """Paths and labels of images, without pixels."""
 
     paths: tuple[str, ...]
     labels: Int64[Tensor, " n"] | Bool[Tensor, "n c"] | None = None
     class_names: tuple[str, ...] = ()
-    no_files: tuple[str, ...] = ()
+    no_files: tuple[str, ...] = ()  # paths that are named like images but are not files
 
     def without(self, skipped: Sequence[str]) -> "ImageFiles":
         """Return the listing without some paths; classes keep their numbers."""
@@ -68,16 +55,7 @@ class ImageFiles:
 
 
 def list_folder(data_dir: Path, split: str) -> ImageFiles:
-    """Find the images of one split of a user's folder.
-
-    Args:
-        data_dir: Folder that holds `train/` and `test/`, or only training images.
-        split: `"train"` or `"test"`.
-
-    Raises:
-        DataNotFoundError: There is no such folder or split, or it holds no image.
-        DataError: A folder cannot be listed, or links run in a circle.
-    """
+    """Find the images of `"train"` or `"test"` of a folder that holds both, or only training images."""
     if not data_dir.is_dir():
         raise DataNotFoundError(
             f"data_dir must be a folder of images, but {data_dir} does not exist or is no folder. "
@@ -95,25 +73,15 @@ def list_folder(data_dir: Path, split: str) -> ImageFiles:
 
 
 def list_images(root: Path) -> ImageFiles:
-    """Find every image below a folder, in the order of their paths.
+    """Find every image below a folder, in the order of their paths, without opening a file.
 
-    Each folder is listed once and no file is opened. Links are followed.
-
-    Args:
-        root: Path of the folder. If all images lie in subfolders, the first level names the class.
-
-    Returns:
-        The listing; it includes folders, pipes, devices and dangling links that are named like images.
-
-    Raises:
-        DataNotFoundError: The folder holds no image.
-        DataError: A folder cannot be listed, or links run in a circle.
+    If all images lie in subfolders, the first level names the class. The listing includes folders, pipes, devices
+    and dangling links that are named like images. A folder that cannot be listed, and links that run in a circle,
+    are a `DataError`.
     """
-    paths, no_files = [], []
-    for path, is_file in _walk(str(root), ()):
-        paths.append(path)
-        if not is_file:
-            no_files.append(path)
+    found = list(_walk(str(root), ()))
+    paths = [path for path, _ in found]
+    no_files = [path for path, is_file in found if not is_file]
     if not paths:
         raise DataNotFoundError(
             f"{root} must hold images ({', '.join(sorted(SUFFIXES))}), but none was found in it or below."
@@ -154,7 +122,7 @@ def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[tuple[s
 
 
 def _kind(entry: "os.DirEntry[str]") -> tuple[bool, bool, bool]:
-    """Test if an entry is named like an image, is a folder, and is a file."""
+    """Return whether an entry is named like an image, is a folder, and is a file."""
     is_named = os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million times
     try:
         return is_named, entry.is_dir(), entry.is_file()
@@ -197,15 +165,10 @@ def channel_depth(image: Image.Image) -> str:
 
 
 def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
-    """Read one image file as RGB.
+    """Read one image file as RGB; one that is damaged, or of a kind that is refused, is a `DataError`.
 
-    Args:
-        path: Path of the file.
-        image_size: Height and width in pixels of the result: the shorter side is resized to it (bicubic,
-            antialiased) and the center is cropped. None keeps the size of the file.
-
-    Raises:
-        DataError: The file cannot be decoded, or is of a kind that is refused.
+    The shorter side is resized to `image_size` pixels (bicubic, antialiased) and the center is cropped. None keeps
+    the size of the file.
     """
     with open_image(path) as file:
         depth, frames = channel_depth(file), getattr(file, "n_frames", 1)
@@ -215,7 +178,11 @@ def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
             raise ValueError(f"it has {frames} frames")
         if image_size is not None and max(file.size) * image_size**2 > MAX_PIXELS * min(file.size):
             raise ValueError(f"{file.width} x {file.height} pixels are too many at {image_size}")
-        image = _on_white(file) if file.has_transparency_data else file.convert("RGB")
+        if file.has_transparency_data:
+            opaque = Image.new("RGBA", file.size, "white")
+            image = Image.alpha_composite(opaque, file.convert("RGBA")).convert("RGB")
+        else:
+            image = file.convert("RGB")
     if image_size is not None and image.size != (image_size, image_size):
         scale = image_size / min(image.size)
         width, height = (max(image_size, round(side * scale)) for side in image.size)
@@ -225,17 +192,8 @@ def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(image)
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    image = image.convert("RGBA")
-    background = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(background, image).convert("RGB")
-
-
 def decoded_bytes(files: ImageFiles, image_size: int | None) -> int:
-    """Return the bytes that all images would take in memory, 0 if no image tells its size.
-
-    Without `image_size`, all images are taken to have the size of the first readable one.
-    """
+    """Return the bytes of all images in memory, at the size of the first readable one if none is given."""
     if image_size is not None:
         return len(files.paths) * 3 * image_size**2
     for path in files.paths:
@@ -250,18 +208,10 @@ def decoded_bytes(files: ImageFiles, image_size: int | None) -> int:
 def read_images(
     paths: Sequence[str], image_size: int | None, skip_bad: bool = False
 ) -> tuple[UInt8[Tensor, "n 3 h w"], tuple[str, ...]]:
-    """Decode one file or more into one tensor, in several threads.
+    """Decode files into one tensor; return it, and the paths that were left out because they are unreadable.
 
-    Args:
-        paths: Paths of the files.
-        image_size: Height and width as in `decode`. If None, all images must have one square size.
-        skip_bad: Leave unreadable files out, one in a hundred at most.
-
-    Returns:
-        Images in the order of the paths, and the paths that were left out.
-
-    Raises:
-        DataError: Files cannot be read, or sizes differ; up to ten are named.
+    `skip_bad` allows one unreadable file in a hundred. More of them, and images that are not of one square size,
+    are a `DataError`.
     """
     results = list(try_each(paths, lambda path: decode(path, image_size)))
     errors = {p: r for p, r in zip(paths, results, strict=True) if isinstance(r, DataError)}
@@ -282,19 +232,10 @@ def stack_images(arrays: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[Tensor, 
 
 
 def find_unreadable(files: ImageFiles, image_size: int, skip_bad: bool) -> tuple[str, ...]:
-    """Look for unreadable files before images are decoded as they are read.
+    """Return unreadable files to leave out, before images are decoded as they are read.
 
-    Args:
-        files: Listing of the files.
-        image_size: Height and width as in `decode`.
-        skip_bad: Decode every file once, and leave out unreadable ones, one in a hundred at most. Otherwise no
-            file is opened, and only paths that are not files are found.
-
-    Returns:
-        The paths to leave out.
-
-    Raises:
-        DataError: Files are unreadable; up to ten are named.
+    With `skip_bad` every file is decoded once, and one unreadable in a hundred is allowed. Otherwise no file is
+    opened, and any path that is not a file is a `DataError`.
     """
     suspects = files.paths if skip_bad else files.no_files
     results = zip(suspects, try_each(suspects, lambda p: decode(p, image_size)), strict=True)
@@ -312,11 +253,10 @@ def _check_readable(
     listed = "; ".join(
         f"{path} ({_reason(error.__cause__ or error)})" for path, error in list(errors.items())[:10]
     )
-    how = "Repair or remove them" + (
-        "" if skip_bad else ", or pass over a few with --data.skip-bad"
-    )
+    how = "" if skip_bad else ", or pass over a few with --data.skip-bad"
     raise DataError(
-        f"{bound} must be readable, but {len(errors)} of {num_files} are not: {listed}. {how}."
+        f"{bound} must be readable, but {len(errors)} of {num_files} are not: {listed}. Repair or remove "
+        f"them{how}."
     )
 
 

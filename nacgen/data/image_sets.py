@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -51,20 +51,12 @@ class ImageSet(Protocol):
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Image files of a folder, decoded in parallel when they are read.
+    """Image files of a folder, decoded in parallel when they are read."""
 
-    Args:
-        name: Path of the folder.
-        paths: Paths of the files.
-        image_size: Height and width in pixels that images are resized to; None keeps the size of the files.
-        notes: Properties of the files that a reader of the score should know.
-        split: Name of the split.
-    """
-
-    name: str
+    name: str  # path of the folder
     paths: tuple[str, ...]
-    image_size: int | None = None
-    notes: tuple[str, ...] = ()
+    image_size: int | None = None  # None keeps the size of the files
+    notes: tuple[str, ...] = ()  # properties of the files that a reader of the score should know
     split: str = "all"
 
     def __len__(self) -> int:
@@ -80,18 +72,10 @@ class FolderImages:
 def open_images(
     source: str, *, data_dir: str | Path | None = None, image_size: int | None = None
 ) -> ImageSet:
-    """Open a folder, an archive or a dataset of images by name.
+    """Open a folder, an `.npz` archive, or a dataset and its split, as `"cifar10/test"`, for scoring.
 
-    Args:
-        source: Path of a folder or an `.npz` archive, or name and split of a dataset: `"cifar10/test"`.
-        data_dir: Folder of the dataset's files.
-        image_size: Height and width in pixels that files and datasets are resized to; None keeps them as they are,
-            and archives are never resized.
-
-    Raises:
-        ConfigurationError: The dataset or its split is unknown, or needs `data_dir`.
-        DataError: The images cannot be scored; the message says which and why.
-        DataNotFoundError: There is nothing of this name, or no image in it.
+    The files of a dataset lie in `data_dir`. Files and datasets are resized to `image_size`; None keeps them as
+    they are, and archives are never resized. Images that cannot be scored are a `DataError`.
 
     Example:
         >>> images = open_images("digits/test")
@@ -114,29 +98,21 @@ def open_images(
 
 
 def open_folder(folder: Path, image_size: int | None = None) -> FolderImages:
-    """Find the images in and below a folder, and check the header of each file.
+    """Find the images in and below a folder, in the order of their paths, and check the header of each file.
 
-    Args:
-        folder: Path of the folder.
-        image_size: Height and width in pixels that images are resized to, as in `nacgen.data.folder.decode`; None
-            keeps the size of the files.
-
-    Returns:
-        The images in the order of their paths; no pixel is read yet, except alpha channels.
-
-    Raises:
-        DataNotFoundError: The folder holds no image.
-        DataError: A file is no image, is transparent, has several frames or 16 bits per channel, or sizes differ.
+    Images are resized to `image_size` as in `nacgen.data.folder.decode`. No pixel is read yet, except alpha
+    channels. A file that is transparent, or has several frames or 16 bits per channel, is a `DataError`; files of
+    several sizes are, too, unless they are resized.
     """
     paths = list_images(folder).paths
-    headers = _each(paths, _header)
+    sizes, kinds = zip(*_each(paths, _header), strict=True)
     if image_size is None:
-        _check_sizes(folder, paths, headers)
-    return FolderImages(str(folder), paths, image_size, tuple(_notes(folder, paths, headers)))
+        _check_sizes(folder, paths, sizes)
+    return FolderImages(str(folder), paths, image_size, tuple(_notes(folder, paths, kinds)))
 
 
 def holds_statistics(path: Path) -> bool:
-    """Test if a file is an `.npz` archive of the statistics `mu` and `sigma`, not of images."""
+    """Return True for an `.npz` archive of the statistics `mu` and `sigma`, not of images."""
     if not path.is_file():
         return False
     try:
@@ -149,13 +125,8 @@ def holds_statistics(path: Path) -> bool:
 def read_npz(path: Path) -> ImageDataset:
     """Read the images of an `.npz` archive, without unpickling anything.
 
-    Args:
-        path: Path of an archive with one array of four axes: uint8 `(n, h, w, 3)` or `(n, 3, h, w)`. Arrays of
-            other ranks, such as labels, are ignored.
-
-    Raises:
-        DataNotFoundError: There is no such file.
-        DataError: It is damaged, or holds no such array, or several.
+    It must hold one array of four axes, uint8 `(n, h, w, 3)` or `(n, 3, h, w)`. Arrays of other ranks, such as
+    labels, are ignored.
     """
     if not path.is_file():
         raise DataNotFoundError(
@@ -183,15 +154,10 @@ def read_npz(path: Path) -> ImageDataset:
     )
 
 
-class _Header(NamedTuple):
-    size: tuple[int, int]
-    kind: str
-
-
-def _header(path: str) -> _Header:
-    """Return size and format of a file, or refuse one that cannot be scored as it is."""
+def _header(path: str) -> tuple[tuple[int, int], str]:
+    """Return width and height, and format of a file, or refuse one that cannot be scored as it is."""
     with open_image(path) as image:
-        header = _Header(image.size, str(image.format))
+        header = (image.size, str(image.format))
         frames, depth = getattr(image, "n_frames", 1), channel_depth(image)
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if frames > 1:
@@ -209,10 +175,10 @@ def _header(path: str) -> _Header:
     return header
 
 
-def _check_sizes(folder: Path, paths: Sequence[str], headers: Sequence[_Header]) -> None:
-    counts = Counter(header.size for header in headers)
+def _check_sizes(folder: Path, paths: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
+    counts = Counter(sizes)
     if len(counts) > 1:
-        first = {header.size: path for path, header in zip(paths[::-1], headers[::-1], strict=True)}
+        first = dict(zip(sizes[::-1], paths[::-1], strict=True))
         found = "; ".join(
             f"{width}x{height} px: {count} ({first[width, height]}{', …' if count > 1 else ''})"
             for (width, height), count in counts.most_common(5)
@@ -223,7 +189,7 @@ def _check_sizes(folder: Path, paths: Sequence[str], headers: Sequence[_Header])
         )
 
 
-def _notes(folder: Path, paths: Sequence[str], headers: Sequence[_Header]) -> Iterator[str]:
+def _notes(folder: Path, paths: Sequence[str], kinds: Sequence[str]) -> Iterator[str]:
     nested = [path for path in paths if Path(path).parent != folder]
     if nested:
         num_folders = len({Path(path).parent for path in nested})
@@ -231,7 +197,7 @@ def _notes(folder: Path, paths: Sequence[str], headers: Sequence[_Header]) -> It
     num_files = sum(len(files) for _, _, files in os.walk(folder, followlinks=True))
     if num_files > len(paths):
         yield f"passed_over: {num_files - len(paths)} files in {folder} are not named like images."
-    lossy = Counter(header.kind for header in headers if header.kind in LOSSY)
+    lossy = Counter(kind for kind in kinds if kind in LOSSY)
     if lossy:
         yield (
             f"lossy: {lossy.total()} of {len(paths)} images in {folder} are {' and '.join(lossy)}, whose "

@@ -10,25 +10,14 @@ from einops import rearrange
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from nacgen.data.decoders import NUM_THREADS, decoders, result_of
+from nacgen.data.decoders import decoders, result_of
 from nacgen.data.folder import decode
 
 
 class PendingImages:
-    """Images that worker threads are decoding.
+    """Images that threads are decoding into a tensor, with one path and one task for each."""
 
-    Args:
-        images: Tensor that the threads write to.
-        paths: Paths of the files, one per image.
-        tasks: Tasks of the threads, one per image.
-    """
-
-    def __init__(
-        self,
-        images: UInt8[Tensor, "b 3 h w"],
-        paths: Sequence[str],
-        tasks: Sequence[Future[None]],
-    ) -> None:
+    def __init__(self, images: Tensor, paths: Sequence[str], tasks: Sequence[Future[None]]) -> None:
         self._images, self._paths, self._tasks = images, paths, tasks
 
     def result(self) -> UInt8[Tensor, "b 3 h w"]:
@@ -49,27 +38,14 @@ class PendingImages:
 
 @dataclass(frozen=True)
 class LazyImageDataset:
-    """Image files that are decoded whenever they are read; used like an `ImageDataset`, but without its tensor.
-
-    Args:
-        name: Name under which the dataset was loaded.
-        split: Name of the split, see `ImageDataset`.
-        paths: Paths of the files.
-        image_size: Height and width in pixels of the images, see `nacgen.data.folder.decode`.
-        labels: Class of each image, or one column of flags per class, or None.
-        class_names: Name of each class, empty without labels.
-        num_threads: Number of threads, shared by all datasets of the process with this number.
-        positions: Position of each image before a fifth was held out, see `ImageDataset`.
-        skipped: Files that could not be read and were left out.
-    """
+    """Image files that are decoded whenever they are read; used like an `ImageDataset`, but without its tensor."""
 
     name: str
     split: str
     paths: tuple[str, ...]
-    image_size: int
+    image_size: int  # see `nacgen.data.folder.decode`
     labels: Int64[Tensor, " n"] | Bool[Tensor, "n c"] | None
     class_names: tuple[str, ...] = ()
-    num_threads: int = NUM_THREADS
     positions: Int64[Tensor, " n"] | None = None
     skipped: tuple[str, ...] = ()
 
@@ -90,17 +66,13 @@ class LazyImageDataset:
 
     def request(self, indices: Int64[Tensor, " b"], pin_memory: bool = False) -> PendingImages:
         """Begin to decode the images at some indices, into pinned memory if a GPU will fetch them."""
-        images = torch.empty(
-            (len(indices), 3, self.image_size, self.image_size),
-            dtype=torch.uint8,
-            pin_memory=pin_memory,
-        )
+        shape = (len(indices), 3, self.image_size, self.image_size)
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
         rows = images.numpy()
 
         def fill(row: int, path: str) -> None:
             rows[row] = rearrange(decode(path, self.image_size), "h w c -> c h w")
 
         paths = [self.paths[i] for i in indices.tolist()]
-        pool = decoders(self.num_threads)
-        tasks = [pool.submit(partial(fill, row), path) for row, path in enumerate(paths)]
+        tasks = [decoders().submit(partial(fill, row), path) for row, path in enumerate(paths)]
         return PendingImages(images, paths, tasks)

@@ -1,4 +1,4 @@
-"""Images written as PNG files, alone or in a grid, and as an animated GIF."""
+"""Images written as PNG files, alone or in a grid, and as an animated GIF; the files' folders must exist."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +10,15 @@ from PIL import Image
 from torch import Tensor
 
 FRAME = 96  # gray
+MAX_FRAMES = 40  # of a GIF
 
 
 def write_grid(
     images: UInt8[Tensor, "n 3 h w"], path: str | Path, columns: int, zoom: int = 1
 ) -> None:
-    """Write images as one PNG, row by row, each in a thin frame.
+    """Write images as one PNG, row by row, each in a thin frame, with pixels enlarged `zoom` times.
 
-    Args:
-        images: Images whose number is a multiple of `columns`.
-        path: Path of the file; its folder must exist.
-        columns: Number of images in a row.
-        zoom: Whole factor by which pixels are enlarged.
-
-    Raises:
-        ValueError: The images do not fill the rows.
+    A number of images that does not fill rows of `columns` is a `ValueError`.
     """
     if len(images) == 0 or len(images) % columns:
         raise ValueError(
@@ -38,40 +32,24 @@ def write_grid(
 
 
 def write_image(image: UInt8[Tensor, "3 h w"], path: str | Path) -> None:
-    """Write one image as a PNG file, whose folder must exist."""
+    """Write one image as a PNG file."""
     pixels = rearrange(image, "c h w -> h w c").contiguous().cpu().numpy()
     Image.fromarray(pixels).save(path, format="PNG")
 
 
-def write_gif(
-    frames: Sequence[Path], path: str | Path, shrink: int = 1, max_frames: int = 40
-) -> None:
-    """Write an endless GIF of picture files, five per second, the last one shown for two seconds.
+def write_gif(frames: Sequence[Path], path: str | Path, shrink: int = 1) -> None:
+    """Write an endless GIF of picture files of one size, five per second, the last one shown for two seconds.
 
-    Args:
-        frames: Paths of one picture or more, all of one size, in order.
-        path: Path of the file; its folder must exist.
-        shrink: Whole factor by which pictures are reduced.
-        max_frames: Largest number of pictures. Of more, this many are taken at even distances, first and last
-            included.
-
-    Raises:
-        ValueError: There are no frames, or their sizes differ.
+    Pictures are reduced by the whole factor `shrink`. If there are more than `MAX_FRAMES`, this many are taken at
+    even distances, first and last included.
     """
-    if not frames:
-        raise ValueError(
-            "frames must be one picture file or more, got none. Write the pictures first."
-        )
-    last, count = len(frames) - 1, min(len(frames), max_frames)
+    last, count = len(frames) - 1, min(len(frames), MAX_FRAMES)
     chosen = [frames[round(i * last / max(1, count - 1))] for i in range(count)]
     pictures = []
     for file in chosen:
         with Image.open(file) as picture:
             size = (picture.width // shrink, picture.height // shrink)
             pictures.append(picture.convert("RGB").resize(size, Image.Resampling.NEAREST))
-    sizes = {picture.size for picture in pictures}
-    if len(sizes) > 1:
-        raise ValueError(f"frames must have one size, got {sorted(sizes)}. Leave the others out.")
     pictures[0].save(
         path,
         format="GIF",

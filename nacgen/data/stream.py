@@ -15,23 +15,14 @@ PREFETCH = 2  # batches decoded ahead
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's part of a global batch.
+    """One process's part of a global batch."""
 
-    Args:
-        images: Pixels `(b, 3, h, w)`, uint8, on the training device.
-        labels: Class of each image, or one column of flags per class, or None.
-        seed: Seed of the run.
-        images_seen: Images seen by all processes together before this batch.
-        global_size: Number of images in the global batch.
-        start: Index in the global batch of this part's first image.
-    """
-
-    images: Tensor
-    labels: Tensor | None
-    seed: int
-    images_seen: int
-    global_size: int
-    start: int
+    images: Tensor  # (b, 3, h, w), uint8, on the training device
+    labels: Tensor | None  # class of each image, or one flag per class
+    seed: int  # of the run
+    images_seen: int  # by all processes together before this batch
+    global_size: int  # number of images in the global batch
+    start: int  # index in the global batch of this part's first image
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return the random generator for draws of the global batch, the same on every process."""
@@ -43,11 +34,7 @@ class Batch:
         return rows.to(self.images.device, non_blocking=True)
 
     def split(self, num_parts: int) -> "list[Batch]":
-        """Split into equal parts; draws for the parts are the rows of draws for the whole.
-
-        Raises:
-            ValueError: The number of images is not a multiple of `num_parts`.
-        """
+        """Split into equal parts; draws for the parts are the rows of draws for the whole."""
         size, rest = divmod(len(self.images), num_parts)
         if rest:
             raise ValueError(
@@ -68,19 +55,11 @@ class ImageStream:
     """Endless shuffled batches of a dataset, each a function of (seed, images seen).
 
     Every epoch is a new permutation, and a batch may continue into the next epoch: no image is dropped, and the
-    position alone says which images come next. Files are decoded ahead; their batches equal those from memory.
+    position alone says which images come next. A dataset in memory is moved to `device` once. Files are decoded
+    ahead; their batches equal those from memory.
 
-    Args:
-        dataset: Dataset of images. If it is in memory, it is moved to `device` once.
-        batch_size: Number of images in a global batch, over all processes.
-        seed: Seed of the run.
-        device: Device of the batches.
-        process_index: Rank of this process.
-        num_processes: Number of all processes.
-
-    Raises:
-        ConfigurationError: The batch does not split evenly over processes.
-        DataError: The dataset is smaller than a batch.
+    A batch size, over all processes, that does not split evenly over them is a `ConfigurationError`; one larger
+    than the dataset is a `DataError`.
 
     Example:
         >>> from nacgen.data.datasets import load_dataset
@@ -135,21 +114,13 @@ class ImageStream:
         return self._permutations[epoch]
 
     def batch(self, images_seen: int) -> Batch:
-        """Return this process's part of the global batch at a position.
-
-        Args:
-            images_seen: Images seen by all processes together so far.
-
-        Raises:
-            DataError: A file cannot be decoded.
-        """
+        """Return this process's part of the global batch at a position."""
         rows = self._rows(images_seen).to(self.device)
         images = self._decoded(images_seen) if self._images is None else self._images[rows]
         labels = None if self._labels is None else self._labels[rows]
         return Batch(images, labels, self.seed, images_seen, self.batch_size, self.start)
 
     def _rows(self, images_seen: int) -> Tensor:
-        """Return the dataset indices of this process's part of the batch at a position."""
         return self.indices(images_seen)[self.start : self.start + self.local_size]
 
     def _decoded(self, images_seen: int) -> Tensor:

@@ -65,11 +65,9 @@ def test_a_subset_is_the_one_in_memory(held: Dataset, lazy: LazyImageDataset) ->
     assert torch.equal(labels_of(some), labels_of(expected))
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, 5])
 def test_a_lazy_stream_gives_the_batches_of_the_one_in_memory(
-    held: Dataset, lazy: LazyImageDataset, num_threads: int
+    held: Dataset, lazy: LazyImageDataset
 ) -> None:
-    lazy = LazyImageDataset(**{**vars(lazy), "num_threads": num_threads})
     streams = [ImageStream(dataset, 8, seed=3) for dataset in (held, lazy)]
     # Over two ends of an epoch, then jumps back, forward and on the spot.
     for position in (*range(0, 8 * 7, 8), 8, 8000, 8008, 8008, 4):

@@ -18,17 +18,8 @@ def read_cifar(
 ) -> tuple[UInt8[Tensor, "n 3 32 32"], Int64[Tensor, " n"], tuple[str, ...]]:
     """Read CIFAR-10 from `cifar-10-batches-py/`, or CIFAR-100 with its fine classes from `cifar-100-python/`.
 
-    Args:
-        name: Class of `torchvision.datasets`: `"CIFAR10"` or `"CIFAR100"`.
-        root: Folder that holds the archive's folder, or the latter itself.
-        split: `"train"` or `"test"`.
-
-    Returns:
-        Images, labels and class names.
-
-    Raises:
-        DataNotFoundError: A file of the split is missing.
-        DataError: A file of the split is not the published one.
+    Return images, labels and class names. `name` is that of torchvision's class; `root` holds the archive's
+    folder, or is the latter itself.
     """
     from torchvision import datasets  # slow to import
 

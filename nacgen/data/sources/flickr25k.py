@@ -4,7 +4,6 @@ Huiskes & Lew 2008, The MIR Flickr Retrieval Evaluation. `*_r1.txt`, the stricte
 labels, is not used. The publisher gives no checksums, so none are checked.
 """
 
-import os
 import re
 from pathlib import Path
 
@@ -25,19 +24,10 @@ IMAGE_NAME = re.compile(r"im([1-9][0-9]*)\.jpg")
 
 
 def list_flickr25k(root: Path) -> ImageFiles:
-    """Find the images of FLICKR-25K and read their labels.
+    """Find the images of FLICKR-25K in the order of their numbers, and read their labels, bool `(n, 24)`.
 
-    Args:
-        root: Folder that holds `mirflickr/`, with `im1.jpg` and so on, and beside it
-            `mirflickr25k_annotations_v080/`; or `mirflickr/` itself.
-
-    Returns:
-        Files in the order of their numbers: row `i` is `im{i + 1}.jpg`. Labels are bool `(n, 24)`; some images
-        have none.
-
-    Raises:
-        DataNotFoundError: Images or annotations are missing.
-        DataError: The images are not numbered without a gap, or an annotation is damaged.
+    `root` holds `mirflickr/`, with `im1.jpg` and so on, and beside it `mirflickr25k_annotations_v080/`; or it is
+    `mirflickr/` itself. Some images have no label.
     """
     folder = root if root.name == "mirflickr" else root / "mirflickr"
     annotations = folder.parent / ANNOTATIONS
@@ -45,7 +35,8 @@ def list_flickr25k(root: Path) -> ImageFiles:
         "Get mirflickr25k.zip and mirflickr25k_annotations_v080.zip from press.liacs.nl/mirflickr; then "
         f"`unzip mirflickr25k.zip -d {folder.parent}; unzip mirflickr25k_annotations_v080.zip -d {annotations}`."
     )
-    numbers = sorted(_image_numbers(folder)) if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    numbers = sorted(int(match[1]) for match in map(IMAGE_NAME.fullmatch, names) if match)
     if not numbers:
         raise DataNotFoundError(
             f"FLICKR-25K should lie in {folder}, but im1.jpg is missing there. {how}"
@@ -65,12 +56,6 @@ def list_flickr25k(root: Path) -> ImageFiles:
     paths = tuple(str(folder / f"im{number}.jpg") for number in numbers)
     columns = [_read_column(annotations / f"{name}.txt", len(paths)) for name in CLASSES]
     return ImageFiles(paths, torch.stack(columns, dim=1), CLASSES)
-
-
-def _image_numbers(folder: Path) -> list[int]:
-    with os.scandir(folder) as entries:
-        matches = [IMAGE_NAME.fullmatch(entry.name) for entry in entries if entry.is_file()]
-    return [int(match[1]) for match in matches if match]
 
 
 def _read_column(path: Path, num_images: int) -> Bool[Tensor, " n"]:

@@ -15,18 +15,9 @@ SYNSET = re.compile(r"n\d{8}")
 
 
 def list_imagenet(root: Path, split: str) -> ImageFiles:
-    """Find the images of ImageNet-1K.
+    """Find the images of ImageNet-1K in `root/train` or, for the split `"test"`, in `root/val`.
 
-    Args:
-        root: Folder that holds `train/` and `val/`.
-        split: `"train"`, or `"test"` for the validation images: the test images have no public labels.
-
-    Returns:
-        Files, whose classes are the synsets in alphabetical order.
-
-    Raises:
-        DataNotFoundError: The folder is missing or empty.
-        DataError: Images do not lie in synset folders.
+    The test images have no public labels. The classes are the synsets in alphabetical order.
     """
     folder = root / FOLDERS[split]
     how = (

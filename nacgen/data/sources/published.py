@@ -7,21 +7,10 @@ from nacgen.errors import DataError, DataNotFoundError
 
 
 def find_published(dataset: type, root: Path, files: Mapping[str, str | None]) -> Path:
-    """Return the folder of an unpacked archive after checking the files that are needed of it.
+    """Return the folder of an unpacked archive after checking the MD5 of the files that are needed of it.
 
-    MD5 finds what a download or a disk damaged, and no one can make another file of the published checksum.
-
-    Args:
-        dataset: Class of `torchvision.datasets` that reads the archive.
-        root: Folder that the archive was unpacked in, or the archive's own folder.
-        files: MD5 of each file by name, `None` where the publisher gives none.
-
-    Returns:
-        The archive's own folder.
-
-    Raises:
-        DataNotFoundError: A file is missing.
-        DataError: A file is not the published one.
+    MD5 finds what a download or a disk damaged, and no one can make another file of the published checksum. It is
+    None for files whose checksum is not published. `root` is the archive's folder or the one around it.
     """
     from torchvision.datasets.utils import check_integrity  # slow to import
 

@@ -17,21 +17,10 @@ from nacgen.data.sources.published import find_published
 def read_stl10(
     root: Path, split: str
 ) -> tuple[UInt8[Tensor, "n 3 96 96"], Int64[Tensor, " n"] | None, tuple[str, ...]]:
-    """Read STL-10 from `stl10_binary/`.
+    """Read images, labels and class names of STL-10 from `stl10_binary/`; there are none for unlabeled images.
 
     torchvision knows the checksums. Its reader is not used: it wants the 2.7 GB of unlabeled images for every
     split, and holds images twice in memory.
-
-    Args:
-        root: Folder that holds `stl10_binary/`, or the latter itself.
-        split: `"train"`, `"test"` or `"unlabeled"`.
-
-    Returns:
-        Images, labels from 0 and class names; no labels and names for the unlabeled images.
-
-    Raises:
-        DataNotFoundError: A file of the split is missing.
-        DataError: A file of the split is not the published one.
     """
     from torchvision.datasets import STL10  # slow to import
 
