@@ -9,9 +9,8 @@ from torch import Tensor
 
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.functional.inception_score import InceptionScore
-from nacgen.metrics.class_sums import ClassSums
 from nacgen.metrics.extractors.base import FeatureExtractor, check_images
-from nacgen.metrics.statistics import GaussianStats, StatsAccumulator
+from nacgen.metrics.statistics import ClassSums, GaussianStats, StatsAccumulator
 from nacgen.system.processes import Processes
 
 ImageSource = Callable[[Int64[Tensor, " b"]], UInt8[Tensor, "b 3 h w"]]
@@ -19,13 +18,7 @@ ImageSource = Callable[[Int64[Tensor, " b"]], UInt8[Tensor, "b 3 h w"]]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Collected:
-    """Statistics of a set of images, the same on every process.
-
-    Args:
-        stats: Mean and covariance of the features.
-        features: All features in the order of the images, if they were asked for.
-        inception_score: Inception Score of the logits, if it was asked for.
-    """
+    """Statistics of a set of images, the same on every process; features are in the order of the images."""
 
     stats: GaussianStats
     features: Float[Tensor, "n d"] | None = None
@@ -44,25 +37,9 @@ def collect(
 ) -> Collected:
     """Pass images through an extractor, without gradients; torch's random state is restored.
 
-    Memory does not grow with the number of images unless features are kept. Every process must call, and every
-    process raises what any of them did.
-
-    Args:
-        images_of: Function from int64 indices `(b,)` to uint8 images `(b, 3, h, w)`.
-        indices: Indices of all images; each process takes its part of them.
-        extractor: Feature extractor.
-        batch_size: Number of images held at a time, on each process.
-        processes: Processes that divide the work.
-        keep_features: True to keep, and exchange, the features themselves.
-        num_splits: Number of splits of the Inception Score; None leaves it out.
-
-    Returns:
-        The statistics that were asked for.
-
-    Raises:
-        ConfigurationError: If `batch_size` is below one, or the extractor has no logits for the Inception Score.
-        DataError: If there are fewer than two images, or they are not uint8 `(b, 3, h, w)`.
-        NonFiniteError: If a feature or logit is NaN or infinite.
+    Each process takes its part of the indices, every process must call, and every process raises what any of them
+    did. Memory does not grow with the number of images unless features are kept. The Inception Score is computed
+    if its number of splits is given.
     """
     if batch_size < 1:
         raise ConfigurationError(f"batch_size must be one or more, got {batch_size}.")

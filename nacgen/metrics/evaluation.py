@@ -83,14 +83,14 @@ def evaluate(
         >>> list(result.scores)
         ['fd_digits_classifier']
     """
-    # What is asked for, and whether it can be had; before anything is generated.
+    # Refuse what cannot be had, before anything is generated.
     settings = settings or MetricSettings()
     _check_names(metrics, training_images is not None)
     chosen = [METRICS[name] for name in metrics]
     needs_features = any(metric.needs_features for metric in chosen)
     needs_logits = any(metric.needs_logits for metric in chosen)
     num_samples = _num_samples(generate, num_samples, seed, needs_logits)
-    _check_sizes(metrics, settings, extractor, reference, num_samples)
+    _check_sizes(metrics, settings, extractor, len(reference), num_samples)
 
     # Statistics of real images, then of generated ones.
     def statistics_of(kind: str, images: ImageSet | ReferenceStatistics) -> ReferenceStatistics:
@@ -189,19 +189,15 @@ def _check_sizes(
     metrics: Sequence[MetricName | str],
     settings: MetricSettings,
     extractor: FeatureExtractor,
-    reference: ImageSet | ReferenceStatistics,
+    num_reference: int,
     num_samples: int,
 ) -> None:
-    num_reference = (
-        reference.stats.n if isinstance(reference, ReferenceStatistics) else len(reference)
-    )
     for name in metrics:
         of_reference, of_generated = METRICS[name].least(settings, extractor.feature_dim)
         if num_reference < of_reference or num_samples < of_generated:
             raise ConfigurationError(
                 f"{name} needs {of_reference} reference images and {of_generated} generated ones or more, got "
-                f"{num_reference} and {num_samples} (for {settings} and {extractor.feature_dim} features). Take "
-                f"more images, or leave out {name}."
+                f"{num_reference} and {num_samples} (for {settings} and {extractor.feature_dim} features)."
             )
 
 

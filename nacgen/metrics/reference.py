@@ -58,6 +58,10 @@ class ReferenceStatistics:
     extractor_fingerprint: str
     features: Float[Tensor, "n d"] | None = None
 
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.stats.n
+
     @classmethod
     def compute(
         cls,
@@ -100,9 +104,7 @@ class ReferenceStatistics:
             processes=processes,
             keep_features=keep_features,
         )
-        with (
-            processes.failing_together()
-        ):  # each of several processes saw a part of the pixels only
+        with processes.failing_together():  # each of several processes saw only some pixels
             is_alone = processes.num_processes == 1
             fingerprint = seen.fingerprint if is_alone else fingerprint_images(dataset)
         return cls(
@@ -124,19 +126,11 @@ class ReferenceStatistics:
         batch_size: int = 500,
         accelerator: ProcessInfo | None = None,
     ) -> Self:
-        """Return the result of `compute`, from the file of an earlier call where there is one.
+        """Return the result of `compute`, from the file of an earlier call in `folder` where there is one.
 
         The file's name follows from the pixels and from the extractor's weights and preprocessing, so another
         dataset of the same name, or other weights, never meet it. All images are read in any case, for their
-        fingerprint.
-
-        Args:
-            dataset: As in `compute`.
-            extractor: As in `compute`.
-            folder: Folder of the files; it is made if it is missing.
-            keep_features: As in `compute`.
-            batch_size: As in `compute`.
-            accelerator: As in `compute`; the main process writes.
+        fingerprint. The other arguments are those of `compute`; the main process writes.
 
         Raises:
             DataError: If the file is damaged.
@@ -168,13 +162,10 @@ class ReferenceStatistics:
         return computed
 
     def save(self, path: str | Path) -> None:
-        """Write a file that `load` and pytorch-fid read; other readers see all of it or nothing.
-
-        Args:
-            path: Path that ends in `.npz`; its folder is made if it is missing.
+        """Write an `.npz` file that `load` and pytorch-fid read; its folder is made if it is missing.
 
         Raises:
-            ConfigurationError: If the name ends otherwise.
+            ConfigurationError: If the name does not end in `.npz`.
             StorageError: If the file cannot be written.
         """
         path = Path(path)
@@ -200,16 +191,13 @@ class ReferenceStatistics:
     def load(
         cls, path: str | Path, extractor: FeatureExtractor, *, foreign_images: int | None = None
     ) -> Self:
-        """Read a file of `save`, or `mu` and `sigma` that pytorch-fid wrote.
+        """Read a file of `save`, to the last bit, or `mu` and `sigma` that pytorch-fid wrote.
 
         Args:
             path: Path of the `.npz` file.
             extractor: Feature extractor that scores will be computed with.
             foreign_images: Number of images the file was computed from, only for a file that does not say so.
                 Giving it asserts that the file's features are this extractor's.
-
-        Returns:
-            The statistics, to the last bit those that were saved.
 
         Raises:
             DataNotFoundError: If there is no such file.
@@ -218,7 +206,15 @@ class ReferenceStatistics:
             ConfigurationError: If it holds the features of another extractor.
         """
         path = Path(path)
-        arrays = _read(path)
+        if not path.is_file():
+            raise DataNotFoundError(
+                f"reference statistics must be an .npz file, but {path} does not exist. Check the path, or "
+                "compute them."
+            )
+        try:
+            arrays = read_arrays(path)
+        except ARCHIVE_ERRORS as error:
+            raise _damaged(path, str(error)) from error
         texts: dict[str, str] = {
             name: str(arrays.pop(name)) for name in ("origin", "digest") if name in arrays
         }
@@ -294,18 +290,6 @@ def _digest(arrays: Mapping[str, Any], origin: str) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataNotFoundError(
-            f"reference statistics must be an .npz file, but {path} does not exist. Check the path, or "
-            "compute them."
-        )
-    try:
-        return read_arrays(path)
-    except ARCHIVE_ERRORS as error:
-        raise _damaged(path, str(error)) from error
-
-
 def _checked_origin(
     path: Path, arrays: Mapping[str, Any], texts: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -323,23 +307,19 @@ def _statistics(
     if missing := {"mu", "sigma"} - set(arrays):
         raise _damaged(path, f"it has no {' and no '.join(sorted(missing))}")
     mean, covariance = arrays["mu"], arrays["sigma"]
-    shapes = f"{mean.dtype} {mean.shape} and {covariance.dtype} {covariance.shape}"
     is_float = mean.dtype.kind == covariance.dtype.kind == "f"
     if not is_float or mean.shape != (dim,) or covariance.shape != (dim, dim):
+        shapes = f"{mean.dtype} {mean.shape} and {covariance.dtype} {covariance.shape}"
         raise _damaged(path, f"mu and sigma are {shapes} for {dim} features")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise _damaged(path, "mu or sigma hold NaN or infinity")
     if not np.allclose(covariance, covariance.T, rtol=0, atol=ROUNDING * np.abs(covariance).max()):
         raise _damaged(path, "sigma is not symmetric")
-    stats = GaussianStats(
-        n, *(torch.from_numpy(part.astype(np.float64)) for part in (mean, covariance))
-    )
+    stats = GaussianStats(n, *(torch.from_numpy(a.astype(np.float64)) for a in (mean, covariance)))
     if is_foreign:
         eigenvalues = torch.linalg.eigvalsh(stats.covariance)
-        if eigenvalues[0] < -ROUNDING * eigenvalues.abs().max():
-            raise _damaged(
-                path, f"sigma has eigenvalues below zero, {eigenvalues[0]:.3g} the lowest"
-            )
+        if (lowest := eigenvalues[0]) < -ROUNDING * eigenvalues.abs().max():
+            raise _damaged(path, f"sigma has eigenvalues below zero, {lowest:.3g} the lowest")
     return stats
 
 

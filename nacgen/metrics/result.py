@@ -13,34 +13,12 @@ OLD_KEYS = {"quantisation": "quantization", "neighbours": "neighbors"}
 
 
 def is_higher_better(score_name: str) -> bool:
-    """Tell whether a higher score is a better one; of distances and losses, the lower one is.
-
-    Args:
-        score_name: Name of a score; a suffix may name the features, as in `"recall_inception"`.
-
-    Returns:
-        True where higher is better.
-
-    Example:
-        >>> is_higher_better("fid"), is_higher_better("recall_digits_classifier")
-        (False, True)
-    """
+    """Return True if a higher score is better; a suffix may name the features, as in `"recall_inception"`."""
     return any(score_name == name or score_name.startswith(f"{name}_") for name in HIGHER_IS_BETTER)
 
 
 def rename_old_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the keys of a protocol, or of a score's settings, the names that they have today.
-
-    Args:
-        fields: Mapping that this or an earlier version wrote.
-
-    Returns:
-        The same values under today's names.
-
-    Example:
-        >>> rename_old_keys({"neighbours": 5, "seed": 0})
-        {'neighbors': 5, 'seed': 0}
-    """
+    """Give the keys of a protocol, or of a score's settings, the names that they have today."""
     return {OLD_KEYS.get(key, key): value for key, value in fields.items()}
 
 

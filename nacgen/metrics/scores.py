@@ -24,15 +24,7 @@ LINE_SIZES = 15
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Compared:
-    """Sets of images to be compared, in the features of one extractor.
-
-    Args:
-        reference: Real images.
-        generated: Images to be scored.
-        score_name: Name of the Fréchet distance in these features.
-        settings: Choices that the metrics leave open.
-        training: Real images that the generator was trained on, for `memorization` alone.
-    """
+    """Sets of images to be compared, in the features of one extractor; `training` is for `memorization` alone."""
 
     reference: ReferenceStatistics
     generated: Collected
@@ -171,18 +163,11 @@ def _memorization(sets: Compared) -> dict[str, Score]:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, and what has to be collected for it.
-
-    Args:
-        scores: Function that computes its scores, by name.
-        least: Function of settings and feature length that gives the fewest reference and generated images
-            that it can be computed from.
-        needs_features: True if all features have to be held, `n * d` floats for each set of images.
-        needs_logits: True if the extractor has to classify.
-    """
+    """A metric, and what has to be collected for it."""
 
     scores: Callable[[Compared], dict[str, Score]]
     least: Callable[[MetricSettings, int], tuple[int, int]]
+    """Fewest reference and generated images, given settings and the length of features."""
     needs_features: bool = False
     needs_logits: bool = False
 

@@ -38,11 +38,7 @@ class Check(NamedTuple):
 
 
 def print_checks() -> None:
-    """Make all checks and print a line for each.
-
-    Raises:
-        NacgenError: If a check failed.
-    """
+    """Make all checks and print a line for each; raise an error if one failed."""
     failed = 0
     for check in selfcheck():
         failed += not check.holds

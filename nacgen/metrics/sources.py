@@ -33,14 +33,7 @@ Source = ImageSet | Path  # the path is that of a file of statistics
 
 @dataclass(frozen=True, eq=False)
 class RunImages:
-    """Images of a run's generator or decoder, image `i` from seed `i`, as the run itself scores them.
-
-    Args:
-        name: Path of the run folder.
-        model: Averaged generator or decoder, in evaluation mode.
-        num_samples: Number of images.
-        device: Device that the model is on.
-    """
+    """Images of a run's averaged generator or decoder, image `i` from seed `i`, as the run itself scores them."""
 
     name: str
     model: Generator | Decoder
@@ -57,7 +50,7 @@ class RunImages:
         return self.num_samples
 
     def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Make the images of some numbers, zero or above, on the model's device."""
+        """Make images on the model's device."""
         return sample_images(self.model, indices, self.device)
 
 
@@ -66,19 +59,8 @@ def open_sources(
 ) -> list[Source]:
     """Open sets of images, and refuse those that no score can be computed from.
 
-    Args:
-        names: Run folders, folders of images, `.npz` archives of images or of statistics, or names of datasets
-            with their split, for example `"digits/test"`.
-        config: Options that say how the images are read.
-        device: Device on which runs make their images.
-
-    Returns:
-        The images of each name, or the path of its file of statistics.
-
-    Raises:
-        ConfigurationError: If a dataset is unknown, or `num_samples` is below two or given without a run.
-        DataError: If images cannot be scored, or are fewer than two.
-        CheckpointError: If the model of a run is damaged.
+    A name is that of a run folder, a folder of images, an `.npz` archive of images or of statistics, or a dataset
+    with its split, for example `"digits/test"`. Files of statistics stay paths.
     """
     sources = [_open(name, config, device) for name in names]
     for images in sources:
@@ -116,7 +98,7 @@ def _open_run(path: Path, num_samples: int | None, device: torch.device | str) -
 
 
 def describe(images: Source) -> Iterator[str]:
-    """List what a reader of the score should know of the images, line by line."""
+    """Describe images to a reader of the score, line by line."""
     if isinstance(images, Path):
         yield f"{images}: statistics"
         return
@@ -129,12 +111,7 @@ def describe(images: Source) -> Iterator[str]:
 def load_extractor(
     config: ExtractorConfig, sources: Sequence[Source], device: torch.device | str
 ) -> FeatureExtractor:
-    """Load the extractor that the options name, or the one that suits the images.
-
-    Raises:
-        CheckpointNotFoundError: If the weights are not there; the message names the remedies.
-        Exception: For the other reasons of `build_extractor`.
-    """
+    """Load the extractor that the options name, or the one that suits the images."""
     has_digits = any(not isinstance(s, Path) and s.name == "digits" for s in sources)
     name = config.extractor or ("digits_classifier" if has_digits else "inception")
     try:
@@ -155,14 +132,7 @@ def load_statistics(
 ) -> list[ImageSet | ReferenceStatistics]:
     """Read the files among the sources, so that statistics stand in place of their paths.
 
-    Args:
-        sources: Images, or paths of files of statistics.
-        extractor: Feature extractor that scores will be computed with.
-        foreign_images: Number of images behind files that do not say their origin.
-
-    Raises:
-        ConfigurationError: If `foreign_images` is given, and no file needs it.
-        DataError: If a file is damaged.
+    `foreign_images` is the number of images behind files that do not say their origin.
     """
     is_foreign = [isinstance(source, Path) and not says_origin(source) for source in sources]
     if foreign_images is not None and not any(is_foreign):

@@ -1,4 +1,4 @@
-"""Mean and covariance of features that arrive in batches, on one process or several.
+"""Mean and covariance of features, and the Inception Score, of images that arrive in batches.
 
 Source:
     Chan, Golub & LeVeque 1979, Stanford STAN-CS-79-773 (the pairwise merge).
@@ -8,21 +8,22 @@ from dataclasses import dataclass
 
 import torch
 from einops import pack, unpack
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from nacgen.errors import DataError, NonFiniteError
-from nacgen.system.processes import gather_parts
+from nacgen.functional.inception_score import (
+    InceptionScore,
+    certainty_and_classes,
+    score_of_splits,
+    split_of,
+)
+from nacgen.system.processes import Processes, gather_parts
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianStats:
-    """Mean and covariance of a sample of features, on the CPU.
-
-    Args:
-        n: Size of the sample, two or more.
-        mean: Sample mean.
-        covariance: Unbiased sample covariance (divided by `n - 1`).
+    """Mean and unbiased covariance (divided by `n - 1`) of a sample of `n` features, two or more, on the CPU.
 
     Example:
         >>> mean, covariance = torch.zeros(4).double(), torch.eye(4).double()
@@ -64,15 +65,11 @@ class StatsAccumulator:
         self.m2 = torch.zeros(feature_dim, feature_dim, dtype=torch.float64, device=device)
 
     def update(self, features: Float[Tensor, "b d"]) -> None:
-        """Add a batch of features, one row an image, of any float type; it may be empty.
-
-        Raises:
-            ValueError: If the rows are not of the expected length.
-        """
+        """Add a batch of features, one row an image, of any float type; it may be empty."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ValueError(
-                f"features must be (b, {len(self.mean)}), got {tuple(features.shape)}. Pool "
-                "feature maps over their pixels, and give one row an image."
+                f"features must be (b, {len(self.mean)}), got {tuple(features.shape)}. Pool feature maps over "
+                "their pixels."
             )
         if len(features) > 0:
             rows = features.detach().to(self.mean.device).double()
@@ -81,10 +78,7 @@ class StatsAccumulator:
             self._merge(len(rows), mean, centered.mT @ centered)
 
     def reduce(self) -> None:
-        """Add the sums of all processes, so that every process holds the same bits.
-
-        Every process must call, those without images too. Without a process group there is nothing to add.
-        """
+        """Add the sums of all processes, so that each holds the same bits; every process must call."""
         n = torch.tensor(float(self.n)).to(self.mean)
         own, shapes = pack([n, self.mean, self.m2], "*")
         self.n, self.mean, self.m2 = 0, torch.zeros_like(self.mean), torch.zeros_like(self.m2)
@@ -107,8 +101,7 @@ class StatsAccumulator:
         if not is_finite.all():
             raise NonFiniteError(
                 f"features must be finite, got NaN or infinity in {int((~is_finite).sum())} of "
-                f"{len(self.mean)} columns among {self.n} samples. Look at the images that were "
-                "scored, and at the extractor's weights."
+                f"{len(self.mean)} columns among {self.n} samples. Look at the images and the extractor's weights."
             )
         return GaussianStats(self.n, self.mean.cpu(), (self.m2 / (self.n - 1)).cpu())
 
@@ -120,3 +113,42 @@ class StatsAccumulator:
         self.m2 = self.m2 + m2 + torch.outer(delta, delta) * (self.n * n / total)
         self.mean = self.mean + delta * (n / total)
         self.n = total
+
+
+class ClassSums:
+    """Sums of class probabilities that the Inception Score of `n` images needs, for each split, in float64.
+
+    Images are assigned to splits at random, always in the same way, because files are often sorted by class, and a
+    split of a single class would score 1.
+    """
+
+    def __init__(self, n: int, num_splits: int, processes: Processes) -> None:
+        self.n, self.num_splits, self.processes = n, num_splits, processes
+        self.order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+        self.certainty = torch.zeros(num_splits, dtype=torch.float64, device=processes.device)
+        self.classes: Tensor | None = None
+
+    def update(self, logits: Float[Tensor, "b k"], positions: Int64[Tensor, " b"]) -> None:
+        """Add a batch of logits, given the position of each image among all images."""
+        log_p = logits.detach().to(self.processes.device).double().log_softmax(dim=1)
+        split = split_of(self.order[positions], self.n, self.num_splits).to(self.processes.device)
+        certainty, classes = certainty_and_classes(log_p, split, self.num_splits)
+        self.certainty += certainty
+        self.classes = classes if self.classes is None else self.classes + classes
+
+    def result(self) -> InceptionScore:
+        """Return the score over all processes, the same on each; every process must call."""
+        num_classes = 0 if self.classes is None else self.classes.shape[1]
+        widths = self.processes.gather(
+            torch.tensor([num_classes], device=self.processes.device), self.processes.num_processes
+        )
+        if self.classes is None:  # fewer images than processes
+            self.classes = self.certainty.new_zeros(self.num_splits, int(widths.max()))
+        certainty, classes = self.processes.sum(self.certainty), self.processes.sum(self.classes)
+        if not certainty.isfinite().all():
+            raise NonFiniteError(
+                f"logits must be finite, got NaN or infinity in {int((~certainty.isfinite()).sum())} of "
+                f"{self.num_splits} splits of {self.n} images. Look at the images and the extractor's weights."
+            )
+        sizes = split_of(torch.arange(self.n), self.n, self.num_splits).bincount()
+        return score_of_splits(certainty, classes, sizes.to(certainty.device))

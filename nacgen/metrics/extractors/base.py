@@ -32,7 +32,7 @@ class Features(NamedTuple):
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """Attributes and call that `evaluate` needs of an extractor; any object that has them will do.
+    """Attributes and call that `evaluate` needs of an extractor; any object with them will do.
 
     Attributes:
         name: Name in the protocol of a score.
@@ -66,13 +66,6 @@ class NetworkExtractor(ABC):
     """A frozen network as extractor: one device, evaluation mode, no gradients, plain float32.
 
     It is deliberately no module: `Accelerator.prepare` would wrap it in autocast.
-
-    Args:
-        network: Network that is moved to the device and frozen.
-        name: Name in the protocol of a score.
-        score_name: Name of the Fréchet distance in these features.
-        feature_dim: Length of a feature vector.
-        device: Device that it runs on.
     """
 
     resize: str
@@ -84,11 +77,10 @@ class NetworkExtractor(ABC):
         network: nn.Module,
         *,
         name: str,
-        score_name: str,
         feature_dim: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.name, self.score_name, self.feature_dim = name, score_name, feature_dim
+        self.name, self.score_name, self.feature_dim = name, f"fd_{name}", feature_dim
         settings = [type(network).__name__, self.resize, self.normalization, "float32"]
         parts = [json.dumps(settings), digest_tensors(network.state_dict())]
         self.fingerprint = f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
@@ -96,11 +88,7 @@ class NetworkExtractor(ABC):
         self.device = torch.device(device)
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:
-        """Compute float32 features of images, on the extractor's device.
-
-        Raises:
-            DataError: If the images are not uint8 `(b, 3, h, w)`, or of a size that does not fit.
-        """
+        """Compute float32 features of images, on the extractor's device; refuse others with a `DataError`."""
         check_images(images)
         with torch.inference_mode(), plain_float32(self.device.type):
             return self.extract(images.to(self.device).float().contiguous())
@@ -114,17 +102,13 @@ def check_images(images: Tensor) -> None:
     """Raise a `DataError` unless these are uint8 images `(b, 3, h, w)`."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise DataError(
-            f"images to score must be uint8 (b, 3, h, w), got {images.dtype} "
-            f"{tuple(images.shape)}. nacgen.data.pixels.to_uint8 converts floats in [-1, 1]; colors "
-            "come before height and width."
+            f"images to score must be uint8 (b, 3, h, w), got {images.dtype} {tuple(images.shape)}. "
+            "nacgen.data.pixels.to_uint8 converts floats in [-1, 1]."
         )
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Compute the SHA-256 of names, types, shapes and bytes of all float tensors, as hexadecimal digits.
-
-    Counters among the tensors do not matter to features and are left out.
-    """
+    """Compute the SHA-256 of names, types, shapes and bytes of all float tensors (so not of counters)."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         if tensor.is_floating_point():

@@ -14,6 +14,12 @@ from nacgen.models.encoder import NACEncoder
 EXTRACTOR_NAMES = ("digits_classifier", "classifier", "inception", "dinov2", "nac_encoder")
 DIGITS_CLASSIFIER = "digits_classifier"
 DIGITS_FINGERPRINT = "sha256:c997a64152c7963c331d974e1e80d9bfcdf92b875b883e40914de4f1c464ba05"
+# The folder that such an extractor needs, and the advice to someone who gave none.
+WITHOUT_DEFAULT = {
+    "nac_encoder": "an encoder, got no weights. Give one, for example checkpoints/digits-nac",
+    "classifier": "a classifier, got no weights. Train one with recipes/train_classifier.py and give it as "
+    "weights (--score.weights RUN/classifier)",
+}
 
 
 def build_extractor(
@@ -33,9 +39,6 @@ def build_extractor(
             `"nac_encoder"` and `"dinov2"` have no default.
         resize: Resize of `"inception"`: `"pytorch_fid"` (the default), `"tf1"` or `"clean"`.
         device: Device that it runs on.
-
-    Returns:
-        The extractor.
 
     Raises:
         ConfigurationError: If the name or the resize is unknown, if a resize is given to another extractor than
@@ -65,19 +68,13 @@ def build_extractor(
         from nacgen.metrics.extractors.dinov2 import load_dinov2
 
         return load_dinov2(weights, device)
-    if name == "nac_encoder":
-        if weights is None:
-            raise ConfigurationError(
-                "the extractor nac_encoder needs the folder of an encoder, got no weights. Give one as weights, "
-                "for example checkpoints/digits-nac."
-            )
-        return EncoderExtractor(NACEncoder.from_pretrained(weights), device=device)
-    if name == "classifier" and weights is None:
+    if weights is None and name in WITHOUT_DEFAULT:
         raise ConfigurationError(
-            "the extractor classifier needs the folder of a classifier, got no weights. Train one with "
-            "recipes/train_classifier.py and give it as weights (--score.weights RUN/classifier)."
+            f"the extractor {name} needs the folder of {WITHOUT_DEFAULT[name]}."
         )
     folder = weights or "checkpoints/digits-classifier"
+    if name == "nac_encoder":
+        return EncoderExtractor(NACEncoder.from_pretrained(folder), device=device)
     extractor = ClassifierExtractor(ImageClassifier.from_pretrained(folder), device=device)
     if name == DIGITS_CLASSIFIER and extractor.name != DIGITS_CLASSIFIER:
         raise CheckpointError(
@@ -95,10 +92,6 @@ class ClassifierExtractor(NetworkExtractor):
     (`fd_own_digits_classifier` for digits), or `fd_classifier` where it does not say. The fingerprint tells
     classifiers of one name apart.
 
-    Args:
-        classifier: Classifier, which is frozen.
-        device: Device that it runs on.
-
     Example:
         >>> from nacgen.models.classifier import ImageClassifier
         >>> ClassifierExtractor(ImageClassifier(dataset="cifar10")).score_name
@@ -112,13 +105,7 @@ class ClassifierExtractor(NetworkExtractor):
         name = "classifier" if classifier.dataset is None else f"{classifier.dataset}_classifier"
         if name == DIGITS_CLASSIFIER:
             name = f"own_{name}"
-        super().__init__(
-            classifier,
-            name=name,
-            score_name=f"fd_{name}",
-            feature_dim=classifier.feature_dim,
-            device=device,
-        )
+        super().__init__(classifier, name=name, feature_dim=classifier.feature_dim, device=device)
         if self.fingerprint == DIGITS_FINGERPRINT:
             self.name, self.score_name = DIGITS_CLASSIFIER, f"fd_{DIGITS_CLASSIFIER}"
         self.classifier = classifier
@@ -130,8 +117,7 @@ class ClassifierExtractor(NetworkExtractor):
             raise DataError(
                 f"{self.name} looks at images of {size}x{size} px and does not resize, got "
                 f"{pixels.shape[-2]}x{pixels.shape[-1]}. Train a classifier on images of this size with "
-                "recipes/train_classifier.py, or use another extractor "
-                f"({', '.join(EXTRACTOR_NAMES)})."
+                f"recipes/train_classifier.py, or use another extractor ({', '.join(EXTRACTOR_NAMES)})."
             )
         features = self.classifier.features(pixels / 127.5 - 1)
         return Features(features, self.classifier.head(features))
@@ -139,10 +125,6 @@ class ClassifierExtractor(NetworkExtractor):
 
 class EncoderExtractor(NetworkExtractor):
     """Features of a NAC encoder, which cannot show what Neural Activation Coding brings.
-
-    Args:
-        encoder: Encoder, which is frozen.
-        device: Device that it runs on.
 
     Example:
         >>> EncoderExtractor(nacgen.NACEncoder()).score_name
@@ -155,11 +137,7 @@ class EncoderExtractor(NetworkExtractor):
 
     def __init__(self, encoder: NACEncoder, *, device: torch.device | str = "cpu") -> None:
         super().__init__(
-            encoder,
-            name="nac_encoder",
-            score_name="fd_nac_encoder",
-            feature_dim=encoder.feature_dim,
-            device=device,
+            encoder, name="nac_encoder", feature_dim=encoder.feature_dim, device=device
         )
         self.encoder = encoder
 

@@ -85,38 +85,33 @@ class CallableExtractor:
         """Compute features of images, in plain float32 and without gradients.
 
         Raises:
-            DataError: If the images are not uint8 `(b, 3, h, w)`, or the function's result is not float
-                `(b, feature_dim)`, with logits `(b, k)` or without.
+            DataError: If images or results have another type or shape than they should.
         """
         check_images(images)
-        function = self.function
-        training = (
-            [m for m in function.modules() if m.training] if isinstance(function, nn.Module) else []
-        )
+        modules = self.function.modules() if isinstance(self.function, nn.Module) else ()
+        training = [module for module in modules if module.training]
         try:
             for module in training:
                 module.training = False
             with torch.no_grad(), plain_float32(self.device.type):
-                answer = function(images.to(self.device).contiguous())
+                answer = self.function(images.to(self.device).contiguous())
         finally:
             for module in training:
                 module.training = True
         features, logits = answer if isinstance(answer, tuple) else (answer, None)
-        self._check(features, "features", len(images), self.feature_dim)
+        pooled = self._checked(features, "features", len(images), self.feature_dim)
         if logits is None:
-            return Features(features.float(), None)
-        self._check(logits, "logits", len(images), "k")
-        return Features(features.float(), logits.float())
+            return Features(pooled, None)
+        return Features(pooled, self._checked(logits, "logits", len(images), "k"))
 
-    def _check(self, rows: object, kind: str, n: int, width: int | str) -> None:
+    def _checked(self, rows: object, kind: str, n: int, width: int | str) -> Tensor:
+        came = repr(rows)
         if isinstance(rows, Tensor):
             has_width = rows.ndim == 2 and width in ("k", rows.shape[1])
             if rows.is_floating_point() and has_width and len(rows) == n:
-                return
-            rows = f"{rows.dtype} {tuple(rows.shape)}"
-        else:
-            rows = repr(rows)
+                return rows.float()
+            came = f"{rows.dtype} {tuple(rows.shape)}"
         raise DataError(
-            f"{self.name} must give float {kind} ({n}, {width}) for {n} images, got {rows}. Pool feature maps "
+            f"{self.name} must give float {kind} ({n}, {width}) for {n} images, got {came}. Pool feature maps "
             "over their pixels and give one row an image."
         )

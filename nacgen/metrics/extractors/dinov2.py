@@ -29,11 +29,7 @@ MAX_BATCH = 32
 class DINOv2Extractor(NetworkExtractor):
     """The class token of a DINOv2 vision transformer, after its last norm.
 
-    Args:
-        network: Network from normalized images `(b, 3, 224, 224)` to features `(b, d)`.
-        name: Name in the protocol of a score.
-        feature_dim: Length of a feature vector.
-        device: Device that it runs on.
+    `network` maps normalized images `(b, 3, 224, 224)` to features `(b, d)`.
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.AvgPool2d(224), torch.nn.Flatten())
@@ -44,47 +40,21 @@ class DINOv2Extractor(NetworkExtractor):
     resize = "clean, 224 px"
     normalization = f"(u / 255 - {MEAN}) / {STD}"
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        name: str,
-        feature_dim: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(
-            network, name=name, score_name=f"fd_{name}", feature_dim=feature_dim, device=device
-        )
-        self.mean, self.std = (
-            rearrange(torch.tensor(values, device=self.device), "c -> c 1 1")
-            for values in (MEAN, STD)
-        )
-
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
         """Compute features of pixels in 0 to 255, of any size."""
+        mean, std = (rearrange(pixels.new_tensor(v), "c -> c 1 1") for v in (MEAN, STD))
         parts = []
         for part in pixels.split(MAX_BATCH):
             resized = resize_clean(part, SIZE) / 255
-            parts.append(self.network((resized - self.mean) / self.std))
+            parts.append(self.network((resized - mean) / std))
         return Features(torch.cat(parts), None)
 
 
 def load_dinov2(weights: str | Path | None, device: torch.device | str = "cpu") -> DINOv2Extractor:
-    """Load DINOv2 from a local file of its published weights, ViT-S/14, B/14 or L/14 without registers.
+    """Load DINOv2 from `dinov2_vitl14_pretrain.pth` or the like, or from the same tensors as `.safetensors`.
 
-    The fingerprint tells weights apart, because the file's name is no proof.
-
-    Args:
-        weights: Path of `dinov2_vitl14_pretrain.pth` or the like, or of the same tensors as `.safetensors`.
-        device: Device that it runs on.
-
-    Returns:
-        The extractor.
-
-    Raises:
-        ConfigurationError: If no weights are given, or timm is not installed.
-        CheckpointNotFoundError: If there is no such file.
-        CheckpointError: If the file is damaged, or does not hold such a network.
+    The networks are ViT-S/14, B/14 and L/14 without registers. The fingerprint tells weights apart, because the
+    file's name is no proof.
     """
     if weights is None:
         raise ConfigurationError(
@@ -108,16 +78,9 @@ def load_dinov2(weights: str | Path | None, device: torch.device | str = "cpu") 
 
 
 def interpolate_positions(positions: Float[Tensor, "1 n d"], grid: int) -> Float[Tensor, "1 m d"]:
-    """Bring position embeddings to another grid of patches, as the published code does it.
+    """Bring position embeddings, the class token's first, to a square grid of patches, as the published code does.
 
     The interpolation is bicubic without antialiasing, at a scale that is a tenth of a patch too large.
-
-    Args:
-        positions: Embedding of the class token, then those of a square grid.
-        grid: Number of patches along each side.
-
-    Returns:
-        Embedding of the class token, then those of the new grid.
     """
     there = round((positions.shape[1] - 1) ** 0.5)
     if there == grid:
@@ -137,11 +100,8 @@ def _build(state: dict[str, Tensor], source: str) -> tuple[nn.Module, int]:
         ) from error
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     positions = state.get("pos_embed", torch.empty(0))
-    is_square = (
-        positions.ndim == 3
-        and round((positions.shape[1] - 1) ** 0.5) ** 2 + 1 == positions.shape[1]
-    )
-    if depth == 0 or not is_square or positions.shape[2] % HEAD_DIM:
+    is_grid = positions.ndim == 3 and (positions.shape[1] - 1) ** 0.5 % 1 == 0
+    if depth == 0 or not is_grid or positions.shape[2] % HEAD_DIM:
         raise CheckpointError(
             f"{source} must hold a DINOv2 ViT (pos_embed, blocks.0.norm1.weight, …), got "
             f"{', '.join(sorted(state)[:5])}, …. Give the weights of ViT-S/14, B/14 or L/14."

@@ -38,15 +38,8 @@ class InceptionExtractor(NetworkExtractor):
 
     The logits lack the bias vector, because the Inception Score's do. The resize is part of a score's name:
     `fid` is pytorch-fid's, `fid_tf1` that of the original code and of torch-fidelity, `fid_clean` clean-fid's.
-
-    Args:
-        network: Network of `build_inception`, with weights; the extractor changes it.
-        is_published: True for the published weights; only their scores are called `fid`.
-        resize: Method that brings images to 299x299 px, a name in `RESIZES`.
-        device: Device that it runs on.
-
-    Raises:
-        ConfigurationError: If the resize is unknown.
+    Only those of the published weights have these names, others have `fd_inception…`. The network, one of
+    `build_inception`, is changed.
 
     Example:
         >>> network = build_inception()  # random weights
@@ -65,14 +58,10 @@ class InceptionExtractor(NetworkExtractor):
         if resize not in RESIZES:
             raise ConfigurationError(f"resize must be one of {', '.join(RESIZES)}, got {resize!r}.")
         self.resize, self.normalization = resize, RESIZES[resize].normalization
-        score_name = "fid" if is_published else "fd_inception"
-        super().__init__(
-            network,
-            name="inception",
-            score_name=score_name if resize == "pytorch_fid" else f"{score_name}_{resize}",
-            feature_dim=2048,
-            device=device,
-        )
+        super().__init__(network, name="inception", feature_dim=2048, device=device)
+        self.score_name = "fid" if is_published else "fd_inception"
+        if resize != "pytorch_fid":
+            self.score_name += f"_{resize}"
         assert isinstance(network.fc, nn.Linear)
         self.head, network.fc = network.fc, nn.Identity()  # the network now ends at its features
         _fold_batch_norm(network)
@@ -99,16 +88,11 @@ def load_inception(
     Args:
         weights: Path of the published `.pth`, or of the `.safetensors` that was made from it here.
         device: Device that it runs on.
-        resize: As in `InceptionExtractor`.
-
-    Returns:
-        The extractor, whose scores are called `fid`.
+        resize: Method that brings images to 299x299 px, a name in `RESIZES`.
 
     Raises:
-        ConfigurationError: If the resize is unknown.
         CheckpointNotFoundError: If the weights are nowhere; the message names the remedies.
         CheckpointError: If the file does not hold the published weights.
-        StorageError: If torch's hub cache cannot be written.
     """
     with torch.device("meta"):
         network = build_inception()
@@ -123,8 +107,7 @@ def load_inception(
 def build_inception() -> nn.Module:
     """Build torchvision's Inception with pytorch-fid's blocks, with random weights.
 
-    Returns:
-        Network from images `(b, 3, 299, 299)` in [-1, 1] to logits `(b, 1008)`.
+    It maps images `(b, 3, 299, 299)` in [-1, 1] to logits `(b, 1008)`.
     """
     from pytorch_fid import inception as fid
     from torchvision.models import inception as vision
