@@ -47,10 +47,12 @@ def main(config: CompareConfig) -> None:
         lock = lock_folder(config.folder)
         config = write_comparison(config)
     with lock:
-        report(config, train_arms(config, recipe))
+        report(config, *train_arms(config, recipe))
 
 
-def report(config: CompareConfig, folders: dict[str, dict[int, Path | None]]) -> None:
+def report(
+    config: CompareConfig, runs: dict[str, list[Path]], diverged: dict[str, list[int]]
+) -> None:
     """Compare the arms, write the report, and print the result as the last line."""
     from nacgen.comparison.compare import compare_arms
     from nacgen.comparison.report import (
@@ -59,12 +61,8 @@ def report(config: CompareConfig, folders: dict[str, dict[int, Path | None]]) ->
         write_comparison_report,
     )
 
-    diverged = {
-        arm: [seed for seed, folder in by_seed.items() if folder is None]
-        for arm, by_seed in folders.items()
-    }
     comparisons = compare_arms(
-        {arm: [path for path in by_seed.values() if path] for arm, by_seed in folders.items()},
+        runs,
         metric=config.metric,
         target=config.target,
         level=config.level,

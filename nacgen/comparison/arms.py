@@ -25,11 +25,10 @@ RUN_CONFIG = "run_config.yaml"
 SCORES = {"digits_classifier": ("fd_digits_classifier",), "inception": ("fid", "fd_inception")}
 
 
-def train_arms(config: CompareConfig, recipe: Path) -> dict[str, dict[int, Path | None]]:
-    """Train every run that is missing with a recipe's script, as `run_children` does.
-
-    Returns the folder of the finished run for each arm and seed, or None if the run diverged.
-    """
+def train_arms(
+    config: CompareConfig, recipe: Path
+) -> tuple[dict[str, list[Path]], dict[str, list[int]]]:
+    """Train every missing run with a recipe's script; return, by arm, finished runs and seeds that diverged."""
     arms = [parse_arm(text) for text in config.arms]
     command = (sys.executable, str(recipe))
     children = {
@@ -39,11 +38,15 @@ def train_arms(config: CompareConfig, recipe: Path) -> dict[str, dict[int, Path 
         for seed in config.seeds  # the outer loop, so that a stopped comparison has whole pairs
         for arm in arms
     }
-    diverged = run_children(list(children.values()), config.jobs)
-    runs: dict[str, dict[int, Path | None]] = {arm.name: {} for arm in arms}
+    lost = run_children(list(children.values()), config.jobs)
+    runs: dict[str, list[Path]] = {arm.name: [] for arm in arms}
+    diverged: dict[str, list[int]] = {arm.name: [] for arm in arms}
     for (name, seed), child in children.items():
-        runs[name][seed] = None if child in diverged else child.folder
-    return runs
+        if child in lost:
+            diverged[name].append(seed)
+        else:
+            runs[name].append(child.folder)
+    return runs, diverged
 
 
 def run_folder(config: CompareConfig, arm: Arm, seed: int) -> Path:
@@ -74,14 +77,11 @@ def check_arms(config: CompareConfig) -> None:
             if (folder / "metrics.jsonl").is_file() and (example := load_run(folder)).metrics:
                 example.curve(config.metric)
     # The flags of runs that are missing are parsed as the recipe will parse them.
-    arms = [
-        arm
-        for arm in map(parse_arm, config.arms)
-        if not all((run_folder(config, arm, s) / "summary.json").is_file() for s in config.seeds)
-    ]
     budgets: dict[str, int] = {}
     presets: Mapping[str, Any] = GAN_PRESETS if config.recipe == "train_gan" else VAE_PRESETS
-    for arm in arms:
+    for arm in map(parse_arm, config.arms):
+        if all((run_folder(config, arm, s) / "summary.json").is_file() for s in config.seeds):
+            continue
         try:
             flags = run_flags(config, arm, config.seeds[0])
             run = parse(type(presets["digits"]), presets, flags)
@@ -135,8 +135,8 @@ def join_folder(config: CompareConfig) -> CompareConfig:
             }
     if differences:
         raise ConfigurationError(
-            f"{config.folder} holds runs of another configuration ({'; '.join(differences)}). Repeat that "
-            "configuration to continue, or choose another --run-dir."
+            f"{config.folder} holds runs of another configuration ({'; '.join(differences)}). Repeat that one, or "
+            "choose another --run-dir."
         )
     kept: dict[str, Any] = {
         name: before.get(name) if getattr(config, name) is None else getattr(config, name)
@@ -168,19 +168,11 @@ def read_template(path: Path) -> dict[str, Any]:
 
 def _earlier_comparison(folder: Path) -> Mapping[str, Any]:
     """Return the configuration of the comparison in a folder; refuse a folder that holds anything else."""
-    if (folder / "config.yaml").is_file():
-        before = read_yaml(folder / "config.yaml")
-        if "arms" in before:
-            return before
-        came = "holds another kind of run"
-    elif folder.is_dir() and any(
-        path.name != ".lock" and not is_temporary(path.name, "config.yaml")
-        for path in folder.iterdir()
-    ):
-        came = "has no config.yaml"
-    else:
-        return {}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    before = read_yaml(folder / "config.yaml") if "config.yaml" in names else {}
+    if "arms" in before or all(n == ".lock" or is_temporary(n, "config.yaml") for n in names):
+        return before
+    came = "holds another kind of run" if "config.yaml" in names else "has no config.yaml"
     raise ConfigurationError(
-        f"run_dir must be new, empty, or hold a comparison, but {folder} {came}. "
-        "Choose another --run-dir."
+        f"run_dir must be new, empty, or hold a comparison, but {folder} {came}. Choose another --run-dir."
     )

@@ -12,9 +12,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from nacgen.comparison.endpoints import ImagesToScore, PairedScores, images_to_score, mean_score
 from nacgen.comparison.pairing import by_seed, common_end, common_protocol, differences
-from nacgen.comparison.statistics import holm
+from nacgen.comparison.statistics import (
+    ImagesToScore,
+    PairedScores,
+    holm,
+    images_to_score,
+    mean_score,
+)
 from nacgen.comparison.verdict import LEVEL, Claim
 from nacgen.errors import ConfigurationError, NonFiniteError
 from nacgen.reporting.runs import Run, better, load_run, main_metric
@@ -25,19 +30,15 @@ Runs = Sequence[Run | str | Path]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Claim):
-    """The result of `compare`."""
+    """The result of `compare`; `early` and `area` are None if there is only one evaluation."""
 
     metric: str
-    runs_a: tuple[Run, ...]
-    """Runs of the control, by seed."""
+    runs_a: tuple[Run, ...]  # by seed
     runs_b: tuple[Run, ...]
-    early: PairedScores | None
-    """Scores nearest to a fifth of the budget, or None if there are none before the end."""
-    area: PairedScores | None
-    """Geometric means over all of training, or None if there is only one evaluation."""
+    early: PairedScores | None  # nearest to a fifth of the budget
+    area: PairedScores | None  # geometric means over all of training
     images_to_score: ImagesToScore
-    differences: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
-    """Configuration fields that differ between runs, with the values found in each arm."""
+    differences: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]  # values by field, by arm
 
     @property
     def points(self) -> list[PairedScores]:

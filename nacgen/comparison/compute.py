@@ -1,7 +1,6 @@
-"""The cost of each arm: wall time, device time, and pretraining, shared among runs or charged to each.
+"""The cost of each arm: wall time, device time (wall time multiplied by the number of devices), and pretraining.
 
-Device time is wall time multiplied by the number of devices. It makes runs that share the cores of a machine
-comparable with a pretraining that had all of them.
+Device time makes runs on a part of a machine's cores comparable with a pretraining that had all of them.
 """
 
 import re
@@ -24,20 +23,17 @@ COST_NOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class ArmCost:
-    """The cost of the runs of one arm."""
+    """The cost of the runs of one arm; a time is None if its parts are unknown or differ in kind of device."""
 
     seconds: tuple[float, ...]
-    """Wall time of each run, for training and scoring."""
     devices: tuple[str, ...]
-    """Devices of the runs in words, each kind once."""
     device_seconds: float | None
-    """Mean device time of a run; None if the runs had different kinds of devices."""
     pretraining: tuple[Mapping[str, Any], ...] | None
     """Cost of each encoder that the runs started from; None if one is unknown."""
     shared: float | None
-    """Mean device time of a run and its part of the pretraining; None if they cannot be added up."""
+    """Mean device time of a run and its part of the pretraining."""
     in_full: float | None
-    """Mean device time of a run and all of the pretraining; None if they cannot be added up."""
+    """Mean device time of a run and all of the pretraining."""
 
 
 def arm_cost(runs: Sequence[Run]) -> ArmCost:
@@ -57,7 +53,10 @@ def arm_cost(runs: Sequence[Run]) -> ArmCost:
         device_seconds = fmean(n * time for (n, _), time in zip(devices, seconds, strict=True))
         kinds |= {_devices_in(cost["hardware"])[1] for cost in pretraining or ()}
     if device_seconds is not None and pretraining is not None and len(kinds) == 1:
-        paid = {name: _device_seconds(cost) for name, cost in encoders.items()}
+        paid = {
+            name: 0.0 if cost is None else _devices_in(cost["hardware"])[0] * float(cost["seconds"])
+            for name, cost in encoders.items()
+        }
         shared = device_seconds + sum(paid.values()) / len(runs)
         in_full = device_seconds + fmean(paid[str(run.config.get("encoder"))] for run in runs)
     return ArmCost(
@@ -75,8 +74,8 @@ def cost_table(arms: Mapping[str, Sequence[Run]]) -> Table:
     rows = []
     for arm, runs in arms.items():
         cost = arm_cost(runs)
-        mean, total = fmean(cost.seconds), sum(cost.seconds)
-        times = (mean, total, cost.device_seconds, cost.shared, cost.in_full)
+        wall = fmean(cost.seconds), sum(cost.seconds)
+        times = (*wall, cost.device_seconds, cost.shared, cost.in_full)
         cells = ["" if time is None else f"{time:,.1f}" for time in times]
         rows.append([arm, str(len(runs)), ", ".join(cost.devices), *cells])
     header = ["Arm", "runs", "a run had", "s a run", "s in all"]
@@ -94,10 +93,6 @@ def pretraining_note(arms: Mapping[str, Sequence[Run]]) -> str:
         )
         parts.append(f"{arm}: {'not recorded' if costs is None else each or 'none'}")
     return f"Pretraining of the encoders. {'; '.join(parts)}."
-
-
-def _device_seconds(cost: Mapping[str, Any] | None) -> float:
-    return 0.0 if cost is None else _devices_in(cost["hardware"])[0] * float(cost["seconds"])
 
 
 def _devices(environment: Mapping[str, Any]) -> tuple[int, str | None]:

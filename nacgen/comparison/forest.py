@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from nacgen.comparison.compare import Comparison
-from nacgen.comparison.endpoints import ImagesToScore, PairedScores
+from nacgen.comparison.statistics import ImagesToScore, PairedScores
 from nacgen.comparison.verdict import change
 from nacgen.reporting.charts import COLORS, FAINT, INK, save_chart, score
 

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,16 +49,21 @@ class CompareConfig:
     def __post_init__(self) -> None:
         """Check arms, seeds and numbers."""
         arms = [parse_arm(text) for text in self.arms]
-        _require_different("arms", [arm.name for arm in arms], 2, "--arms random nac")
-        _require_different("seeds", self.seeds, 1, "--seeds 0 1 2")
+        names = [arm.name for arm in arms]
+        for option, values, least in (("arms", names, 2), ("seeds", self.seeds, 1)):
+            if len(values) < least or len(set(values)) < len(values):
+                came = " ".join(map(str, values)) or "none"
+                raise ConfigurationError(
+                    f"{option} must be {least} or more, all different, got {came}. Correct --{option}."
+                )
         require_positive(self, "jobs", *(["target"] if self.target is not None else []))
         if not 0 < self.level < 1:
             raise ConfigurationError(f"level must lie between 0 and 1, got {self.level}. Use 0.05.")
         for arm in arms:
             if self.run_config is not None and "config" in arm.options:
                 raise ConfigurationError(
-                    f"a run has one configuration file, but arm {arm.name} has --config and run_config "
-                    f"is {self.run_config}. Give one of them."
+                    f"a run has one configuration file, but arm {arm.name} has --config and run_config is "
+                    f"{self.run_config}. Give one of them."
                 )
 
     @property
@@ -110,11 +114,3 @@ def parse_arm(text: str) -> Arm:
             "Give --seeds and --run-dir to the comparison."
         )
     return arm
-
-
-def _require_different(name: str, values: Sequence[object], least: int, advice: str) -> None:
-    if len(values) < least or len(set(values)) < len(values):
-        raise ConfigurationError(
-            f"{name} must be {least} or more, all different, got {' '.join(map(str, values)) or 'none'}. "
-            f"Use {advice}."
-        )

@@ -60,28 +60,25 @@ def common_protocol(
 ) -> dict[str, Any]:
     """Return the protocol of all scores at a position; refuse any difference but the seeds of other pairs."""
     first = next(iter(a.values()))
-    shared = dict(first.protocol(metric, seen))
-    for run in [*a.values(), *b.values()]:
-        _require_equal(first, run, metric, seen, leave_out={"seed"})
-    for seed in a:
-        _require_equal(a[seed], b[seed], metric, seen, leave_out=set())
-    if len({run.protocol(metric, seen).get("seed") for run in a.values()}) > 1:
-        shared["seed"] = "one for each pair"
-    return shared
-
-
-def _require_equal(run_a: Run, run_b: Run, metric: str, seen: int, leave_out: set[str]) -> None:
-    a, b = run_a.protocol(metric, seen), run_b.protocol(metric, seen)
-    unlike = [
-        f"{field} ({a.get(field, 'absent')!r} and {b.get(field, 'absent')!r})"
-        for field in {**a, **b}
-        if field not in leave_out and a.get(field) != b.get(field)
-    ]
-    if unlike:
-        raise ConfigurationError(
-            f"scores are comparable under one protocol only, but those of {run_a.path} and "
-            f"{run_b.path} differ in {', '.join(unlike)}. Score both in the same way."
-        )
+    checks = [(first, run, "seed") for run in [*a.values(), *b.values()]]
+    checks += [(a[seed], b[seed], "") for seed in a]
+    for one, other, left_out in checks:
+        p, q = one.protocol(metric, seen), other.protocol(metric, seen)
+        unlike = [
+            f"{field} ({p.get(field, 'absent')!r} and {q.get(field, 'absent')!r})"
+            for field in {**p, **q}
+            if field != left_out and p.get(field) != q.get(field)
+        ]
+        if unlike:
+            raise ConfigurationError(
+                f"scores are comparable under one protocol only, but those of {one.path} and {other.path} "
+                f"differ in {', '.join(unlike)}. Score both in the same way."
+            )
+    several_seeds = len({run.protocol(metric, seen).get("seed") for run in a.values()}) > 1
+    return {
+        **first.protocol(metric, seen),
+        **({"seed": "one for each pair"} if several_seeds else {}),
+    }
 
 
 def differences(

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from nacgen.comparison.compare import Comparison
 from nacgen.comparison.compute import COST_NOTE, cost_table, pretraining_note
 from nacgen.comparison.forest import forest_plot
+from nacgen.comparison.statistics import PairedScores
 from nacgen.comparison.verdict import change, limits, listed
 from nacgen.errors import ConfigurationError
 from nacgen.reporting.blocks import Block, Images, Table, to_text
@@ -52,9 +53,13 @@ def write_comparison_report(
         )
     arms = arms_of(comparisons)
     pairs, metric = len(first.end.seeds), first.metric
-    others = " and ".join(comparison.arm_b for comparison in comparisons)
-    title = f"{others} against {first.arm_a}: {metric}, {_paired_seeds(pairs)}"
-    curves = comparison_chart(arms, metric, base / "curve.png", title=_finding(comparisons))
+    paired_seeds = f"{pairs} paired seed{'s' if pairs > 1 else ''}"
+    title = f"{' and '.join(list(arms)[1:])} against {first.arm_a}: {metric}, {paired_seeds}"
+    counts = ", ".join(f"{each.arm_b} in {_num_better(each, each.end)}" for each in comparisons)
+    finding = (
+        f"{first.better.capitalize()} than {first.arm_a} at the end: {counts} of {paired_seeds}"
+    )
+    curves = comparison_chart(arms, metric, base / "curve.png", title=finding)
     forest = forest_plot(comparisons, base / "forest.png")
     moments = [point.images_seen for point in (first.early, first.end) if point is not None]
     blocks: list[Block] = [f"# {title}"]
@@ -95,19 +100,8 @@ def divergence_notes(diverged: Mapping[str, Collection[int]]) -> list[str]:
     ]
 
 
-def _finding(comparisons: Sequence[Comparison]) -> str:
-    """Return the title of the chart: the number of pairs in which each arm is better."""
-    side = comparisons[0].better
-    counts = [
-        f"{each.arm_b} in {each.end.num_lower if side == 'lower' else each.end.num_higher}"
-        for each in comparisons
-    ]
-    pairs = _paired_seeds(len(comparisons[0].end.seeds))
-    return f"{side.capitalize()} than {comparisons[0].arm_a} at the end: {', '.join(counts)} of {pairs}"
-
-
-def _paired_seeds(pairs: int) -> str:
-    return f"{pairs} paired seed{'s' if pairs > 1 else ''}"
+def _num_better(comparison: Comparison, point: PairedScores) -> int:
+    return point.num_lower if comparison.better == "lower" else point.num_higher
 
 
 def _configuration_differences(comparison: Comparison) -> Block:
@@ -157,7 +151,6 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
     first, several = comparisons[0], len(comparisons) > 1
     rows = []
     for comparison in comparisons:
-        is_lower = comparison.better == "lower"
         for point in comparison.points:
             interval = "one pair gives none"
             if point.interval is not None:
@@ -166,7 +159,7 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
             rows.append(
                 [
                     f"{comparison.arm_b} {point.when}",
-                    f"{point.num_lower if is_lower else point.num_higher} of {len(point.seeds)}",
+                    f"{_num_better(comparison, point)} of {len(point.seeds)}",
                     change(point.mean_log_ratio),
                     interval,
                     f"{point.p_value:.2g}",

@@ -1,15 +1,164 @@
-"""Statistics of paired differences for a handful of seeds.
+"""Statistics of two arms, pair by pair: endpoints of their runs, intervals and exact tests for a handful of seeds.
 
-Student 1908 (the interval), Fisher 1935, The Design of Experiments, section 21 (the exact test), Holm
-1979 (several comparisons).
+An endpoint is one number for each run: the score at a moment, its mean over training, or the images to a score.
+Runs with the same seed form a pair. Only the scores at the end carry the verdict; the other endpoints describe.
+
+Student 1908 (the interval), Fisher 1935, The Design of Experiments, section 21 (the exact test), Holm 1979
+(several comparisons).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 
 MAX_PAIRS = 40  # 2^20 sums for each half of the pairs
+Curve = Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedScores:
+    """The scores of two arms under one protocol, pair by pair; the first arm is the control."""
+
+    when: str  # "at the end", "at 20 %", "over all of training"
+    images_seen: int
+    total_images: int
+    seeds: tuple[int, ...]
+    scores_a: tuple[float, ...]
+    scores_b: tuple[float, ...]
+    protocol: Mapping[str, Any]
+    level: float  # 1 - level of intervals contain the true mean
+
+    @property
+    def log_ratios(self) -> tuple[float, ...]:
+        """`log(b / a)` of each pair; negative where the second arm scored lower."""
+        return tuple(math.log(b / a) for a, b in zip(self.scores_a, self.scores_b, strict=True))
+
+    @property
+    def mean_log_ratio(self) -> float:
+        """Mean of `log_ratios`, the quantity that is compared."""
+        return fmean(self.log_ratios)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """t-interval of the mean log ratio, or None for a single pair."""
+        return t_interval(self.log_ratios, 1 - self.level)
+
+    @property
+    def p_value(self) -> float:
+        """Exact two-sided sign-flip p-value, not corrected for other comparisons."""
+        return sign_flip_p_value(self.log_ratios)
+
+    @property
+    def smallest_p_value(self) -> float:
+        """Smallest p-value that this number of pairs can give."""
+        return smallest_p_value(len(self.seeds))
+
+    @property
+    def num_lower(self) -> int:
+        """Number of pairs in which the second arm scored lower."""
+        return sum(ratio < 0 for ratio in self.log_ratios)
+
+    @property
+    def num_higher(self) -> int:
+        """Number of pairs in which the second arm scored higher."""
+        return sum(ratio > 0 for ratio in self.log_ratios)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return scores and statistics, ready for JSON; the protocol is left out."""
+        names = (
+            *("when", "images_seen", "total_images", "seeds", "scores_a", "scores_b", "log_ratios"),
+            *("mean_log_ratio", "level", "interval", "p_value", "smallest_p_value"),
+        )
+        return _plain(self, *names, "num_lower", "num_higher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesToScore:
+    """The images that two arms needed to reach a score; runs that never reached it (None) are censored."""
+
+    target: float
+    total_images: int
+    seeds: tuple[int, ...]
+    images_a: tuple[int | None, ...]
+    images_b: tuple[int | None, ...]
+    level: float
+
+    @property
+    def num_sooner(self) -> int:
+        """Number of pairs in which the second arm reached the score first."""
+        return sum(b < a for a, b in self._times)
+
+    @property
+    def num_later(self) -> int:
+        """Number of pairs in which the control reached the score first."""
+        return sum(b > a for a, b in self._times)
+
+    @property
+    def _times(self) -> list[tuple[float, float]]:
+        both = ((math.inf if t is None else t for t in x) for x in (self.images_a, self.images_b))
+        return list(zip(*both, strict=True))
+
+    @property
+    def num_censored(self) -> int:
+        """Number of runs, of both arms, that did not reach the score."""
+        return [*self.images_a, *self.images_b].count(None)
+
+    @property
+    def p_value(self) -> float:
+        """Exact two-sided p-value of the sign test, which needs only the order within each pair."""
+        return sign_test_p_value(self.num_sooner, self.num_later)
+
+    @property
+    def log_ratios(self) -> tuple[float, ...] | None:
+        """`log(b / a)` of each pair; None if a run is censored (biased mean) or had the score at 0 images."""
+        if not all((*self.images_a, *self.images_b)):
+            return None
+        pairs = zip(self.images_a, self.images_b, strict=True)
+        return tuple(math.log(b / a) for a, b in pairs if a is not None and b is not None)
+
+    @property
+    def mean_log_ratio(self) -> float | None:
+        """Mean of `log_ratios`, None without them."""
+        return None if self.log_ratios is None else fmean(self.log_ratios)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """t-interval of the mean log ratio; None without log ratios or for a single pair."""
+        return None if self.log_ratios is None else t_interval(self.log_ratios, 1 - self.level)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return images and statistics, ready for JSON."""
+        fields = ("target", "total_images", "seeds", "images_a", "images_b")
+        counts = ("num_sooner", "num_later", "num_censored")
+        return _plain(self, *fields, *counts, "mean_log_ratio", "interval", "p_value")
+
+
+def _plain(endpoint: object, *names: str) -> dict[str, Any]:
+    values = {name: getattr(endpoint, name) for name in names}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def images_to_score(curve: Curve, target: float, better: str) -> int | None:
+    """Return the images seen at the first evaluation that reached a score, or None if none did."""
+    sign = 1 if better == "lower" else -1
+    rounding = 1e-12 * abs(target)  # a mean of equal scores may differ from them in the last bit
+    reached = (seen for seen, value in curve.items() if sign * (value - target) <= rounding)
+    return min(reached, default=None)
+
+
+def mean_score(curve: Curve) -> float:
+    """Compute the geometric mean over the images seen of a curve with two or more positive scores.
+
+    This is the area under the logarithm of the score, by the trapezoidal rule, divided by its width and
+    exponentiated. An arm that is always 10 % better has a mean that is 10 % better.
+    """
+    images = sorted(curve)
+    logs = [math.log(curve[seen]) for seen in images]
+    return math.exp(float(np.trapezoid(logs, images)) / (images[-1] - images[0]))
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:

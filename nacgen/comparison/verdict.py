@@ -4,8 +4,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from nacgen.comparison.endpoints import PairedScores
-from nacgen.comparison.statistics import smallest_p_value
+from nacgen.comparison.statistics import PairedScores, smallest_p_value
 
 LEVEL = 0.05
 
@@ -14,17 +13,13 @@ LEVEL = 0.05
 class Claim:
     """The scores of two arms at the end of training and everything else that a claim depends on."""
 
-    arm_a: str
-    """Name of the control."""
+    arm_a: str  # the control
     arm_b: str
-    better: str
-    """Direction in which scores improve, `"lower"` or `"higher"`."""
+    better: str  # direction in which scores improve, "lower" or "higher"
     end: PairedScores
-    adjusted_p_value: float
-    """Exact p-value at the end, corrected after Holm for the number of arms compared with the control."""
+    adjusted_p_value: float  # of the scores at the end, after Holm for all arms but the control
     num_comparisons: int = 1
-    diverged_a: tuple[int, ...] = ()
-    """Seeds left out because the control diverged."""
+    diverged_a: tuple[int, ...] = ()  # seeds left out because the control diverged
     diverged_b: tuple[int, ...] = ()
 
     @property
@@ -65,18 +60,16 @@ class Claim:
         agree = counts[side] == pairs
         majority = all_pairs if agree else f"{counts[side]} of {pairs} paired seeds"
         head = f"In {majority} {arm_b} scored {side} ({quality}) than {arm_a} at the end"
-        if counts[other]:
-            head += f", in {counts[other]} {other}"
-        if num_equal:
-            head += f", in {num_equal} the same"
+        head += f", in {counts[other]} {other}" if counts[other] else ""
+        head += f", in {num_equal} the same" if num_equal else ""
         low, high = map(change, end.interval)
         figures = f"{mean} on average, {100 * (1 - end.level):.4g} % interval {low} to {high}"
         return f"{head} ({figures}); {self._conclusion(agree)}{self._diverged}."
 
     @property
     def _has_zero(self) -> bool:
-        interval = self.end.interval
-        return interval is None or interval[0] <= 0 <= interval[1]
+        low, high = self.end.interval or (0.0, 0.0)
+        return low <= 0 <= high
 
     @property
     def _diverged(self) -> str:
@@ -97,14 +90,13 @@ class Claim:
             )
         if smallest > level:
             return "the seeds disagree, so no difference is shown"
+        zero = f"the interval {'contains' if has_zero else 'excludes'} zero"
         if p_value > level and has_zero:
-            return f"{exact} and the interval contains zero, so no difference is shown"
+            return f"{exact} and {zero}, so no difference is shown"
         if p_value > level or has_zero:
-            verb = "contains" if has_zero else "excludes"
-            return f"{exact} but the interval {verb} zero, so no difference is claimed"
-        claim = f"{exact} and the interval excludes zero"
+            return f"{exact} but {zero}, so no difference is claimed"
         lost = ", but the better arm did not survive every seed, so no difference is claimed"
-        return claim if self.is_claim else claim + lost
+        return f"{exact} and {zero}{'' if self.is_claim else lost}"
 
 
 def listed(seeds: Collection[int]) -> str:

@@ -303,6 +303,7 @@ def drawn(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_pairs", [3, 8])
 def test_the_interval_misses_the_truth_as_often_on_either_side(num_pairs: int) -> None:
     """Two-sided coverage: 2.5 % of intervals lie below the true effect, 2.5 % above it."""
@@ -318,6 +319,7 @@ def test_the_interval_misses_the_truth_as_often_on_either_side(num_pairs: int) -
     assert above / num_draws == pytest.approx(0.025, abs=error)
 
 
+@pytest.mark.slow
 def test_equal_arms_are_seldom_told_apart() -> None:
     """All claims of a report together are wrong in no more than 5 % of reports."""
     draw, num_draws = np.random.default_rng(1), 600

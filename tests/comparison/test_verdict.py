@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from nacgen.comparison.endpoints import PairedScores
+from nacgen.comparison.statistics import PairedScores
 from nacgen.comparison.verdict import Claim, change, limits
 
 
