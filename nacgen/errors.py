@@ -39,9 +39,7 @@ class NonFiniteError(NacgenError, RuntimeError):
 class DivergenceError(NacgenError, RuntimeError):
     """A divergence of training that cannot be recovered, although the numbers are still finite.
 
-    Args:
-        message: Description of the divergence.
-        since: Images seen when it began; later checkpoints are worthless. By default all are.
+    `since` is the number of images seen when it began; later checkpoints are worthless. By default all are.
     """
 
     exit_code = 3
@@ -80,11 +78,7 @@ class StorageError(NacgenError, OSError):
 def is_storage_failure(error: BaseException) -> bool:
     """Return True for errors that mean a full, protected or failing disk.
 
-    Args:
-        error: Any exception. Libraries in Rust, such as safetensors, put the system's error number into the text.
-
-    Returns:
-        True if a file could not be written.
+    Libraries in Rust, such as safetensors, put the system's error number into the text.
 
     Example:
         >>> is_storage_failure(OSError(28, "No space left on device"))

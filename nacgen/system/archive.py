@@ -23,17 +23,9 @@ SMALL_BYTES = 2**30
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an `.npz` archive.
+    """Read the arrays of an `.npz` archive by name.
 
-    Args:
-        path: Path of the archive.
-
-    Returns:
-        Arrays by name.
-
-    Raises:
-        ValueError: If the archive has too many members, or unpacks to implausibly many bytes.
-        Exception: Others of `ARCHIVE_ERRORS`, if the archive is damaged or holds pickled objects.
+    A damaged archive, pickled objects, too many members or implausibly many bytes raise one of `ARCHIVE_ERRORS`.
     """
     with open_regular(path) as file:
         with zipfile.ZipFile(file) as archive:

@@ -12,16 +12,9 @@ from nacgen.errors import ConfigurationError, StorageError
 
 
 def strict_json(text: bytes) -> Any:
-    """Parse JSON without its ambiguities: duplicate keys, NaN, infinity, and endless nesting.
+    """Parse JSON in UTF-8 without its ambiguities: duplicate keys, NaN, infinity, and endless nesting.
 
-    Args:
-        text: JSON text in UTF-8; the caller limits its length.
-
-    Returns:
-        The parsed value.
-
-    Raises:
-        ValueError: If the text is not such JSON.
+    The caller limits its length. Anything else raises a `ValueError`.
     """
     try:
         return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -41,13 +34,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Args:
-        path: Path of the file.
-
-    Returns:
-        The mapping; empty for an empty file.
+    """Read a YAML file that holds a mapping, or nothing.
 
     Raises:
         ConfigurationError: If there is no such file, or if it holds something else.
@@ -70,14 +57,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings into one, with dots between the keys.
-
-    Args:
-        values: Nested mapping.
-        prefix: Text put before every key.
-
-    Returns:
-        Values by dotted key, in the same order.
+    """Flatten nested mappings into one, with dots between the keys, in the same order.
 
     Example:
         >>> flatten({"optim": {"lr": 0.002}, "seed": 0})

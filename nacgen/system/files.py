@@ -10,12 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from nacgen.errors import (
-    ConfigurationError,
-    NacgenError,
-    StorageError,
-    is_storage_failure,
-)
+from nacgen.errors import ConfigurationError, NacgenError, StorageError, is_storage_failure
 
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -23,8 +18,6 @@ KINDS = (
     (stat.S_ISSOCK, "a socket"),
     (lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode), "a device"),
 )
-
-
 # No link is followed and no pipe waited for, where the system knows such flags.
 _FLAGS = ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
 _READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in _FLAGS)
@@ -33,26 +26,14 @@ _READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in _FLAGS)
 def open_regular(path: str | Path, inside: Path | None = None) -> io.BufferedReader:
     """Open a regular file to read it, without ever waiting for a pipe or a device in its place.
 
-    Args:
-        path: Path of the file, or of a link to it.
-        inside: Folder that links must stay in; `None` lets them lead anywhere. The `blobs` folder of the Hub's
-            cache counts as inside for its `snapshots`.
-
-    Returns:
-        The open file.
-
-    Raises:
-        OSError: If there is no such file, if it is a folder, a pipe, a socket or a device, or if a link leads
-            out of `inside`.
+    Links must stay in the folder `inside`, if it is given; `blobs` of the Hub's cache count as inside `snapshots`.
+    A missing file, a folder, a pipe, a socket, a device and a link that leads out raise an `OSError`.
     """
     resolved = os.path.realpath(path)
     if inside is not None:
         home = Path(os.path.realpath(inside))
-        homes = [
-            home,
-            *(snap.parent / "blobs" for snap in home.parents if snap.name == "snapshots"),
-        ]
-        if not any(Path(resolved).is_relative_to(folder) for folder in homes):
+        blobs = [snap.parent / "blobs" for snap in home.parents if snap.name == "snapshots"]
+        if not any(Path(resolved).is_relative_to(folder) for folder in [home, *blobs]):
             raise OSError(f"it is a link that leads out of {inside}, to {resolved}")
     try:
         mode = Path(resolved).stat().st_mode  # merely opening a device can have an effect
@@ -69,19 +50,7 @@ def open_regular(path: str | Path, inside: Path | None = None) -> io.BufferedRea
 
 
 def read_regular(path: str | Path, max_bytes: int, inside: Path | None = None) -> bytes:
-    """Read a small regular file as a whole.
-
-    Args:
-        path: Path of the file, or of a link to it.
-        max_bytes: Largest size that is accepted.
-        inside: Folder that links must stay in, as in `open_regular`.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        OSError: If `open_regular` raises it, or if the file is larger than `max_bytes`.
-    """
+    """Read a small regular file as a whole; a larger one raises an `OSError`, as `open_regular` does."""
     with open_regular(path, inside) as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
@@ -90,17 +59,10 @@ def read_regular(path: str | Path, max_bytes: int, inside: Path | None = None) -
 
 
 def move_aside(folder: Path) -> Path:
-    """Rename a folder to the first free name of `<folder>.old-1`, `<folder>.old-2`, and so on.
-
-    Args:
-        folder: Existing folder, locked by the caller.
-
-    Returns:
-        The new path.
+    """Rename a folder, locked by the caller, to the first free name of `<folder>.old-1`, `-2` and so on.
 
     Raises:
         ConfigurationError: If the folder is, or contains, the working folder.
-        OSError: If it cannot be renamed.
     """
     if Path.cwd().is_relative_to(folder.resolve()):
         raise ConfigurationError(
@@ -172,12 +134,7 @@ def _remove_leftovers(path: Path) -> None:
 def write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write the content of a file to the disk, for a folder that is renamed into place when it is whole.
 
-    Args:
-        path: Path of the file; a link in its place is refused.
-        pieces: Consecutive pieces of the content.
-
-    Raises:
-        OSError: If the file cannot be written.
+    A link in the file's place raises an `OSError`.
     """
     with open(path, "wb", opener=_without_links) as file:
         for piece in pieces:
@@ -201,24 +158,10 @@ def sync_folder(folder: Path) -> None:
 def storage_errors(
     what: str, advice: str = "Free space, or choose another folder."
 ) -> Iterator[None]:
-    """Turn an `OSError` of a block that writes into a `StorageError`.
+    """Turn an `OSError` of a block that writes, or a library's error that stands for one, into a `StorageError`.
 
-    Args:
-        what: Subject of the message, with its path, for example `"the index runs/a/index.json"`.
-        advice: Last sentence of the message, which tells the user what to do.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        StorageError: If the block raised an `OSError`, or an error of a library that stands for one.
-
-    Example:
-        >>> with storage_errors("the index a/index.json"):
-        ...     raise OSError(28, "No space left on device")
-        Traceback (most recent call last):
-        ...
-        nacgen.errors.StorageError: the index a/index.json cannot be written ([Errno 28] No space left on ...
+    `what` is the message's subject with its path, for example `"the index runs/a/index.json"`. `advice` is its
+    last sentence, for the user.
     """
     try:
         yield

@@ -2,8 +2,8 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from queue import Empty, Queue
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
@@ -14,21 +14,13 @@ PATIENCE_S = 4  # seconds until the Hub's first answer
 
 
 def download(name: str, files: tuple[str, ...], revision: str | None = None) -> list[Path]:
-    """Fetch some files of one commit of a model, and no others.
+    """Fetch some files of one commit of a model into the Hub's cache, all in one folder, and no others.
 
-    If the Hub does not answer in time, the copies in the cache are taken.
-
-    Args:
-        name: Hub id, `owner/name`.
-        files: Names of the files; the first one decides whether the model exists.
-        revision: Branch, tag or commit; the main branch by default.
-
-    Returns:
-        Paths of the files in the cache, all in one folder.
+    `name` is the Hub id, `owner/name`, and `revision` a branch, tag or commit. The first file decides whether the
+    model exists. If the Hub does not answer in time, the copies in the cache are taken.
 
     Raises:
-        CheckpointNotFoundError: If the Hub has no such model, revision or file, or if it cannot be reached and the
-            cache has no copies.
+        CheckpointNotFoundError: If neither the Hub nor the cache has such a model, revision or file.
     """
     url, silence = hf_hub_url(name, files[0], revision=revision), None
     try:
@@ -51,23 +43,18 @@ def download(name: str, files: tuple[str, ...], revision: str | None = None) -> 
 
 def _in_time(call: Callable[[], object]) -> None:
     """Call, but wait only for a short time: a silent name server has no timeout of its own."""
-    ends: Queue[Exception | None] = Queue()
+    answer: Future[object] = Future()
 
     def work() -> None:
         try:
-            call()
+            answer.set_result(call())
         except Exception as error:
-            ends.put(error)
-        else:
-            ends.put(None)
+            answer.set_exception(error)
 
     threading.Thread(target=work, name="hub", daemon=True).start()
-    try:
-        error = ends.get(timeout=PATIENCE_S)
-    except Empty:
-        raise TimeoutError(f"no answer within {PATIENCE_S} s") from None
-    if error is not None:
-        raise error
+    if not wait([answer], PATIENCE_S).done:
+        raise TimeoutError(f"no answer within {PATIENCE_S} s")
+    answer.result()
 
 
 def _not_found(name: str, revision: str | None, error: Exception) -> CheckpointNotFoundError:

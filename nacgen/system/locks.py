@@ -16,12 +16,6 @@ from nacgen.system.files import open_text
 def lock_folder(folder: Path) -> IO[str]:
     """Lock a folder for this process, until the returned file is closed or the process ends.
 
-    Args:
-        folder: Existing folder.
-
-    Returns:
-        The open file that holds the lock.
-
     Raises:
         LockedError: If another process holds the lock; the message names it.
         OSError: If the folder cannot be written, or if its file system has no locks.

@@ -25,12 +25,8 @@ SECONDS_TO_ANSWER = 2.0
 def agreed_error(error: Exception) -> Exception:
     """Return the error that this process should end with, in view of how the others end.
 
-    Args:
-        error: Error that this process met.
-
-    Returns:
-        The same error; or that of the process that failed first; or a `LostProcessError` that names the processes
-        that no longer answer.
+    It is the given error; or that of the process that failed first; or a `LostProcessError` that names the
+    processes that no longer answer.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return error

@@ -11,12 +11,6 @@ import torch
 def plain_float32(device_type: str) -> Iterator[None]:
     """Compute float32 as float32 in a block, without autocast, TF32, or bf16 inside of products.
 
-    Args:
-        device_type: Type of the device, for example `"cuda"`.
-
-    Yields:
-        Nothing.
-
     Example:
         >>> with torch.autocast("cpu"), plain_float32("cpu"):
         ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype

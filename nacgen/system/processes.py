@@ -18,16 +18,9 @@ MESSAGE_BYTES = 2048
 
 
 def gather_parts(tensor: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
-    """Return the tensors of all processes, in the order of their ranks.
+    """Return the tensors of all processes, of one shape and dtype, in the order of their ranks.
 
-    Every process of the group must call it.
-
-    Args:
-        tensor: Tensor of this process, of the same shape and dtype on every process.
-        group: Processes that take part; all of them by default.
-
-    Returns:
-        One tensor per process; `tensor` alone without a process group.
+    Every process of the group must call it. Without a process group it returns `tensor` alone.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return [tensor]
@@ -50,20 +43,10 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows of all processes in the order of their ranks, with gradient.
+    """Return the rows of all processes in the order of their ranks, `(m, k) -> (m * processes, k)`, with gradient.
 
     The gradient of a row is the sum over the losses of all processes. (`accelerator.gather` has no gradient, and
-    torch's own differentiable gather has changed its name twice.)
-
-    Args:
-        rows: Tensor `(m, k)`, with the same `m` on every process.
-
-    Returns:
-        Tensor `(m * processes, k)`; `rows` itself on a single process.
-
-    Example:
-        >>> gather_rows(torch.ones(2, 3)).shape
-        torch.Size([2, 3])
+    torch's own differentiable gather has changed its name twice.) All processes must have the same `m`.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
@@ -90,12 +73,7 @@ class ProcessInfo(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """The processes of a run, as one of them sees them.
-
-    Args:
-        process_index: Rank of this process.
-        num_processes: Number of processes that divide the work.
-        device: Device on which sums are kept and exchanged.
+    """The processes of a run, as one of them sees them; sums are kept and exchanged on `device`.
 
     Example:
         >>> processes = Processes(process_index=1, num_processes=3)
@@ -143,11 +121,7 @@ class Processes:
     def failing_together(self) -> Iterator[None]:
         """Run a block that exchanges nothing; if it fails on one process, every process raises.
 
-        Yields:
-            Nothing.
-
-        Raises:
-            Exception: The error of the first process that had one: itself there, an equal one on the others.
+        The error is that of the first process that had one: itself there, an equal one on the others.
         """
         if self.num_processes == 1:
             yield
@@ -159,9 +133,8 @@ class Processes:
             own = error
         if self.agree(own is None):
             return
-        message = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)
-        content = torch.tensor(list(encode_error(own)[:MESSAGE_BYTES]), dtype=torch.uint8)
-        message[: len(content)] = content
+        content = encode_error(own)[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0")
+        message = torch.tensor(list(content), dtype=torch.uint8)
         gathered = self.gather(message[None].to(self.device), self.num_processes).cpu()
         rank = int(gathered.any(dim=1).nonzero()[0])
         if own is not None and rank == self.process_index:
@@ -179,10 +152,7 @@ def encode_error(error: Exception | None) -> bytes:
 
 
 def decode_error(rank: int, encoded: bytes) -> Exception:
-    """Return the error of the process `rank` from the result of its `encode_error`.
-
-    Its class is the same if it is one of the library's, else `RuntimeError`.
-    """
+    """Return the error of the process `rank`, of the same class if it is the library's, else a `RuntimeError`."""
     name, _, message = encoded.decode(errors="replace").partition("\n")
     kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, errors.NacgenError)):

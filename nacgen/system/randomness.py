@@ -13,15 +13,10 @@ import torch
 
 
 def generator(seed: int, purpose: str, position: int = 0) -> torch.Generator:
-    """Return a CPU generator whose stream depends on the three arguments alone.
+    """Return a fresh CPU generator whose stream depends on the three arguments alone.
 
-    Args:
-        seed: Seed of the run.
-        purpose: Name of the draw, for example `"latents"`; different purposes are independent.
-        position: Images seen over all processes, an epoch, or the index of a sample.
-
-    Returns:
-        A fresh generator.
+    Different purposes, for example `"latents"`, are independent. The position is the number of images seen by all
+    processes, an epoch, or the index of a sample.
 
     Example:
         >>> same = [torch.rand(2, generator=generator(0, "latents", 64)) for _ in range(2)]
@@ -33,16 +28,7 @@ def generator(seed: int, purpose: str, position: int = 0) -> torch.Generator:
 
 
 def normal_rows(seed: int, purpose: str, indices: torch.Tensor, size: int) -> torch.Tensor:
-    """Draw standard normal rows; row `i` depends on (seed, purpose, index i) alone.
-
-    Args:
-        seed: Seed of the run.
-        purpose: Name of the draw.
-        indices: Whole numbers `(b,)`.
-        size: Length of a row.
-
-    Returns:
-        Float32 tensor `(b, size)` on the CPU.
+    """Draw standard normal rows `(b, size)` on the CPU; row `i` depends on (seed, purpose, index i) alone.
 
     Example:
         >>> rows = normal_rows(0, "latents", torch.arange(8), 4)
@@ -59,17 +45,6 @@ def seeded(seed: int, purpose: str) -> Iterator[None]:
 
     This is for code that draws from the global generator, such as the initialization of a module. Generators
     of other devices are left alone.
-
-    Args:
-        seed: Seed of the run.
-        purpose: Name of the draw.
-
-    Yields:
-        Nothing.
-
-    Example:
-        >>> with seeded(0, "weights"):
-        ...     weight = torch.nn.Linear(2, 1).weight
     """
     with torch.random.fork_rng(devices=[]):
         # not torch.manual_seed, which also seeds every GPU

@@ -69,14 +69,7 @@ class StopRequests:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Run a block that a request may end at once, because all of it can be repeated.
-
-        Yields:
-            Nothing.
-
-        Raises:
-            InterruptedBlock: If a request comes, before the block or in it.
-        """
+        """Run a block that a request may end by an `InterruptedBlock`, because it can be repeated."""
         self._is_interruptible = True
         try:
             if self.is_requested:

@@ -9,9 +9,8 @@ kill the process.
 import io
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -47,14 +46,8 @@ ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 Tensors = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class TensorFile:
-    """The content of a safetensors file.
-
-    Args:
-        tensors: Tensors by name, on the CPU.
-        metadata: Texts of the header, by name.
-    """
+class TensorFile(NamedTuple):
+    """Tensors of a safetensors file, on the CPU, and the texts of its header, by name."""
 
     tensors: Tensors
     metadata: dict[str, str]
@@ -65,20 +58,13 @@ def read_tensor_file(
     expected: Mapping[str, Tensor] | None = None,
     inside: Path | None = None,
 ) -> TensorFile:
-    """Read a safetensors file.
+    """Read a safetensors file, or a link to one that stays in the folder `inside`, if it is given.
 
-    Args:
-        path: Path of the file.
-        expected: Tensors whose names, shapes and dtypes the file must match exactly; they may be on the meta
-            device. No tensor is read unless everything fits. By default any file is accepted.
-        inside: Folder that a link must stay in; by default it may lead anywhere.
-
-    Returns:
-        Tensors and metadata.
+    The file must match the names, shapes and dtypes of the `expected` tensors exactly; they may be on the meta
+    device. No tensor is read unless everything fits. By default any file is accepted.
 
     Raises:
-        CheckpointError: If the file cannot be read, is not a whole safetensors file, or does not fit; up to ten
-            differences are listed.
+        CheckpointError: If the file cannot be read, is not a whole safetensors file, or does not fit.
 
     Example:
         >>> from safetensors.torch import save_file
@@ -87,27 +73,32 @@ def read_tensor_file(
         >>> read_tensor_file(path).tensors
         {'weight': tensor([1., 1.])}
     """
+    num_tensors = MANY_TENSORS if expected is None else len(expected)
     try:
         with open_regular(path, inside) as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            return _read(file, size, str(path), expected)
+            head = _read_head(file, size, HEADER_BYTES + BYTES_PER_TENSOR * num_tensors)
+            entries, metadata = _parse_head(head[8:])
+            _check_layout(entries, size - len(head))
+            if expected is not None:
+                _check_fit(entries, expected, str(path))
+            content = head + file.read(size - len(head))
+        if len(content) != size:
+            raise ValueError(f"it ends after {len(content):,} of {size:,} bytes")
+        return TensorFile(load(content), metadata)
     except OSError as error:
         raise CheckpointError(
             f"{path} must be a file that can be read, but is not ({error}). Give a safetensors file."
         ) from error
+    except (ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is no whole safetensors file ({error}). Save or download it again."
+        ) from error
 
 
 def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that contain NaN or infinity.
-
-    Args:
-        tensors: Weights by name.
-        source: Origin of the weights, for the message.
-
-    Raises:
-        CheckpointError: If some are not finite; up to ten are named.
-    """
+    """Raise a `CheckpointError` that names weights that contain NaN or infinity, and their source."""
     wrong = [
         name
         for name, tensor in tensors.items()
@@ -121,33 +112,11 @@ def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
     end: int
-
-
-def _read(
-    file: io.BufferedIOBase, size: int, name: str, expected: Mapping[str, Tensor] | None
-) -> TensorFile:
-    num_tensors = MANY_TENSORS if expected is None else len(expected)
-    try:
-        head = _read_head(file, size, HEADER_BYTES + BYTES_PER_TENSOR * num_tensors)
-        entries, metadata = _parse_head(head[8:])
-        _check_layout(entries, size - len(head))
-        if expected is not None:
-            _check_fit(entries, expected, name)
-        content = head + file.read(size - len(head))
-        if len(content) != size:
-            raise ValueError(f"it ends after {len(content):,} of {size:,} bytes")
-        tensors = load(content)
-    except (ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{name} is no whole safetensors file ({error}). Save or download it again."
-        ) from error
-    return TensorFile(tensors, metadata)
 
 
 def _read_head(file: io.BufferedIOBase, size: int, longest: int) -> bytes:
