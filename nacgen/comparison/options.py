@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from nacgen.errors import ConfigurationError
-from nacgen.training.config import RENAMED, require_positive
+from nacgen.training.config import require_positive
+from nacgen.training.old_options import RENAMED
 
 INITS = ("nac", "random", "shuffled", "simclr", "supervised")
 

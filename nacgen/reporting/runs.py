@@ -11,7 +11,7 @@ import yaml
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
 from nacgen.metrics.result import is_higher_better, rename_old_keys
 from nacgen.system.documents import flatten
-from nacgen.training.config import REMOVED, RENAMED
+from nacgen.training.old_options import REMOVED, RENAMED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,17 +28,14 @@ class DiscriminatorStep:
     Args:
         accelerator: Accelerator of the run.
         discriminator: Network to train; `discriminator(images, full_precision=...)` returns logits of each
-            image alone. Where it has classes it takes `labels`, too.
+            image alone.
         optimizer: Optimizer over the discriminator's trainable parameters.
-        monitor: Monitor that ends the run where logits stay too large.
+        monitor: Monitor that ends the run if logits stay too large.
         loss: Name of a pair of losses in `ADVERSARIAL_LOSSES`.
         penalty_weight: Gamma of R1 and R2 as a function of the images seen; 0 for no penalty.
         penalty_every: Steps between two penalties, whose weight is multiplied by it.
         micro_batches: Parts in which a process's images pass the networks.
-        is_conditional: True if the discriminator takes labels.
-
-    Raises:
-        ConfigurationError: All parameters of the discriminator are frozen.
+        is_conditional: True if the discriminator takes `labels`, too.
     """
 
     def __init__(
@@ -67,15 +64,10 @@ class DiscriminatorStep:
         self.prepared, self.optimizer = accelerator.prepare(discriminator, optimizer)
 
     def __call__(self, batch: Batch, pair: Callable[[Batch], Tensor]) -> tuple[Logs, float]:
-        """Take one step.
+        """Take one step; return values to log, and the mean sign of real logits over all processes.
 
-        Args:
-            batch: Images of this process, which give the position.
-            pair: Function of a micro-batch that returns its real images above as many generated ones,
-                `(2b, 3, h, w)` in [-1, 1], without gradient.
-
-        Returns:
-            Values to log, and the mean sign of the real images' logits over all processes.
+        `pair` returns the real images of a micro-batch above as many generated ones, `(2b, 3, h, w)` in [-1, 1],
+        without gradient.
 
         Raises:
             NonFiniteError: The loss or a gradient is NaN or infinite; the weights keep their values.
@@ -126,8 +118,7 @@ class DiscriminatorStep:
     def confidence(self, real: Tensor, fake: Tensor) -> Logs:
         """Return the mean sign of real logits and the mean size of all.
 
-        RpGAN leaves the mean of logits open: there, a real image's logit is measured from that of the generated
-        image it is paired with.
+        RpGAN leaves the mean of logits open, so a real logit is measured from the one it is paired with.
         """
         if self.is_relativistic:
             real, fake = real - fake, fake - real
@@ -144,15 +135,7 @@ def accumulate(
 ) -> tuple[Tensor, Logs]:
     """Compute the gradients of the mean loss over micro-batches; processes exchange them in the last.
 
-    Args:
-        accelerator: Accelerator of the run.
-        prepared: Network that trains, as `accelerator.prepare` returned it.
-        optimizer: Optimizer of that network; its old gradients are dropped.
-        parts: Micro-batches of this process.
-        forward: Function of a micro-batch that returns its loss and values to log.
-
-    Returns:
-        Loss and values to log, averaged over micro-batches, without gradients.
+    `forward` returns loss and values to log of a micro-batch; their means are returned, without gradients.
     """
     optimizer.zero_grad()
     rows = []
@@ -168,7 +151,7 @@ def accumulate(
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Keep gradients from parameters that train otherwise, for the length of a block."""
+    """Compute no gradients of trainable parameters within a block."""
     parameters = list(parameters)
     for parameter in parameters:
         parameter.requires_grad_(False)

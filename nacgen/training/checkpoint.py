@@ -1,8 +1,7 @@
 """Checkpoints: folders that are either whole or not there.
 
 A checkpoint is written under a temporary name, with a manifest of sizes and hashes as its last file, synced, and
-renamed into place. Only then are older ones removed. No file is pickled, and none is trusted before its hash was
-compared.
+renamed into place. Only then are older ones removed. No file is pickled, and every hash is checked before reading.
 """
 
 import hashlib
@@ -51,19 +50,15 @@ def save_checkpoint(
 ) -> Path:
     """Write one checkpoint, and remove all but the last two, the best, and the last that is surely sound.
 
+    Each part, a module or an optimizer, becomes one file. If writing fails, earlier checkpoints are untouched.
+
     Args:
         root: Folder of the run's checkpoints; it is created if it is missing.
-        parts: Tensors by part (a module or an optimizer) and name; each part becomes one file.
+        parts: Tensors by part and name.
         state: JSON values.
         images_seen: Position of the run.
-        best: Position of the best checkpoint, which is kept.
-        sound: Last position at which the run was sound; the last checkpoint up to it is kept.
-
-    Returns:
-        Path of the checkpoint's folder.
-
-    Raises:
-        StorageError: The checkpoint cannot be written; earlier checkpoints are untouched.
+        best: Position of the best checkpoint.
+        sound: Last position at which the run was sound.
     """
     target = root / _name(images_seen)
     needed = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
@@ -91,18 +86,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(root: Path, at_most: int | None = None) -> Contents | None:
-    """Read the newest whole checkpoint. Nothing is changed, and a run may write more of them meanwhile.
+    """Read the newest whole checkpoint, None if none was ever written. A run may write more meanwhile.
 
-    Args:
-        root: Folder of the run's checkpoints.
-        at_most: Length of the run; a checkpoint behind its end counts as damaged.
-
-    Returns:
-        Tensors by part, and the state; None if no checkpoint was ever written.
+    A checkpoint after position `at_most` counts as damaged.
 
     Raises:
         CheckpointError: There are checkpoints, but none is whole.
-        StorageError: The folder cannot be listed.
     """
     problems: dict[str, str] = {}
     while waiting := [folder for folder in _folders(root) if folder.name not in problems]:
@@ -127,18 +116,7 @@ def resume_checkpoint(root: Path, total_images: int) -> Contents | None:
     """Tidy the folder up and read the newest whole checkpoint, on the process that writes the next ones.
 
     The remains of a killed process are removed. Damaged checkpoints that are newer than the one that is read are
-    renamed to `damaged-…`, so that the resumed run does not meet them again.
-
-    Args:
-        root: Folder of the run's checkpoints.
-        total_images: Length of the run.
-
-    Returns:
-        Tensors by part, and the state; None if no checkpoint was ever written.
-
-    Raises:
-        CheckpointError: There are checkpoints, but none is whole.
-        StorageError: The folder cannot be changed.
+    renamed to `damaged-…`, so that the resumed run does not read them again.
     """
     with storage_errors(f"the checkpoints in {root}", "Mend the permissions or the disk."):
         for old in root.glob(f"{_REPLACED}step_*"):
@@ -156,18 +134,7 @@ def resume_checkpoint(root: Path, total_images: int) -> Contents | None:
 
 
 def read_checkpoint(root: Path, images_seen: int) -> Contents:
-    """Read the checkpoint of one position.
-
-    Args:
-        root: Folder of the run's checkpoints.
-        images_seen: Position of the run.
-
-    Returns:
-        Tensors by part, and the state.
-
-    Raises:
-        CheckpointError: The checkpoint is missing or damaged.
-    """
+    """Read the checkpoint of one position; `CheckpointError` if it is missing or damaged."""
     folder = root / _name(images_seen)
     try:
         return _read(folder)
@@ -179,15 +146,7 @@ def read_checkpoint(root: Path, images_seen: int) -> Contents:
 
 
 def discard_checkpoints_after(root: Path, images_seen: int) -> None:
-    """Remove the checkpoints behind a position.
-
-    Args:
-        root: Folder of the run's checkpoints.
-        images_seen: Position; a checkpoint at it stays.
-
-    Raises:
-        StorageError: A checkpoint cannot be removed.
-    """
+    """Remove the checkpoints after a position."""
     _remove([folder for folder in _folders(root) if folder.name > _name(images_seen)])
 
 
@@ -209,7 +168,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _write(room: Path, parts: Mapping[str, Tensors], record: Mapping[str, Any]) -> None:
-    """Write one file after the other, each hashed while it goes to the disk, and the manifest last."""
+    """Write one file after the other, each hashed while it is written, and the manifest last."""
     state = json.dumps(record, indent=2, allow_nan=False).encode()
     contents = {f"{name}{TENSORS}": [*_serialized(part)] for name, part in parts.items()}
     contents[STATE] = [state]
@@ -242,7 +201,7 @@ def _serialized(tensors: Tensors) -> Iterator[bytes | memoryview]:
 
 
 def _put_in_place(room: Path, target: Path) -> None:
-    """Rename a written folder. A checkpoint of the same name, of a step that is repeated, stays until then."""
+    """Rename a written folder; a checkpoint of the same name, from a repeated step, stays until then."""
     old = target.with_name(f"{_REPLACED}{target.name}")
     if target.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -302,7 +261,7 @@ def _sha256(*pieces: bytes | memoryview) -> str:
 
 
 def _remove(folders: list[Path]) -> None:
-    """Remove folders under names that are no checkpoints', so that no checkpoint is ever there in part."""
+    """Rename folders before removing them, so that no checkpoint is ever there in part."""
     for folder in folders:
         trash = folder.with_name(f"{_TEMPORARY}trash-{folder.name}")
         with storage_errors(

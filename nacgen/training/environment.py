@@ -16,14 +16,7 @@ from nacgen.version import __version__
 
 
 def describe_hardware(environment: Mapping[str, Any]) -> str:
-    """Return the devices of a run in words.
-
-    Args:
-        environment: Contents of `environment.json`.
-
-    Returns:
-        `"2 CPU cores"`, `"4 x NVIDIA H100"` or `"unknown hardware"`.
-    """
+    """Return the devices in an `environment.json` in words: `"2 CPU cores"`, `"4 x NVIDIA H100"`."""
     processes, device = environment.get("num_processes", 1), environment.get("device", "cpu")
     if not device.startswith("cpu"):
         return f"{processes} x {environment.get('gpu') or device}"
@@ -34,15 +27,10 @@ def describe_hardware(environment: Mapping[str, Any]) -> str:
 
 
 def describe_environment(recipe: str, accelerator: Accelerator) -> dict[str, Any]:
-    """Return the contents of `environment.json`.
+    """Return the contents of `environment.json` for a recipe such as `"train_gan"`.
 
-    Args:
-        recipe: Name of the recipe, for example `"train_gan"`.
-        accelerator: Accelerator of the run.
-
-    Returns:
-        JSON values; `hardware` holds the kind (`"cpu"`, `"cuda"`), the number and the name of the devices that
-        the run computes on, where cores are the devices of a CPU.
+    `hardware` holds the kind (`"cpu"`, `"cuda"`), the number and the name of the devices that the run computes on;
+    cores are the devices of a CPU.
     """
     packages = ("torch", "torchvision", "accelerate", "safetensors", "numpy")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -50,11 +50,10 @@ class GenerativeConfig(TrainingConfig):
         return True
 
     def check_networks(self) -> None:
-        """Raise unless encoder and score fit the images.
+        """Raise `ConfigurationError` if there is no encoder for an arm, or no score for the images.
 
-        Raises:
-            ConfigurationError: Images other than the digits need networks that were trained on them, and so
-                does an arm whose encoder is not released; the message says how to get these.
+        Images other than the digits need networks that were trained on them, and so does an arm whose encoder is
+        not released; the message tells how to get these.
         """
         has_encoder = self.encoder is not None or not self.needs_encoder
         if self.dataset == "digits":

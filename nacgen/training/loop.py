@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from nacgen.data.stream import Batch, ImageStream
 from nacgen.errors import (
     EXIT_PREEMPTED,
     CheckpointError,
-    ConfigurationError,
     DivergenceError,
     StopRequestedError,
 )
@@ -38,12 +36,7 @@ Evaluation = Callable[[int], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Goal:
-    """The number by which one checkpoint is better than another.
-
-    Args:
-        name: Name of a number in the evaluation, with dots between the keys of nested mappings.
-        better: Direction in which the number is better.
-    """
+    """The number of an evaluation, by its dotted name, that decides which checkpoint is the best."""
 
     name: str
     better: Literal["lower", "higher"]
@@ -54,7 +47,7 @@ class Goal:
         return value if isinstance(value, int | float) and math.isfinite(value) else None
 
     def is_better(self, value: float, best: float) -> bool:
-        """Tell whether a number beats another; an equal one does not."""
+        """Tell whether a number is better than another; an equal one is not."""
         return value < best if self.better == "lower" else value > best
 
 
@@ -77,28 +70,18 @@ def train(
         stream: Batches by position.
         run: Run to train, whose accelerator the update was prepared with.
         schedule: Factor on every learning rate as a function of the images seen.
-        evaluate: Function of the images seen, called on all processes; its values join the log.
+        evaluate: Function of the images seen, called on all processes; its values are logged.
         evaluate_every: Number of images between two evaluations; the end is always evaluated.
         goal: Number by which the checkpoint of the best evaluation is kept besides the last two.
 
-    Returns:
-        The end of the run.
-
     Raises:
-        NonFiniteError: From the update; the last checkpoint stands.
-        DivergenceError: From the update; the last checkpoint from before stands, later ones are removed.
+        NonFiniteError: From the update; the last checkpoint stays.
+        DivergenceError: From the update; the last checkpoint from before stays, later ones are removed.
         CheckpointError: The run's checkpoints are damaged or do not fit.
-        ConfigurationError: A time between two rows, checkpoints or evaluations is below one image.
-        StorageError: The run folder cannot be written; earlier checkpoints stand.
-        SystemExit: 143, after a checkpoint, when asked to stop by SIGTERM or SIGINT. A single process leaves an
-            evaluation for that, and repeats it when it is resumed.
+        SystemExit: 143, after a checkpoint, when asked to stop by SIGTERM or SIGINT. A single process interrupts
+            an evaluation for that, and repeats it when it is resumed.
     """
     total, batch_size, times = run.config.total_images, run.config.batch_size, run.config.run
-    _check_times(
-        log_every=times.log_every,
-        checkpoint_every=times.checkpoint_every,
-        evaluate_every=total if evaluate_every is None else evaluate_every,
-    )
     run.start_trackers()
     session = _Session(update, run, evaluate, goal)
     base_rates = [group["lr"] for group in _groups(update)]
@@ -132,7 +115,9 @@ def train(
             bar.update(batch_size)
             # Log.
             if is_due(times.log_every):
-                values = _average(logs, run)
+                means = torch.stack([value.detach().float() for value in logs.values()])
+                means = run.accelerator.reduce(means, "mean")  # over processes
+                values = dict(zip(logs, means.tolist(), strict=True))
                 bar.set_postfix({k: f"{v:.3g}" for k, v in values.items() if "loss" in k})
                 run.log(session.images_seen, values, {"images_per_second": session.rate()})
             # Evaluation and checkpoint.
@@ -149,7 +134,7 @@ def train(
 
 
 class _Session:
-    """A run from the end of its last session on: position, clock, best evaluation, checkpoints."""
+    """One session of a run, from its newest checkpoint: position, clock, best evaluation, checkpoints."""
 
     def __init__(
         self, update: Update, run: Run, evaluation: Evaluation | None, goal: Goal | None
@@ -197,18 +182,15 @@ class _Session:
     def evaluate(self, requests: StopRequests) -> bool:
         """Evaluate, and tell whether it is the best so far; if a signal interrupts it, save and stop."""
         assert self._evaluate is not None
-        is_alone = self.processes.num_processes == 1
+        is_single = self.processes.num_processes == 1
         try:
-            with requests.interrupting() if is_alone else nullcontext():
+            with requests.interrupting() if is_single else nullcontext():
                 self.evaluation = self._evaluate(self.images_seen)
         except InterruptedBlock:
             self.stop()
         self.run.log(self.images_seen, self.evaluation)
         self.is_evaluated = True
-        return self.note_best()
-
-    def note_best(self) -> bool:
-        """Tell whether the evaluation beats all before it, as the first process sees it."""
+        # The first process decides for all.
         is_best, value = False, None
         if self.goal is not None and self.run.is_main:
             value = self.goal.value(self.evaluation)
@@ -258,7 +240,7 @@ class _Session:
 
 
 class _Clock:
-    """Wall time of a run over all its sessions: in full, and of training alone."""
+    """The wall time of a run over all its sessions: in full, and of training alone."""
 
     def __init__(self, seconds: float, training_seconds: float) -> None:
         now = time.monotonic()
@@ -277,25 +259,9 @@ class _Clock:
         self._training_start += time.monotonic() - start
 
 
-def _check_times(**times: int) -> None:
-    for name, every in times.items():
-        if every < 1:
-            raise ConfigurationError(
-                f"{name} must be 1 or more images, got {every}. Give the length of training to have it at "
-                "the end only."
-            )
-
-
 def _groups(update: Update) -> Iterator[dict[str, Any]]:
     for optimizer in update.optimizers.values():
         yield from optimizer.param_groups
-
-
-def _average(logs: dict[str, Tensor], run: Run) -> dict[str, float]:
-    """Return means over processes as numbers."""
-    values = torch.stack([value.detach().float() for value in logs.values()])
-    values = run.accelerator.reduce(values, "mean")
-    return dict(zip(logs, values.tolist(), strict=True))
 
 
 def _progress(run: Run, images_seen: int) -> "tqdm[Any]":

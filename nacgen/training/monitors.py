@@ -25,11 +25,7 @@ class DivergenceMonitor(nn.Module):
         self.register_buffer("images_beyond", torch.zeros((), dtype=torch.int64))
 
     def observe(self, size: float, batch: Batch) -> None:
-        """Record one step.
-
-        Args:
-            size: Mean absolute logit over all processes.
-            batch: Batch of the step.
+        """Record the mean absolute logit of one step over all processes.
 
         Raises:
             DivergenceError: The bound has been exceeded in every step for `patience` images.
@@ -50,24 +46,13 @@ class DivergenceMonitor(nn.Module):
 
 
 def images_beyond(modules: Mapping[str, nn.Module]) -> int:
-    """Return the number of images for which logits have been beyond their bound by now.
-
-    Args:
-        modules: Modules of an update; the largest number of all its monitors counts.
-
-    Returns:
-        Number of images; 0 if no bound is exceeded, or there is no monitor.
-    """
+    """Return the number of images for which logits have been beyond their bound, 0 without a monitor."""
     monitors = [module for module in modules.values() if isinstance(module, DivergenceMonitor)]
     return max((int(monitor.images_beyond) for monitor in monitors), default=0)
 
 
 class LastValues(nn.Module):
-    """A memory of logged values that not every step has, so that every row of the log has them.
-
-    Args:
-        names: Names of the values.
-    """
+    """A memory of named values that not every step computes, so that every row of the log has them."""
 
     def __init__(self, *names: str) -> None:
         super().__init__()
@@ -75,14 +60,7 @@ class LastValues(nn.Module):
             self.register_buffer(name, torch.tensor(torch.nan))
 
     def forward(self, logs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the values of this step, completed by the last ones of earlier steps.
-
-        Args:
-            logs: Scalars by name.
-
-        Returns:
-            All values known so far.
-        """
+        """Return the scalars of this step, completed by the last ones of earlier steps."""
         for name, value in self.named_buffers():
             if name in logs:
                 value.copy_(logs[name])

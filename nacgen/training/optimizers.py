@@ -4,8 +4,8 @@ Source:
     You, Gitman & Ginsburg 2017, arXiv:1708.03888; in the form of Chen et al. 2020, arXiv:2002.05709.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, get_args, overload
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class LARS(torch.optim.Optimizer):
         w <- w - v
 
     The velocity holds steps that are scaled by the learning rate already, as in SimCLR and optax: a change of
-    the learning rate does not reach earlier steps. (torch's SGD scales the sum of them instead.)
+    the learning rate does not change earlier steps. (torch's SGD scales the sum of them instead.)
     Differs from the paper, as SimCLR does: |u| stands for |g| + d |w|.
 
     The parameters of a group with `exclude=True` get neither decay nor trust ratio: `v <- m v + r g`.
@@ -74,32 +74,13 @@ class LARS(torch.optim.Optimizer):
                 f"{lr}, {momentum}, {weight_decay} and {trust_coefficient}. SimCLR uses 0.3 for 256 images, "
                 "0.9, 1e-6 and 0.001."
             )
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "trust_coefficient": trust_coefficient,
-            "exclude": exclude,
-            "reference": reference,
-        }
-        super().__init__(params, defaults)
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+        numbers = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        numbers["trust_coefficient"] = trust_coefficient
+        super().__init__(params, numbers | {"exclude": exclude, "reference": reference})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move every parameter that has a gradient.
-
-        Args:
-            closure: Function that computes loss and gradients again.
-
-        Returns:
-            The loss of the closure, if there is one.
-        """
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Move every parameter that has a gradient; return the loss of the closure, if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -121,7 +102,11 @@ class LARS(torch.optim.Optimizer):
             torch._foreach_add_(velocities, gradients, alpha=lr)
         else:
             updates = torch._foreach_add(gradients, parameters, alpha=decay)
-            ratios = _trust_ratios(parameters, updates, group["trust_coefficient"], reference)
+            sizes = torch.stack(torch._foreach_norm(parameters))
+            update_sizes = torch.stack(torch._foreach_norm(updates))
+            ratios = group["trust_coefficient"] * sizes / update_sizes
+            if not reference:  # the authors' guards ask for norms >= 0, which all norms are
+                ratios = torch.where((sizes > 0) & (update_sizes > 0), ratios, 1.0)
             torch._foreach_addcmul_(velocities, updates, (lr * ratios).unbind())
         torch._foreach_sub_(parameters, velocities)
 
@@ -138,33 +123,11 @@ def _portions(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield portion
 
 
-def _trust_ratios(
-    parameters: Sequence[Tensor],
-    updates: Sequence[Tensor],
-    trust_coefficient: float,
-    reference: bool,
-) -> Tensor:
-    """Return `trust_coefficient * |w| / |u|` of each parameter, `(number of parameters,)`."""
-    sizes = torch.stack(torch._foreach_norm(list(parameters)))
-    update_sizes = torch.stack(torch._foreach_norm(list(updates)))
-    ratios = trust_coefficient * sizes / update_sizes
-    if reference:
-        return ratios  # the authors' guards ask for norms >= 0, which all norms are
-    return torch.where((sizes > 0) & (update_sizes > 0), ratios, 1.0)
-
-
 def exclude_from_decay(module: nn.Module) -> ParamGroups:
-    """Split a module's parameters into those with and those without weight decay.
+    """Split a module's trainable parameters into groups with and without weight decay, for any optimizer.
 
     Parameters of normalization layers are excluded from decay, and all with fewer than two axes: biases and
-    scales. Frozen parameters (`requires_grad=False`) are in no group.
-
-    Args:
-        module: Module to train.
-
-    Returns:
-        Up to two groups for LARS or for any optimizer of torch: `{"params": [...], "exclude": False}` and
-        `{"params": [...], "exclude": True, "weight_decay": 0.0}`.
+    scales.
 
     Raises:
         ConfigurationError: The module has nothing to train.
@@ -195,25 +158,20 @@ def build_optimizer(
     module: nn.Module,
     learning_rate: float,
     weight_decay: float = 0.0,
-    momentum: float = 0.9,
     reference: bool = False,
 ) -> torch.optim.Optimizer:
     """Build an optimizer over a module's parameters, without weight decay on biases and norms.
 
     Args:
-        name: `"lars"`, `"adamw"` or `"sgd"` (with Nesterov momentum, unless that is 0).
+        name: `"lars"`, `"adamw"` or `"sgd"`, which has Nesterov momentum; the momentum of both is 0.9.
         module: Module to train.
         learning_rate: Peak learning rate; the loop multiplies it by its schedule.
         weight_decay: Weight decay, decoupled for AdamW and added to the gradient for the others.
-        momentum: Momentum of LARS and SGD; AdamW keeps torch's betas.
         reference: Use LARS as the NAC paper's authors do, see `LARS`, with weight decay on every parameter.
 
-    Returns:
-        The optimizer.
-
     Raises:
-        ConfigurationError: The name is unknown, a number is out of range, there is nothing to train, or
-            `reference` is set for another optimizer than LARS.
+        ConfigurationError: The name is unknown, there is nothing to train, or `reference` is set for another
+            optimizer than LARS.
     """
     if name not in get_args(OptimizerName):
         raise ConfigurationError(
@@ -224,21 +182,10 @@ def build_optimizer(
             f"only lars has a reference form, got reference=True for {name}. Leave it out."
         )
     groups = exclude_from_decay(module)
-    try:
-        if name == "lars":
-            trained = [p for p in module.parameters() if p.requires_grad]
-            params: Iterable[Any] = trained if reference else groups
-            return LARS(params, learning_rate, momentum, weight_decay, reference=reference)
-        if name == "adamw":
-            return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay)
-        return torch.optim.SGD(
-            groups,
-            lr=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            nesterov=momentum > 0,
-        )
-    except ConfigurationError:
-        raise
-    except ValueError as error:  # of torch's optimizers, one line that names the value
-        raise ConfigurationError(f"{name} cannot be built: {error}. Change --optim.") from error
+    if name == "lars":
+        trained = [p for p in module.parameters() if p.requires_grad]
+        params: Iterable[Any] = trained if reference else groups
+        return LARS(params, learning_rate, weight_decay=weight_decay, reference=reference)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay)
+    return torch.optim.SGD(groups, learning_rate, 0.9, weight_decay=weight_decay, nesterov=True)

@@ -32,15 +32,15 @@ from nacgen.training.run_folder import (
     CONFIG,
     LOG,
     SUMMARY,
-    FolderHold,
     check_folder,
     has_begun,
+    hold_folder,
 )
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The end of a run.
+    """The result of a run.
 
     Args:
         images_seen: Number of images that all processes together have seen, over all sessions of the run.
@@ -90,18 +90,7 @@ class Run:
         return describe_hardware(self.environment)
 
     def stream(self, dataset: Dataset) -> ImageStream:
-        """Return this process's batches of a dataset.
-
-        Args:
-            dataset: Images to train on.
-
-        Returns:
-            The stream, from the batch size and the seed of the configuration.
-
-        Raises:
-            ConfigurationError: The batch does not split evenly over processes.
-            DataError: The dataset is smaller than a batch.
-        """
+        """Return this process's batches of a dataset, of the batch size and the seed of the configuration."""
         return ImageStream(
             dataset,
             self.config.batch_size,
@@ -112,14 +101,7 @@ class Run:
         )
 
     def writing(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """Return a context that reports whatever keeps its block from writing as a `StorageError`.
-
-        Args:
-            what: Name of what is written, for the message.
-
-        Returns:
-            The context manager.
-        """
+        """Return a context that turns failures to write into a `StorageError` that names `what`."""
         return storage_errors(
             f"the {what} in {self.path}",
             "Free space, or choose another --run-dir; earlier checkpoints are intact, and the same command "
@@ -128,49 +110,25 @@ class Run:
 
     @contextlib.contextmanager
     def _held(self, is_fresh: bool) -> Iterator[None]:
-        """Make, lock and describe the folder; undo that if an error ends a run that has not begun."""
-        hold: FolderHold | None = None
-        try:
+        """Make, lock and describe the folder."""
+        with contextlib.ExitStack() as stack:
             with self.processes.failing_together(), self.writing("configuration"):
                 if self.is_main:
-                    hold = FolderHold(self.path, is_fresh)
+                    stack.enter_context(hold_folder(self.path, is_fresh))
                     (self.path / "samples").mkdir(exist_ok=True)
                     config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
                     write_file(self.path / CONFIG, config)
                     facts = json.dumps(self.environment, indent=2)
                     write_file(self.path / "environment.json", facts + "\n")
             yield
-        except BaseException:
-            if hold is not None and not has_begun(self.path):
-                hold.undo()
-            raise
-        finally:
-            if hold is not None:
-                hold.release()
 
     def write(self, name: str, text: str) -> None:
-        """Write a text file into the folder, whole or not at all. Only the main process calls it.
-
-        Args:
-            name: Name of the file.
-            text: Content of the file.
-
-        Raises:
-            StorageError: The file cannot be written.
-        """
+        """Write a text file into the folder, whole or not at all. Only the main process calls it."""
         with self.writing(name.removesuffix(".json")):
             write_file(self.path / name, text)
 
     def export(self, model: PretrainedModel, name: str) -> None:
-        """Write a model as a folder of its own; every process calls it.
-
-        Args:
-            model: Model in its present state.
-            name: Name of the folder in the run folder.
-
-        Raises:
-            StorageError: The folder cannot be written; every process raises.
-        """
+        """Write a model as a folder of that name in the run folder; every process calls it."""
         with self.processes.failing_together(), self.writing(name):
             if self.is_main:
                 model.save_pretrained(self.path / name)
@@ -194,13 +152,7 @@ class Run:
     ) -> None:
         """Append one row to `metrics.jsonl`; every process calls it.
 
-        Args:
-            images_seen: Position of the run.
-            values: JSON values of the row.
-            tracked: Values for the trackers alone, which get those of the row, too; without it they get nothing.
-
-        Raises:
-            StorageError: The row cannot be written; every process raises.
+        Trackers get the values of the row and those in `tracked`; without `tracked` they get nothing.
         """
         with self.processes.failing_together():
             if self.is_main:
@@ -213,29 +165,15 @@ class Run:
                     self.accelerator.log({**values, **tracked}, images_seen)
 
     def sync_log(self) -> int:
-        """Bring the log to the disk. Only the main process calls it.
-
-        Returns:
-            Number of its rows.
-
-        Raises:
-            StorageError: The disk fails.
-        """
+        """Sync the log to the disk, and return the number of its rows. Only the main process calls it."""
         with self.writing("log"), contextlib.suppress(FileNotFoundError), self._log.open() as file:
             os.fsync(file.fileno())
         return self._num_rows
 
     def cut_log(self, images_seen: int, num_rows: int | None = None) -> None:
-        """Drop the rows behind a position, so that a resumed log equals an uninterrupted one.
+        """Drop the rows after a position, so that a resumed log equals an uninterrupted one.
 
-        Every process calls it.
-
-        Args:
-            images_seen: Position; rows up to and including it stay.
-            num_rows: Largest number of rows that stay: a position may have been evaluated after it was saved.
-
-        Raises:
-            StorageError: The log cannot be written; every process raises.
+        At most `num_rows` stay: a position may have been evaluated after it was saved. Every process calls it.
         """
         with self.processes.failing_together(), self.writing("log"):
             if not self.is_main or not self._log.exists():
@@ -258,12 +196,11 @@ class Run:
         """Mark the run complete and print its summary as the last line of stdout; every process calls it.
 
         Args:
-            result: End of training; absent if the run was complete before, and its summary is repeated.
+            result: Result of training; absent if the run was complete before, and its summary is repeated.
             report: Function that writes reports into the run folder; its return value goes to stderr.
             extra: JSON values added to the summary.
 
         Raises:
-            StorageError: The summary cannot be written.
             CheckpointError: The summary of a complete run is damaged.
         """
         if result is not None:
@@ -278,17 +215,15 @@ class Run:
             self.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         if report is not None:
             print(f"\n{report(self.path)}\n", file=sys.stderr)
-        print(json.dumps(self._read_summary()), flush=True)
-
-    def _read_summary(self) -> Any:
         path = self.path / SUMMARY
         try:
-            return json.loads(path.read_text("utf-8"))
+            summary = json.loads(path.read_text("utf-8"))
         except ValueError as error:
             raise CheckpointError(
                 f"{path} should hold a JSON object, but does not ({error}). Remove it and repeat the "
                 "command, which writes it again from the last checkpoint."
             ) from error
+        print(json.dumps(summary), flush=True)
 
 
 @contextlib.contextmanager
@@ -319,7 +254,13 @@ def open_run(name: str, config: TrainingConfig, allow_fp16: bool = True) -> Iter
         True
     """
     path = Path(config.run_dir or f"runs/{name}-seed{config.seed}")
-    _check_tracker(config.run.tracker)
+    tracker = config.run.tracker
+    # Accelerate would ignore a tracker that is not installed.
+    if tracker != "none" and importlib.util.find_spec(tracker) is None:
+        raise ConfigurationError(
+            f"run.tracker {tracker} needs the package {tracker}, which is not installed. "
+            f"pip install {tracker}, or use --run.tracker none."
+        )
     with storage_errors(f"the run in {path}", "Free space, or choose another --run-dir."):
         check_folder(path, config)
     accelerator = _build_accelerator(path, config)
@@ -337,19 +278,10 @@ def open_run(name: str, config: TrainingConfig, allow_fp16: bool = True) -> Iter
         yield run
 
 
-def _check_tracker(tracker: str) -> None:
-    """Raise if the tracker is not installed; Accelerate would pass it over."""
-    if tracker != "none" and importlib.util.find_spec(tracker) is None:
-        raise ConfigurationError(
-            f"run.tracker {tracker} needs the package {tracker}, which is not installed. "
-            f"pip install {tracker}, or use --run.tracker none."
-        )
-
-
 def _build_accelerator(path: Path, config: TrainingConfig) -> Accelerator:
-    # Two warnings of DistributedDataParallel that tell of no fault of a run. torch 2.15 renames broadcast_buffers;
-    # the new name is unknown to torch 2.10 and to Accelerate. The gradient of a head with one output comes as a
-    # transposed column of 64 numbers.
+    # Two warnings of DistributedDataParallel that point to no fault. torch 2.15 renames broadcast_buffers, but
+    # torch 2.10 and Accelerate do not know the new name. The gradient of a head with one output is a transposed
+    # column.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     return Accelerator(

@@ -1,16 +1,18 @@
-"""The folder of a run: what may be opened, and the hold that the process which trains in it has on it."""
+"""The folder of a run: its checks before anything is written, and its lock."""
 
 import contextlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from nacgen.errors import ConfigurationError, StorageError
 from nacgen.system.documents import flatten, read_yaml
 from nacgen.system.files import is_temporary, move_aside
 from nacgen.system.locks import lock_folder
-from nacgen.training.config import TrainingConfig, to_dict, upgrade, warn
+from nacgen.training.config import TrainingConfig, preset_of, to_dict
+from nacgen.training.old_options import upgrade, warn
 
 CONFIG, LOG, CHECKPOINTS, SUMMARY = "config.yaml", "metrics.jsonl", "checkpoints", "summary.json"
 NOT_COMPARED = ("config", "run_dir", "run.timeout")
@@ -19,14 +21,7 @@ BEGINNINGS = {".lock", "samples"}
 
 
 def has_begun(folder: Path) -> bool:
-    """Tell whether a folder holds a row of a log, a checkpoint or a summary of a run.
-
-    Args:
-        folder: Path of a run folder; it need not exist.
-
-    Returns:
-        False if a run that starts in the folder loses nothing.
-    """
+    """Tell whether a folder holds a row of a log, a checkpoint or a summary; it need not exist."""
     checkpoints = folder / CHECKPOINTS
     return (
         (folder / SUMMARY).exists()
@@ -36,11 +31,7 @@ def has_begun(folder: Path) -> bool:
 
 
 def check_folder(folder: Path, config: TrainingConfig) -> None:
-    """Raise unless a run of a configuration can start, or go on, in a folder. Nothing is written.
-
-    Args:
-        folder: Path of the run folder; it need not exist.
-        config: Configuration of the run, as it was parsed.
+    """Raise unless a run of a configuration can start or go on in a folder, which need not exist.
 
     Raises:
         ConfigurationError: The folder holds a run of another configuration, or something else.
@@ -66,10 +57,13 @@ def _compare(folder: Path, config: TrainingConfig) -> None:
     if not has_begun(folder):
         return
     there, here = upgrade(there, str(folder / CONFIG)), flatten(to_dict(config))
+    # Options of today that an old file lacks have the value that the file gives them when it is parsed.
+    defaults = preset_of(config, there.get("preset", "")) or type(config)()
+    missing = {key: value for key, value in flatten(to_dict(defaults)).items() if key not in there}
     differences = [
-        f"{key}: {there[key]} there, {here.get(key, 'absent')} here"
-        for key in sorted(there)
-        if key not in NOT_COMPARED and (key not in here or there[key] != here[key])
+        f"{key}: {value}{' (default)' if key in missing else ''} there, {here.get(key, 'absent')} here"
+        for key, value in sorted((there | missing).items())
+        if key not in NOT_COMPARED and (key not in here or value != here[key])
     ]
     if differences:
         named = f"; {config.config} names this one" if config.config else ""
@@ -78,16 +72,15 @@ def _compare(folder: Path, config: TrainingConfig) -> None:
             f"configuration to resume it, choose another --run-dir{named}, or start over with --fresh, which "
             "moves the folder aside."
         )
-    lacking = [f"{key} {here[key]}" for key in here if key not in there]
-    if lacking:
+    if missing:
         warn(
             f"{folder} holds a run of an earlier version, which lacks options of today; it goes on with "
-            f"{', '.join(lacking)}"
+            f"{', '.join(f'{key} {value}' for key, value in missing.items())}"
         )
 
 
 def _probe(folder: Path) -> None:
-    """Write a nameless file where the folder is or will be, so that a full or protected disk is met early."""
+    """Write a nameless file at the folder's place, so that a full or protected disk is found early."""
     place = folder.absolute()
     while True:
         try:
@@ -99,44 +92,39 @@ def _probe(folder: Path) -> None:
         file.write(bytes(4096))
 
 
-class FolderHold:
-    """The lock on a run folder, which is made if necessary, and the memory of what was there before.
+@contextlib.contextmanager
+def hold_folder(folder: Path, is_fresh: bool) -> Iterator[None]:
+    """Make and lock a run folder. An error that ends a run before it has begun leaves what was there before.
 
-    Args:
-        folder: Path of the run folder.
-        is_fresh: Move a run that is there aside, unless another process trains in it.
-
-    Raises:
-        LockedError: Another process trains in the folder.
-        OSError: The folder cannot be written.
+    `is_fresh` moves an older run aside. Raises `LockedError` if another process trains in the folder.
     """
+    aside: Path | None = None
+    if is_fresh and (folder / CONFIG).is_file():
+        with lock_folder(folder):
+            aside = move_aside(folder)
+        print(f"{folder} was moved to {aside}", file=sys.stderr)
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {path.name for path in folder.iterdir()}
+    with lock_folder(folder):
+        try:
+            yield
+        except BaseException:
+            if not has_begun(folder):
+                for path in [path for path in folder.iterdir() if path.name not in names]:
+                    _remove(path)
+                with contextlib.suppress(OSError):
+                    if is_new:
+                        folder.rmdir()
+                    if aside is not None:
+                        aside.rename(folder)
+                        print(f"{aside} was moved back to {folder}", file=sys.stderr)
+            raise
 
-    def __init__(self, folder: Path, is_fresh: bool) -> None:
-        self._folder, self._aside = folder, None
-        if is_fresh and (folder / CONFIG).is_file():
-            with lock_folder(folder):
-                self._aside = move_aside(folder)
-            print(f"{folder} was moved to {self._aside}", file=sys.stderr)
-        self._is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._names = {path.name for path in folder.iterdir()}
-        self._lock = lock_folder(folder)
 
-    def release(self) -> None:
-        """Give the lock up; the end of the process does so too."""
-        self._lock.close()
-
-    def undo(self) -> None:
-        """Remove what came into the folder since, as far as the disk lets it; move an older run back."""
-        for path in [path for path in self._folder.iterdir() if path.name not in self._names]:
-            with contextlib.suppress(OSError):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-        with contextlib.suppress(OSError):
-            if self._is_new:
-                self._folder.rmdir()
-            if self._aside is not None:
-                self._aside.rename(self._folder)
-                print(f"{self._aside} was moved back to {self._folder}", file=sys.stderr)
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -15,16 +15,11 @@ SKIPPED_FILE = "skipped.txt"
 def record_skipped(run: Run, *datasets: Dataset | None) -> None:
     """List the images that are left out in the run folder, and hold the run to the list.
 
-    The order in which images come is a function of their number, so one more or less would change every batch.
-    Every process calls it before training.
-
-    Args:
-        run: Run that reads the datasets.
-        datasets: All datasets of the run.
+    The order of images is a function of their number, so one more or less would change every batch. Every process
+    calls it, with all datasets of the run, before training.
 
     Raises:
         DataError: Another process, or an earlier session of the run, left out other images.
-        StorageError: The list cannot be written.
     """
     if not run.config.data.skip_bad:
         return
@@ -39,23 +34,19 @@ def record_skipped(run: Run, *datasets: Dataset | None) -> None:
         )
     with run.processes.failing_together():
         if run.is_main:
-            _hold_to(run, text)
+            path = run.path / SKIPPED_FILE
+            before = path.read_text("utf-8") if run.has_begun and path.is_file() else text
+            if before != text:
+                changed = sorted(set(before.splitlines()) ^ set(text.splitlines()))
+                raise DataError(
+                    f"the run in {run.path} must leave out the images that {SKIPPED_FILE} lists, but "
+                    f"{len(changed)} changed: {', '.join(changed[:10])}. Bring the files back to what they were, "
+                    "or choose another --run-dir."
+                )
+            run.write(SKIPPED_FILE, text)
             total = sum(len(dataset) for dataset in loaded) + len(names)
             print(
                 f"left out {len(names)} of {total} images, which cannot be read: "
                 f"{', '.join(map(repr, names[:10]))}{', …' if len(names) > 10 else ''}; {SKIPPED_FILE} lists them",
                 file=sys.stderr,
             )
-
-
-def _hold_to(run: Run, text: str) -> None:
-    path = run.path / SKIPPED_FILE
-    before = path.read_text("utf-8") if run.has_begun and path.is_file() else text
-    if before != text:
-        changed = sorted(set(before.splitlines()) ^ set(text.splitlines()))
-        raise DataError(
-            f"the run in {run.path} must leave out the images that {SKIPPED_FILE} lists, but {len(changed)} "
-            f"changed: {', '.join(changed[:10])}. Bring the files back to what they were, or choose another "
-            "--run-dir."
-        )
-    run.write(SKIPPED_FILE, text)

@@ -15,13 +15,9 @@ MOST_DIFFERENCES = 10  # in an error message
 
 
 def capture(update: Update) -> dict[str, Tensors]:
-    """Return all tensors of an update's modules and optimizers.
+    """Return all tensors of an update by part, `<module>` or `optimizer_<name>`, and name.
 
-    Args:
-        update: Update that is trained.
-
-    Returns:
-        Tensors by part, `<module>` or `optimizer_<name>`, and name. The CPU's share the memory of the update.
+    On a CPU they use the memory of the update.
     """
     modules = dict(update.modules)
     names = _parameter_names(modules)
@@ -39,16 +35,10 @@ def capture(update: Update) -> dict[str, Tensors]:
 
 
 def restore(update: Update, parts: Mapping[str, Tensors], source: Path) -> None:
-    """Put captured tensors back, all of them or none.
-
-    Args:
-        update: Update of the same configuration.
-        parts: Tensors as `capture` returned them.
-        source: Path of the checkpoints, for the error.
+    """Put the tensors that `capture` returned into an update of the same configuration, all of them or none.
 
     Raises:
-        CheckpointError: Parts, names, shapes or dtypes differ. The update is unchanged, and up to ten differences
-            are listed.
+        CheckpointError: Parts, names, shapes or dtypes differ; up to ten differences are listed.
     """
     modules = dict(update.modules)
     optimizers = {f"optimizer_{name}": each.optimizer for name, each in update.optimizers.items()}

@@ -36,12 +36,7 @@ class Update(Protocol):
 def warmup_cosine(total_images: int, warmup_images: int = 0) -> Schedule:
     """Return a learning-rate factor that rises linearly to 1, then falls along half a cosine to 0.
 
-    Args:
-        total_images: Length of training in images.
-        warmup_images: Length of the warm-up in images.
-
-    Returns:
-        The factor as a function of the images seen before a step.
+    Like every schedule it is a function of the images seen before a step; lengths are numbers of images, too.
 
     Example:
         >>> factor = warmup_cosine(100, warmup_images=10)
@@ -59,28 +54,12 @@ def warmup_cosine(total_images: int, warmup_images: int = 0) -> Schedule:
 
 
 def linear_decay(total_images: int) -> Schedule:
-    """Return a learning-rate factor that falls linearly from 1 to 0.
-
-    Args:
-        total_images: Length of training in images.
-
-    Returns:
-        The factor as a function of the images seen before a step.
-    """
+    """Return a learning-rate factor that falls linearly from 1 to 0."""
     return lambda images_seen: 1 - images_seen / total_images
 
 
 def cosine_between(first: float, last: float, total_images: int) -> Schedule:
-    """Return a value that moves from one number to another along half a cosine.
-
-    Args:
-        first: Value at the start.
-        last: Value at the end.
-        total_images: Length of training in images.
-
-    Returns:
-        The value as a function of the images seen before a step.
-    """
+    """Return a value that moves from `first` to `last` along half a cosine."""
     falling = warmup_cosine(total_images)
     return lambda images_seen: last + (first - last) * falling(images_seen)
 
@@ -91,15 +70,9 @@ def constant(images_seen: int) -> float:
 
 
 def group_factor(group: Mapping[str, Any], images_seen: int) -> float:
-    """Return the learning-rate factor of a parameter group that starts late or rises slowly.
+    """Return the learning-rate factor of a parameter group, from 0 to 1.
 
-    Args:
-        group: Parameter group. Before `start_images` its factor is 0, over the next `ramp_images` it rises to 1;
-            each is 0 if absent.
-        images_seen: Number of images seen before the step.
-
-    Returns:
-        A factor from 0 to 1.
+    It is 0 before the group's `start_images`, and rises to 1 over the next `ramp_images`; each is 0 if absent.
     """
     since = images_seen - int(group.get("start_images", 0))
     if since < 0:
@@ -115,18 +88,9 @@ def descend(
     batch: Batch,
     network: str = "",
 ) -> Tensor:
-    """Take the gradient of a loss and step along it, unless either is not finite.
+    """Take the gradient of a scalar loss, step along it, and return the gradient's norm.
 
-    Args:
-        accelerator: Accelerator that runs the backward pass.
-        loss: Scalar loss with gradient.
-        optimizer: Optimizer that steps.
-        parameters: Parameters of the optimizer.
-        batch: Batch of the step, whose position the error names.
-        network: Name of the trained network in the error, if there are several.
-
-    Returns:
-        Norm of the gradient.
+    `network` names the trained network in the error, if there are several.
 
     Raises:
         NonFiniteError: Loss or gradient is NaN or infinite; the parameters keep their values.
@@ -143,10 +107,8 @@ def take_step(
     batch: Batch,
     network: str = "",
 ) -> Tensor:
-    """Step along gradients that are there already, as the second half of `descend`.
-
-    Gradients are averages over all processes, so all processes come to the same decision.
-    """
+    """Step along gradients that are there already, as the second half of `descend`."""
+    # Gradients are averages over all processes, so all come to the same decision.
     norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
     if not torch.isfinite(norm + loss.float()):
         raise NonFiniteError(

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from nacgen.errors import ConfigurationError, DataError, StorageError
+from nacgen.gan.options import GANConfig
+from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.system.documents import flatten, read_yaml
 from nacgen.training.config import TrainingConfig, parse, run_recipe, to_dict
 
@@ -232,6 +234,30 @@ def test_nested_values_are_flattened_with_dots() -> None:
     assert flat["run.tracker"] == "tensorboard"
     assert not any(isinstance(value, dict | tuple) for value in flat.values())
     assert len(flat) == sum(len(v) if isinstance(v, dict) else 1 for v in nested.values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_refused"),
+    [
+        (["--preset", "cifar10"], False),  # sets trunk_lr_multiplier to 1
+        (["--preset", "cifar10", "--discriminator.trunk-lr-multiplier", "0.3"], False),  # default
+        (["--preset", "cifar10", "--discriminator.trunk-lr-multiplier", "0.5"], True),
+        (["--discriminator.trunk-lr-multiplier", "1"], True),
+    ],
+)
+def test_an_option_without_effect_is_refused_unless_the_preset_sets_it(
+    flags: list[str], is_refused: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read() -> GANConfig:
+        return parse(GANConfig, GAN_PRESETS, [*flags, "--discriminator.mode", "frozen"])
+
+    if is_refused:
+        with pytest.raises(SystemExit):
+            read()
+        assert "trunk_lr_multiplier has no effect with" in capsys.readouterr().err
+    else:
+        config = dataclasses.replace(read(), run_dir="elsewhere")  # as a run does
+        assert config.discriminator.mode == "frozen"
 
 
 def test_an_error_of_a_recipe_is_one_line_and_its_exit_code(

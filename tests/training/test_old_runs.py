@@ -15,8 +15,9 @@ from nacgen.gan.options import GANConfig
 from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.pretraining.options import PretrainConfig
 from nacgen.pretraining.presets import PRESETS as PRETRAIN_PRESETS
-from nacgen.training import config
+from nacgen.training import old_options
 from nacgen.training.config import parse
+from nacgen.training.run_folder import check_folder
 from nacgen.vae.options import VAEConfig
 from nacgen.vae.presets import PRESETS as VAE_PRESETS
 
@@ -39,6 +40,15 @@ def test_an_old_run_resumes_and_says_what_it_lacks(tmp_path: Path) -> None:
     shutil.copytree(OLD / "gan", folder)
     old = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(old.replace("  beta2: 0.99\n", ""))
+    other = parse(
+        GANConfig,
+        GAN_PRESETS,
+        [*("--config", f"{folder}/config.yaml"), *("--run-dir", str(folder)), "--optim.beta2=0.9"],
+    )
+    with pytest.raises(
+        ConfigurationError, match=r"\(optim.beta2: 0.99 \(default\) there, 0.9 here\)"
+    ):
+        check_folder(folder, other)
     ended = train_gan(folder)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1])["images_seen"] == 640
@@ -61,7 +71,7 @@ def test_an_old_run_resumes_and_says_what_it_lacks(tmp_path: Path) -> None:
     ("name", "config_class", "presets", "renamed"),
     [
         ("gan/config", GANConfig, GAN_PRESETS, {"taps": "return_nodes"}),
-        ("vae-config", VAEConfig, VAE_PRESETS, {"felt_from": "is no option any more"}),
+        ("vae-config", VAEConfig, VAE_PRESETS, {"felt_from": "is no longer an option"}),
         ("nac-config", PretrainConfig, PRETRAIN_PRESETS, {"greyscale": "grayscale"}),
     ],
 )
@@ -100,7 +110,7 @@ def test_a_removed_option_may_hold_its_old_default_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     removed = {"optim.beta1": 0.5, "optim.widths": [1, 2], "optim.is_odd": False}
-    monkeypatch.setattr(config, "REMOVED", removed)
+    monkeypatch.setattr(old_options, "REMOVED", removed)
     file = tmp_path / "old.yaml"
 
     def read(*flags: str) -> GANConfig:

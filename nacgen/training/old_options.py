@@ -1,0 +1,115 @@
+"""Options of earlier versions, and their translation in files and flags. Does not import torch."""
+
+import itertools
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nacgen.errors import ConfigurationError
+
+# Today's names of options that were renamed.
+RENAMED = {
+    "discriminator.taps": "discriminator.return_nodes",
+    "views.greyscale_probability": "views.grayscale_probability",
+}
+# Options that were removed, with the value that every run has now.
+REMOVED: dict[str, Any] = {
+    "augment.images_to_full": 500_000,
+    "augment.target": 0.6,
+    "discriminator.acts_from": 0.5,
+    "discriminator.felt_from": 0.5,
+    "discriminator.largest_logit": 1_000.0,
+    "discriminator.learning_rate": 1e-3,
+    "discriminator.penalty_weight": 0.3,
+    "discriminator.ramp_images": 0,
+    "discriminator.stage_lr_decay": 1.0,
+    "discriminator.start": 0.35,
+    "distillhash.noisy_share": 0.5,
+    "distillhash.num_images": 5_000,
+    "distillhash.num_neighbors": 20,
+    "distillhash.num_neighbours": 20,
+    "distillhash.quantization_weight": 0.1,
+    "generator.compile": False,
+    "model.capacity": None,
+    "optim.largest_logit": 1_000.0,
+    "optim.penalized": "both",
+    "optim.reference": False,
+    "score.components": 10,
+}
+
+
+def upgrade(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Translate the options of an earlier version to today's names, and tell the user about each.
+
+    Options that were removed are left out. `source` names the file of the values, or the command line.
+
+    Raises:
+        ConfigurationError: An option that was removed has another value than its old default.
+
+    Example:
+        >>> upgrade({"views.greyscale_probability": 0.2, "seed": 1}, "config.yaml")
+        {'views.grayscale_probability': 0.2, 'seed': 1}
+    """
+    upgraded = {}
+    for name, value in values.items():
+        if name in REMOVED and value != REMOVED[name]:
+            raise ConfigurationError(
+                f"{name} must be {REMOVED[name]}, since it is no longer an option, but {source} has {value}. "
+                "Leave it out, or use the version that knows it."
+            )
+        if name in REMOVED:
+            warn(f"{source}: {name} is no longer an option; it has its default and is left out")
+        else:
+            upgraded[RENAMED.get(name, name)] = value
+        if name in RENAMED:
+            warn(f"{source}: {name} is now called {RENAMED[name]}; use the new name")
+    return upgraded
+
+
+def warn(message: str) -> None:
+    """Print a message to stderr, on the first process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(message, file=sys.stderr)
+
+
+def upgrade_flags(flags: Sequence[str]) -> list[str]:
+    """Translate the flags of options that were renamed, and drop those of options that were removed."""
+    upgraded: list[str] = []
+    is_dropped = False
+    for i, flag in enumerate(flags):
+        name, equals, value = flag.removeprefix("--").partition("=")
+        topic, dot, last = name.replace("-", "_").rpartition(".")
+        option = topic + dot + last.removeprefix("no_")
+        if flag.startswith("--") and option in RENAMED:
+            upgrade({option: None}, "the command line")
+            (new,) = as_flags({RENAMED[option]: not last.startswith("no_")})
+            upgraded.append(new + equals + value)
+        elif flag.startswith("--") and option in REMOVED:
+            is_dropped = True
+            after = itertools.takewhile(lambda flag: not flag.startswith("--"), flags[i + 1 :])
+            given = [value] if equals else list(after)
+            given = [*as_flags({topic + dot + last: True}), *given]
+            is_default = given == as_flags({option: REMOVED[option]})
+            upgrade(
+                {option: REMOVED[option] if is_default else " ".join(given)}, "the command line"
+            )
+        elif flag.startswith("--") or not is_dropped:
+            is_dropped = False
+            upgraded.append(flag)
+    return upgraded
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Return the flags that set options to values, which have dotted names."""
+    flags: list[str] = []
+    for key, value in values.items():
+        name = f"--{key}".replace("_", "-")
+        if isinstance(value, bool):
+            head, dot, last = name[2:].rpartition(".")
+            flags.append(name if value else f"--{head}{dot}no-{last}")
+        elif isinstance(value, list):
+            flags += [name, *map(str, value)]
+        else:
+            flags += [name, str(value)]
+    return flags
