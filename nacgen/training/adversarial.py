@@ -25,11 +25,10 @@ Logs = dict[str, Tensor]
 class DiscriminatorStep:
     """One optimizer step of a discriminator that tells real from generated images.
 
+    `discriminator(images, full_precision=...)` returns logits of each image alone; `optimizer` holds its trainable
+    parameters.
+
     Args:
-        accelerator: Accelerator of the run.
-        discriminator: Network to train; `discriminator(images, full_precision=...)` returns logits of each
-            image alone.
-        optimizer: Optimizer over the discriminator's trainable parameters.
         monitor: Monitor that ends the run if logits stay too large.
         loss: Name of a pair of losses in `ADVERSARIAL_LOSSES`.
         penalty_weight: Gamma of R1 and R2 as a function of the images seen; 0 for no penalty.

@@ -51,20 +51,13 @@ def save_checkpoint(
     """Write one checkpoint, and remove all but the last two, the best, and the last that is surely sound.
 
     Each part, a module or an optimizer, becomes one file. If writing fails, earlier checkpoints are untouched.
-
-    Args:
-        root: Folder of the run's checkpoints; it is created if it is missing.
-        parts: Tensors by part and name.
-        state: JSON values.
-        images_seen: Position of the run.
-        best: Position of the best checkpoint.
-        sound: Last position at which the run was sound.
+    `best` is the position of the best checkpoint, `sound` the last one at which the run was sound.
     """
     target = root / _name(images_seen)
     needed = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
     advice = (
-        f"It needs {needed:,} bytes, {_free(root.parent)} are free. Free space or choose another --run-dir; "
-        "earlier checkpoints are intact."
+        f"It needs {needed:,} bytes, {shutil.disk_usage(root.parent).free:,} are free. Free space or choose "
+        "another --run-dir; earlier checkpoints are intact."
     )
     with storage_errors(f"the checkpoint {target}", advice):
         root.mkdir(parents=True, exist_ok=True)
@@ -214,7 +207,7 @@ def _put_in_place(room: Path, target: Path) -> None:
 def _read(folder: Path, at_most: int | None = None) -> Contents:
     if folder.is_symlink():
         raise ValueError("it is a link")
-    manifest = _parse(read_regular(folder / MANIFEST, LARGEST_JSON, inside=folder))
+    manifest = strict_json(read_regular(folder / MANIFEST, LARGEST_JSON, inside=folder))
     if manifest["format"] != FORMAT:
         raise ValueError(f"format {manifest['format']} is not format {FORMAT}")
     files = manifest["files"]
@@ -222,7 +215,7 @@ def _read(folder: Path, at_most: int | None = None) -> Contents:
     if different:
         raise ValueError(f"files {sorted(different)} are missing or extra")
     parts = {}
-    state = _parse(_read_verified(folder / STATE, files[STATE], LARGEST_JSON))
+    state = strict_json(_read_verified(folder / STATE, files[STATE], LARGEST_JSON))
     for name in files.keys() - {STATE}:
         part, dot, ending = name.rpartition(".")
         if dot + ending != TENSORS:
@@ -246,13 +239,6 @@ def _read_verified(path: Path, expected: Mapping[str, Any], largest: float = mat
     return content
 
 
-def _parse(content: bytes) -> dict[str, Any]:
-    values = strict_json(content)
-    if not isinstance(values, dict):
-        raise ValueError(f"a JSON object was expected, got a {type(values).__name__}")
-    return values
-
-
 def _sha256(*pieces: bytes | memoryview) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
@@ -270,10 +256,3 @@ def _remove(folders: list[Path]) -> None:
             shutil.rmtree(trash, ignore_errors=True)
             folder.rename(trash)
             shutil.rmtree(trash)
-
-
-def _free(folder: Path) -> str:
-    try:
-        return f"{shutil.disk_usage(folder).free:,}"
-    except OSError:
-        return "an unknown number"

@@ -50,11 +50,7 @@ class GenerativeConfig(TrainingConfig):
         return True
 
     def check_networks(self) -> None:
-        """Raise `ConfigurationError` if there is no encoder for an arm, or no score for the images.
-
-        Images other than the digits need networks that were trained on them, and so does an arm whose encoder is
-        not released; the message tells how to get these.
-        """
+        """Raise `ConfigurationError` if an encoder or a score is missing; the message tells how to get it."""
         has_encoder = self.encoder is not None or not self.needs_encoder
         if self.dataset == "digits":
             if not has_encoder and self.init in ("simclr", "supervised"):

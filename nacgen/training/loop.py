@@ -190,7 +190,10 @@ class _Session:
             self.stop()
         self.run.log(self.images_seen, self.evaluation)
         self.is_evaluated = True
-        # The first process decides for all.
+        return self.note_best()
+
+    def note_best(self) -> bool:
+        """Tell whether the evaluation is better than all before it; the first process decides."""
         is_best, value = False, None
         if self.goal is not None and self.run.is_main:
             value = self.goal.value(self.evaluation)

@@ -46,9 +46,6 @@ class LARS(torch.optim.Optimizer):
             parameter of zeros never moves, and becomes NaN if its gradient is zero too. Without weight decay
             it has no trust ratio.
 
-    Raises:
-        ConfigurationError: A number is out of range.
-
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(4))
         >>> optimizer = LARS([weight], lr=1.0)
@@ -126,11 +123,7 @@ def _portions(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 def exclude_from_decay(module: nn.Module) -> ParamGroups:
     """Split a module's trainable parameters into groups with and without weight decay, for any optimizer.
 
-    Parameters of normalization layers are excluded from decay, and all with fewer than two axes: biases and
-    scales.
-
-    Raises:
-        ConfigurationError: The module has nothing to train.
+    Parameters of normalization layers have no decay, nor have those with fewer than two axes: biases, scales.
     """
     decayed: dict[nn.Parameter, None] = {}  # ordered, and each once even where modules share it
     excluded: dict[nn.Parameter, None] = {}
@@ -144,13 +137,7 @@ def exclude_from_decay(module: nn.Module) -> ParamGroups:
         {"params": list(decayed), "exclude": False},
         {"params": list(excluded), "exclude": True, "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
-        raise ConfigurationError(
-            f"a module with parameters to train was expected, but {type(module).__name__} has none that "
-            "requires a gradient. Unfreeze some."
-        )
-    return groups
+    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(
@@ -170,8 +157,8 @@ def build_optimizer(
         reference: Use LARS as the NAC paper's authors do, see `LARS`, with weight decay on every parameter.
 
     Raises:
-        ConfigurationError: The name is unknown, there is nothing to train, or `reference` is set for another
-            optimizer than LARS.
+        ConfigurationError: The name is unknown, or `reference` is set for another optimizer than LARS.
+        ValueError: The module has nothing to train.
     """
     if name not in get_args(OptimizerName):
         raise ConfigurationError(

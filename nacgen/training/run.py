@@ -40,14 +40,7 @@ from nacgen.training.run_folder import (
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The result of a run.
-
-    Args:
-        images_seen: Number of images that all processes together have seen, over all sessions of the run.
-        seconds: Time spent in the run; pauses between its sessions are not counted.
-        images_per_second: Speed of training; evaluation and saving are not counted.
-        evaluation: Values of the last evaluation.
-    """
+    """The result of a run over all its sessions; its speed leaves evaluation and saving out."""
 
     images_seen: int
     seconds: float
@@ -59,16 +52,13 @@ class Run:
     """One run on disk and on its devices. `open_run` makes it.
 
     Attributes:
-        path: Path of the run folder.
         config: Configuration of the run, as `config.yaml` holds it.
         accelerator: Accelerator with the processes and the precision that the launcher chose.
-        processes: Processes of the run, which take their parts of the images and agree on errors.
-        device: Device of this process.
+        processes: Processes of the run, which split images and agree on errors.
         is_main: True on the one process that writes.
         is_complete: True if the run had ended before it was opened; it is not trained again.
         has_begun: True if an earlier session left rows of the log or checkpoints.
         environment: Machine, devices and versions, as `environment.json` holds them.
-        checkpoints: Path of the folder of checkpoints.
     """
 
     def __init__(
@@ -195,13 +185,8 @@ class Run:
     ) -> None:
         """Mark the run complete and print its summary as the last line of stdout; every process calls it.
 
-        Args:
-            result: Result of training; absent if the run was complete before, and its summary is repeated.
-            report: Function that writes reports into the run folder; its return value goes to stderr.
-            extra: JSON values added to the summary.
-
-        Raises:
-            CheckpointError: The summary of a complete run is damaged.
+        Without a result, of a run that was complete before, the summary is repeated. `report` writes reports
+        into the run folder and returns a text for stderr; `extra` values join the summary.
         """
         if result is not None:
             self.end_trackers()
@@ -237,9 +222,6 @@ def open_run(name: str, config: TrainingConfig, allow_fp16: bool = True) -> Iter
         name: Name of recipe and preset with a hyphen between; the default folder is `runs/<name>-seed<seed>`.
         config: Configuration of the run.
         allow_fp16: False for adversarial training.
-
-    Yields:
-        The run.
 
     Raises:
         ConfigurationError: The tracker is not installed, the folder holds another run, or the launcher chose fp16

@@ -66,7 +66,11 @@ def restore(update: Update, parts: Mapping[str, Tensors], source: Path) -> None:
     for name, module in modules.items():
         module.load_state_dict(parts[name])
     for name, optimizer in optimizers.items():
-        _fill_slots(optimizer, names, parts[name])
+        parameters = _trained(optimizer, names)
+        for key, value in parts[name].items():
+            slot, _, parameter = key.partition("/")
+            device = "cpu" if slot == "step" else parameters[parameter].device
+            optimizer.state[parameters[parameter]][slot] = value.to(device)
 
 
 def _parameter_names(modules: Mapping[str, nn.Module]) -> dict[Tensor, str]:
@@ -98,16 +102,6 @@ def _slot_differences(
             yield f"{slot} of {name}: {_kind(value)} there, {_kind(parameters[name])} here"
         elif not value.dtype.is_floating_point:
             yield f"{slot} of {name}: {_kind(value)} there, floating point here"
-
-
-def _fill_slots(
-    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Tensors
-) -> None:
-    parameters = _trained(optimizer, names)
-    for key, value in tensors.items():
-        slot, _, name = key.partition("/")
-        device = "cpu" if slot == "step" else parameters[name].device
-        optimizer.state[parameters[name]][slot] = value.to(device)
 
 
 def _kind(tensor: Any) -> str:

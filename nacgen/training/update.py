@@ -21,16 +21,13 @@ class Update(Protocol):
     @property
     def modules(self) -> Mapping[str, nn.Module]:
         """Modules that checkpoints hold, by name."""
-        ...
 
     @property
     def optimizers(self) -> Mapping[str, AcceleratedOptimizer]:
         """Optimizers that checkpoints hold and that the loop gives learning rates, by name."""
-        ...
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Train on this process's part of a batch, and return losses and other logged values as scalars."""
-        ...
 
 
 def warmup_cosine(total_images: int, warmup_images: int = 0) -> Schedule:
