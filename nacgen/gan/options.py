@@ -11,20 +11,22 @@ from nacgen.training.generative import GenerativeConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """The discriminator, see nacgen.transplant."""
+    """Options of the discriminator, see nacgen.transplant."""
 
     network: Literal["encoder", "sngan"] = "encoder"
-    """encoder: a transplanted one; sngan: that of Miyato et al. 2018, which starts from random weights."""
+    """Architecture. encoder: a transplanted encoder; sngan: the discriminator of Miyato et al. 2018, which
+    starts from random weights."""
     mode: Literal["init", "partial", "frozen"] = "init"
-    """init: all of it trains; partial: half of its stages is frozen; frozen: only heads train, one on
-    every stage and one on a small branch that sees the pixels."""
+    """Training of the encoder's layers. init: all train; partial: half of the stages is frozen; frozen: only
+    heads train, one on every stage and one on a small branch that sees the pixels."""
     head: Literal["linear", "basis", "projected"] = "basis"
-    """linear: on mean features; basis: on weighted pixels; projected: on maps that are mixed at random over
-    channels and scales, each halved down to 4 px."""
+    """Kind of heads. linear: on mean features; basis: on weighted pixels; projected: on feature maps that are
+    mixed at random over channels and scales, each halved down to 4 px."""
     return_nodes: tuple[str, ...] | None = None
     """Stages that get a head. None: the last, or all where the encoder is frozen."""
     spectral_norm: Literal["none", "heads", "cap"] = "none"
-    """heads: of new layers; cap: also, no convolution of the encoder grows beyond its first norm."""
+    """Layers with spectral normalization. heads: new layers; cap: new layers, and the norms of the encoder's
+    convolutions stay at or below their first values."""
     trunk_lr_multiplier: float = 0.3
     """Learning rate of the encoder's layers relative to the heads."""
     head_warmup_images: int = 0
@@ -40,14 +42,15 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    """The generator, see nacgen.models.gan.Generator."""
+    """Options of the generator, see nacgen.models.gan.Generator."""
 
     latent_dim: int = 64
     """Length of the latent vector."""
     channels: tuple[int, ...] | None = None
-    """At 4x4, then after each doubling; None: by the images' size, 96 64 32 for 16x16."""
+    """Number of channels at 4x4 and after each doubling. None: by the size of images, 96 64 32 for 16x16."""
     block: Literal["small", "sngan"] = "small"
-    """small: GroupNorm; sngan: that of Miyato et al. 2018, with BatchNorm and four times the work."""
+    """Kind of residual blocks. small: with GroupNorm; sngan: those of Miyato et al. 2018, with BatchNorm and
+    four times the work."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -56,18 +59,18 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Adam for both networks, losses and penalties."""
+    """Options of Adam for both networks, of losses and of penalties."""
 
     loss: Literal["rpgan", "hinge", "non-saturating"] = "rpgan"
-    """rpgan: the relativistic pairing loss; hinge; non-saturating: the logistic one."""
+    """Adversarial loss. rpgan: relativistic pairing; hinge; non-saturating: logistic."""
     learning_rate: float = 1e-3
     """Learning rate of the generator and of the discriminator's heads."""
     schedule: Literal["constant", "linear"] = "constant"
-    """linear: the learning rate falls to 0 at the end."""
+    """Schedule of the learning rate. linear: it falls to 0 at the end."""
     beta2: float = 0.99
     """Beta2 of Adam, whose beta1 is 0."""
     discriminator_steps: int = 1
-    """Steps of the discriminator for each of the generator; each takes a batch of its own."""
+    """Steps of the discriminator for one step of the generator; each takes a batch of its own."""
     micro_batches: int = 1
     """Parts in which a batch passes the networks, for less memory; the gradients are those of the whole."""
     penalty_weight: float = 0.3
@@ -75,9 +78,9 @@ class OptimConfig:
     final_penalty_weight: float | None = None
     """Gamma at the end, reached along half a cosine. None: as at the start."""
     penalty_every: int = 4
-    """Steps between two penalties, each weighted by it."""
+    """Steps between two penalties; the weight is multiplied by this number."""
     ema_half_life: float = 1_280
-    """Half-life of the averaged generator's memory, in images."""
+    """Half-life of the generator's moving average, in images."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -97,17 +100,17 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Augmentation of real and generated images before the discriminator sees them."""
+    """Options of augmentation of real and generated images before the discriminator."""
 
     translation: float = 0.125
     """Largest shift of DiffAugment relative to the images' size; 0 for none."""
     cutout: float = 0.0
     """Side of DiffAugment's blank square relative to the images' size; 0 for none."""
     color: bool = False
-    """Let DiffAugment change colors, too."""
+    """Change colors by DiffAugment, too."""
     adaptive: bool = False
-    """Adaptive augmentation (ADA) as well: flips, turns, stretches and colors, the more often the more the
-    discriminator overfits. For little data; digits do not survive its flips and turns."""
+    """Use adaptive augmentation (ADA) as well: flips, turns, stretches and colors, whose probability grows if the
+    discriminator overfits. For little data; not for digits, which flips and turns change into others."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -18,17 +18,17 @@ class ExtractorConfig:
     config: str | None = None
     """YAML file whose values replace the preset's."""
     extractor: str | None = None
-    """inception, digits_classifier, classifier, dinov2 or nac_encoder. None: digits_classifier for the digits,
-    else inception, whose scores alone are called FID."""
+    """Network whose features are compared: inception, digits_classifier, classifier, dinov2 or nac_encoder.
+    None: digits_classifier for the digits, else inception. Only scores of inception are called FID."""
     weights: str | None = None
-    """File of Inception's or DINOv2's weights, folder of a classifier or encoder. None: Inception's from torch's
-    hub cache or by download."""
+    """File of weights of Inception or DINOv2, or folder of a classifier or encoder. None: Inception's weights from
+    torch's hub cache or by download."""
     resize: Literal["pytorch_fid", "tf1", "clean"] | None = None
-    """Method that brings images to Inception's size. None: pytorch_fid."""
+    """Method of resizing images for Inception. None: pytorch_fid."""
     data_dir: str | None = None
     """Folder of the files of datasets."""
     image_size: int | None = None
-    """Height and width in pixels that files and datasets are brought to. None: they stay as they are."""
+    """Height and width in pixels to which files and datasets are resized. None: they stay as they are."""
     batch_size: int = 100
     """Images that each process holds at a time; scores do not depend on it."""
     num_samples: int | None = None
@@ -55,7 +55,7 @@ class EvaluateConfig(ExtractorConfig):
     training_images: str | None = None
     """Images the generator was trained on, for memorization; REFERENCE then holds images it was not trained on."""
     foreign_images: int | None = None
-    """Number of images behind statistics that pytorch-fid wrote, which do not say it."""
+    """Number of images of a statistics file by pytorch-fid, which does not hold this number."""
     json: bool = False
     """Print scores and their whole protocol as one JSON object."""
 
@@ -84,7 +84,7 @@ class StatsConfig(ExtractorConfig):
     reference: tyro.conf.Positional[str] = "digits/train"
     """Images that others will be compared with."""
     output: tyro.conf.Positional[str] = "reference.npz"
-    """The file to write, .npz; pytorch-fid reads it, too."""
+    """Path of the .npz file to write, which pytorch-fid reads, too."""
     keep_features: bool = False
     """Keep the features as well, which kid, prdc, fid_infinity and memorization need."""
 

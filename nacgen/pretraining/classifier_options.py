@@ -21,9 +21,9 @@ class ClassifierConfig(TrainingConfig):
     weight_decay: float = 1e-2
     """Decoupled weight decay."""
     smallest_crop: float = 0.7
-    """Smallest part of the area that a crop keeps."""
+    """Smallest part of an image's area that a crop keeps."""
     flip: bool = False
-    """Mirror half of the images."""
+    """Mirror each image with probability 1/2."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -18,10 +18,10 @@ Objective = Literal["nac", "simclr", "distillhash", "supervised"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The encoder, see nacgen.NACEncoder."""
+    """Options of the encoder, see nacgen.NACEncoder."""
 
     backbone: str = "tiny"
-    """tiny, resnet18, resnet34, resnet50, vgg16_bn, or timm:<name>."""
+    """Network: tiny, resnet18, resnet34, resnet50, vgg16_bn, or timm:<name>."""
     stem: Literal["small", "standard"] = "small"
     """Stem of ResNets. small: 3x3 convolution; standard: ImageNet's 7x7 with max-pooling."""
     code_dim: int = 128
@@ -29,22 +29,22 @@ class ModelConfig:
     flip_probability: float = 0.3
     """Probability that the channel flips a bit, between 0 and 1/2."""
     posterior: Literal["shared", "scaled", "separate"] = "shared"
-    """shared: the code logits after the channel; scaled: these, times a learned confidence;
-    separate: a head of its own, the authors'."""
+    """Source of the posterior's logits. shared: the code logits after the channel; scaled: the same, times a
+    learned confidence; separate: a head of its own, as the authors have."""
     code_normalization: Literal["batch", "sphere", "sqrt_dim"] = "sphere"
     """Normalization of code logits. sphere: standardized and of one length for every image, with a learned
     scale; batch: standardized, of any length; sqrt_dim: divided by sqrt(code_dim), the authors'."""
     compile: bool = False
-    """Translate the training step by torch.compile, which takes a minute and a C++ compiler. On a GPU a
-    ResNet-18 trains a third faster, a ResNet-50 3 %. Holds for a given encoder, too."""
+    """Compile the training step by torch.compile, which takes a minute and a C++ compiler. On a GPU a
+    ResNet-18 trains a third faster, a ResNet-50 3 %. Also valid with --encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimizer, with linear warm-up and cosine."""
+    """Options of the optimizer, with linear warm-up and cosine."""
 
     name: Literal["adamw", "lars", "sgd"] = "adamw"
-    """AdamW, LARS or SGD with Nesterov momentum."""
+    """Optimizer: AdamW, LARS or SGD with Nesterov momentum."""
     learning_rate: float = 2e-3
     """Peak learning rate."""
     weight_decay: float = 1e-4
@@ -60,7 +60,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NACConfig:
-    """Neural Activation Coding."""
+    """Options of Neural Activation Coding."""
 
     relaxation: Literal["marginal", "tanh", "straight_through"] = "tanh"
     """Relaxation of the codes while training; tanh is the authors', marginal makes the loss itself a bound."""
@@ -79,12 +79,12 @@ class NACConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueConfig:
-    """A momentum encoder's queue of keys, for nac and simclr."""
+    """Options of a queue of keys from a momentum encoder, for nac and simclr."""
 
     size: int = 0
-    """Keys, any number that takes both views of a batch; 0: keys come from the batch."""
+    """Number of keys, at least two for each image of a batch; 0: keys come from the batch."""
     momentum: float = 0.99
-    """Momentum of the encoder that gives the keys, 0 or more and below 1."""
+    """Momentum of the encoder that computes the keys, 0 or more and below 1."""
 
     def __post_init__(self) -> None:
         """Check the number."""
@@ -101,7 +101,7 @@ class PretrainConfig(TrainingConfig):
     objective: Objective = "nac"
     """Objective of the training; all share encoder, views and evaluation."""
     encoder: str | None = None
-    """Encoder folder or Hub id to start from, in place of the options of the model."""
+    """Folder or Hub id of an encoder to start from, in place of the options of the model."""
     protocol: str | None = None
     """Train on the training images of this retrieval protocol."""
     total_images: int = 38_400

@@ -21,7 +21,7 @@ class ProbeConfig:
     """YAML file whose values replace the preset's."""
     encoders: tuple[str, ...] = ("untrained", "NAC=checkpoints/digits-nac")
     """NAME=PATH_OR_ID of each encoder; give one name several times for several seeds. The path untrained
-    stands for a fresh encoder of the architecture of the first one that is loaded."""
+    means random weights in the architecture of the first encoder that is loaded."""
     evaluators: tuple[Evaluator, ...] = ("linear", "knn", "retrieval", "health", "regions")
     """Measurements; linear_sgd is the paper's protocol, 100 passes over the training images."""
     protocol: str = "split"
@@ -30,7 +30,7 @@ class ProbeConfig:
     num_segments: int = 16
     """Number of segments of each kind along which regions are counted."""
     region_method: RegionMethod = "exact"
-    """exact: seconds a segment for small networks; sampled: a lower bound for large ones."""
+    """Method of counting. exact: seconds a segment for small networks; sampled: a lower bound for large ones."""
     dataset: str = "digits"
     """digits (embedded), cifar10, cifar100, stl10, flickr25k, imagenet or folder."""
     data_dir: str | None = None
@@ -38,7 +38,7 @@ class ProbeConfig:
     run_dir: str | None = None
     """Folder of the report. Default: runs/probe_encoder-<preset>."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     data: DataConfig = field(default_factory=DataConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
 

@@ -127,7 +127,7 @@ class RunConfig:
     checkpoint_every: int = 6400
     """Images between two checkpoints; the last two are kept, and the one of the best evaluation."""
     timeout: int = 600
-    """Seconds that a process waits for another before it gives the run up."""
+    """Seconds that a process waits for another before it ends the run."""
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """Second destination of metrics, besides metrics.jsonl."""
 
@@ -143,8 +143,8 @@ class TrainingConfig:
     preset: str = "digits"
     """Named settings to start from."""
     config: str | None = None
-    """YAML file whose values replace the preset's; a run's config.yaml is one, and names its folder:
-    give --run-dir for another run."""
+    """YAML file whose values replace the preset's, for example the config.yaml of a run. That file also names
+    the run's folder: give --run-dir for another run."""
     dataset: str = "digits"
     """digits (embedded), cifar10, cifar100, stl10, flickr25k, imagenet or folder."""
     data_dir: str | None = None

@@ -13,10 +13,10 @@ class ScoreConfig:
     """Scores of generated images."""
 
     extractor: Literal["digits_classifier", "classifier", "inception"] | None = None
-    """Features that images are compared by: the released classifier's (None, for digits), those of a
-    classifier of your own, or Inception's, which give FID."""
+    """Network whose features the score compares: the released digits classifier (None, for digits), a
+    classifier of your own, or Inception, which gives FID."""
     weights: str | None = None
-    """A classifier's folder, or the file of the FID Inception's weights."""
+    """Folder of the classifier, or file with the weights of the FID Inception."""
     num_samples: int = 2_000
     """Images to generate for a score."""
     every: int = 2_560
@@ -36,7 +36,7 @@ class GenerativeConfig(TrainingConfig):
     """Folder or Hub id of an encoder; the control arms take their architecture from it.
     None: checkpoints/digits-nac, for digits."""
     init: Literal["nac", "simclr", "supervised", "random", "shuffled"] = "nac"
-    """Weights to start from: those of an encoder that was pretrained so, or random or permuted ones."""
+    """Weights to start from: those of an encoder that was pretrained by this method, random, or permuted ones."""
     score: ScoreConfig = ScoreConfig()
 
     @property

@@ -10,15 +10,15 @@ from nacgen.training.config import refuse_unheeded, require_between, require_pos
 
 @dataclass(frozen=True, kw_only=True)
 class PosteriorConfig:
-    """The VAE's encoder, see nacgen.transplant."""
+    """Options of the VAE's encoder, see nacgen.transplant."""
 
     mode: Literal["init", "partial", "frozen"] = "init"
-    """init: all of it trains; partial: half of its stages is frozen; frozen: only new layers train, which
-    read every stage and, through a small branch, the pixels."""
+    """Training of the encoder's layers. init: all train; partial: half of the stages is frozen; frozen: only new
+    layers train, which read every stage and, through a small branch, the pixels."""
     latent_dim: int = 32
     """Length of the latent vector."""
     trunk_lr_multiplier: float = 1.0
-    """Learning rate of the encoder's layers relative to that of all others."""
+    """Learning rate of the encoder's layers relative to all others."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -27,12 +27,12 @@ class PosteriorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """The decoder, see nacgen.models.vae.Decoder."""
+    """Options of the decoder, see nacgen.models.vae.Decoder."""
 
     likelihood: Literal["gaussian", "logistic_mixture"] = "gaussian"
-    """gaussian: of optimal variance; logistic_mixture: ten discretized logistics a pixel."""
+    """Likelihood of pixels. gaussian: with optimal variance; logistic_mixture: ten discretized logistics."""
     channels: tuple[int, ...] | None = None
-    """At 4x4, then after each doubling; None: by the images' size, 96 64 32 for 16x16."""
+    """Number of channels at 4x4 and after each doubling. None: by the size of images, 96 64 32 for 16x16."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -47,11 +47,11 @@ class ObjectiveConfig:
     beta: float = 1.0
     """Weight of the divergence; 1 makes the loss a bound of the likelihood."""
     warmup_images: int | None = None
-    """Images over which beta rises from 0; None: a tenth of the run, 0: none."""
+    """Images over which beta rises from 0. None: a tenth of the run; 0: no rise."""
     free_bits: float = 0.0
-    """Nats that each latent axis carries without a cost."""
+    """Nats of divergence that each latent axis has without cost."""
     perceptual_weight: float = 1.0
-    """Weight of the perceptual loss: nats for each of an image's numbers and unit of distance."""
+    """Weight of the perceptual loss, in nats for each number of an image and unit of distance."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -62,10 +62,10 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """The discriminator of --adversarial, which tells images from their reconstructions."""
+    """Options of the discriminator of --adversarial, which tells images from reconstructions."""
 
     source: Literal["encoder", "random", "shuffled"] = "encoder"
-    """Weights to start from, whatever --init is: those of --encoder, random or permuted ones."""
+    """Weights to start from, independent of --init: those of --encoder, random, or permuted ones."""
     weight: float = 0.75
     """Weight of the adversarial loss, relative to the gradients' balance at the decoder's last layer."""
 
@@ -76,7 +76,7 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Adam, with linear warm-up and cosine."""
+    """Options of Adam, with linear warm-up and cosine."""
 
     learning_rate: float = 2e-3
     """Peak learning rate."""
@@ -91,12 +91,12 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(generative.ScoreConfig):
-    """Measurements of the model."""
+    """Options of scores of the model."""
 
     every: int = 6_400
     """Images seen between two scores."""
     bound_images: int = 50
-    """Held-out images that the importance-weighted bounds are measured on, a thousand samples each."""
+    """Held-out images for the importance-weighted bounds, with a thousand samples each."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -110,9 +110,9 @@ class VAEConfig(generative.GenerativeConfig):
 
     score: ScoreConfig = ScoreConfig()
     perceptual: Literal["none", "nac", "random", "shuffled"] = "none"
-    """Compare reconstructions by an encoder's features, too, with these weights."""
+    """Weights of an encoder whose features compare reconstructions with images, too; none: only pixels."""
     perceptual_encoder: str | None = None
-    """Folder or Hub id of a NAC encoder for --perceptual. None: the encoder."""
+    """Folder or Hub id of a NAC encoder for --perceptual. None: that of --encoder."""
     adversarial: bool = False
     """Train a discriminator of reconstructions (VAE+GAN)."""
     posterior: PosteriorConfig = PosteriorConfig()
