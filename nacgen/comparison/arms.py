@@ -56,12 +56,8 @@ def run_folder(config: CompareConfig, arm: Arm, seed: int) -> Path:
 
 def run_flags(config: CompareConfig, arm: Arm, seed: int) -> list[str]:
     """Return the flags of the recipe for one arm with one seed; later flags override earlier ones."""
-    shared = {
-        "preset": None if config.run_config else config.preset,
-        "config": config.run_config,
-        "total-images": config.total_images,
-        "encoder": config.encoder,
-    }
+    source = {"config": config.run_config} if config.run_config else {"preset": config.preset}
+    shared = {**source, "total-images": config.total_images, "encoder": config.encoder}
     given = [f"--{name}={value}" for name, value in shared.items() if value is not None]
     own = [flag.replace("{seed}", str(seed)) for flag in arm.flags]
     return [*given, *own, f"--seed={seed}", f"--run-dir={run_folder(config, arm, seed)}"]

@@ -28,8 +28,6 @@ LAUNCHER_VARIABLES = re.compile(
     r"|ACCELERATE_(NUM_PROCESSES|CPU_AFFINITY|USE_(FSDP|DEEPSPEED|MEGATRON_LM|PARALLELISM_CONFIG))"
 )
 
-Process = subprocess.Popen[bytes]
-
 
 @dataclass(frozen=True)
 class Child:
@@ -68,7 +66,7 @@ def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
     children, too, and this process with exit code 143.
     """
     waiting = [child for child in children if not child.is_complete]
-    running: dict[Child, Process] = {}
+    running: dict[Child, subprocess.Popen[bytes]] = {}
     diverged: list[Child] = []
     next_read = 0.0
 
@@ -117,7 +115,7 @@ def child_environment(jobs: int) -> dict[str, str]:
     return inherited | {"OMP_NUM_THREADS": str(max(1, num_cores // jobs))}
 
 
-def _start(child: Child, jobs: int) -> Process:
+def _start(child: Child, jobs: int) -> subprocess.Popen[bytes]:
     with child.log.open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own recipes, without a shell
             child.command,
@@ -131,7 +129,7 @@ def _start(child: Child, jobs: int) -> Process:
 
 
 @contextmanager
-def _stopping(running: dict[Child, Process]) -> Iterator[None]:
+def _stopping(running: dict[Child, subprocess.Popen[bytes]]) -> Iterator[None]:
     """Leave no child behind: at the end of the block each gets SIGTERM, time to save, then SIGKILL."""
     signals, is_stopping = StopSignals(), False
 

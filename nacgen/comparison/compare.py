@@ -51,8 +51,7 @@ class Comparison(Claim):
         endpoints = ("end", "early", "area", "images_to_score")
         return {
             **{name: getattr(self, name) for name in (*names, "num_comparisons")},
-            "diverged_a": list(self.diverged_a),
-            "diverged_b": list(self.diverged_b),
+            **{name: list(getattr(self, name)) for name in ("diverged_a", "diverged_b")},
             **{k: v and v.to_dict() for k in endpoints for v in [getattr(self, k)]},
         }
 
@@ -205,9 +204,8 @@ def compare_arms(
     runs = {arm: _loaded(given) for arm, given in arms.items()}
     others = [arm for arm in others if runs[arm] or not lost[arm]]
     left_out = set[int]().union(*(lost[arm] for arm in (control, *others)))
-    runs = {
-        arm: [run for run in runs[arm] if run.seed not in left_out] for arm in (control, *others)
-    }
+    kept = (control, *others)
+    runs = {arm: [run for run in runs[arm] if run.seed not in left_out] for arm in kept}
     if not others or (left_out and not all(runs.values())):
         seeds = "; ".join(f"{arm}: {_listed(lost[arm])}" for arm in arms if lost[arm])
         raise NonFiniteError(

@@ -28,12 +28,9 @@ class ArmCost:
     seconds: tuple[float, ...]
     devices: tuple[str, ...]
     device_seconds: float | None
-    pretraining: tuple[Mapping[str, Any], ...] | None
-    """Cost of each encoder that the runs started from; None if one is unknown."""
-    shared: float | None
-    """Mean device time of a run and its part of the pretraining."""
-    in_full: float | None
-    """Mean device time of a run and all of the pretraining."""
+    pretraining: tuple[Mapping[str, Any], ...] | None  # of each encoder; None if one is unknown
+    shared: float | None  # mean device time of a run and its part of the pretraining
+    in_full: float | None  # mean device time of a run and all of the pretraining
 
 
 def arm_cost(runs: Sequence[Run]) -> ArmCost:
@@ -74,8 +71,8 @@ def cost_table(arms: Mapping[str, Sequence[Run]]) -> Table:
     rows = []
     for arm, runs in arms.items():
         cost = arm_cost(runs)
-        wall = fmean(cost.seconds), sum(cost.seconds)
-        times = (*wall, cost.device_seconds, cost.shared, cost.in_full)
+        seconds = cost.seconds
+        times = (fmean(seconds), sum(seconds), cost.device_seconds, cost.shared, cost.in_full)
         cells = ["" if time is None else f"{time:,.1f}" for time in times]
         rows.append([arm, str(len(runs)), ", ".join(cost.devices), *cells])
     header = ["Arm", "runs", "a run had", "s a run", "s in all"]

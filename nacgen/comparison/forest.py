@@ -24,8 +24,6 @@ TICKS = (  # percent
     *(100, 150, 200, 300, 400, 600, 900, 1_900),
 )
 TICK_GAP = 0.15  # smallest distance of two ticks, as a fraction of the axis
-
-
 Row = tuple[str, PairedScores | ImagesToScore]
 
 
@@ -51,10 +49,9 @@ def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
     for index, (comparison, rows) in enumerate(blocks, start=1):
         color = COLORS[index % len(COLORS)]
         _text(axes, -0.6, line, comparison.arm_b, color=color, weight="bold")
-        for row in rows:
-            line += 1
-            _draw(axes, line, row, limits, color, is_verdict=row[1] is comparison.end)
-        line += 1
+        for at, row in enumerate(rows, start=line + 1):
+            _draw(axes, at, row, limits, color, is_verdict=row[1] is comparison.end)
+        line += len(rows) + 1
     style: dict[str, Any] = {"fontsize": 11.5, "fontweight": "bold", "color": INK}
     figure.text(0.012, 1 - 0.3 / height, f"Change against {first.arm_a}", **style)
     level = f"{100 * (1 - first.end.level):.4g} %"

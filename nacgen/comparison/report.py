@@ -79,8 +79,8 @@ def write_comparison_report(
     if len(comparisons) > 1:
         blocks += [_CORRECTION.format(len(comparisons))]
     blocks += ["## Images to a score", time_to_score_table(comparisons)]
-    time = (score(first.images_to_score.target), first.better, first.images_to_score.total_images)
-    blocks += [_TIME.format(*time)]
+    time = first.images_to_score
+    blocks += [_TIME.format(score(time.target), first.better, time.total_images)]
     blocks += samples({arm: runs[0] for arm, runs in arms.items()}, moments)
     blocks += ["## Time and compute", cost_table(arms), pretraining_note(arms), COST_NOTE]
     blocks += ["## Protocol of the scores", mapping_table("Field", first.end.protocol)]
@@ -92,12 +92,8 @@ def write_comparison_report(
 
 def divergence_notes(diverged: Mapping[str, Collection[int]]) -> list[str]:
     """Return one sentence for each arm of which a run diverged."""
-    return [
-        f"{arm} diverged (a loss was not finite) with {listed(seeds)}: left out of every arm, and no score of "
-        f"{arm} shows it."
-        for arm, seeds in diverged.items()
-        if seeds
-    ]
+    note = "{0} diverged (a loss was not finite) with {1}: left out of every arm, and no score of {0} shows it."
+    return [note.format(arm, listed(seeds)) for arm, seeds in diverged.items() if seeds]
 
 
 def _num_better(comparison: Comparison, point: PairedScores) -> int:
@@ -177,21 +173,16 @@ def time_to_score_table(comparisons: Sequence[Comparison]) -> Table:
     first = comparisons[0].images_to_score
     arms = {comparisons[0].arm_a: first.images_a}
     arms |= {comparison.arm_b: comparison.images_to_score.images_b for comparison in comparisons}
+    never, num_pairs = f"> {first.total_images:,}", len(first.seeds)
     rows = [
-        [f"seed {seed}"]
-        + [
-            f"> {first.total_images:,}" if images[pair] is None else f"{images[pair]:,}"
-            for images in arms.values()
-        ]
-        for pair, seed in enumerate(first.seeds)
+        [f"seed {seed}", *(never if time is None else f"{time:,}" for time in times)]
+        for seed, *times in zip(first.seeds, *arms.values(), strict=True)
     ]
-    reached = [len(images) - images.count(None) for images in arms.values()]
-    rows.append(["reached in", *(f"{count} of {len(first.seeds)}" for count in reached)])
-    rows.append(
-        ["sooner in", ""]
-        + [f"{c.images_to_score.num_sooner} of {len(first.seeds)}" for c in comparisons]
-    )
-    rows.append(["exact p", ""] + [f"{c.images_to_score.p_value:.2g}" for c in comparisons])
+    reached = [num_pairs - images.count(None) for images in arms.values()]
+    sooner = [each.images_to_score.num_sooner for each in comparisons]
+    rows.append(["reached in", *(f"{count} of {num_pairs}" for count in reached)])
+    rows.append(["sooner in", "", *(f"{count} of {num_pairs}" for count in sooner)])
+    rows.append(["exact p", "", *(f"{each.images_to_score.p_value:.2g}" for each in comparisons)])
     return Table([f"Images to {score(first.target)}", *arms], rows, num_summary=3)
 
 

@@ -115,10 +115,9 @@ class ImagesToScore:
     @property
     def log_ratios(self) -> tuple[float, ...] | None:
         """`log(b / a)` of each pair; None if a run is censored (biased mean) or had the score at 0 images."""
-        if not all((*self.images_a, *self.images_b)):
+        if not all(0 < time < math.inf for pair in self._times for time in pair):
             return None
-        pairs = zip(self.images_a, self.images_b, strict=True)
-        return tuple(math.log(b / a) for a, b in pairs if a is not None and b is not None)
+        return tuple(math.log(b / a) for a, b in self._times)
 
     @property
     def mean_log_ratio(self) -> float | None:
