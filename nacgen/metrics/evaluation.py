@@ -38,8 +38,7 @@ def evaluate(
 
     `generate(indices)` makes image `i` from seed `i`, whatever else is in the batch. Scores then depend
     neither on `batch_size` nor on the number of processes, up to the last bits of float32. It runs without
-    gradients, and torch's random state is restored afterwards. Put the model into evaluation mode first:
-    its modes and weights are not touched here.
+    gradients, and torch's random state is restored afterwards. Put the model into evaluation mode first.
 
     `fid` is the Fréchet distance, `is` the Inception Score, `kid` the kernel distance over subsets and
     `kid_exact` over all pairs, `prdc` precision, recall, density and coverage, `fid_infinity` the extrapolated
@@ -72,7 +71,7 @@ def evaluate(
     Raises:
         ConfigurationError: If a metric is unknown, if numbers contradict each other, or if statistics come from
             another extractor or lack what a metric needs.
-        DataError: If there are fewer than two images, or they are not uint8 `(b, 3, h, w)`.
+        DataError: If images are not uint8 `(b, 3, h, w)`.
         NonFiniteError: If a feature is NaN or infinite. Every process raises what one of them did.
 
     Example:
@@ -207,14 +206,13 @@ def _check_held(
     if statistics.extractor_fingerprint != extractor.fingerprint:
         raise ConfigurationError(
             f"{kind} statistics must come from the extractor that scores, {extractor.name} "
-            f"({extractor.fingerprint}), got statistics from {statistics.extractor_fingerprint}. "
-            "Compute them again."
+            f"({extractor.fingerprint}), got {statistics.extractor_fingerprint}. Compute them again."
         )
     if needs_features and statistics.features is None:
-        with_features = [name for name, metric in METRICS.items() if metric.needs_features]
+        with_features = ", ".join(name for name in METRICS if METRICS[name].needs_features)
         raise ConfigurationError(
-            f"{', '.join(with_features)} need the features of the images, but the {kind} statistics of "
-            f"{statistics.name} hold none. Compute them with keep_features=True."
+            f"{with_features} need the features of the images, but the {kind} statistics of {statistics.name} "
+            "hold none. Compute them with keep_features=True."
         )
 
 

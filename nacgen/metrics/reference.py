@@ -37,13 +37,6 @@ ORIGIN = ("name", "fingerprint", "extractor_fingerprint")
 class ReferenceStatistics:
     """Statistics of the images that others are compared with, and their origin.
 
-    Args:
-        stats: Mean and covariance of the features.
-        name: Name and split of the dataset.
-        fingerprint: Digest of the pixels.
-        extractor_fingerprint: Fingerprint of the extractor that computed the features.
-        features: All features, for metrics that need them.
-
     Example:
         >>> from nacgen.data.datasets import load_dataset
         >>> extractor = nacgen.metrics.build_extractor("digits_classifier")
@@ -53,10 +46,10 @@ class ReferenceStatistics:
     """
 
     stats: GaussianStats
-    name: str
-    fingerprint: str
+    name: str  # name and split of the dataset
+    fingerprint: str  # digest of the pixels
     extractor_fingerprint: str
-    features: Float[Tensor, "n d"] | None = None
+    features: Float[Tensor, "n d"] | None = None  # for metrics that need them
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -75,7 +68,7 @@ class ReferenceStatistics:
         """Pass a dataset through an extractor once; the result serves to score many times.
 
         Args:
-            dataset: Reference images.
+            dataset: Reference images, two or more.
             extractor: Feature extractor.
             keep_features: True to hold the features as well, which all metrics but `fid` and `is` need.
             batch_size: Number of images held at a time.
@@ -83,11 +76,6 @@ class ReferenceStatistics:
 
         Returns:
             The statistics, the same on every process.
-
-        Raises:
-            ConfigurationError: If `batch_size` is below one.
-            DataError: If there are fewer than two images, or the extractor does not take them.
-            NonFiniteError: If a feature is NaN or infinite.
         """
         processes, seen = Processes.of(accelerator), _PixelDigest(len(dataset))
 
@@ -162,12 +150,7 @@ class ReferenceStatistics:
         return computed
 
     def save(self, path: str | Path) -> None:
-        """Write an `.npz` file that `load` and pytorch-fid read; its folder is made if it is missing.
-
-        Raises:
-            ConfigurationError: If the name does not end in `.npz`.
-            StorageError: If the file cannot be written.
-        """
+        """Write an `.npz` file that `load` and pytorch-fid read; its folder is made if it is missing."""
         path = Path(path)
         if path.suffix != ".npz":
             raise ConfigurationError(f"reference statistics must be kept as .npz, got {path}.")
@@ -193,23 +176,18 @@ class ReferenceStatistics:
     ) -> Self:
         """Read a file of `save`, to the last bit, or `mu` and `sigma` that pytorch-fid wrote.
 
-        Args:
-            path: Path of the `.npz` file.
-            extractor: Feature extractor that scores will be computed with.
-            foreign_images: Number of images the file was computed from, only for a file that does not say so.
-                Giving it asserts that the file's features are this extractor's.
+        `foreign_images` is the number of images a file was computed from that does not say so. Giving it asserts
+        that the file's features are this extractor's.
 
         Raises:
-            DataNotFoundError: If there is no such file.
-            DataError: If it is damaged, was changed after it was written, holds no statistics, or does not say
-                its origin and `foreign_images` is missing.
+            DataError: If the file is missing, damaged, was changed after it was written, holds no statistics, or
+                does not say its origin and `foreign_images` is missing.
             ConfigurationError: If it holds the features of another extractor.
         """
         path = Path(path)
         if not path.is_file():
             raise DataNotFoundError(
-                f"reference statistics must be an .npz file, but {path} does not exist. Check the path, or "
-                "compute them."
+                f"reference statistics must be an .npz file, but {path} does not exist. Compute them."
             )
         try:
             arrays = read_arrays(path)
@@ -232,9 +210,9 @@ class ReferenceStatistics:
                 )
         elif foreign_images is None:
             raise DataError(
-                f"{path} must say which features it was computed from, as files written here do, but does "
-                f"not. If they are those of {extractor.name} with resize {extractor.resize}, say so by "
-                "giving the number of images as foreign_images; else compute it again."
+                f"{path} must say which features it was computed from, but does not. If they are those of "
+                f"{extractor.name} with resize {extractor.resize}, give the number of images as foreign_images; "
+                "else compute it again."
             )
         elif foreign_images < 2:
             raise ConfigurationError(f"foreign_images must be 2 or more, got {foreign_images}.")

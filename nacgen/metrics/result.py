@@ -81,41 +81,25 @@ class Score:
 class EvaluationProtocol:
     """Everything but the generator that decides a score; two scores compare only where these are equal.
 
-    Args:
-        extractor: Name of the feature extractor.
-        extractor_fingerprint: Digest of the extractor's weights and preprocessing.
-        independent_of_nac: True if the features owe nothing to Neural Activation Coding.
-        reference: Name and split of the reference images.
-        reference_fingerprint: Digest of the reference images' pixels.
-        num_reference: Number of reference images.
-        num_samples: Number of generated images.
-        quantization: Rule by which pixels became whole numbers.
-        resize: Method that brings images to the extractor's size.
-        feature_dim: Length of a feature vector.
-        dtype: Type that features were computed in.
-        seed: Block of `num_samples` images that was generated.
-        model: Name of the weights that generated the images, for example `"ema"`.
-        ddof: Covariances are divided by `n - ddof`.
-
     Example:
         >>> sorted(EvaluationProtocol.__annotations__)[:3]
         ['ddof', 'dtype', 'extractor']
     """
 
     extractor: str
-    extractor_fingerprint: str
-    independent_of_nac: bool
-    reference: str
-    reference_fingerprint: str
+    extractor_fingerprint: str  # digest of weights and preprocessing
+    independent_of_nac: bool  # True if the features owe nothing to Neural Activation Coding
+    reference: str  # name and split of the reference images
+    reference_fingerprint: str  # digest of their pixels
     num_reference: int
-    num_samples: int
-    quantization: str
-    resize: str
+    num_samples: int  # number of generated images
+    quantization: str  # rule by which pixels became whole numbers
+    resize: str  # method that brings images to the extractor's size
     feature_dim: int
-    dtype: str
-    seed: int
-    model: str
-    ddof: int
+    dtype: str  # type that features were computed in
+    seed: int  # block of `num_samples` images that was generated
+    model: str  # name of the weights that generated the images, for example "ema"
+    ddof: int  # covariances are divided by n - ddof
 
 
 @dataclass(frozen=True, kw_only=True)

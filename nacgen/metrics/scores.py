@@ -59,19 +59,18 @@ class Compared:
 
 def _score(
     value: Tensor,
+    bias: Tensor | float | None = None,
+    spread: tuple[Tensor | float, str] | None = None,
     *,
     raw: Tensor | None = None,
-    bias: Tensor | float | None = None,
-    spread: Tensor | float | None = None,
-    spread_kind: str | None = None,
     **settings: int | str,
 ) -> Score:
     return Score(
         value=float(value),
         raw=float(value if raw is None else raw),
         bias=None if bias is None else float(bias),
-        spread=None if spread is None else float(spread),
-        spread_kind=spread_kind,
+        spread=None if spread is None else float(spread[0]),
+        spread_kind=None if spread is None else spread[1],
         settings=settings,
     )
 
@@ -80,29 +79,24 @@ def _fid(sets: Compared) -> dict[str, Score]:
     real, generated = sets.reference.stats, sets.generated.stats
     distance = frechet_distance(real.mean, real.covariance, generated.mean, generated.covariance)
     bias = frechet_bias(real.covariance, real.n, generated.n)
-    return {sets.score_name: _score(distance.value, raw=distance.raw, bias=bias)}
+    return {sets.score_name: _score(distance.value, bias, raw=distance.raw)}
 
 
 def _fid_infinity(sets: Compared) -> dict[str, Score]:
     real, (_, features), seed = sets.reference.stats, sets.features, sets.settings.seed
     mean, covariance = (part.to(features.device) for part in (real.mean, real.covariance))
     line = fid_infinity(mean, covariance, features, num_sizes=LINE_SIZES, seed=seed)
-    score = _score(
-        line.value,
-        bias=float(frechet_bias(real.covariance, real.n, real.n)) / 2,  # the reference's part
-        spread=line.standard_error,
-        spread_kind="standard error of the line's intercept",
-        sizes=LINE_SIZES,
-        seed=seed,
-    )
+    bias = float(frechet_bias(real.covariance, real.n, real.n)) / 2  # the reference's part
+    spread = line.standard_error, "standard error of the line's intercept"
+    score = _score(line.value, bias, spread, sizes=LINE_SIZES, seed=seed)
     return {sets.name("fid_infinity", "fd_infinity"): score}
 
 
 def _inception_score(sets: Compared) -> dict[str, Score]:
     assert sets.generated.inception_score is not None
-    value, spread = sets.generated.inception_score
-    kind = "standard deviation over splits (ddof 0)"
-    score = _score(value, spread=spread, spread_kind=kind, splits=sets.settings.splits)
+    value, deviation = sets.generated.inception_score
+    spread = deviation, "standard deviation over splits (ddof 0)"
+    score = _score(value, spread=spread, splits=sets.settings.splits)
     return {sets.name("inception_score"): score}
 
 
@@ -111,30 +105,18 @@ def _kid(sets: Compared) -> dict[str, Score]:
     distance = kernel_distance_of_subsets(
         *sets.features, num_subsets=subsets, subset_size=size, seed=seed
     )
-    score = _score(
-        distance.value,
-        bias=0.0,
-        spread=distance.spread,
-        spread_kind="standard deviation over subsets (ddof 0)",
-        subsets=subsets,
-        subset_size=size,
-        seed=seed,
-    )
+    spread = distance.spread, "standard deviation over subsets (ddof 0)"
+    score = _score(distance.value, 0, spread, subsets=subsets, subset_size=size, seed=seed)
     return {sets.name("kid", "kd"): score}
 
 
 def _kid_exact(sets: Compared) -> dict[str, Score]:
-    generator = torch.Generator().manual_seed(sets.settings.seed)  # images may be sorted by class
+    seed = sets.settings.seed
+    generator = torch.Generator().manual_seed(seed)  # images may be sorted by class
     shuffled = (draw_rows(rows, len(rows), generator) for rows in sets.features)
     distance = kernel_distance(*shuffled, num_blocks=JACKKNIFE_BLOCKS)
-    score = _score(
-        distance.value,
-        bias=0.0,
-        spread=distance.spread,
-        spread_kind="standard error (block jackknife)",
-        blocks=JACKKNIFE_BLOCKS,
-        seed=sets.settings.seed,
-    )
+    spread = distance.spread, "standard error (block jackknife)"
+    score = _score(distance.value, 0, spread, blocks=JACKKNIFE_BLOCKS, seed=seed)
     return {sets.name("kid_exact", "kd_exact"): score}
 
 
@@ -149,11 +131,11 @@ def _memorization(sets: Compared) -> dict[str, Score]:
     test, generated = sets.features
     found = nearest_neighbor_memorization(generated, sets.on_device(sets.training), test)
     n, t = len(generated), len(test)
+    deviation = ((n + t + 1) / (12 * n * t)) ** 0.5  # of the Mann-Whitney statistic over n t
     score = _score(
         found.probability,
-        bias=0.5,
-        spread=((n + t + 1) / (12 * n * t)) ** 0.5,  # of the Mann-Whitney statistic over n t
-        spread_kind="standard deviation of a generator that copies nothing",
+        0.5,
+        (deviation, "standard deviation of a generator that copies nothing"),
         training_images=sets.training.name,
         training_fingerprint=sets.training.fingerprint,
         num_training=sets.training.stats.n,

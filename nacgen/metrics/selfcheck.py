@@ -53,10 +53,8 @@ def print_checks() -> None:
 
 def selfcheck() -> Iterator[Check]:
     """Compute every number that is known beforehand, one check after the other."""
-    yield from _frechet()
-    yield from _others()
-    yield from _pixels()
-    yield from _images()
+    for part in (_frechet, _others, _pixels, _images):
+        yield from part()
 
 
 def _frechet() -> Iterator[Check]:

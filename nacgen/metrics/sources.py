@@ -80,12 +80,9 @@ def _open(source: str, config: ExtractorConfig, device: torch.device | str) -> S
     path = Path(source)
     if holds_statistics(path):
         return path
-    if (path / "config.yaml").is_file():
-        return _open_run(path, config.num_samples, device)
-    return open_images(source, data_dir=config.data_dir, image_size=config.image_size)
-
-
-def _open_run(path: Path, num_samples: int | None, device: torch.device | str) -> RunImages:
+    if not (path / "config.yaml").is_file():
+        return open_images(source, data_dir=config.data_dir, image_size=config.image_size)
+    num_samples = config.num_samples
     if num_samples is None:
         num_samples = read_yaml(path / "config.yaml").get("score", {}).get("num_samples", 2_000)
     if num_samples < 2:
@@ -134,19 +131,19 @@ def load_statistics(
 
     `foreign_images` is the number of images behind files that do not say their origin.
     """
-    is_foreign = [isinstance(source, Path) and not says_origin(source) for source in sources]
-    if foreign_images is not None and not any(is_foreign):
+    foreign = [source for source in sources if isinstance(source, Path) and not says_origin(source)]
+    if foreign_images is not None and not foreign:
         raise ConfigurationError(
             f"foreign_images is for statistics that do not say their number of images, but none are given, "
             f"got {foreign_images}. Leave it out."
         )
     return [
         ReferenceStatistics.load(
-            source, extractor, foreign_images=foreign_images if foreign else None
+            source, extractor, foreign_images=foreign_images if source in foreign else None
         )
         if isinstance(source, Path)
         else source
-        for source, foreign in zip(sources, is_foreign, strict=True)
+        for source in sources
     ]
 
 

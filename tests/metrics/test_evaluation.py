@@ -382,7 +382,7 @@ def test_options_that_cannot_be_are_refused(options: dict[str, object], message:
 def test_reference_statistics_of_other_features_are_refused() -> None:
     reference = ReferenceStatistics.compute(dataset(), ChannelMeans())
     foreign = replace(reference, extractor_fingerprint="sha256:of-edges")
-    with pytest.raises(ConfigurationError, match=r"\(sha256:of-means\), got .* sha256:of-edges"):
+    with pytest.raises(ConfigurationError, match=r"\(sha256:of-means\), got sha256:of-edges"):
         evaluate_means(reference=foreign)
 
 

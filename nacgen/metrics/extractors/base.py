@@ -34,26 +34,18 @@ class Features(NamedTuple):
 class FeatureExtractor(Protocol):
     """Attributes and call that `evaluate` needs of an extractor; any object with them will do.
 
-    Attributes:
-        name: Name in the protocol of a score.
-        score_name: Name of the Fréchet distance in these features: `fid` for the FID Inception with its
-            published weights, `fd_<name>` for all others.
-        fingerprint: Digest of weights and preprocessing, as `"sha256:…"`.
-        resize: Method that brings images to the network's size, `"none"` if they keep theirs.
-        normalization: Formula for a pixel `u` in 0 to 255.
-        independent_of_nac: True if the features owe nothing to Neural Activation Coding.
-        feature_dim: Length of a feature vector.
-
     Example:
         >>> isinstance(nacgen.metrics.build_extractor("digits_classifier"), FeatureExtractor)
         True
     """
 
     name: str
-    score_name: str
-    fingerprint: str
-    resize: str
-    normalization: str
+    score_name: (
+        str  # of the Fréchet distance: `fid` for the published FID Inception, else `fd_<name>`
+    )
+    fingerprint: str  # of weights and preprocessing, as `"sha256:…"`
+    resize: str  # method that brings images to the network's size, or `"none"`
+    normalization: str  # formula for a pixel `u` in 0 to 255
     independent_of_nac: bool
     feature_dim: int
 

@@ -22,7 +22,7 @@ from nacgen.errors import CheckpointError, CheckpointNotFoundError, Configuratio
 from nacgen.metrics.extractors.base import Features, NetworkExtractor, digest_tensors
 from nacgen.metrics.extractors.resize import RESIZES
 from nacgen.system.files import storage_errors, write_file
-from nacgen.system.tensor_file import TensorFile, read_tensor_file
+from nacgen.system.tensor_file import read_tensor_file
 
 NAME = "pt_inception-2015-12-05-6726825d"
 SHA256_PREFIX = "6726825d"
@@ -85,21 +85,21 @@ def load_inception(
 ) -> InceptionExtractor:
     """Load the FID Inception with its published weights: from a path, torch's hub cache, or a download.
 
-    Args:
-        weights: Path of the published `.pth`, or of the `.safetensors` that was made from it here.
-        device: Device that it runs on.
-        resize: Method that brings images to 299x299 px, a name in `RESIZES`.
-
-    Raises:
-        CheckpointNotFoundError: If the weights are nowhere; the message names the remedies.
-        CheckpointError: If the file does not hold the published weights.
+    `weights` is the path of the published `.pth`, or of the `.safetensors` that was made from it here; `resize` a
+    name in `RESIZES`. Other weights raise a `CheckpointError`, missing ones a `CheckpointNotFoundError`.
     """
     with torch.device("meta"):
         network = build_inception()
     expected = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
     path = _find_weights(None if weights is None else Path(weights))
     file = read_tensor_file(path, expected)
-    _check_origin(path, file)
+    source = file.metadata.get("source_sha256", "unknown")
+    recorded, digest = file.metadata.get("tensors_sha256", "none"), digest_tensors(file.tensors)
+    if not source.startswith(SHA256_PREFIX) or recorded != digest:
+        raise CheckpointError(
+            f"{path} must hold the weights of {NAME}.pth as converted here, got tensors with digest {digest[:8]} "
+            f"(recorded: {recorded[:8]}) from source {source[:8]}. Delete it, and pass the .pth as weights."
+        )
     network.load_state_dict(file.tensors, assign=True)
     return InceptionExtractor(network, is_published=True, resize=resize, device=device)
 
@@ -140,12 +140,11 @@ def _fold_batch_norm(network: nn.Module) -> None:
 
 
 def _find_weights(path: Path | None) -> Path:
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    converted = cache / f"{NAME}.safetensors"
+    converted = Path(torch.hub.get_dir()) / "checkpoints" / f"{NAME}.safetensors"
     if path is None:
         if converted.is_file():
             return converted
-        path = cache / f"{NAME}.pth"
+        path = converted.with_name(f"{NAME}.pth")
         if not path.is_file():
             _download(path)
     elif not path.is_file():
@@ -167,9 +166,8 @@ def _download(path: Path) -> None:
         torch.hub.download_url_to_file(URL, str(path), hash_prefix=SHA256_PREFIX)
     except (OSError, RuntimeError) as error:
         raise CheckpointNotFoundError(
-            f"the FID Inception's weights are not in {path.parent} and could not be downloaded "
-            f"({error}). Pass the path of a copy as weights, or put {path.name} into that folder, "
-            f"or run once with a connection to {URL}."
+            f"the FID Inception's weights are not in {path.parent} and could not be downloaded ({error}). Pass "
+            f"the path of a copy as weights, put {path.name} there, or run once with a connection to {URL}."
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
@@ -191,14 +189,3 @@ def _convert(path: Path, target: Path) -> None:
     with storage_errors(f"the FID Inception's weights {target}", advice):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_file(target, save(tensors, metadata=origin))
-
-
-def _check_origin(path: Path, file: TensorFile) -> None:
-    source = file.metadata.get("source_sha256", "unknown")
-    recorded, digest = file.metadata.get("tensors_sha256", "none"), digest_tensors(file.tensors)
-    if not source.startswith(SHA256_PREFIX) or recorded != digest:
-        raise CheckpointError(
-            f"{path} must hold the weights of {NAME}.pth as converted here, got tensors with "
-            f"digest {digest[:8]} (recorded: {recorded[:8]}) from source {source[:8]}. Delete it, "
-            "and pass the .pth as weights."
-        )

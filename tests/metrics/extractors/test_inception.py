@@ -129,8 +129,8 @@ def test_the_pickle_is_read_once_and_kept_as_safetensors(
 
 def test_without_file_and_network_the_remedies_are_named(cache: Path) -> None:
     message = (
-        rf"not in {cache} .* \(.*no route to host.*\)\. Pass the path of a copy as weights, or put "
-        rf"{NAME}\.pth into that folder, or run once with a connection to https://"
+        rf"not in {cache} .* \(.*no route to host.*\)\. Pass the path of a copy as weights, put "
+        rf"{NAME}\.pth there, or run once with a connection to https://"
     )
     with pytest.raises(CheckpointNotFoundError, match=message):
         build_extractor("inception")
