@@ -21,18 +21,11 @@ from nacgen.data.stream import Batch
 def adaptive_augment(
     images: Float[Tensor, "b 3 h h"], batch: Batch, purpose: str, probability: float
 ) -> Float[Tensor, "b 3 h h"]:
-    """Flip, turn, shift, stretch and recolor images, each with some probability, differentiably.
+    """Flip, turn, shift, stretch and recolor images in [-1, 1], each with some probability, differentiably.
+
+    Row `i` belongs to row `i` of the batch. Colors may leave [-1, 1].
 
     Differs from the paper: pixels between pixels are interpolated linearly, without its wavelet filters.
-
-    Args:
-        images: Real or generated square images in [-1, 1]; row `i` belongs to row `i` of the batch.
-        batch: Batch that gives the position in the stream.
-        purpose: Name of the draw; real and generated images have names of their own.
-        probability: Probability of each transform, 0 to 1.
-
-    Returns:
-        Augmented images; colors may leave [-1, 1]. At probability 0 the images themselves.
     """
     if probability == 0:
         return images
@@ -124,9 +117,8 @@ def _matrices(*rows: list[Tensor]) -> Tensor:
 class AdaptiveAugmentation(nn.Module):
     """Augmentation whose probability rises while the discriminator is too sure of its training images.
 
-    Args:
-        target: Mean sign of real logits to hold, -1 to 1. With RpGAN: of their differences from generated ones.
-        images_to_full: Number of images over which the probability may go from 0 to 1.
+    The mean sign of real logits is held at `target`, with RpGAN that of their differences from generated ones.
+    The probability goes from 0 to 1 over `images_to_full` images at the fastest.
 
     Source:
         Karras et al. 2020, arXiv:2006.06676, section 3.

@@ -4,7 +4,7 @@ import sys
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
@@ -16,18 +16,13 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator, channels_for
 from nacgen.models.sngan import SNGANDiscriminator
 from nacgen.system.randomness import seeded
-from nacgen.transplant.discriminator import Discriminator, into_discriminator
-from nacgen.transplant.report import Transplant
+from nacgen.transplant.discriminator import into_discriminator
 
 DIGITS_ENCODER = "checkpoints/digits-nac"
 
 
 def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:
-    """Return the number of classes that the networks know.
-
-    Raises:
-        DataError: A conditional run has images without exactly one class each.
-    """
+    """Return the number of classes that the networks know; raise where images have not exactly one each."""
     if not config.conditional:
         return None
     if dataset.labels is None or dataset.labels.ndim != 1:
@@ -40,14 +35,8 @@ def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:
 
 
 def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1) -> Generator:
-    """Build the generator.
-
-    Raises:
-        ConfigurationError: The images' size does not fit, or BatchNorm would differ between processes.
-        DataError: A conditional run has no classes.
-    """
+    """Build the generator, whose BatchNorm is over all processes."""
     options = config.generator
-    has_batch_norm = options.block == "sngan"
     with seeded(config.seed, "generator"):
         generator = Generator(
             dataset.image_size,
@@ -56,7 +45,7 @@ def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1)
             num_classes_of(config, dataset),
             options.block,
         )
-    if has_batch_norm and num_processes > 1:
+    if options.block == "sngan" and num_processes > 1:
         if not torch.cuda.is_available():
             raise ConfigurationError(
                 f"generator.block sngan takes BatchNorm over the whole batch, which {num_processes} processes "
@@ -67,25 +56,6 @@ def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1)
     return generator
 
 
-def transplant_encoder(
-    config: GANConfig, encoder: NACEncoder, calibration_images: Tensor, num_classes: int | None
-) -> Transplant[Discriminator]:
-    """Make a discriminator from an encoder."""
-    options = config.discriminator
-    return into_discriminator(
-        encoder,
-        mode=options.mode,
-        image_size=calibration_images.shape[-1],
-        source=config.source,
-        calibration_images=calibration_images,
-        head=options.head,
-        return_nodes=options.return_nodes,
-        spectral_norm=options.spectral_norm,
-        num_classes=num_classes,
-        seed=config.seed,
-    )
-
-
 def build_update(
     config: GANConfig, accelerator: Accelerator, dataset: Dataset, stream: ImageStream
 ) -> tuple[GANUpdate, NACEncoder | None]:
@@ -93,13 +63,8 @@ def build_update(
 
     Returns:
         The update, and the encoder that the discriminator was made from, if any.
-
-    Raises:
-        ConfigurationError: Options, encoder and images do not fit.
-        CheckpointError: The encoder cannot be loaded.
-        DataError: A conditional run has no classes.
     """
-    optim = config.optim
+    options, optim = config.discriminator, config.optim
     if stream.local_size % optim.micro_batches:
         raise ConfigurationError(
             f"optim.micro_batches must divide the {stream.local_size} images of a process, got "
@@ -108,21 +73,28 @@ def build_update(
     generator = build_generator(config, dataset, accelerator.num_processes)
     encoder: NACEncoder | None = None
     discriminator: nn.Module
-    if config.discriminator.network == "sngan":
+    if options.network == "sngan":
         with seeded(config.seed, "discriminator"):
             discriminator = SNGANDiscriminator(num_classes=generator.num_classes)
         groups = [{"params": list(discriminator.parameters()), "lr": optim.learning_rate}]
     else:
         encoder = NACEncoder.from_pretrained(config.encoder or DIGITS_ENCODER)
-        images = to_float(dataset.read(stream.indices(0)))
-        part = transplant_encoder(config, encoder, images, generator.num_classes)
+        part = into_discriminator(
+            encoder,
+            mode=options.mode,
+            image_size=dataset.image_size,
+            source=config.source,
+            calibration_images=to_float(dataset.read(stream.indices(0))),
+            head=options.head,
+            return_nodes=options.return_nodes,
+            spectral_norm=options.spectral_norm,
+            num_classes=generator.num_classes,
+            seed=config.seed,
+        )
         accelerator.print(part.report, file=sys.stderr)
         discriminator = part.module
         groups = part.param_groups(
-            optim.learning_rate,
-            trunk_multiplier=config.discriminator.trunk_lr_multiplier,
-            start_images=config.discriminator.head_warmup_images,
-            unfreeze_every=config.discriminator.unfreeze_every,
+            optim.learning_rate, trunk_multiplier=options.trunk_lr_multiplier
         )
     device = accelerator.device
     generator = generator.to(memory_format=torch.channels_last).to(device)

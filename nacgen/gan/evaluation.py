@@ -22,16 +22,7 @@ NUM_COMPARED = 500  # images of each kind that overfitting is measured on
 
 
 class GANEvaluation:
-    """Scores, pictures and copies of the averaged generator; every process calls it.
-
-    Args:
-        update: Update of the run, with both networks.
-        run: Run that trains the generator.
-        config: Options of the score.
-        extractor: Features that images are compared by.
-        dataset: The training images.
-        held_out: Images that are not trained on, or None where there are none.
-    """
+    """Scores, pictures and copies of the averaged generator; every process calls it."""
 
     def __init__(
         self,
@@ -50,11 +41,7 @@ class GANEvaluation:
         )
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
-        """Score the generator, draw its images and save it.
-
-        Returns:
-            JSON values: the evaluation, and mean logits and overfitting where there are held-out images.
-        """
+        """Score the generator, draw its images and save it; measure overfitting where images are held out."""
         result = metrics.evaluate(
             self.generate,
             self.reference,
@@ -79,9 +66,6 @@ class GANEvaluation:
         """Compute mean logits of training, held-out and generated images, and overfitting from them.
 
         The images are the same at every position and not augmented; the generator is the one that trains.
-
-        Returns:
-            `logits_train`, `logits_held_out`, `logits_generated` and `overfitting`.
         """
         update, logits = self.update, {}
         for kind, images in (("train", self.dataset), ("held_out", held_out)):

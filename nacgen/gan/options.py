@@ -29,15 +29,10 @@ class DiscriminatorConfig:
     convolutions stay at or below their first values."""
     trunk_lr_multiplier: float = 0.3
     """Learning rate of the encoder's layers relative to the heads."""
-    head_warmup_images: int = 0
-    """Images for which the heads train alone."""
-    unfreeze_every: int = 0
-    """Images between the start of a stage and that of the one below it."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         require_positive(self, "trunk_lr_multiplier")
-        require_between(self, 0, math.inf, "head_warmup_images", "unfreeze_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +69,16 @@ class OptimConfig:
     micro_batches: int = 1
     """Parts in which a batch passes the networks, for less memory; the gradients are those of the whole."""
     penalty_weight: float = 0.3
-    """Gamma of R1 on real images and R2 on generated ones; 0 for no penalty."""
+    """Gamma of R1 on real images and R2 on generated ones, taken in every fourth step; 0 for no penalty."""
     final_penalty_weight: float | None = None
     """Gamma at the end, reached along half a cosine. None: as at the start."""
-    penalty_every: int = 4
-    """Steps between two penalties; the weight is multiplied by this number."""
     ema_half_life: float = 1_280
     """Half-life of the generator's moving average, in images."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        require_positive(
-            self,
-            *("learning_rate", "discriminator_steps", "micro_batches", "penalty_every"),
-            "ema_half_life",
-        )
+        positive = ("learning_rate", "discriminator_steps", "micro_batches", "ema_half_life")
+        require_positive(self, *positive)
         if not 0 <= self.beta2 < 1:
             raise ConfigurationError(
                 f"beta2 must be 0 or more and below 1, got {self.beta2}. Change --optim.beta2."
@@ -151,23 +141,19 @@ class GANConfig(GenerativeConfig):
                 f"generator.block sngan takes BatchNorm over the whole batch, got {self.optim.micro_batches} "
                 "micro-batches. Give --optim.micro-batches 1, or --generator.block small."
             )
-        of_encoder = ("mode", "head", "return_nodes", "spectral_norm")
-        of_trunk = ("trunk_lr_multiplier", "head_warmup_images", "unfreeze_every")
+        of_encoder = ("mode", "head", "return_nodes", "spectral_norm", "trunk_lr_multiplier")
         refuse_unheeded(
             self,
             not self.needs_encoder,
-            ["encoder", *(f"discriminator.{name}" for name in of_encoder + of_trunk)],
+            ["encoder", *(f"discriminator.{name}" for name in of_encoder)],
             "with --discriminator.network sngan, which is made from no encoder",
         )
         refuse_unheeded(
             self,
             self.discriminator.mode == "frozen",
-            [f"discriminator.{name}" for name in of_trunk],
+            ["discriminator.trunk_lr_multiplier"],
             "with --discriminator.mode frozen, where the encoder's layers do not train",
         )
-        refuse_unheeded(
-            self,
-            self.optim.penalty_weight == 0 and not self.optim.final_penalty_weight,
-            ["optim.final_penalty_weight", "optim.penalty_every"],
-            "with --optim.penalty-weight 0",
-        )
+        no_penalty = self.optim.penalty_weight == 0 and not self.optim.final_penalty_weight
+        reason = "with --optim.penalty-weight 0"
+        refuse_unheeded(self, no_penalty, ["optim.final_penalty_weight"], reason)

@@ -25,18 +25,8 @@ class GANUpdate:
     """One step of the discriminator, and after every few of them one of the generator.
 
     A step may accumulate gradients over micro-batches, of one network at a time: all of the discriminator's,
-    its step, then all of the generator's, through a discriminator that is frozen meanwhile.
-
-    Args:
-        accelerator: Accelerator of the run.
-        generator: Generator to train.
-        discriminator: Discriminator to train, see `DiscriminatorStep`.
-        generator_optimizer: Optimizer over the generator's parameters.
-        discriminator_optimizer: Optimizer over the discriminator's trainable parameters.
-        config: Options of the run; those of optimization, augmentation and the length of the run are read.
-
-    Raises:
-        ConfigurationError: All parameters of the discriminator are frozen.
+    its step, then all of the generator's, through a discriminator that is frozen meanwhile. The optimizers
+    are over the trainable parameters of each.
     """
 
     def __init__(
@@ -60,16 +50,14 @@ class GANUpdate:
             use_buffers=True,
         ).eval()
         first, last = optim.penalty_weight, optim.final_penalty_weight
+        last = first if last is None else last
         self.discriminator_step = DiscriminatorStep(
             accelerator,
             discriminator,
             discriminator_optimizer,
             DivergenceMonitor(config.run.checkpoint_every),
             loss=optim.loss,
-            penalty_weight=cosine_between(
-                first, first if last is None else last, config.total_images
-            ),
-            penalty_every=optim.penalty_every,
+            penalty_weight=cosine_between(first, last, config.total_images),
             micro_batches=optim.micro_batches,
             is_conditional=generator.num_classes is not None,
         )
@@ -103,15 +91,10 @@ class GANUpdate:
 
         Returns:
             Losses, penalties, logits and gradient norms; the last known ones where a step does not give them.
-
-        Raises:
-            NonFiniteError: A loss or a gradient is NaN or infinite.
-            DivergenceError: Logits have been too large for too long.
         """
         logs = self.update_discriminator(batch)
-        if (
-            batch.images_seen // batch.global_size + 1
-        ) % self.config.optim.discriminator_steps == 0:
+        step = batch.images_seen // batch.global_size
+        if (step + 1) % self.config.optim.discriminator_steps == 0:
             logs |= self.update_generator(batch)
         known: Logs = self.last_values(logs)
         return known
@@ -127,9 +110,8 @@ class GANUpdate:
         logs, sign = self.discriminator_step(batch, pair)
         if self.adaptive is not None:
             self.adaptive.observe(sign, batch.global_size)
-            logs["augment_probability"] = self.adaptive.probability.to(
-                batch.images.device, torch.float32
-            )
+            probability = self.adaptive.probability
+            logs["augment_probability"] = probability.to(batch.images.device, torch.float32)
         return logs
 
     def update_generator(self, batch: Batch) -> Logs:
@@ -162,10 +144,8 @@ class GANUpdate:
 
     def latents(self, batch: Batch, purpose: str) -> Tensor:
         """Draw this process's latents of a step, `(b, z)`."""
-        draw = batch.generator(f"latents_{purpose}")
-        return batch.local(
-            torch.randn(batch.global_size, self.generator.latent_dim, generator=draw)
-        )
+        draw, width = batch.generator(f"latents_{purpose}"), self.generator.latent_dim
+        return batch.local(torch.randn(batch.global_size, width, generator=draw))
 
     def pair(self, batch: Batch, images_fake: Tensor, purpose: str) -> Tensor:
         """Return real above generated images, `(2b, 3, h, w)`, each augmented."""
