@@ -296,7 +296,7 @@ def gan(size: Size) -> list[Row]:
     config = GANConfig(
         total_images=n,
         batch_size=n,
-        optim=OptimConfig(penalty_every=2, ema_half_life=1000),
+        optim=OptimConfig(ema_half_life=1000),
         augment=AugmentConfig(translation=0.125, cutout=0.5),
         run=RunConfig(checkpoint_every=10**9),
     )
@@ -308,6 +308,7 @@ def gan(size: Size) -> list[Row]:
         torch.optim.Adam(part.param_groups(1e-3)),
         config,
     )
+    update.discriminator_step.penalty_every = 2
     stream = batches(n)
 
     def two_steps() -> None:

@@ -33,7 +33,7 @@ from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.models.encoder import NACEncoder
 from nacgen.pretraining import build as objectives
 from nacgen.pretraining.base import two_views
-from nacgen.pretraining.nac import channel_uniforms
+from nacgen.pretraining.nac import channel_uniform
 from nacgen.pretraining.options import NACConfig, OptimConfig, PretrainConfig, ViewConfig
 from nacgen.system.randomness import generator
 from nacgen.training.update import Update
@@ -46,7 +46,7 @@ from timing import Row, Size, agree, cost, in_turns, missing, noise, peak_memory
 VIEWS = ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, grayscale_probability=0.2)
 LARS = OptimConfig(name="lars", learning_rate=0.3, weight_decay=1e-4)
 SGD = OptimConfig(name="sgd", learning_rate=0.06, weight_decay=5e-4)
-MARGINAL = NACConfig(relaxation="marginal", num_draws=1)  # what the loop writes down
+MARGINAL = NACConfig(relaxation="marginal")  # what the loop writes down
 KEEPING = {name: str(2**30) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")}
 
 
@@ -128,7 +128,7 @@ def pretraining(size: Size) -> list[Row]:
     loop, policy = Loop(config), objectives.build_views(VIEWS)
     steps, encoder = pretraining_steps(config, images)
     batch = steps.stream.batch(0)
-    (uniform,) = channel_uniforms(batch, encoder.code_dim, 1)
+    uniform = channel_uniform(batch, encoder.code_dim)
     loop.step(two_views(batch, policy), uniform)
     steps(1)
     weights = [

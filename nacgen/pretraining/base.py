@@ -14,15 +14,7 @@ from nacgen.training.update import descend
 
 
 class EncoderUpdate:
-    """An encoder with its optimizer, and with a momentum encoder where the objective has a queue.
-
-    Args:
-        accelerator: Accelerator of the run.
-        encoder: Encoder to train.
-        optimizer: Optimizer over the encoder's parameters.
-        views: Distribution of the views of an image.
-        keys: Momentum encoder with its queue, or None.
-    """
+    """An encoder with its optimizer, and with a momentum encoder where the objective has a queue."""
 
     def __init__(
         self,
@@ -32,8 +24,7 @@ class EncoderUpdate:
         views: ViewPolicy,
         keys: MomentumEncoder | None = None,
     ) -> None:
-        self.accelerator, self.encoder, self.views = accelerator, encoder, views
-        self.keys = keys
+        self.accelerator, self.encoder, self.views, self.keys = accelerator, encoder, views, keys
         self.prepared, prepared_optimizer = accelerator.prepare(encoder, optimizer)
         self.modules: dict[str, nn.Module] = {"encoder": encoder}
         if keys is not None:

@@ -26,12 +26,7 @@ from nacgen.training.update import Update
 
 
 def build_encoder(config: PretrainConfig) -> NACEncoder:
-    """Build the encoder that a run starts from.
-
-    Raises:
-        ConfigurationError: An option of the model is out of range.
-        CheckpointError: `config.encoder` cannot be loaded.
-    """
+    """Build or load the encoder that a run starts from."""
     if config.encoder is not None:
         encoder = NACEncoder.from_pretrained(config.encoder)
     else:
@@ -49,11 +44,7 @@ def build_encoder(config: PretrainConfig) -> NACEncoder:
 def pretraining_cost(
     config: PretrainConfig, encoder: NACEncoder, result: TrainingResult, hardware: str
 ) -> dict[str, Any] | None:
-    """Compute the cost of an encoder's weights at the end of a run, see `NACEncoder.pretraining`.
-
-    Returns:
-        The cost, with that of the encoder that the run started from; None where that is not known.
-    """
+    """Return the cost of an encoder's weights, that of the encoder it started from included, if known."""
     cost = {"images": result.images_seen, "seconds": round(result.seconds, 1)}
     if config.encoder is None:
         return cost | {"hardware": hardware}
@@ -83,13 +74,8 @@ def build_views(views: ViewConfig) -> ViewPolicy:
 def load_training_images(config: PretrainConfig) -> tuple[Dataset, Dataset]:
     """Load the images to train on, and held-out ones to evaluate the encoder with.
 
-    Returns:
-        Train and test split of the dataset, or training images and queries of a retrieval protocol. For
-        DistillHash the training images are thinned to the number whose pairs are labelled.
-
-    Raises:
-        DataError: The images cannot be read, or the objective needs labels and there are none.
-        ConfigurationError: The protocol is unknown or does not fit the dataset.
+    They are the splits of the dataset, or training images and queries of a retrieval protocol. For DistillHash
+    the training images are thinned to the number whose pairs are labelled.
     """
     train, test = load_splits(
         config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
@@ -114,11 +100,7 @@ def build_update(
     stream: ImageStream,
     images: Dataset,
 ) -> Update:
-    """Build the update of the configured objective.
-
-    Raises:
-        ConfigurationError: A process would get a single image, or the optimizer's options do not fit.
-    """
+    """Build the update of the configured objective."""
     if stream.local_size < 2:
         raise ConfigurationError(
             f"each process needs two images or more in a batch for BatchNorm, got {config.batch_size} for "

@@ -63,19 +63,10 @@ class PairLabels(nn.Module):
 
 
 class DistillHashUpdate(EncoderUpdate):
-    """Steps on noisy pair labels, then on distilled ones.
+    """Steps on noisy pair labels, then, from `distill_at` images on, on distilled ones.
 
-    Args:
-        accelerator: Accelerator of the run.
-        encoder: Pretrained encoder; its features label the pairs before it is trained further.
-        optimizer: Optimizer over the encoder's parameters.
-        views: Distribution of the views of an image.
-        stream: Batches of the training images.
-        images: The training images, some thousands: there is a label for each pair.
-        distill_at: Number of images seen after which the pairs are distilled.
-
-    Raises:
-        DataError: The features tell no pairs apart.
+    The features of the pretrained encoder label the pairs before it is trained further. There is a label for
+    each pair of training images, so these are some thousands.
     """
 
     def __init__(
@@ -96,11 +87,7 @@ class DistillHashUpdate(EncoderUpdate):
         self.modules["pairs"] = self.pairs
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step on the pairs of a batch.
-
-        Returns:
-            Loss, portion of the pairs with a label, gradient norm.
-        """
+        """Take one step on the pairs of a batch."""
         if batch.images_seen - batch.global_size < self.distill_at <= batch.images_seen:
             self.distill()
         # Relaxed codes of the global batch, and the labels of its pairs.

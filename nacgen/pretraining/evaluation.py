@@ -17,17 +17,7 @@ from nacgen.training.run import Run
 
 
 class PretrainingEvaluation:
-    """Reports of an encoder by the images it has seen; every process makes them.
-
-    Args:
-        config: Options of the run.
-        run: The run, whose folder the encoder is written into.
-        encoder: Encoder that trains, before its first step.
-        views: Distribution of the views of an image.
-        stream: Batches of the training images.
-        train_set: The training images.
-        test_set: Images that are held out.
-    """
+    """Reports of an encoder by the images it has seen, from none on; every process makes them."""
 
     def __init__(
         self,

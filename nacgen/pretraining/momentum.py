@@ -19,11 +19,6 @@ class MomentumEncoder(nn.Module):
 
     The queue holds the newest rows of all processes and is the same on each of them. The place of a row is
     a function of the position in the stream, so nothing but the rows is saved.
-
-    Args:
-        encoder: Encoder that trains.
-        queue_size: Number of rows; any number that takes both views of a global batch.
-        momentum: Weight of the past in an average of one step's distance, in [0, 1).
     """
 
     queue: Tensor
@@ -41,23 +36,16 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the average's outputs for this process's views.
+        """Compute the average's code and posterior logits of this process's views, `(2b, k)` each.
 
         BatchNorm uses the batch, as in the encoder that trains, so that both outputs have one scale.
-
-        Returns:
-            Code logits `(2b, k)` and posterior logits `(2b, k)`.
         """
         self.average.train()
         code_logits, posterior_logits = self.average(views)
         return code_logits.float(), posterior_logits.float()
 
     def push(self, code_logits: Tensor, batch: Batch) -> Tensor:
-        """Put a batch's rows in the place of the queue's oldest.
-
-        Returns:
-            All rows that came from images, the new ones included, `(n, k)`.
-        """
+        """Put a batch's rows in the place of the queue's oldest; return all that came from images, `(n, k)`."""
         fresh = gather_rows(code_logits)
         size, pushed = len(self.queue), 2 * batch.images_seen
         rows = (pushed + torch.arange(len(fresh), device=fresh.device)) % size

@@ -21,16 +21,7 @@ from nacgen.system.processes import gather_rows
 
 
 class NACUpdate(EncoderUpdate):
-    """Steps that raise the bound on the information that noisy codes carry about images.
-
-    Args:
-        accelerator: Accelerator of the run.
-        encoder: Encoder to train.
-        optimizer: Optimizer over the encoder's parameters.
-        views: Distribution of the two views of an image.
-        options: Options of the objective.
-        keys: Momentum encoder with its queue, for `NACQueueUpdate`.
-    """
+    """Steps that raise the bound on the information that noisy codes carry about images."""
 
     def __init__(
         self,
@@ -57,12 +48,9 @@ class NACUpdate(EncoderUpdate):
         posterior_logits = swap_views(posterior_logits)
         # The mixture is over the codes of all processes.
         p, keys = self.encoder.flip_probability, gather_rows(code_logits)
-        draws = [
-            nac_loss(code_logits, posterior_logits, uniform, p, self.options.relaxation, keys)
-            for uniform in channel_uniforms(batch, code_logits.shape[1], self.options.num_draws)
-        ]
-        loss = torch.stack(draws).mean(0).mean()
-        return self.step(batch, loss, code_logits, posterior_logits)
+        uniform, relaxation = channel_uniform(batch, code_logits.shape[1]), self.options.relaxation
+        rows = nac_loss(code_logits, posterior_logits, uniform, p, relaxation, keys)
+        return self.step(batch, rows.mean(), code_logits, posterior_logits)
 
     def step(
         self, batch: Batch, loss: Tensor, code_logits: Tensor, posterior_logits: Tensor
@@ -85,7 +73,7 @@ class NACQueueUpdate(NACUpdate):
 
     The posterior is the momentum encoder's, of the other view. A posterior with parameters of its own is
     trained to predict received codes; its gradient reaches neither codes nor features. Keys of earlier steps
-    make the value an estimate of the bound. The arguments are those of `NACUpdate`.
+    make the value an estimate of the bound.
     """
 
     keys: MomentumEncoder
@@ -101,17 +89,13 @@ class NACQueueUpdate(NACUpdate):
         keys, key_posterior = self.keys.push(key_logits, batch), swap_views(key_posterior)
         code_logits, own_posterior = (x.float() for x in self.prepared(views, detach=True))
         own_posterior = swap_views(own_posterior)
-        # The loss of each draw of the channel.
-        draws = []
-        for uniform in channel_uniforms(batch, code_logits.shape[1], self.options.num_draws):
-            rows = nac_loss(
-                code_logits, key_posterior, uniform, p, relaxation, keys, self.options.divide
-            )
-            if self.encoder.options["posterior"] != "shared":
-                received = received_codes(code_logits.detach(), uniform, p, relaxation)
-                rows = rows - posterior_log_likelihood(received, own_posterior)
-            draws.append(rows)
-        rows = torch.stack(draws).mean(0)
+        # The loss of a draw of the channel.
+        uniform = channel_uniform(batch, code_logits.shape[1])
+        divide = self.options.divide
+        rows = nac_loss(code_logits, key_posterior, uniform, p, relaxation, keys, divide)
+        if self.encoder.options["posterior"] != "shared":
+            received = received_codes(code_logits.detach(), uniform, p, relaxation)
+            rows = rows - posterior_log_likelihood(received, own_posterior)
         if self.options.code_penalty:
             rows = rows + self.options.code_penalty * torch.tanh(code_logits).square().sum(1)
         # One step, which the momentum encoder follows.
@@ -120,12 +104,8 @@ class NACQueueUpdate(NACUpdate):
         return logs
 
 
-def channel_uniforms(batch: Batch, code_dim: int, num_draws: int) -> list[Tensor]:
-    """Draw the numbers that decide over the channel's flips in this process's views, `(2b, k)` a draw."""
-    views = []
-    for purpose in ("channel_1", "channel_2"):
-        draw = batch.generator(purpose)
-        views.append(
-            [torch.rand(batch.global_size, code_dim, generator=draw) for _ in range(num_draws)]
-        )
-    return [torch.cat([batch.local(view) for view in pair]) for pair in zip(*views, strict=True)]
+def channel_uniform(batch: Batch, code_dim: int) -> Tensor:
+    """Draw the numbers that decide over the channel's flips in this process's views, `(2b, k)`."""
+    draws = [batch.generator(purpose) for purpose in ("channel_1", "channel_2")]
+    views = [torch.rand(batch.global_size, code_dim, generator=draw) for draw in draws]
+    return torch.cat([batch.local(view) for view in views])

@@ -64,16 +64,13 @@ class NACConfig:
 
     relaxation: Literal["marginal", "tanh", "straight_through"] = "tanh"
     """Relaxation of the codes while training; tanh is the authors', marginal makes the loss itself a bound."""
-    num_draws: int = 1
-    """Channel draws for each code in a step; more make the gradient less noisy."""
     code_penalty: float = 0.0
     """Weight of the relaxed codes' summed squares, with a queue; the authors use 0.1."""
     divide: bool = False
     """Divide inner products by kappa, as the authors' queue does, in place of multiplying."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
-        require_positive(self, "num_draws")
+        """Check the number."""
         require_between(self, 0, math.inf, "code_penalty")
 
 

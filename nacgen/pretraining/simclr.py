@@ -21,16 +21,7 @@ from nacgen.system.processes import gather_rows
 
 
 class SimCLRUpdate(EncoderUpdate):
-    """Steps that tell the other view of an image from the views of all others.
-
-    Args:
-        accelerator: Accelerator of the run.
-        encoder: Encoder to train.
-        optimizer: Optimizer over the encoder's parameters.
-        views: Distribution of the two views of an image.
-        temperature: Temperature of the cosine similarities.
-        keys: Momentum encoder whose queue gives the negatives; None takes them from the batch.
-    """
+    """Steps that tell the other view of an image from the views of all others, in the batch or a queue."""
 
     def __init__(
         self,
@@ -45,11 +36,7 @@ class SimCLRUpdate(EncoderUpdate):
         self.temperature = temperature
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step.
-
-        Returns:
-            Loss in nats, effective number of codes of this process, gradient norm.
-        """
+        """Take one step; the effective number of codes is that of this process."""
         self.prepared.train()
         views = two_views(batch, self.views)
         projections = self.prepared(views, detach=True)[0].float()

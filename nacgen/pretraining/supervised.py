@@ -13,12 +13,7 @@ from nacgen.training.update import descend
 
 
 class CodeClassifier(nn.Module):
-    """A linear classifier on an encoder's relaxed code, so that labels train features and code alike.
-
-    Args:
-        encoder: Encoder to train.
-        num_classes: Number of classes, two or more.
-    """
+    """A linear classifier on an encoder's relaxed code, so that labels train features and code alike."""
 
     def __init__(self, encoder: NACEncoder, num_classes: int) -> None:
         super().__init__()
@@ -32,14 +27,7 @@ class CodeClassifier(nn.Module):
 
 
 class ClassifierUpdate:
-    """Cross-entropy on one view of each image; binary, per label, where images have several.
-
-    Args:
-        accelerator: Accelerator of the run.
-        classifier: Classifier to train; an encoder inside a `CodeClassifier` is saved under its own name.
-        optimizer: Optimizer over the classifier's parameters.
-        views: Distribution of the views of an image.
-    """
+    """Cross-entropy on one view of each image; binary, per label, where images have several."""
 
     purpose = "view"  # name of the views' random draws
 
@@ -56,11 +44,7 @@ class ClassifierUpdate:
         self.optimizers: dict[str, AcceleratedOptimizer] = {"classifier": prepared_optimizer}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step.
-
-        Returns:
-            Loss in nats, accuracy where each image has one class, gradient norm.
-        """
+        """Take one step; the accuracy is logged where each image has one class."""
         self.prepared.train()
         logits = self.prepared(random_view(batch, self.views, self.purpose)).float()
         assert batch.labels is not None  # the recipe refuses a dataset without
@@ -76,14 +60,7 @@ class ClassifierUpdate:
 
 
 class SupervisedUpdate(ClassifierUpdate):
-    """The same for an encoder, with the names and views of the other objectives.
-
-    Args:
-        accelerator: Accelerator of the run.
-        classifier: Classifier around the encoder to train.
-        optimizer: Optimizer over the parameters of both.
-        views: Distribution of the views of an image.
-    """
+    """The same for an encoder, with the names and views of the other objectives."""
 
     purpose = "view_1"
 

@@ -21,14 +21,7 @@ PENALTY_WEIGHT = 0.3  # gamma of R1 and R2
 
 
 class Adversary:
-    """A discriminator that tells images from their reconstructions, each pair of them together.
-
-    Args:
-        accelerator: Accelerator of the run.
-        discriminator: Discriminator to train; a function of each image alone.
-        optimizer: Optimizer over its trainable parameters.
-        config: Options of the run; the weight of the loss and the length of the run are read.
-    """
+    """A discriminator that tells images from their reconstructions, each pair of them together."""
 
     def __init__(
         self,
@@ -56,17 +49,10 @@ class Adversary:
         reconstruction_loss: Tensor,
         last_layer: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the decoder's adversarial loss; the discriminator is left as it is.
+        """Compute the decoder's adversarial loss, a scalar, and values to log.
 
-        Args:
-            batch: Batch that gives the position.
-            images: `(b, 3, h, w)` in [-1, 1].
-            reconstructions: Reconstructions of the images, with gradient.
-            reconstruction_loss: Scalar that the adversarial loss is balanced with.
-            last_layer: Parameter at which the two gradients' norms are compared.
-
-        Returns:
-            The weighted loss, a scalar, and values to log.
+        It is balanced with the reconstruction loss by the norms of both gradients at the decoder's last layer.
+        The discriminator is left as it is.
         """
         if batch.images_seen < self.acts_from:
             return torch.zeros_like(reconstruction_loss), {}
@@ -84,15 +70,7 @@ class Adversary:
         return self.weight * adaptive * loss, logs
 
     def update(self, batch: Batch, images: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
-        """Take one step of the discriminator, from its start on.
-
-        Returns:
-            Loss, penalties, mean logits and the gradient's norm; nothing before the start.
-
-        Raises:
-            NonFiniteError: The loss or a gradient is NaN or infinite.
-            DivergenceError: Logits have been too large for too long.
-        """
+        """Take one step of the discriminator and return values to log; nothing before its start."""
         if batch.images_seen < self.start:
             return {}
         logs, _ = self.step(batch, lambda part: torch.cat([images, reconstructions]))

@@ -33,10 +33,6 @@ def build_update(
 
     Returns:
         The update, and the encoder that the VAE's was made from.
-
-    Raises:
-        ConfigurationError: Options, encoder and images do not fit.
-        CheckpointError: An encoder cannot be loaded.
     """
     size, device = dataset.image_size, accelerator.device
     encoder = NACEncoder.from_pretrained(config.encoder or DIGITS_ENCODER)
@@ -55,7 +51,7 @@ def build_update(
         seed=config.seed,
     )
     accelerator.print(part.report, file=sys.stderr)
-    groups = part.param_groups(rate, trunk_multiplier=config.posterior.trunk_lr_multiplier)
+    groups = part.param_groups(rate, trunk_multiplier=1.0)
     groups.append({"params": list(decoder.parameters()), "lr": rate})
     vae = VAE(part.module, decoder).to(memory_format=torch.channels_last).to(device)
     adversary = None
@@ -75,11 +71,7 @@ def build_update(
 def build_perceptual(
     config: VAEConfig, accelerator: Accelerator, encoder: NACEncoder, images: Tensor
 ) -> PerceptualDistance | None:
-    """Build the distance that reconstructions are also compared by.
-
-    Raises:
-        CheckpointError: The encoder cannot be loaded.
-    """
+    """Build the distance that reconstructions are also compared by."""
     if config.perceptual == "none":
         return None
     if config.perceptual_encoder is not None:

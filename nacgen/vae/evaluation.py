@@ -42,14 +42,7 @@ class VAEEvaluation:
 
     Every draw is a function of the image's number, so values depend neither on the batch size nor on the number of
     processes. Images are the likelihood's expectations, without its noise; reconstructions are of posterior means.
-
-    Args:
-        vae: Autoencoder to measure.
-        run: Run that trains the VAE.
-        config: Options of the score.
-        extractor: Features that images are compared by.
-        train: The training images, which samples are compared with.
-        held_out: Images that are not trained on, which bounds and reconstructions are measured on.
+    Samples are compared with the training images; bounds and reconstructions are of held-out images.
     """
 
     def __init__(
@@ -79,11 +72,7 @@ class VAEEvaluation:
         )
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
-        """Measure the bound and score samples from the prior; at the end, do all of `conclude`, too.
-
-        Returns:
-            JSON values; `evaluation` holds the score with its protocol, and bits per dimension.
-        """
+        """Measure the bound and score samples from the prior; at the end, do all of `conclude`, too."""
         measured, rate_by_axis = self.measure()
         self.draw(f"images_{images_seen:08d}", self.from_prior(torch.arange(COLUMNS**2)))
         evaluation = self.score(self.from_prior, "samples from the prior").to_dict()
@@ -123,11 +112,7 @@ class VAEEvaluation:
 
     @torch.no_grad()
     def measure(self) -> tuple[dict[str, float], Tensor]:
-        """Measure bound, rate and distortion in nats, bits per dimension, active units, PSNR and SSIM.
-
-        Returns:
-            Means over all held-out images, and the rate of each latent axis, `(z,)`.
-        """
+        """Measure means over all held-out images, in nats, and the rate of each latent axis, `(z,)`."""
         width = self.vae.decoder.latent_dim
         totals = torch.zeros(3 + width, dtype=torch.float64, device=self.device)
         means = metrics.StatsAccumulator(width, self.device)
@@ -164,11 +149,7 @@ class VAEEvaluation:
 
     @torch.no_grad()
     def importance_bounds(self) -> dict[str, float]:
-        """Compute bounds from 1, 64 and 1,000 posterior samples of the first held-out images, in nats.
-
-        Returns:
-            Means over these images, and their number.
-        """
+        """Compute bounds from 1, 64 and 1,000 posterior samples of the first held-out images, in nats."""
         number, decoder = min(self.config.bound_images, len(self.held_out)), self.vae.decoder
         totals = torch.zeros(1 + len(BOUNDS), dtype=torch.float64, device=self.device)
         for index in torch.cat([torch.empty(0, dtype=torch.int64), *self._own(number)]).tolist():

@@ -17,12 +17,10 @@ class PosteriorConfig:
     layers train, which read every stage and, through a small branch, the pixels."""
     latent_dim: int = 32
     """Length of the latent vector."""
-    trunk_lr_multiplier: float = 1.0
-    """Learning rate of the encoder's layers relative to all others."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        require_positive(self, "latent_dim", "trunk_lr_multiplier")
+        require_positive(self, "latent_dim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,21 +123,10 @@ class VAEConfig(generative.GenerativeConfig):
         """Check options against one another, before data or weights are touched."""
         super().__post_init__()
         refuse_unheeded(self, not self.adversarial, ["discriminator"], "without --adversarial")
-        refuse_unheeded(
-            self,
-            self.perceptual == "none",
-            ["perceptual_encoder", "objective.perceptual_weight"],
-            "without --perceptual",
-        )
-        refuse_unheeded(
-            self,
-            self.posterior.mode == "frozen",
-            ["posterior.trunk_lr_multiplier"],
-            "with --posterior.mode frozen, where the encoder's layers do not train",
-        )
-        refuse_unheeded(
-            self, self.objective.beta == 0, ["objective.warmup_images"], "with --objective.beta 0"
-        )
+        no_distance, no_beta = self.perceptual == "none", self.objective.beta == 0
+        of_distance = ["perceptual_encoder", "objective.perceptual_weight"]
+        refuse_unheeded(self, no_distance, of_distance, "without --perceptual")
+        refuse_unheeded(self, no_beta, ["objective.warmup_images"], "with --objective.beta 0")
 
     @property
     def warmup_images(self) -> int:

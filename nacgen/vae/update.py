@@ -21,13 +21,7 @@ from nacgen.vae.options import VAEConfig
 class VAEUpdate:
     """One step on the negative evidence lower bound, sums over pixels and latents, means over images.
 
-    Args:
-        accelerator: Accelerator of the run.
-        vae: Autoencoder to train.
-        optimizer: Optimizer over its trainable parameters.
-        config: Options of the run; those of the objective and the length of the run are read.
-        perceptual: Distances `(b,)` of images and reconstructions, `(b, 3, h, w)` each; not trained.
-        adversary: Discriminator of reconstructions.
+    `perceptual` returns distances `(b,)` of images and reconstructions, `(b, 3, h, w)` each, and is not trained.
     """
 
     def __init__(
@@ -56,10 +50,6 @@ class VAEUpdate:
 
         Returns:
             Loss, rate, distortion and the bound in nats, gradient norms, and the values of both other losses.
-
-        Raises:
-            NonFiniteError: Images, a loss or a gradient are not finite; nothing of that network is changed.
-            DivergenceError: The adversary's logits have been too large for too long.
         """
         objective, likelihood = self.config.objective, self.vae.decoder.likelihood
         images = to_float(batch.images)

@@ -84,7 +84,7 @@ def build_gan(accelerator: Accelerator) -> Update:
     config = GANConfig(
         total_images=STEPS * BATCH,
         batch_size=BATCH,
-        optim=gan_options.OptimConfig(penalty_every=2, ema_half_life=32),
+        optim=gan_options.OptimConfig(ema_half_life=32),
         augment=gan_options.AugmentConfig(translation=0.125, cutout=0.5, adaptive=True),
         run=RunConfig(checkpoint_every=64),
     )
@@ -97,6 +97,7 @@ def build_gan(accelerator: Accelerator) -> Update:
         config,
     )
     assert update.adaptive is not None
+    update.discriminator_step.penalty_every = 2
     update.adaptive.target, update.adaptive.images_to_full = 0.1, 1_000
     return update
 

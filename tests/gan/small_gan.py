@@ -25,7 +25,7 @@ def config(
     return GANConfig(
         total_images=8 * batch_size,
         batch_size=batch_size,
-        optim=OptimConfig(**({"penalty_every": 2, "ema_half_life": 32} | optim)),
+        optim=OptimConfig(**({"ema_half_life": 32} | optim)),
         augment=augment,
         run=RunConfig(checkpoint_every=checkpoint_every, tracker="none"),
     )
@@ -54,5 +54,6 @@ def build(
         torch.optim.Adam(part.param_groups(discriminator_rate), betas=(0.0, 0.99)),
         config(batch_size, **options),
     )
+    update.discriminator_step.penalty_every = 2
     processes = accelerator.process_index, accelerator.num_processes
     return update, ImageStream(images, batch_size, 0, "cpu", *processes), accelerator

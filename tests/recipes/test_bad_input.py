@@ -22,7 +22,6 @@ INFINITY, NAN = float("inf"), float("nan")
     [
         ("Optim", "learning_rate", [0.0, -1.0, NAN, INFINITY]),
         ("Optim", "penalty_weight", [-0.1, NAN]),
-        ("Optim", "penalty_every", [0]),
         ("Optim", "ema_half_life", [0.0]),
         ("Optim", "final_penalty_weight", [-0.1, INFINITY]),
         ("Optim", "beta2", [-0.1, 1.0, 1.1]),
@@ -31,7 +30,6 @@ INFINITY, NAN = float("inf"), float("nan")
         ("Augment", "translation", [-0.1, 1.1]),
         ("Augment", "cutout", [-0.1, 1.1, NAN]),
         ("Discriminator", "trunk_lr_multiplier", [-1.0, 0.0, INFINITY]),
-        ("Discriminator", "unfreeze_every", [-1]),
         ("Generator", "latent_dim", [0]),
         ("Generator", "channels", [(16, 0, 8)]),
     ],

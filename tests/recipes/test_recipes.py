@@ -1,11 +1,14 @@
 """Every recipe's smoke preset as a user starts it, and bad input with its exit code."""
 
+import inspect
 import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,13 +17,28 @@ from nacgen.errors import ConfigurationError
 from nacgen.gan.options import GANConfig
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
+from nacgen.training import config
 from nacgen.training.generative import ScoreConfig
+from recipes import train_gan
 from recipes.evaluate_images import EvaluateConfig, score
 from tests.data.files import write_photographs
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ("-m", "accelerate.commands.launch", "--cpu")
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def fails(recipe: ModuleType, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[Any, str]:
+    """Run a recipe of this process that is to fail; return its exit code and its message on one line."""
+    config_class = inspect.get_annotations(recipe.main)["config"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["recipe", *flags])
+        patch.setattr(threading, "excepthook", threading.excepthook)
+        patch.setattr(config, "stop_with_launcher", lambda: None)
+        with pytest.raises(SystemExit) as ended:
+            config.run_recipe(recipe.main, config_class, recipe.PRESETS)
+    message = " ".join(capsys.readouterr().err.replace("│", " ").split())  # out of its box
+    return ended.value.code, message
 
 
 def start(*command: str) -> subprocess.CompletedProcess[str]:
@@ -78,6 +96,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
     two = run("train_gan", tmp_path / "two", launch=TWO_PROCESSES)
@@ -129,13 +148,13 @@ def test_images_of_ones_own_take_three_commands(tmp_path: Path) -> None:
     "given", [{}, {"encoder": "own"}, {"score": ScoreConfig(extractor="inception")}]
 )
 def test_other_images_need_networks_of_their_own(given: dict[str, Any]) -> None:
-    config = GANConfig(dataset="folder", **given)
-    got = f"got {config.encoder} and {config.score.extractor} for folder"
+    options = GANConfig(dataset="folder", **given)
+    got = f"got {options.encoder} and {options.score.extractor} for folder"
     steps = r"pretrain_nac\.py .* --encoder A/encoder.*/train_classifier\.py .* --score\.weights B/"
     with pytest.raises(ConfigurationError, match=rf"{got}\. .*{steps}classifier; or .* inception"):
-        config.check_networks()
-    replace(config, dataset="digits").check_networks()
-    replace(config, encoder="own", score=ScoreConfig(extractor="classifier")).check_networks()
+        options.check_networks()
+    replace(options, dataset="digits").check_networks()
+    replace(options, encoder="own", score=ScoreConfig(extractor="classifier")).check_networks()
 
 
 @pytest.mark.parametrize(
@@ -153,13 +172,12 @@ def test_other_images_need_networks_of_their_own(given: dict[str, Any]) -> None:
     ],
 )
 def test_bad_input_is_one_message_and_an_exit_code(
-    flags: list[str], code: int, message: str, tmp_path: Path
+    flags: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = [] if "--run-dir" in flags else ["--run-dir", str(tmp_path / "run")]
-    done = start("recipes/train_gan.py", *folder, *flags)
-    assert done.returncode == code, done.stderr[-2000:]
-    assert message in " ".join(done.stderr.replace("│", " ").split())  # out of its box
-    assert "Traceback" not in done.stderr
+    found, text = fails(train_gan, capsys, *folder, *flags)
+    assert found == code, text
+    assert message in text
     assert not (tmp_path / "run").exists()
 
 

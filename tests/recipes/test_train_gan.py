@@ -83,7 +83,14 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.usefixtures("on_random_images")
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "smoke"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "digits" else pytest.mark.slow)
+        for name in PRESETS
+        if name != "smoke"
+    ],
+)
 def test_every_preset_takes_its_first_steps(name: str, tmp_path: Path) -> None:
     steps = max(2, PRESETS[name].optim.discriminator_steps)  # one of the generator
     config = small(PRESETS[name], tmp_path / "run", steps)
@@ -172,12 +179,12 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(
             "discriminator.head has no effect .* got linear. Leave --discriminator.head at .* basis",
         ),
         (
-            {"discriminator": DiscriminatorConfig(mode="frozen", unfreeze_every=64)},
-            "unfreeze_every has no effect with --discriminator.mode frozen",
+            {"discriminator": DiscriminatorConfig(mode="frozen", trunk_lr_multiplier=1.0)},
+            "trunk_lr_multiplier has no effect with --discriminator.mode frozen",
         ),
         (
-            {"optim": OptimConfig(penalty_weight=0.0, penalty_every=2)},
-            "penalty_every has no effect with --optim.penalty-weight 0, got 2",
+            {"optim": OptimConfig(penalty_weight=0.0, final_penalty_weight=0.0)},
+            "final_penalty_weight has no effect with --optim.penalty-weight 0, got 0",
         ),
     ],
 )

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from nacgen.models.vae import Decoder
-from tests.recipes.test_recipes import TWO_PROCESSES, run, start
+from recipes import train_vae
+from tests.recipes.test_recipes import TWO_PROCESSES, fails, run, start
 
 SWITCHES = ("--adversarial", "--perceptual", "nac", "--posterior.mode", "partial")
 
@@ -59,10 +60,9 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_message_and_an_exit_code(
-    flags: list[str], code: int, message: str, tmp_path: Path
+    flags: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = start("recipes/train_vae.py", "--run-dir", str(tmp_path / "run"), *flags)
-    assert done.returncode == code, done.stderr[-2000:]
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    found, text = fails(train_vae, capsys, "--run-dir", str(tmp_path / "run"), *flags)
+    assert found == code, text
+    assert message in text
     assert not (tmp_path / "run").exists()

@@ -135,7 +135,6 @@ def test_an_adversary_needs_images_enough_for_a_batch() -> None:
             {"posterior": {"latent_dim": 0}},
             r"latent_dim must be above 0, got 0. Change --posterior",
         ),
-        ({"posterior": {"trunk_lr_multiplier": -1.0}}, r"got -1.0. Change --posterior.trunk-lr"),
         ({"objective": {"beta": -1.0}}, r"0 or more, got -1.0. Change --objective.beta"),
         ({"objective": {"free_bits": float("nan")}}, r"got nan. Change --objective.free-bits"),
         ({"objective": {"warmup_images": -1}}, r"got -1. Change --objective.warmup-images"),
@@ -157,10 +156,6 @@ def test_numbers_without_a_meaning_are_refused(options: dict[str, Any], message:
     [
         ({"discriminator": DiscriminatorConfig(weight=0.5)}, "weight has no effect without --adv"),
         ({"perceptual_encoder": "own"}, "perceptual_encoder has no effect without --perceptual"),
-        (
-            {"posterior": PosteriorConfig(mode="frozen", trunk_lr_multiplier=0.5)},
-            "trunk_lr_multiplier has no effect with --posterior.mode frozen",
-        ),
         (
             {"objective": ObjectiveConfig(beta=0.0, warmup_images=64)},
             "warmup_images has no effect with --objective.beta 0",
