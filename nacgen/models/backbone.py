@@ -14,9 +14,8 @@ from nacgen.errors import ConfigurationError
 class Backbone(nn.Module, ABC):
     """A convolutional trunk without classifier, as encoders and transplants use it.
 
-    Args:
-        stage_channels: Channels of each stage's feature map, `"stem"` first.
-        total_stride: Factor by which the last feature map is smaller than the input.
+    `stage_channels` are the channels of each stage's feature map, `"stem"` first; the last map is `total_stride`
+    times smaller than the input.
     """
 
     def __init__(self, stage_channels: dict[str, int], total_stride: int) -> None:
@@ -72,12 +71,7 @@ class Backbone(nn.Module, ABC):
 
 
 def calibrate_batch_norm(module: nn.Module, forward: Callable[[], object]) -> None:
-    """Set the statistics of every BatchNorm to those of one forward pass.
-
-    Args:
-        module: Module that holds the BatchNorm layers. It is left in evaluation mode.
-        forward: Function that passes images through the module.
-    """
+    """Set the statistics of every BatchNorm to those of one forward pass; the module ends in evaluation mode."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -25,17 +25,13 @@ EXPANSION = 4  # of a bottleneck's channels
 
 @dataclass(frozen=True)
 class ResNetShape:
-    """Numbers of blocks and channels of a residual network.
-
-    Args:
-        blocks: Number of residual blocks in each stage.
-        channels: Output channels of each stage.
-        bottleneck: Use blocks of three convolutions, the middle one with a quarter of the channels.
-    """
+    """Numbers of blocks and output channels of each stage of a residual network."""
 
     blocks: tuple[int, ...]
     channels: tuple[int, ...]
-    bottleneck: bool = False
+    bottleneck: bool = (
+        False  # three convolutions a block, the middle one with a quarter of the channels
+    )
 
 
 RESNETS = {
@@ -98,15 +94,10 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | N
 
 
 class ResNet(Backbone):
-    """The trunk of a residual network, without pooling and classifier.
+    """The trunk of one of `RESNETS`, without pooling and classifier.
 
-    Args:
-        name: One of `RESNETS`.
-        stem: `"small"`, a 3x3 convolution for images up to 64 px, or `"standard"`, ImageNet's 7x7 with
-            stride 2 and max-pooling.
-
-    Raises:
-        ConfigurationError: The stem is unknown.
+    The stem is `"small"`, a 3x3 convolution for images up to 64 px, or `"standard"`, ImageNet's 7x7 with stride 2
+    and max-pooling.
     """
 
     def __init__(self, name: str = "tiny", stem: Stem = "small") -> None:
@@ -132,23 +123,11 @@ class ResNet(Backbone):
     def stages(self) -> dict[str, list[nn.Module]]:
         """Return the modules of each stage, stem first."""
         named = dict(self.named_children())
-        return {
-            stage: [self.conv1, self.bn1] if stage == "stem" else [named[stage]]
-            for stage in self.stage_channels
-        }
+        layers = [[named[stage]] for stage in list(self.stage_channels)[1:]]
+        return dict(zip(self.stage_channels, [[self.conv1, self.bn1], *layers], strict=True))
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
-        """Return the feature map of every stage by name.
-
-        Args:
-            images: Normalized images.
-
-        Returns:
-            Feature maps after the last ReLU of each stage; a standard stem's before its max-pooling.
-
-        Raises:
-            ConfigurationError: The images are smaller than the total stride.
-        """
+        """Return each stage's feature map of normalized images, after its last ReLU, before any max-pooling."""
         self.check_size(images)
         x = F.relu(self.bn1(self.conv1(images)))
         maps = {"stem": x}
@@ -189,7 +168,7 @@ class VGG(Backbone):
         }
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
-        """Return the feature map of every stage by name, before its max-pooling; see `ResNet.forward`."""
+        """Return each stage's feature map of normalized images, before its max-pooling."""
         self.check_size(images)
         maps: dict[str, Tensor] = {}
         x = images
@@ -209,12 +188,8 @@ class VGG(Backbone):
 def build_backbone(name: str, stem: Stem = "small") -> Backbone:
     """Build a trunk by name, initialized from torch's global random generator.
 
-    Args:
-        name: One of `BACKBONES`, or `"timm:<name>"` for any model of timm that gives feature maps.
-        stem: First layer of a ResNet, see `ResNet`; other trunks have one stem, `"small"`.
-
-    Raises:
-        ConfigurationError: The name or stem is unknown, or timm is not installed.
+    The name is one of `BACKBONES`, or `"timm:<name>"` for any model of timm that gives feature maps. Only ResNets
+    have a choice of stems, see `ResNet`.
 
     Example:
         >>> build_backbone("resnet18").stage_channels

@@ -57,9 +57,6 @@ class ImageClassifier(nn.Module, PretrainedModel):
         image_size: Height and width in pixels of the images it is trained on.
         dataset: Name of the dataset it is trained on, which is recorded with scores in its features.
 
-    Raises:
-        ConfigurationError: A number is out of range.
-
     Example:
         >>> classifier = ImageClassifier(num_classes=10)
         >>> images = torch.zeros(2, 3, 16, 16)
@@ -85,10 +82,10 @@ class ImageClassifier(nn.Module, PretrainedModel):
             raise ConfigurationError(
                 f"channels must be one or more multiples of {NORM_GROUPS}, got {tuple(channels)}."
             )
-        if image_size < 2 ** (len(channels) - 1):
+        if image_size < (smallest := 2 ** (len(channels) - 1)):
             raise ConfigurationError(
-                f"image_size must be at least {2 ** (len(channels) - 1)} px, to be halved "
-                f"{len(channels) - 1} times, got {image_size}. Give fewer channels."
+                f"image_size must be at least {smallest} px, to be halved {len(channels) - 1} times, got "
+                f"{image_size}. Give fewer channels."
             )
         self.num_classes, self.feature_dim, self.image_size = num_classes, feature_dim, image_size
         self.dataset = dataset

@@ -45,29 +45,19 @@ encoder.features(images)  # images: float (b, 3, h, w) in [-1, 1] -> ({feature_d
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """A record of every tensor of a conversion.
-
-    Args:
-        source: Origin of the tensors.
-        backbone: Name of the backbone that they fit.
-        stem: Stem of the backbone.
-        prefix: Prefix of the trunk's names in the source.
-        has_codes: Whether the source has the heads that make codes.
-        moved: Pairs of a name in the source and a name in the encoder.
-        left: Pairs of a name in the source and the reason why the tensor was not used.
-        filled: Pairs of a name in the encoder that the source lacks, and the value that it got.
-        notes: Sentences on what the tensors do not show.
-    """
+    """A record of every tensor of a conversion."""
 
     source: str
     backbone: str
     stem: Stem
-    prefix: str
+    prefix: str  # of the trunk's names in the source
     has_codes: bool
-    moved: tuple[tuple[str, str], ...]
-    left: tuple[tuple[str, str], ...]
-    filled: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
+    moved: tuple[tuple[str, str], ...]  # name in the source, name in the encoder
+    left: tuple[tuple[str, str], ...]  # name in the source, reason why the tensor was not used
+    filled: tuple[
+        tuple[str, str], ...
+    ]  # name in the encoder that the source lacks, value that it got
+    notes: tuple[str, ...]  # sentences on what the tensors do not show
 
     def __str__(self) -> str:
         """Return the report for a terminal, with one line for each tensor."""
@@ -85,14 +75,7 @@ class ConversionReport:
 class ConvertedEncoder(NACEncoder):
     """A `NACEncoder` whose model card states its origin; it is saved and loaded like any other."""
 
-    def model_card(self) -> str:
-        """Return the model card in Markdown."""
-        return CARD.format(
-            backbone=self.backbone_name,
-            stem=getattr(self.backbone, "stem", "small"),
-            feature_dim=self.feature_dim,
-            notes=self.card_notes,
-        )
+    card = CARD
 
 
 def convert_state_dict(
@@ -105,10 +88,10 @@ def convert_state_dict(
     code_dim: int = 128,
     flip_probability: float = 0.1,
 ) -> tuple[ConvertedEncoder, ConversionReport]:
-    """Copy a trunk, and the NAC authors' heads if there are any, into an encoder of ours.
+    """Copy a trunk, and the NAC authors' heads if there are any, into an encoder of ours in evaluation mode.
 
     The translated names and the shapes must be exactly those of one of our backbones, but BatchNorm's counters
-    may be missing.
+    may be missing. Anything else, incomplete heads, and tensors that are not finite are a `CheckpointError`.
 
     Args:
         tensors: All tensors of the checkpoint.
@@ -118,14 +101,6 @@ def convert_state_dict(
         prefix: Prefix of the trunk's names; None to find that of the only trunk.
         code_dim: Number of bits of a new code head, if the source has none.
         flip_probability: Flip probability of the channel that codes were or will be trained for.
-
-    Returns:
-        The encoder in evaluation mode, and the report.
-
-    Raises:
-        CheckpointError: If there is not exactly one trunk, or it fits no backbone, or heads are incomplete, or a
-            tensor is not finite.
-        ConfigurationError: If a number for the encoder is out of range.
 
     Example:
         >>> import torchvision

@@ -46,13 +46,9 @@ Tensors under `backbone.` carry torchvision's names. Input is normalised inside 
 class CodeHead(nn.Module):
     """A two-layer perceptron from features to one logit per bit of the code.
 
-    Args:
-        feature_dim: Width of the features.
-        code_dim: Number of bits in a code.
-        normalization: `"batch"`: each logit is standardized over the batch and multiplied by one learned scale
-            that starts at 1; `"sphere"`: the standardized logits of each image are also scaled to one length, and
-            the learned scale starts at 1/2; `"sqrt_dim"`: logits are divided by the root of `code_dim`, as in the
-            authors' code.
+    Normalization `"batch"`: each logit is standardized over the batch and multiplied by one learned scale that
+    starts at 1. `"sphere"`: the standardized logits of each image are also scaled to one length, and the learned
+    scale starts at 1/2. `"sqrt_dim"`: logits are divided by the root of `code_dim`, as in the authors' code.
     """
 
     def __init__(self, feature_dim: int, code_dim: int, normalization: CodeNormalization) -> None:
@@ -112,6 +108,7 @@ class NACEncoder(nn.Module, PretrainedModel):
 
     mean: Tensor
     std: Tensor
+    card = CARD
 
     def __init__(
         self,
@@ -160,11 +157,10 @@ class NACEncoder(nn.Module, PretrainedModel):
         self.register_buffer("std", rearrange(torch.tensor(std), "c -> c 1 1"))
         self.backbone = build_backbone(backbone, stem)
         self.feature_dim = self.backbone.feature_dim
-        self.code_head = CodeHead(self.feature_dim, code_dim, code_normalization)
+        head = (self.feature_dim, code_dim, code_normalization)
+        self.code_head = CodeHead(*head)
         self.posterior_scale = nn.Parameter(torch.tensor(1.0)) if posterior == "scaled" else None
-        self.posterior_head: CodeHead | None = None
-        if posterior == "separate":
-            self.posterior_head = CodeHead(self.feature_dim, code_dim, code_normalization)
+        self.posterior_head = CodeHead(*head) if posterior == "separate" else None
         self.pretraining = pretraining
         self.card_notes = ""
 
@@ -180,13 +176,6 @@ class NACEncoder(nn.Module, PretrainedModel):
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
         """Write the encoder's folder, see `PretrainedModel.save_pretrained`.
 
-        Args:
-            save_directory: Path of the folder. It is replaced if it exists.
-            kwargs: Options of `huggingface_hub.ModelHubMixin.save_pretrained`.
-
-        Returns:
-            Address of the commit if the encoder is pushed to the Hub.
-
         Example:
             >>> nacgen.NACEncoder(code_dim=32).save_pretrained("encoder")
             >>> sorted(path.name for path in Path("encoder").iterdir())
@@ -201,16 +190,9 @@ class NACEncoder(nn.Module, PretrainedModel):
         return normalize_input(images, self.mean, self.std)
 
     def feature_maps(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
-        """Return the feature map of every stage.
+        """Return feature maps `(b, c, h, w)` of images in [-1, 1] by stage: `"stem"`, `"layer1"` and so on.
 
-        Args:
-            images: Images in [-1, 1].
-
-        Returns:
-            Feature maps `(b, c, h, w)` by stage: `"stem"`, `"layer1"` and so on.
-
-        Raises:
-            ConfigurationError: The images are too small for the backbone.
+        Images that are too small for the backbone are a `ConfigurationError`.
 
         Example:
             >>> maps = nacgen.NACEncoder().feature_maps(torch.zeros(2, 3, 16, 16))
@@ -221,13 +203,9 @@ class NACEncoder(nn.Module, PretrainedModel):
         return maps
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Return features: the last feature map, pooled over pixels.
+        """Return features of images in [-1, 1]: the last feature map, pooled over pixels.
 
-        Args:
-            images: Images in [-1, 1].
-
-        Returns:
-            One row per image, zero or more after a ReLU; trunks of timm give any real numbers.
+        They are zero or more after a ReLU; trunks of timm give any real numbers.
 
         Example:
             >>> nacgen.NACEncoder().features(torch.zeros(2, 3, 16, 16)).shape
@@ -246,16 +224,9 @@ class NACEncoder(nn.Module, PretrainedModel):
         return self.code_head.before_sphere(self.features(images))
 
     def codes(self, images: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, "b k"]:
-        """Return the binary activation code, with `sign(a(x)) = +1` as True.
+        """Return the binary activation code of images in [-1, 1], with `sign(a(x)) = +1` as True.
 
-        Args:
-            images: Images in [-1, 1].
-
-        Returns:
-            One row of bits per image. Call `eval()` first: in training mode they depend on the batch.
-
-        Raises:
-            ValueError: A logit is NaN, which has no sign.
+        Call `eval()` first: in training mode codes depend on the batch. A logit that is NaN is a `ValueError`.
 
         Example:
             >>> codes = nacgen.NACEncoder(code_dim=32).eval().codes(torch.zeros(2, 3, 16, 16))
@@ -273,14 +244,9 @@ class NACEncoder(nn.Module, PretrainedModel):
     def forward(
         self, images: Float[Tensor, "b 3 h w"], detach: bool = False
     ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
-        """Return code logits and posterior logits, the inputs of the objective.
+        """Return code logits and posterior logits of images in [-1, 1], the inputs of the objective.
 
-        Args:
-            images: Images in [-1, 1].
-            detach: Stop the gradient of the posterior logits before the code logits or features they come from.
-
-        Returns:
-            Code logits and posterior logits.
+        `detach` stops the gradient of the posterior logits before the code logits or features they come from.
         """
         features = self.features(images)
         code_logits = self.code_head(features)
@@ -294,17 +260,14 @@ class NACEncoder(nn.Module, PretrainedModel):
 
     def model_card(self) -> str:
         """Return Markdown that describes the encoder, with `card_notes` at its end."""
-        cost = ""
-        if self.pretraining is not None:
-            cost = "Pretraining: {images:,} images, {seconds:,.0f} s on {hardware}.\n\n".format(
-                **self.pretraining
-            )
-        return CARD.format(
+        cost = "Pretraining: {images:,} images, {seconds:,.0f} s on {hardware}.\n\n"
+        return self.card.format(
             backbone=self.backbone_name,
+            stem=self.options["stem"],
             code_dim=self.code_dim,
             flip_probability=self.flip_probability,
             feature_dim=self.feature_dim,
-            pretraining=cost,
+            pretraining="" if self.pretraining is None else cost.format(**self.pretraining),
             notes=self.card_notes,
         )
 

@@ -25,20 +25,11 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of weights in tra
 
 
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a `.safetensors` file, or of a `.pt`, `.pth` or `.ckpt` file of torch.
+    """Read the tensors of a `.safetensors` file, or of a `.pt`, `.pth` or `.ckpt` file of torch, onto the CPU.
 
-    Files of torch are pickles. They are read with `weights_only=True`, which makes tensors and plain containers
-    and refuses every other object, so no code in the file is run.
-
-    Args:
-        path: Path of the file.
-
-    Returns:
-        Tensors by name, on the CPU; of a training checkpoint those under `state_dict` or `model`.
-
-    Raises:
-        CheckpointNotFoundError: If there is no such file.
-        CheckpointError: If the file is damaged, holds objects besides tensors, or no tensors by name.
+    Of a training checkpoint, those under `state_dict` or `model` are returned. Files of torch are pickles. They
+    are read with `weights_only=True`, which makes tensors and plain containers and refuses every other object, so
+    no code in the file is run. A file that holds other objects is a `CheckpointError`.
     """
     path = Path(path)
     if not path.is_file():
@@ -77,17 +68,9 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
 
 
 def find_prefix(tensors: Mapping[str, Tensor], wanted: str | None) -> str:
-    """Find the prefix of a trunk's names in a checkpoint that may hold other networks too.
+    """Find the prefix of a trunk's names, with its last dot, in a checkpoint that may hold other networks too.
 
-    Args:
-        tensors: All tensors of the checkpoint.
-        wanted: Prefix to use, with or without its last dot; None for that of the only trunk.
-
-    Returns:
-        The prefix with its last dot, or an empty string.
-
-    Raises:
-        CheckpointError: If there is no trunk, or not the wanted one, or several and none is wanted.
+    `wanted` is the prefix to use, with or without its last dot; None accepts that of the only trunk.
     """
     found: list[str] = []
     for name, tensor in tensors.items():
@@ -113,15 +96,7 @@ def find_prefix(tensors: Mapping[str, Tensor], wanted: str | None) -> str:
 
 
 def translate_trunk(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, str]:
-    """Translate the names of a trunk's tensors to torchvision's; other tensors are left out.
-
-    Args:
-        tensors: All tensors of the checkpoint.
-        prefix: Prefix of the trunk's names, from `find_prefix`.
-
-    Returns:
-        Names in the checkpoint and names in a backbone of ours.
-    """
+    """Return torchvision's names of a trunk's tensors by those in the checkpoint; other tensors are left out."""
     inner = {name: name.removeprefix(prefix) for name in tensors if name.startswith(prefix)}
     # In a Sequential the stages are the children that hold blocks; ReLU and pooling have no tensors.
     firsts = (re.match(r"(\d+)\.\d+\.conv1\.weight", name) for name in inner.values())

@@ -18,16 +18,7 @@ Block = Literal["small", "sngan"]
 
 
 def channels_for(image_size: int) -> tuple[int, ...]:
-    """Return the channels of a small generator: 32 at full size, 32 more at each halving.
-
-    Args:
-        image_size: Height and width of the images in pixels.
-
-    Returns:
-        Channels at 4x4, then after each doubling.
-
-    Raises:
-        ConfigurationError: The size is not 4 times a power of two, 8 or more.
+    """Return a small generator's channels from 4x4 to full size: 32 there, and 32 more at each halving.
 
     Example:
         >>> channels_for(16)
@@ -46,14 +37,7 @@ def channels_for(image_size: int) -> tuple[int, ...]:
 def check_upsampling(image_size: int, latent_dim: int, channels: Sequence[int], flag: str) -> None:
     """Refuse sizes that a network cannot reach from a latent by doubling maps of 4 px.
 
-    Args:
-        image_size: Height and width of the images in pixels.
-        latent_dim: Length of the latent vector.
-        channels: Channels at 4x4, then after each doubling.
-        flag: Command-line flag of `channels`, for the message.
-
-    Raises:
-        ConfigurationError: Sizes do not fit, channels are not multiples of 8, or the latent is empty.
+    `flag` is the command-line flag of `channels`, for the message.
     """
     if len(channels) < 2 or image_size != 4 * 2 ** (len(channels) - 1):
         raise ConfigurationError(
@@ -97,10 +81,6 @@ class Generator(nn.Module, PretrainedModel):
         block: `"small"`: GroupNorm, convolutions before the resolution doubles; `"sngan"`: BatchNorm,
             convolutions after it, which takes four times the work.
 
-    Raises:
-        ConfigurationError: Size and number of channels do not fit, channels are not multiples of 8, or a choice
-            is unknown.
-
     Example:
         >>> generator = Generator(image_size=16, latent_dim=64)
         >>> generator(torch.randn(2, 64)).shape
@@ -138,20 +118,8 @@ class Generator(nn.Module, PretrainedModel):
     def forward(
         self, z: Float[Tensor, "b z"], labels: Int64[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b 3 h w"]:
-        """Generate images in [-1, 1] from standard normal latents.
-
-        Args:
-            z: Latents, one row per image.
-            labels: Class of each image, if the generator has classes.
-
-        Raises:
-            ValueError: The latents have another width, or labels are missing, or given without classes.
-        """
+        """Generate images in [-1, 1] from standard normal latents and, if there are classes, labels."""
         check_labels(labels, self.num_classes)
-        if z.shape[1] != self.latent_dim:
-            raise ValueError(
-                f"z must have {self.latent_dim} columns for this generator, got {z.shape[1]}."
-            )
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(labels)], dim=1)
         x = rearrange(self.first(z), "b (c h w) -> b c h w", h=4, w=4)

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nacgen.errors import ConfigurationError
 from nacgen.functional.likelihoods import (
     SMALLEST_VARIANCE,
     expected_squared_error,
@@ -19,11 +18,7 @@ from nacgen.functional.likelihoods import (
 
 
 class Likelihood(nn.Module, ABC):
-    """A distribution of images with 256 values per pixel, parameterized by a network's outputs.
-
-    Args:
-        num_outputs: Number of parameters per pixel.
-    """
+    """A distribution of images with 256 values per pixel; a network gives `num_outputs` parameters per pixel."""
 
     def __init__(self, num_outputs: int) -> None:
         super().__init__()
@@ -33,15 +28,7 @@ class Likelihood(nn.Module, ABC):
     def forward(
         self, images: Float[Tensor, "b 3 h w"], outputs: Float[Tensor, "b p h w"]
     ) -> Float[Tensor, " b"]:
-        """Compute the log-likelihood of images, one number per image in nats.
-
-        Args:
-            images: Images in [-1, 1].
-            outputs: Outputs of the decoder.
-
-        Raises:
-            ValueError: A pixel lies outside of [-1, 1].
-        """
+        """Compute the log-likelihood of images in [-1, 1] given a decoder's outputs, in nats."""
 
     @abstractmethod
     def mean(self, outputs: Float[Tensor, "b p h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -53,25 +40,15 @@ class Likelihood(nn.Module, ABC):
         outputs: Float[Tensor, "b p h w"],
         average: Callable[[Tensor], Tensor],
     ) -> None:
-        """Fit what has a closed form and is not left to the optimizer; by default nothing.
-
-        Args:
-            images: Images in [-1, 1].
-            outputs: Outputs of the decoder for these images.
-            average: Function that averages a scalar over processes.
-        """
+        """Fit what has a closed form, by default nothing; `average` averages a scalar over processes."""
 
 
 class GaussianLikelihood(Likelihood):
-    """Independent Gaussian pixels around the outputs, with one variance for all.
+    """Independent Gaussian pixels around the outputs, with one variance for all, which is a buffer.
 
-    The variance is a buffer. `refit` takes one step of expectation-maximization towards the variance of greatest
-    likelihood, so there is no weight between reconstruction and divergence to choose.
-
-    Source:
-        Rybkin, Daniilidis & Levine 2021, arXiv:2006.13202. Differs from the paper: pixels are rounded to 256
-        values, so the optimum is found by expectation-maximization; in the limit of fine steps it is the paper's
-        mean squared error.
+    `refit` takes one step of expectation-maximization towards the variance of greatest likelihood, so there is no
+    weight between reconstruction and divergence to choose (arXiv:2006.13202). Differs from the paper: pixels are
+    rounded to 256 values; in the limit of fine steps the optimum is the paper's mean squared error.
     """
 
     variance: Tensor
@@ -103,19 +80,10 @@ class GaussianLikelihood(Likelihood):
 
 
 class LogisticMixtureLikelihood(Likelihood):
-    """Mixtures of logistics for each pixel, where green depends on red, and blue on both.
+    """Mixtures of ten logistics per pixel, where green depends on red, and blue on both (arXiv:1701.05517)."""
 
-    Args:
-        num_mixtures: Number of components per pixel, one or more.
-
-    Source:
-        Salimans et al. 2017, arXiv:1701.05517.
-    """
-
-    def __init__(self, num_mixtures: int = 10) -> None:
-        if num_mixtures < 1:
-            raise ConfigurationError(f"num_mixtures must be one or more, got {num_mixtures}.")
-        super().__init__(num_outputs=logistic_mixture_channels(num_mixtures))
+    def __init__(self) -> None:
+        super().__init__(num_outputs=logistic_mixture_channels(num_mixtures=10))
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"], outputs: Float[Tensor, "b p h w"]

@@ -18,18 +18,7 @@ MODELS: dict[str, type[Generator] | type[Decoder]] = {"generator": Generator, "d
 
 
 def load_model(run_dir: str | Path) -> Generator | Decoder:
-    """Load the generator or the decoder of a run, as it was at the last evaluation.
-
-    Args:
-        run_dir: Run folder of train_gan.py or train_vae.py.
-
-    Returns:
-        The model on the CPU, in evaluation mode.
-
-    Raises:
-        CheckpointNotFoundError: If the folder holds neither.
-        CheckpointError: If the model's folder is damaged.
-    """
+    """Load the generator or the decoder of a run, as it was at the last evaluation, on the CPU."""
     for name, model in MODELS.items():
         if (Path(run_dir) / name).is_dir():
             return model.from_pretrained(Path(run_dir) / name)
@@ -44,13 +33,7 @@ def sample_images(
 ) -> UInt8[Tensor, "b 3 h w"]:
     """Make images by number, each from its own seed and, where there are classes, of each class in turn.
 
-    Args:
-        model: Generator or decoder in evaluation mode, on `device`.
-        indices: Numbers of the images, zero or more.
-        device: Device that makes the images.
-
-    Returns:
-        The images; each depends on its number alone.
+    The model is in evaluation mode on `device`, so each image depends on its number alone.
     """
     z = normal_rows(0, "sample", indices, model.latent_dim).to(device)
     num_classes = model.num_classes if isinstance(model, Generator) else None
@@ -65,14 +48,7 @@ def interpolate(
 ) -> UInt8[Tensor, "n 3 h w"]:
     """Make rows of images whose latents lead from one sample to another of the same class.
 
-    Args:
-        generator: Generator in evaluation mode, on `device`.
-        num_rows: Number of rows; row `r` is of class `r`, where there are classes.
-        num_columns: Number of images in a row, two or more.
-        device: Device that makes the images.
-
-    Returns:
-        `num_rows * num_columns` images, row by row.
+    Row `r` is of class `r`, where there are classes. The generator is in evaluation mode on `device`.
     """
     num_ends, width = 2 * num_rows, generator.latent_dim
     ends = normal_rows(0, "sample", torch.arange(num_ends), width).to(device)

@@ -38,13 +38,9 @@ class SNGANGeneratorBlock(nn.Module):
 
 
 class SNGANDiscriminatorBlock(nn.Module):
-    """Two convolutions with spectral norm, and a shortcut around them.
+    """A block of two convolutions with spectral norm and a shortcut; `downsample` halves the resolution.
 
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        downsample: Halve the resolution at the end.
-        is_first: Take images: no ReLU comes first, and the shortcut halves its input before its convolution.
+    The first block takes images: no ReLU comes first, and the shortcut halves its input before its convolution.
     """
 
     def __init__(
@@ -74,10 +70,7 @@ class SNGANDiscriminatorBlock(nn.Module):
 class SNGANDiscriminator(nn.Module):
     """Four residual blocks, a sum over pixels, and a linear map, all with spectral norm.
 
-    Args:
-        channels: Channels of every block.
-        num_classes: Number of classes. With classes, the inner product of the features and the class's embedding
-            is added to the logit.
+    With classes, the inner product of the features and the class's embedding is added to the logit.
     """
 
     def __init__(self, channels: int = 128, num_classes: int | None = None) -> None:
@@ -101,15 +94,9 @@ class SNGANDiscriminator(nn.Module):
         labels: Int64[Tensor, " b"] | None = None,
         full_precision: bool = False,
     ) -> Float[Tensor, " b"]:
-        """Return one logit per image, high for images that look real.
+        """Return one logit per image in [-1, 1], high for images that look real.
 
-        Args:
-            images: Images in [-1, 1] whose size is a multiple of 4 px.
-            labels: Class of each image, if the discriminator has classes.
-            full_precision: Leave autocast, as gradient penalties must.
-
-        Raises:
-            ValueError: Labels are missing, or given without classes.
+        The size is a multiple of 4 px. `full_precision` leaves autocast, as gradient penalties must.
         """
         check_labels(labels, self.num_classes)
         device = images.device.type

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,13 +14,9 @@ from nacgen.models.backbone import Backbone
 
 
 class TimmBackbone(Backbone):
-    """A model of timm that gives feature maps, under timm's own parameter names.
+    """A model in `timm.list_models()` that gives feature maps, under timm's own parameter names.
 
-    Args:
-        name: Name in `timm.list_models()`. The model is freshly initialized, nothing is downloaded.
-
-    Raises:
-        ConfigurationError: If timm is not installed or does not know the name, or the model gives no feature maps.
+    The model is freshly initialized, nothing is downloaded.
     """
 
     def __init__(self, name: str) -> None:
@@ -32,7 +27,13 @@ class TimmBackbone(Backbone):
                 "timm.list_models()."
             )
         try:
-            model: Any = _import_timm().create_model(name, pretrained=False, features_only=True)
+            timm: Any = import_module("timm")
+            model = timm.create_model(name, pretrained=False, features_only=True)
+        except ImportError as error:
+            raise ConfigurationError(
+                "backbones named timm:<name> need timm, which is not installed. Run `pip install "
+                '"nacgen[timm]"`.'
+            ) from error
         except (RuntimeError, AttributeError) as error:
             raise ConfigurationError(
                 f"backbone timm:{name} must be a model of timm that gives feature maps, but: {error} "
@@ -64,14 +65,7 @@ class TimmBackbone(Backbone):
         self.stages()
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
-        """Return timm's feature maps in order, `{"stem": (b, c, h, w), "layer1": ..., ...}`.
-
-        Args:
-            images: Normalized images.
-
-        Raises:
-            ConfigurationError: If the images are smaller than the total stride, or not of the model's fixed size.
-        """
+        """Return timm's feature maps of normalized images in order, under our names: `"stem"`, `"layer1"`, …."""
         self.check_size(images)
         maps = self.model(images)
         if self.is_channels_last:
@@ -94,12 +88,3 @@ class TimmBackbone(Backbone):
         layers: Any = import_module("timm.layers")
         self.model = layers.convert_sync_batchnorm(self.model)
         return self
-
-
-def _import_timm() -> ModuleType:
-    try:
-        return import_module("timm")
-    except ImportError as error:
-        raise ConfigurationError(
-            'backbones named timm:<name> need timm, which is not installed. Run `pip install "nacgen[timm]"`.'
-        ) from error

@@ -25,10 +25,6 @@ class Decoder(nn.Module, PretrainedModel):
         channels: Channels at 4x4, then after each doubling; multiples of 8, see `nacgen.models.gan.channels_for`.
         likelihood: `"gaussian"`, with optimal variance, or `"logistic_mixture"`, with ten components.
 
-    Raises:
-        ConfigurationError: Size and number of channels do not fit, channels are not multiples of 8, or the
-            likelihood is unknown.
-
     Example:
         >>> decoder = Decoder(image_size=16, latent_dim=32)
         >>> decoder.images(torch.randn(2, 32)).shape
@@ -56,19 +52,7 @@ class Decoder(nn.Module, PretrainedModel):
         self.to_outputs = nn.Conv2d(channels[-1], self.likelihood.num_outputs, 3, padding=1)
 
     def forward(self, z: Float[Tensor, "b z"]) -> Float[Tensor, "b p h w"]:
-        """Return the parameters of the likelihood, `likelihood.num_outputs` numbers per pixel.
-
-        Args:
-            z: Latents, one row per image.
-
-        Raises:
-            ValueError: The latents have another width.
-        """
-        if z.shape[1] != self.latent_dim:
-            raise ValueError(
-                f"z must have {self.latent_dim} columns for this decoder, got {z.shape[1]}. Build the "
-                f"encoder with latent_dim={self.latent_dim}."
-            )
+        """Return the parameters of the likelihood, `likelihood.num_outputs` numbers per pixel."""
         x = rearrange(self.first(z), "b (c h w) -> b c h w", h=4, w=4)
         outputs: Tensor = self.to_outputs(F.silu(self.norm(self.blocks(x))))
         return outputs
@@ -79,13 +63,7 @@ class Decoder(nn.Module, PretrainedModel):
 
 
 class VAEOutput(NamedTuple):
-    """Posteriors of images and the decoder's outputs.
-
-    Args:
-        mean: Means of the posteriors, one row per image.
-        log_variance: Log-variances of the posteriors.
-        outputs: Outputs of the decoder for one sample of each posterior.
-    """
+    """Posteriors of images, and the decoder's outputs for one sample of each."""
 
     mean: Float[Tensor, "b z"]
     log_variance: Float[Tensor, "b z"]
@@ -93,12 +71,7 @@ class VAEOutput(NamedTuple):
 
 
 class VAE(nn.Module):
-    """A variational autoencoder.
-
-    Args:
-        encoder: Module that maps images `(b, 3, h, w)` in [-1, 1] to means and log-variances, `(b, z)` each.
-        decoder: Decoder of latents of the same width.
-    """
+    """A variational autoencoder; its encoder maps images in [-1, 1] to means and log-variances, `(b, z)` each."""
 
     def __init__(self, encoder: nn.Module, decoder: Decoder) -> None:
         super().__init__()
@@ -112,14 +85,9 @@ class VAE(nn.Module):
         return mean.float(), log_variance.float()
 
     def forward(self, images: Float[Tensor, "b 3 h w"], noise: Float[Tensor, "b z"]) -> VAEOutput:
-        """Encode images, draw one sample of each posterior, and decode it.
+        """Encode images in [-1, 1], draw one sample of each posterior with standard normal noise, and decode it.
 
-        Args:
-            images: Images in [-1, 1].
-            noise: Standard normal numbers; zeros decode the posterior means.
-
-        Raises:
-            ValueError: Encoder, noise and decoder do not agree on the width of the latents.
+        Zeros in place of the noise decode the posterior means.
         """
         mean, log_variance = self.posterior(images)
         if not mean.shape[1] == noise.shape[1] == self.decoder.latent_dim:
