@@ -44,8 +44,8 @@ class ViewPolicy:
         smallest, largest = self.crop_scale
         if not (0 < smallest <= largest <= 1 and self.crop_ratio >= 1):
             raise ConfigurationError(
-                "crops must keep a share above 0, at most 1, of an image, at an aspect ratio of 1 or more, got "
-                f"shares {self.crop_scale} and ratio {self.crop_ratio}. SimCLR's are 0.08 to 1 and 4/3."
+                "crops must keep a fraction above 0, at most 1, of an image, at an aspect ratio of 1 or more, got "
+                f"{self.crop_scale} and ratio {self.crop_ratio}. SimCLR's are 0.08 to 1 and 4/3."
             )
         for name, (largest, usual) in RANGES.items():
             if not 0 <= (value := getattr(self, name)) <= largest:

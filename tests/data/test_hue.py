@@ -142,7 +142,7 @@ def test_strengths_that_cannot_be_are_refused() -> None:
             with pytest.raises(ConfigurationError, match=f"{name} must lie .* got {value}"):
                 ViewPolicy(**{name: value})  # type: ignore[arg-type]
     for scale in ((0.0, 1.0), (0.5, 1.1), (0.9, 0.5), (float("nan"), 1.0)):
-        with pytest.raises(ConfigurationError, match=re.escape(f"got shares {scale} and ratio")):
+        with pytest.raises(ConfigurationError, match=re.escape(f"got {scale} and ratio")):
             ViewPolicy(crop_scale=scale)
     with pytest.raises(ConfigurationError, match=r"and ratio 0\.75\. SimCLR"):
         ViewPolicy(crop_ratio=0.75)
