@@ -1,9 +1,6 @@
 """Every objective of pretraining: two processes equal one, the queue, the momentum encoder."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 from nacgen.models.encoder import NACEncoder
 from nacgen.pretraining.momentum import MomentumEncoder
 from nacgen.pretraining.nac import NACQueueUpdate
+from tests.launch import two_processes
 from tests.pretraining.small_pretraining import KINDS, build, trained
 
 ROOT = Path(__file__).parents[2]
@@ -19,20 +17,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.distributed
 def test_two_processes_train_as_one_with_every_objective(tmp_path: Path) -> None:
-    program = tmp_path / "two.py"
-    program.write_text(
+    two_processes(
+        tmp_path,
         "import json, os, sys\n"
         "from tests.pretraining.small_pretraining import KINDS, trained\n"
         "found = {kind: trained(kind) for kind in KINDS}\n"
-        "json.dump(found, open(sys.argv[1] + os.environ['RANK'], 'w'))\n"
+        "json.dump(found, open(sys.argv[1] + os.environ['RANK'], 'w'))\n",
+        tmp_path / "found",
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(program), str(tmp_path / "found")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
     first, second = (json.loads((tmp_path / f"found{rank}").read_text()) for rank in (0, 1))
     assert first == second  # queue and weights, bit for bit
     for kind in KINDS:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
 PROGRAM = """
 import json, os, sys, torch.distributed as dist
+from tests.launch import two_processes
 from tests.probes.test_processes import measured
 dist.init_process_group("gloo")
 json.dump(measured(), open(sys.argv[1] + os.environ["RANK"], "w"))
@@ -82,15 +81,7 @@ def trained_apart(images: torch.Tensor) -> NACEncoder:
 
 @pytest.mark.distributed
 def test_two_processes_measure_what_one_measures(tmp_path: Path) -> None:
-    program = tmp_path / "two.py"
-    program.write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(program), str(tmp_path / "found")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    two_processes(tmp_path, PROGRAM, tmp_path / "found")
     first, second = (json.loads((tmp_path / f"found{rank}").read_text()) for rank in (0, 1))
     assert first == second
     one = measured()

@@ -1,9 +1,6 @@
 """Numbers that make no sense, and full disks, as a user meets them."""
 
-import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +9,8 @@ import yaml
 from nacgen.errors import ConfigurationError
 from nacgen.gan import options as gan_options
 from nacgen.pretraining.classifier_options import ClassifierConfig
-from tests.recipes.test_recipes import ROOT, run, start
+from tests.launch import python
+from tests.recipes.test_recipes import run, start
 
 INFINITY, NAN = float("inf"), float("nan")
 
@@ -71,16 +69,11 @@ def test_the_shortest_run_of_a_classifier_is_scored(tmp_path: Path) -> None:
 )
 def test_a_full_disk_is_one_message_and_exit_code_6(tmp_path: Path, size: int) -> None:
     folder = tmp_path / "run"
-    command = [sys.executable, "-B", "recipes/train_gan.py", "--preset", "smoke"]
-    done = subprocess.run(
-        [*command, "--run-dir", str(folder), "--run.tracker", "tensorboard"],
-        cwd=ROOT,
+    done = python(
         # -B, and caches in a place of their own: nobody else is to read files that were cut off.
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLCONFIGDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+        *("-B", "recipes/train_gan.py", "--preset", "smoke"),
+        *("--run-dir", folder, "--run.tracker", "tensorboard"),
+        env={"MPLCONFIGDIR": str(tmp_path)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
     )
     assert done.returncode == 6, done.stderr[-3000:]

@@ -1,7 +1,5 @@
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,20 +7,13 @@ import torch
 import torchvision
 
 from nacgen.models.encoder import NACEncoder
+from tests.launch import python
 
 ROOT = Path(__file__).parents[2]
 
 
 def start(*flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "recipes/convert_encoder.py", *flags],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return python("recipes/convert_encoder.py", *flags)
 
 
 def test_a_checkpoint_becomes_an_encoder_folder_and_is_never_overwritten(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from nacgen.training.generative import ScoreConfig
 from recipes import train_gan
 from recipes.evaluate_images import EvaluateConfig, score
 from tests.data.files import write_photographs
+from tests.launch import python
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ("-m", "accelerate.commands.launch", "--cpu")
@@ -42,16 +42,7 @@ def fails(recipe: ModuleType, capsys: pytest.CaptureFixture[str], *flags: str) -
 
 
 def start(*command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return python(*command)
 
 
 def run(recipe: str, folder: Path, *flags: str, launch: tuple[str, ...] = LAUNCH) -> dict[str, Any]:

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ from nacgen.functional.contrastive import nt_xent
 from nacgen.functional.nac import nac_loss
 from nacgen.system.processes import gather_rows
 from tests.gan.small_gan import build
+from tests.launch import two_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,20 +77,14 @@ def gradients() -> dict[str, list[float]]:
 
 @pytest.mark.distributed
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    program = tmp_path / "two.py"
-    program.write_text(
+    two_processes(
+        tmp_path,
         "import json, os, sys\n"
         "from tests.training.test_distributed import gradients\n"
         "found = gradients()\n"
-        "if os.environ['RANK'] == '0': json.dump(found, open(sys.argv[1], 'w'))\n"
+        "if os.environ['RANK'] == '0': json.dump(found, open(sys.argv[1], 'w'))\n",
+        tmp_path / "found.json",
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(program), str(tmp_path / "found.json")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
     two, one = json.loads((tmp_path / "found.json").read_text()), gradients()
     for name, expected in one.items():
         a, b = torch.tensor(two[name]), torch.tensor(expected)

@@ -1,10 +1,8 @@
 """Runs, files and flags of earlier versions. `old_run/gan` was stopped by a signal at 64 of 640 images."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +18,21 @@ from nacgen.training.config import parse
 from nacgen.training.run_folder import check_folder
 from nacgen.vae.options import VAEConfig
 from nacgen.vae.presets import PRESETS as VAE_PRESETS
+from tests.launch import python
 
 ROOT, OLD = Path(__file__).parents[2], Path(__file__).parent / "old_run"
 
 
 def train_gan(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "recipes" / "train_gan.py"), *flags]
-    return subprocess.run(
-        [*command, "--config", str(folder / "config.yaml"), "--run-dir", str(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+    command = (
+        "recipes/train_gan.py",
+        *flags,
+        "--config",
+        folder / "config.yaml",
+        "--run-dir",
+        folder,
     )
+    return python(*command, env={"OMP_NUM_THREADS": "1"})
 
 
 def test_an_old_run_resumes_and_says_what_it_lacks(tmp_path: Path) -> None:

@@ -1,6 +1,4 @@
 import copy
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.transplant import prepare
 from nacgen.transplant.transplant import transplant
 from nacgen.transplant.trunk import fold_batch_norm
+from tests.launch import python
 from tests.transplant.conftest import images
 
 MODES, SOURCES = ("init", "partial", "frozen"), ("encoder", "random", "shuffled")
@@ -244,7 +243,5 @@ def test_the_old_name_of_return_nodes_warns(encoder: NACEncoder) -> None:
 
 def test_the_package_of_the_same_name_does_not_hide_the_function() -> None:
     program = "import nacgen.transplant.trunk; import nacgen; nacgen.transplant(None, into='flow')"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
+    done = python("-c", program)
     assert "into must be a module or one of discriminator" in done.stderr

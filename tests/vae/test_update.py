@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from nacgen.training.checkpoint import load_checkpoint
 from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.loop import EXIT_PREEMPTED, train
 from nacgen.training.run import open_run
+from tests.launch import two_processes
 from tests.vae.small_vae import BATCH, build
 
 ROOT = Path(__file__).parents[2]
@@ -232,20 +231,14 @@ def gradients() -> dict[str, list[float]]:
 
 @pytest.mark.distributed
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    program = tmp_path / "two.py"
-    program.write_text(
+    two_processes(
+        tmp_path,
         "import json, os, sys\n"
         "from tests.vae.test_update import gradients\n"
         "found = gradients()\n"
-        "if os.environ['RANK'] == '0': json.dump(found, open(sys.argv[1], 'w'))\n"
+        "if os.environ['RANK'] == '0': json.dump(found, open(sys.argv[1], 'w'))\n",
+        tmp_path / "found.json",
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(program), str(tmp_path / "found.json")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
     two = json.loads((tmp_path / "found.json").read_text())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as there: the second step's gradients amplify another order of sums

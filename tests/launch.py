@@ -1,0 +1,33 @@
+"""The one launcher of programs that tests start: a recipe or a script, in one process or in several."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(
+    *command: str | Path, processes: int = 1, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in the checkout to its end, with a file or `-c` or `-m` and the arguments."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    return subprocess.run(
+        [sys.executable, *(launcher if processes > 1 else ()), *map(str, command)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        **options,
+    )
+
+
+def two_processes(tmp_path: Path, program: str, output: Path) -> None:
+    """Run a program in two processes of one thread each; it finds the path of its output in `sys.argv[1]`."""
+    (tmp_path / "two.py").write_text(program)
+    done = python(tmp_path / "two.py", output, processes=2, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
