@@ -1,7 +1,9 @@
 """Images written as PNG files, alone or in a grid, and as an animated GIF; the files' folders must exist."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -9,8 +11,19 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from nacgen.system.files import write_file
+
 FRAME = 96  # gray
 MAX_FRAMES = 40  # of a GIF
+
+
+def save_picture(
+    picture: Image.Image, path: str | Path, sync: bool = True, format: str = "PNG", **options: Any
+) -> None:
+    """Write a picture whole, in a format and with options of Pillow's; `sync` as in `write_file`."""
+    content = io.BytesIO()
+    picture.save(content, format=format, **options)
+    write_file(Path(path), content.getvalue(), sync=sync)
 
 
 def write_grid(
@@ -28,13 +41,15 @@ def write_grid(
     grid = rearrange(framed, "(r k) c h w -> (r h) (k w) c", k=columns).cpu().numpy()
     picture = Image.fromarray(grid)
     size = (picture.width * zoom, picture.height * zoom)
-    picture.resize(size, Image.Resampling.NEAREST).save(path, format="PNG")
+    save_picture(picture.resize(size, Image.Resampling.NEAREST), path)
 
 
 def write_image(image: UInt8[Tensor, "3 h w"], path: str | Path) -> None:
     """Write one image as a PNG file."""
     pixels = rearrange(image, "c h w -> h w c").contiguous().cpu().numpy()
-    Image.fromarray(pixels).save(path, format="PNG")
+    save_picture(
+        Image.fromarray(pixels), path, sync=False
+    )  # one of thousands, and drawn again at will
 
 
 def write_gif(frames: Sequence[Path], path: str | Path, shrink: int = 1) -> None:
@@ -50,7 +65,8 @@ def write_gif(frames: Sequence[Path], path: str | Path, shrink: int = 1) -> None
         with Image.open(file) as picture:
             size = (picture.width // shrink, picture.height // shrink)
             pictures.append(picture.convert("RGB").resize(size, Image.Resampling.NEAREST))
-    pictures[0].save(
+    save_picture(
+        pictures[0],
         path,
         format="GIF",
         save_all=True,

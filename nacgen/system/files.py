@@ -75,7 +75,9 @@ def move_aside(folder: Path) -> Path:
     return name.rename(aside)
 
 
-def write_file(path: Path, content: str | bytes | Iterable[bytes | memoryview]) -> None:
+def write_file(
+    path: Path, content: str | bytes | Iterable[bytes | memoryview], sync: bool = True
+) -> None:
     """Write a file so that a crash at any moment leaves either the old content or the new one.
 
     The content is written to a temporary file beside the target and synced to the disk. The temporary file is
@@ -86,6 +88,8 @@ def write_file(path: Path, content: str | bytes | Iterable[bytes | memoryview]) 
     Args:
         path: Path of the file; its folder must exist.
         content: New content: text (encoded as UTF-8), bytes, or an iterable of consecutive pieces.
+        sync: False for one of thousands of files that can be made again: it is whole for readers, but not
+            synced to the disk, and leftovers stay.
 
     Raises:
         OSError: If the file cannot be written; the old content is kept.
@@ -100,14 +104,16 @@ def write_file(path: Path, content: str | bytes | Iterable[bytes | memoryview]) 
     pieces = [pieces] if isinstance(pieces, bytes) else pieces
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.new")
     try:
-        _remove_leftovers(path)
-        write_synced(temporary, pieces)
+        if sync:
+            _remove_leftovers(path)
+        write_synced(temporary, pieces, sync)
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def is_temporary(name: str, target: str) -> bool:
@@ -131,7 +137,7 @@ def _remove_leftovers(path: Path) -> None:
                 continue
 
 
-def write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+def write_synced(path: Path, pieces: Iterable[bytes | memoryview], sync: bool = True) -> None:
     """Write the content of a file to the disk, for a folder that is renamed into place when it is whole.
 
     A link in the file's place raises an `OSError`.
@@ -140,7 +146,8 @@ def write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         for piece in pieces:
             file.write(piece)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

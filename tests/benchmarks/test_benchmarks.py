@@ -17,6 +17,8 @@ SLOW = {  # build Inception several times, train, or start fresh processes
     ("scores", "folders"),
     ("steps", "allocator"),
     ("checkpoints", "share"),
+    ("scale", "exchange"),
+    ("scale", "growth"),
 }
 
 

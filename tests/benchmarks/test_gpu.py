@@ -29,6 +29,7 @@ runpy.run_path("benchmarks/gpu.py", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="runs at full size there")
 def test_every_part_runs_on_a_cpu_and_a_run_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CUT_OFF_AND_RESUMED, str(tmp_path)]

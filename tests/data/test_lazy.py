@@ -151,6 +151,7 @@ def read_forked(folder: Path) -> None:
     os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
+@pytest.mark.slow
 def test_a_forked_process_reads_with_threads_of_its_own(folder: Path) -> None:
     assert ended(read_forked, folder, timeout=40) == 0
 

@@ -132,7 +132,7 @@ POINTS: dict[str, Preparation] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.battery
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_resumes_from_its_beginning_its_middle_and_its_end(  # type: ignore[no-untyped-def]
     tmp_path: Path, method: str, reference, record_property

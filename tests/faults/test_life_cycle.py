@@ -114,7 +114,7 @@ LIFE: tuple[tuple[str, ...], ...] = (
 MATPLOTLIB = (Path.home() / ".config" / "matplotlib", Path.home() / ".cache" / "matplotlib")
 
 
-@pytest.mark.slow
+@pytest.mark.battery
 def test_a_whole_life_asks_for_no_process_no_connection_and_no_file_elsewhere(
     tmp_path: Path,
 ) -> None:
@@ -157,7 +157,7 @@ def usual_log(tmp_path_factory: pytest.TempPathFactory) -> str:
     return pretrained(tmp_path_factory.mktemp("usual") / "run", {})
 
 
-@pytest.mark.slow
+@pytest.mark.battery
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_a_run_lives_wherever_it_is_put(tmp_path: Path, environment: str, usual_log: str) -> None:
     """The real command in a fresh interpreter, in a folder with spaces, other scripts, a line break or a

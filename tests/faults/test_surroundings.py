@@ -36,12 +36,13 @@ def train(folder: Path, run: Path, **environment: str | None) -> None:
     assert (run / "report.html").is_file()
 
 
+@pytest.mark.battery
 def test_locale_time_zone_home_and_a_path_of_all_kinds(tmp_path: Path) -> None:
     run = tmp_path / "a run\nof ünïts" / "İı 'quoted'"
     train(tmp_path, run, LC_ALL="tr_TR.UTF-8", TZ="Pacific/Kiritimati", HOME=None, PYTHONUTF8="0")
 
 
-@pytest.mark.slow
+@pytest.mark.battery
 @pytest.mark.parametrize(
     "environment",
     [

@@ -260,6 +260,7 @@ def be_hung(rank: int, folder: Path) -> None:
         (folder / "seconds").write_text(str(time.monotonic() - begun))
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_named_within_the_set_time(tmp_path: Path) -> None:
     assert two_processes(tmp_path, be_hung, timeout=3) == [8, 77]
     assert float((tmp_path / "seconds").read_text()) < 14

@@ -229,6 +229,7 @@ def gradients() -> dict[str, list[float]]:
     return {name: value.tolist() for name, value in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     two_processes(
