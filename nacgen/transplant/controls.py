@@ -28,24 +28,13 @@ def source_of_weights(
 
     Controls set their BatchNorm statistics on the calibration images, a data-dependent initialization. Without
     it a folded random network would have no scale, and the comparison with it would be unfair.
-
-    Args:
-        encoder: Pretrained encoder; it is not changed.
-        source: `"encoder"`: its weights. `"random"`: He initialization. `"shuffled"`: its weights permuted
-            within each tensor, which keeps their statistics only.
-        calibration_images: Images in [-1, 1].
-        seed: Seed of the control's weights.
-
-    Raises:
-        ConfigurationError: If a control has no calibration images.
     """
     model = copy.deepcopy(encoder).cpu().requires_grad_(True).eval()
     if source == "encoder":
         return model
     if calibration_images is None:
         raise ConfigurationError(
-            f"source {source!r} sets its scale on calibration_images, but none were given. Pass a batch of "
-            "training images in [-1, 1]."
+            f"source {source!r} needs calibration_images for its scale, got none. Pass a batch of training images."
         )
     if source == "random":
         model.backbone.reset_parameters(generator(seed, "random_trunk"))

@@ -20,9 +20,6 @@ class SpectralCap(nn.Module):
 
     It is the identity at first, unlike spectral normalization, which would change a pretrained function. One
     power iteration in each call in training mode follows the weight.
-
-    Args:
-        weight: Weight at the start, outputs on its first axis.
     """
 
     left: Tensor
@@ -51,10 +48,7 @@ class SpectralCap(nn.Module):
 
 
 def cap_convolutions(module: nn.Module) -> None:
-    """Put a `SpectralCap` on every trainable convolution of a module, in place.
-
-    Convolutions that are zero get none, for under it they would stay zero.
-    """
+    """Put a `SpectralCap` on every trainable convolution but those that are zero and would stay so under it."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and layer.weight.requires_grad and layer.weight.any():
             parametrize.register_parametrization(layer, "weight", SpectralCap(layer.weight))

@@ -20,14 +20,8 @@ class Trunk(nn.Module):
     """A backbone with its input normalisation, whose first stages may be frozen.
 
     The parameters of a frozen stage get no gradients, and it stays in evaluation mode through every `train()`.
-    Gradients still pass through it to the images.
-
-    Args:
-        backbone: Backbone of an encoder; it is held, not copied.
-        mean: Channel means of the pretraining images in [0, 1], shape `(3, 1, 1)`.
-        std: Channel standard deviations of the same images, shape `(3, 1, 1)`.
-        num_frozen: Number of first stages that never train; the stem is one.
-        batch_norm: `"freeze"` keeps BatchNorm in evaluation mode, `"train"` uses statistics of the batch.
+    Gradients still pass through it to the images. Mean and standard deviation of each channel, `(3, 1, 1)`,
+    are those of the pretraining images in [0, 1]. The backbone is held, not copied.
     """
 
     mean: Tensor
@@ -71,19 +65,9 @@ class Trunk(nn.Module):
     def select(
         self, image_size: int, return_nodes: Sequence[str] | None = None
     ) -> dict[str, tuple[int, int]]:
-        """Measure the feature maps of some stages, and freeze the stages above the last of them.
+        """Return `{stage: (channels, size in pixels)}` of some stages; freeze those above, which nothing reads.
 
-        Nothing reads the stages above. They would get no gradients, for which several processes would wait.
-
-        Args:
-            image_size: Height and width in pixels of the images.
-            return_nodes: Names of the stages to read; None for the last.
-
-        Returns:
-            `{stage: (channels, height and width)}` in the order of the stages.
-
-        Raises:
-            ConfigurationError: If the images are too small, or a stage does not exist, or none is given.
+        They would get no gradients, for which several processes would wait. Without names it is the last stage.
         """
         stages = list(self.backbone.stage_channels)
         return_nodes = stages[-1:] if return_nodes is None else return_nodes
@@ -102,11 +86,7 @@ class Trunk(nn.Module):
         return {s: (maps[s].shape[1], maps[s].shape[-1]) for s in stages if s in return_nodes}
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
-        """Return the feature maps of every stage, `{"stem": (b, c, h, w), "layer1": ..., ...}`.
-
-        Args:
-            images: Images in [-1, 1].
-        """
+        """Return the maps of images in [-1, 1], `{"stem": (b, c, h, w), "layer1": ..., ...}`."""
         maps: dict[str, Tensor] = self.backbone(normalize_input(images, self.mean, self.std))
         return maps
 
@@ -124,13 +104,7 @@ def fold_batch_norm(backbone: Backbone) -> Backbone:
     """Copy a backbone with the evaluation-mode function of every BatchNorm folded into its convolution.
 
     With weight W, scale g, shift beta, running mean m and variance v:
-    `W' = W g / sqrt(v + eps)`, `b' = beta + (b - m) g / sqrt(v + eps)`.
-
-    Args:
-        backbone: Backbone with BatchNorm; it is not changed.
-
-    Returns:
-        A backbone without buffers: biased convolutions, and identities in place of BatchNorm.
+    `W' = W g / sqrt(v + eps)`, `b' = beta + (b - m) g / sqrt(v + eps)`. No buffers remain.
     """
     folded = copy.deepcopy(backbone).eval()
     for owner, convolution, norm in list(folded.convolution_norm_pairs()):
