@@ -25,27 +25,12 @@ def segment_crossings(
     end: Float[Tensor, "s ..."],
     max_crossings: int = 100_000,
 ) -> Int64[Tensor, " s"]:
-    """Count exactly the boundaries of linear regions that segments cross, without their ends.
+    """Count exactly the boundaries of linear regions that segments cross, ends excluded; one count each.
 
     A boundary is a point where a ReLU changes sign, or where the maximum of a max-pooling window passes to
-    another entry. These points are found layer by layer in float64, see `segment_path`. Points nearer than
-    1e-12 of a segment count once. A segment costs about one float64 forward pass for each crossing: seconds
-    for small networks, hours for a ResNet-18 at 32 px. Segments are cut into pieces that fit into memory.
-
-    Args:
-        network: A module, a method of one (`encoder.features`) or a function. It may use convolutions,
-            linear layers, BatchNorm in evaluation mode, ReLU, pooling, sums and reshapes.
-        start: Images at one end of the segments, in the network's range and on its device.
-        end: Images at the other end.
-        max_crossings: Largest number of crossings of one segment. It is checked on a sample of 33 points
-            before the count begins.
-
-    Returns:
-        Number of crossings of each segment; the segment passes through one region more.
-
-    Raises:
-        ValueError: If shapes differ, images are not finite, the network is in training mode, has no ReLU or
-            is not piecewise linear, or a segment crosses more than `max_crossings`.
+    another entry. Points nearer than 1e-12 of a segment count once. A segment costs about one float64 forward
+    pass for each crossing: seconds for small networks, hours for a ResNet-18 at 32 px. A ValueError names what
+    is not piecewise linear, and segments with more than `max_crossings`.
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.ReLU()).eval()
@@ -88,21 +73,8 @@ def sampled_crossings(
 ) -> Int64[Tensor, " s"]:
     """Count ReLUs that differ between neighboring points of segments, a lower bound for large networks.
 
-    A ReLU that switches twice between two points is missed, and so are switches of max-pooling. ReLUs that
-    switch at the same point count separately. Computed in the images' precision.
-
-    Args:
-        network: Any network with ReLUs: a module, a method of one or a function.
-        start: Images at one end of the segments, in the network's range and on its device.
-        end: Images at the other end.
-        num_points: Number of equally spaced points, both ends included; one forward pass each.
-
-    Returns:
-        Number of sign changes along each segment, summed over ReLUs.
-
-    Raises:
-        ValueError: If shapes differ, images are not finite, the network is in training mode or has no ReLU,
-            or there are fewer than two points.
+    A ReLU that switches twice between two of the equally spaced points is missed, and so are switches of
+    max-pooling. ReLUs that switch at the same point count separately. Computed in the images' precision.
     """
     _check_ends(start, end)
     if num_points < 2:

@@ -22,14 +22,10 @@ RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
 
 @dataclass(frozen=True)
 class PatternCount:
-    """Number of different binary patterns of some images.
+    """Number of different binary patterns of `num_images` images.
 
-    Args:
-        distinct: Number of different patterns, at most the number of images.
-        effective: `1 / sum p^2` of the patterns' frequencies `p`, the exponential of their Rényi-2 entropy;
-            equal to `distinct` when all are equally frequent.
-        entropy: Entropy of the frequencies, in nats.
-        num_images: Number of images.
+    With frequencies `p` of the patterns, `effective` is `1 / sum p^2`, the exponential of their Rényi-2 entropy.
+    It equals `distinct` when all are equally frequent. `entropy` is Shannon's, in nats.
     """
 
     distinct: int
@@ -57,10 +53,8 @@ def visit_relus(
 ) -> Any:
     """Run a network without gradient and call a function with the input of every ReLU, in order.
 
-    ReLUs are found as modules, functions or methods, in place or not; other non-linearities are not.
-
-    Raises:
-        ValueError: If the network is in training mode or applies no ReLU.
+    ReLUs are found as modules, functions or methods, in place or not; other non-linearities are not. Raises a
+    ValueError if the network is in training mode or applies no ReLU.
     """
     require_eval(network)
     listener = _ReLUListener(visit)
@@ -89,21 +83,11 @@ def count_patterns(patterns: Bool[Tensor, "n u"]) -> PatternCount:
 
 
 def naswot(network: Network, images: Float[Tensor, "n ..."]) -> float:
-    """Compute NASWOT's score of a network, the log-determinant of the kernel of activation patterns.
+    """Compute NASWOT's score, the log-determinant of the kernel of activation patterns; `-inf` if singular.
 
     The kernel of two images is the number of ReLUs that are on for both or off for both, `N - Hamming
-    distance`. It is singular if two images have the same pattern, or if there are more than `N + 1` images.
-
-    Args:
-        network: A module, a method of one or a function, as in `visit_relus`.
-        images: Images, usually 128. The score grows with their number and with the number of ReLUs: compare
-            scores of equal numbers only.
-
-    Returns:
-        Natural logarithm of the determinant; `-inf` if the kernel is singular.
-
-    Raises:
-        ValueError: As `visit_relus`, or if there are fewer than two images.
+    distance`. It is singular if two images have the same pattern, or if there are more than `N + 1` images. The
+    score grows with the numbers of images and ReLUs: compare scores of equal numbers only.
 
     Source:
         Mellor et al. 2021, arXiv:2006.04647, section 3.

@@ -40,13 +40,9 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class SegmentCrossings:
-    """Number of boundaries that segments of one kind cross.
+    """Number of boundaries that segments of one kind cross; a segment passes through one region more.
 
-    Args:
-        mean: Mean number of boundaries; a segment passes through one region more.
-        standard_error: Standard error of the mean.
-        num_segments: Number of segments measured.
-        mean_length: Mean Euclidean length of a segment, for pixels in [-1, 1].
+    Lengths are Euclidean, for pixels in [-1, 1].
     """
 
     mean: float
@@ -59,13 +55,8 @@ class SegmentCrossings:
 class RegionReport:
     """Fineness of a network's division of the image space.
 
-    Args:
-        between: Crossings along segments between different images.
-        within_orbit: Crossings along segments between two views of one image.
-        output_codes: Patterns of the output's signs; the activation codes if the output is code logits.
-        last_relu: Patterns of the last ReLU's units; the head's hidden units if the output is code logits.
-        naswot: Log-determinant of the kernel of whole-network patterns, see `patterns.naswot`.
-        protocol: Everything that changes the figures.
+    `between` has segments between different images, `within_orbit` between two views of one image.
+    `output_codes` counts the signs of the output, `last_relu` the patterns of the last ReLU's units.
     """
 
     between: SegmentCrossings
@@ -89,24 +80,9 @@ def measure_regions(
 ) -> RegionReport:
     """Measure a network's regions between images and within augmentation orbits.
 
-    Args:
-        network: A network as in `segment_crossings`, in evaluation mode and on `device`. With
-            `encoder.piecewise_linear_logits` the output's signs are the activation code and the last ReLU
-            is that of the head's hidden units.
-        images: Pixels, 0 to 255. Patterns are counted over all of them.
-        views: Random transforms for the two views at the ends of an orbit's segment.
-        num_segments: Number of segments of each kind; their ends are drawn from the images.
-        seed: Seed of the draws. Networks measured with one seed meet the same segments.
-        method: `"exact"`, or `"sampled"`, a lower bound for large networks.
-        num_points: Points on each sampled segment.
-        device: Device to compute on.
-
-    Returns:
-        The figures and their protocol.
-
-    Raises:
-        ValueError: As `segment_crossings`; or if there are fewer than two images or segments, the method is
-            unknown, or the network's output is not finite.
+    With `encoder.piecewise_linear_logits` the output's signs are the activation code and the last ReLU is that of
+    the head's hidden units. Networks measured with one seed meet the same segments. The method `"sampled"` gives
+    a lower bound for large networks, from `num_points` of each segment.
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 8), torch.nn.ReLU()).eval()

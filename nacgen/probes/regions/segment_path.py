@@ -37,8 +37,7 @@ class TooManyBreakpointsError(Exception):
 class Breakpoints:
     """Breakpoints of all ReLUs and max-pools of a network along one segment.
 
-    Args:
-        max_values: Largest number of values that one activation may hold at all its breakpoints together.
+    One activation may hold at most `max_values` values at all its breakpoints together.
     """
 
     def __init__(self, max_values: int) -> None:
@@ -52,10 +51,7 @@ class Breakpoints:
 
 
 class SegmentPath(Tensor):
-    """Values of one activation along a segment; networks see a batch of one image.
-
-    Made by `segment_path`. Operations that cannot be exact raise a `ValueError`.
-    """
+    """Values of one activation along a segment; networks see a batch of one image."""
 
     times: Tensor
     activations: Tensor
@@ -72,7 +68,7 @@ class SegmentPath(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Replace any torch function that is given a path."""
+        """Replace any torch function that is given a path; one that cannot be exact raises a ValueError."""
         kwargs = dict(kwargs or {})
         name = func.__name__
         if name in INSPECTIONS:
@@ -100,10 +96,9 @@ class SegmentPath(Tensor):
 def segment_path(
     start: Float[Tensor, "..."], end: Float[Tensor, "..."], breakpoints: Breakpoints
 ) -> SegmentPath:
-    """Return the straight segment between two images, without batch axis, as an input for a network.
+    """Return the segment between two images, (c, h, w), as an input (1, c, h, w) of a network.
 
-    The path has shape `(1, *start.shape)`. Its precision is that of the images, float64 for exact counts, and
-    constants of the network are cast to it. Breakpoints are collected as `t` in (0, 1).
+    Constants of the network are cast to the images' precision. Breakpoints are collected as `t` in (0, 1).
     """
     return _make(start.new_tensor([0.0, 1.0]), torch.stack([start, end]), breakpoints)
 
@@ -249,9 +244,9 @@ def _max_pool(
 
 
 def _take_overs(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Find where the maximum of linear functions passes from one to another, strictly inside (0, 1).
+    """Find rows and points where the maximum of linear functions passes to another, strictly inside (0, 1).
 
-    The functions have values `left` at 0 and `right` at 1, (q, k). Returned are row and point of each takeover.
+    The functions have values `left` at 0 and `right` at 1, (q, k).
     """
     row = torch.arange(len(left), device=left.device)
     low, high = torch.zeros_like(left[:, 0]), torch.ones_like(left[:, 0])

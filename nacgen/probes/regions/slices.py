@@ -24,16 +24,10 @@ SKETCH_DIM = 64  # random projections by which patterns are compared
 
 @dataclass(frozen=True)
 class RegionSlice:
-    """Regions of the pixels of a plane.
+    """Regions of the pixels of a plane, numbered from the largest.
 
-    Args:
-        region_ids: Region of each pixel, 0 to `num_regions - 1`, the largest first; the first row is the top.
-        likeness: Coordinates of each region's pattern along the three main directions in which patterns
-            vary, -1 to 1: near each other for regions whose patterns differ in few bits.
-        corners: Column and row of the three images, in pixels.
-        num_regions: Number of regions that contain a pixel; smaller ones lie between pixels.
-        part: Part of the network whose patterns define the regions.
-        zoom: Magnification about the mean of the three images.
+    `likeness` has coordinates in -1 to 1 along the three main directions in which patterns vary: regions whose
+    patterns differ in few bits are near each other. `corners` has column and row of the three images, in pixels.
     """
 
     region_ids: Int64[Tensor, "r r"]
@@ -51,23 +45,11 @@ def slice_regions(
     part: Part = "network",
     zoom: float = 1.0,
 ) -> RegionSlice:
-    """Find the regions that a plane through three images cuts.
+    """Find the regions that a plane through three images cuts, by one forward pass for each pixel.
 
-    Args:
-        network: A module, a method of one (`encoder.code_logits`) or a function, in evaluation mode.
-        images: Three images that span the plane, in the network's range and on its device.
-        resolution: Pixels of a side; the network is run for each of the `resolution**2` pixels.
-        part: `"network"` for patterns of all ReLUs, the linear regions; `"code"` for signs of the output,
-            the activation codes if it is code logits.
-        zoom: Magnification. A plane cuts so many regions of a whole network that only a small window shows
-            them.
-
-    Returns:
-        The region of each pixel.
-
-    Raises:
-        ValueError: If the images lie on one line or are not finite, a number is out of range, the part is
-            unknown, or the network is in training mode or has no ReLU.
+    The part `"network"` compares patterns of all ReLUs, the linear regions; `"code"` compares signs of the
+    output, the activation codes if it is code logits. `zoom` magnifies about the mean of the images: a plane
+    cuts so many regions of a whole network that only a small window shows them.
     """
     if part not in ("network", "code"):
         raise ValueError(f"part must be network or code, got {part!r}. Choose one of them.")

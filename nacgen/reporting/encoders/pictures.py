@@ -13,19 +13,7 @@ from nacgen.reporting.encoders.sheet import write_retrieval_sheet
 def draw_pictures(
     measurements: Sequence[Measurement], examples: Mapping[str, Examples], folder: Path
 ) -> dict[str, Path]:
-    """Draw what was measured.
-
-    Args:
-        measurements: Measurements of all encoders.
-        examples: Examples of one encoder of each name.
-        folder: Existing folder to write into.
-
-    Returns:
-        Paths of the pictures by caption.
-
-    Raises:
-        StorageError: If a file cannot be written.
-    """
+    """Draw what was measured into an existing folder; return the paths by caption."""
     pictures: dict[str, Path] = {}
     first = next(iter(examples.values()))
     if first.retrieved is not None:

@@ -52,20 +52,7 @@ def slice_picture(
     """Draw slices, one network in a column; the title of a panel is the number of its regions.
 
     Regions with similar patterns have similar colors. Lines separate regions unless there are too many to be
-    seen. Colors can be compared within a panel only.
-
-    Args:
-        slices: Slices of each network from top to bottom, by the network's name; equally many for each.
-        images: The three images that span the plane, pixels 0 to 255.
-        path: Path of the PNG.
-        title: One line above the picture.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: If there are no slices, or not equally many for each network.
-        StorageError: If the file cannot be written.
+    seen. Colors can be compared within a panel only. Each network has equally many slices.
     """
     columns = list(slices.items())
     heights = {name: len(parts) for name, parts in columns}

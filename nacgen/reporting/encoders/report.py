@@ -31,13 +31,7 @@ REGIONS: list[Column] = [
 
 @dataclass(frozen=True)
 class Measurement:
-    """Results of one encoder.
-
-    Args:
-        name: Name of the encoder; encoders of the same name are seeds of one arm.
-        source: Folder or Hub id that the encoder was loaded from.
-        results: Results by evaluator, from `nacgen.probes.suite.EncoderSuite`.
-    """
+    """Results of one encoder by evaluator; encoders of the same name are seeds of one arm."""
 
     name: str
     source: str
@@ -45,15 +39,7 @@ class Measurement:
 
 
 def write_results(measurements: Sequence[Measurement], folder: Path) -> None:
-    """Write `results.json`; call it after each encoder, so that a later failure loses nothing.
-
-    Args:
-        measurements: Measurements so far.
-        folder: Folder to write into; it is made if it does not exist.
-
-    Raises:
-        StorageError: If the folder cannot be written.
-    """
+    """Write `results.json`; call it after each encoder, so that a later failure loses nothing."""
     content = json.dumps([asdict(measurement) for measurement in measurements], indent=1)
     with storage_errors(f"the folder {folder}", "Choose another --run-dir."):
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,20 +52,7 @@ def write_encoder_report(
     title: str,
     pictures: Mapping[str, Path],
 ) -> Reports:
-    """Write `report.md` and `report.html`.
-
-    Args:
-        measurements: Measurements of all encoders, in the order of the table.
-        run_dir: Existing folder to write into.
-        title: Title of the report.
-        pictures: Paths of the pictures, by caption.
-
-    Returns:
-        Paths of the Markdown and the HTML file.
-
-    Raises:
-        StorageError: If the folder cannot be written.
-    """
+    """Write `report.md` and `report.html` with pictures by caption; return the two paths."""
     arms = by_name(measurements)
     blocks: list[Block] = [f"# {title}"]
     for heading, figures, note in _sections(measurements[0].results):

@@ -13,18 +13,7 @@ LINE_STYLES = ("-", "--")  # the colors are used again in another style
 
 
 def retrieval_chart(measurements: Sequence[Measurement], path: Path) -> Path:
-    """Draw precision against recall of the learned codes, all seeds of an encoder in one color.
-
-    Args:
-        measurements: Measurements of all encoders, with retrieval.
-        path: Path of the PNG.
-
-    Returns:
-        The path.
-
-    Raises:
-        StorageError: If the file cannot be written.
-    """
+    """Draw precision against recall of the learned codes, all seeds of an encoder in one color."""
     figure = Figure(figsize=(7.6, 4.4), dpi=200, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -22,18 +22,8 @@ FRAME_FRACTION = 16  # a frame and a gap are this part of an image, one pixel or
 def write_retrieval_sheet(retrieved: RetrievedImages, path: Path, zoom: int = 2) -> Path:
     """Write queries and their neighbors as one PNG, a query and its neighbors in a row.
 
-    Relevant neighbors have a green frame, others a red one; a gap separates the queries.
-
-    Args:
-        retrieved: Queries and neighbors, one or more of each.
-        path: Path of the PNG; its folder must exist.
-        zoom: Pixels in the file for each pixel, a whole number.
-
-    Returns:
-        The path.
-
-    Raises:
-        StorageError: If the file cannot be written.
+    Relevant neighbors have a green frame, others a red one; a gap separates the queries. The file has `zoom`
+    pixels for each pixel of an image.
     """
     frames = torch.tensor([WRONG_FRAME, RIGHT_FRAME], dtype=torch.uint8)
     queries = retrieved.queries.cpu()
