@@ -112,10 +112,13 @@ def test_convolutional_encoder_agrees_with_dense_sampling() -> None:
     encoder = build(lambda: NACEncoder(code_dim=12))
     start, end = ends(1, 3, 8, 8)
     end = torch.lerp(start, end, 0.01)  # few enough boundaries for 1,000 points to divide
-    exact = segment_crossings(encoder.code_logits, start, end)
+    exact = segment_crossings(encoder.piecewise_linear_logits, start, end)
     assert exact.min() > 10
-    assert sampled_crossings(encoder.code_logits, start, end, 1000).tolist() == exact.tolist()
-    assert (sampled_crossings(encoder.code_logits, start, end, 4) <= exact).all()
+    assert (
+        sampled_crossings(encoder.piecewise_linear_logits, start, end, 1000).tolist()
+        == exact.tolist()
+    )
+    assert (sampled_crossings(encoder.piecewise_linear_logits, start, end, 4) <= exact).all()
 
 
 def test_max_pooling_breaks_where_another_entry_takes_over() -> None:
