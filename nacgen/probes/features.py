@@ -22,18 +22,8 @@ def extract(
 
     With several processes each one computes a contiguous part, and all of them get the whole.
 
-    Args:
-        function: Takes float images `(b, 3, h, w)` in [-1, 1] and returns one row for each:
-            `encoder.features`, `encoder.codes`, any module in evaluation mode, or a function.
-        dataset: Images to apply the function to.
-        device: Device that the function computes on.
-        batch_size: Number of images in one call.
-
-    Returns:
-        The rows in the order of the images, on the CPU.
-
-    Raises:
-        ValueError: If the function does not return one row for each image, or its module is in training mode.
+    The function takes float images `(b, 3, h, w)` in [-1, 1] and returns one row for each. The rows
+    come in the order of the images, on the CPU. A module must be in evaluation mode.
 
     Example:
         >>> from nacgen.data.datasets import load_dataset

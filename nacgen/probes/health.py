@@ -126,19 +126,9 @@ def code_health(
     The bound is that of hard codes, which the posterior's confidence was not trained for. Therefore the
     posterior logits of each half of the images are first multiplied by a factor fitted on the other half.
 
-    Args:
-        code_logits: Code logits of two views of the same images: all first views, then all second ones.
-        posterior_logits: Row `i` is predicted from the *other* view of code row `i`'s image, as in
-            `nac_bound`.
-        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
-        features: Features of any images, for their rank.
-
-    Returns:
-        The statistics.
-
-    Raises:
-        ValueError: If a value is not finite, shapes differ, the rows are no pairs of views of two images or
-            more, or the probability is out of range.
+    Code rows are all first views, then all second views of the same images. Row `i` of the posterior is
+    predicted from the *other* view of row `i`'s image, as in `nac_bound`. `features`, of any images, are for
+    their rank.
 
     Example:
         >>> logits = torch.randn(100, 16).repeat(2, 1)  # views that agree in every bit

@@ -19,11 +19,7 @@ CHUNK = 1000  # test images whose similarities are held at once
 
 @dataclass(frozen=True, kw_only=True)
 class KNNResult(Accuracies):
-    """Accuracies of a vote of the nearest training images.
-
-    Args:
-        num_neighbors: Number of training images that vote on each test image.
-    """
+    """Accuracies of a vote of the `num_neighbors` nearest training images."""
 
     num_neighbors: int
 
@@ -41,20 +37,7 @@ def knn_probe(
     A neighbor at cosine similarity `s` has `exp(s / temperature)` votes for its class. Among classes with
     equal votes the lowest is taken.
 
-    Args:
-        train_features: Any finite numbers; only directions count.
-        train_labels: Classes from 0, as a dataset holds them.
-        test_features: Features from the same encoder.
-        test_labels: Classes from 0.
-        num_neighbors: Numbers of voters, each at most the number of training images.
-        temperature: Temperature of the votes, above zero; None gives every neighbor one vote.
-
-    Returns:
-        One result for each of `num_neighbors`.
-
-    Raises:
-        DataError: If labels are missing or several for one image, or a test class has no training images.
-        ValueError: If features are not finite or do not fit, or a number is out of range.
+    With temperature None every neighbor has one vote.
 
     Example:
         >>> features, labels = torch.tensor([[1.0, 0.1], [0.9, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])

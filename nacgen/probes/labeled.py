@@ -46,11 +46,7 @@ def check_features(name: str, features: Float[Tensor, "n ..."]) -> None:
 
 
 def check_labels(train_labels: Labels, test_labels: Labels) -> tuple[Tensor, Tensor, int]:
-    """Return training labels, test labels and the number of classes, one more than the largest label.
-
-    Raises:
-        DataError: If labels are missing, negative, several for one image, or of a class without training images.
-    """
+    """Return training labels, test labels and the number of classes, one more than the largest label."""
     checked = []
     for name, labels in (("train_labels", train_labels), ("test_labels", test_labels)):
         if labels is None:
@@ -83,12 +79,7 @@ def check_labels(train_labels: Labels, test_labels: Labels) -> tuple[Tensor, Ten
 def check_labeled(
     train_features: Tensor, train_labels: Labels, test_features: Tensor, test_labels: Labels
 ) -> tuple[Tensor, Tensor, int]:
-    """Return labels as `check_labels`, after checking that they fit the features.
-
-    Raises:
-        DataError: As `check_labels`.
-        ValueError: If features are not finite, or differ from the labels or from each other in shape.
-    """
+    """Return labels as `check_labels`, after checking that they fit the features."""
     check_features("train_features", train_features)
     check_features("test_features", test_features)
     train, test, num_classes = check_labels(train_labels, test_labels)

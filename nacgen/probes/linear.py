@@ -27,12 +27,7 @@ L2_UNTUNED = 1e-2  # where no image can be spared for the choice
 
 @dataclass(frozen=True, kw_only=True)
 class LinearResult(Accuracies):
-    """Accuracies of a linear classifier of frozen features.
-
-    Args:
-        label_fraction: Fraction of the training labels that was used.
-        num_train: Number of training images that were used.
-    """
+    """Accuracies of a linear classifier, and the fraction and number of training labels it was fitted to."""
 
     label_fraction: float
     num_train: int
@@ -48,18 +43,6 @@ def linear_probe(
 
     The L2 weight is the one of `L2_GRID` that does best on every fifth training image, held out for the
     choice. The classifier is then fitted to all of them by L-BFGS from zero, so nothing is random.
-
-    Args:
-        train_features: Any finite numbers.
-        train_labels: Classes from 0.
-        test_features: Features from the same encoder.
-        test_labels: Classes from 0.
-
-    Returns:
-        Fraction of the test images that are classified correctly, 0 to 1.
-
-    Raises:
-        ValueError: If features are not finite, or there are fewer than ten training images.
 
     Example:
         >>> labels = torch.arange(20) % 2
@@ -85,23 +68,6 @@ def fit_linear(
 
     The fraction is drawn within each class, so that classes keep their proportions. Where some class has a
     single image, none can be held out to choose the L2 weight, which then is `L2_UNTUNED`.
-
-    Args:
-        train_features: Any finite numbers.
-        train_labels: Classes from 0, as a dataset holds them.
-        test_features: Features from the same encoder.
-        test_labels: Classes from 0.
-        label_fraction: Fraction of each class's training images, above 0, at most 1.
-        seed: Seed of the draw.
-
-    Returns:
-        The accuracies and how they were obtained.
-
-    Raises:
-        DataError: If labels are missing or several for one image, a test class has no training images, or
-            the fraction leaves a class without an image.
-        ValueError: If features are not finite or do not fit the labels, there are fewer than ten training
-            images, or the fraction is out of range.
 
     Source:
         Fractions of 1 % and 10 %: Chen et al. 2020, arXiv:2002.05709, section 6.
@@ -138,12 +104,7 @@ def fit_linear(
 def stratified_subset(
     labels: Int64[Tensor, " n"], fraction: float, seed: int = 0
 ) -> Int64[Tensor, " k"]:
-    """Return indices of a random fraction of each class, rounded to whole images, in ascending order.
-
-    Raises:
-        ValueError: If the fraction is not above 0 and at most 1.
-        DataError: If a class would get no image.
-    """
+    """Return indices of a random fraction of each class, rounded to whole images, in ascending order."""
     if not 0 < fraction <= 1:
         raise ValueError(
             f"label_fraction must be above 0 and at most 1, got {fraction}. 0.01 is one percent."

@@ -25,11 +25,7 @@ CROP_RATIO = 4 / 3
 
 @dataclass(frozen=True, kw_only=True)
 class LinearSGDResult(Accuracies):
-    """Accuracies of a linear classifier trained on augmented images.
-
-    Args:
-        train_loss: Mean cross-entropy over the last epoch, in nats, on augmented images.
-    """
+    """Accuracies on whole images, and the mean cross-entropy in nats on the crops of the last epoch."""
 
     train_loss: float
 
@@ -56,29 +52,8 @@ def linear_probe_sgd(
 
     Differs from the paper: the authors' schedule assumes 50,000 images; this one follows the dataset.
 
-    Args:
-        function: Takes float images `(b, 3, h, w)` in [-1, 1] and returns features `(b, d)`, for example
-            `encoder.features`. It receives no gradient.
-        train: Training images, with one class each.
-        test: Test images, with one class each.
-        epochs: Passes over the training images.
-        batch_size: Images in a step, at most the number of training images.
-        learning_rate: Learning rate of the first step. Features are not standardized: large ones need a
-            lower rate.
-        momentum: Momentum of SGD, in (0, 1).
-        smallest_crop: Smallest fraction of the area that a crop keeps; 1 for whole images.
-        flip: Mirror half of the images.
-        seed: Seed of the classifier's initial weights, the order and the crops.
-        device: Device that the function computes on.
-
-    Returns:
-        The accuracies and how they were obtained.
-
-    Raises:
-        DataError: If labels are missing or several for one image, a test class has no training images, or
-            there are fewer training images than in a batch.
-        ValueError: If a number is out of range, the function's module is in training mode, or its features
-            or the classifier are not finite.
+    The function receives no gradient. Its features are not standardized: large ones need a lower rate.
+    `smallest_crop` is the smallest fraction of the area that a crop keeps, 1 for whole images.
     """
     if not (epochs >= 1 and learning_rate > 0 and 0 < momentum < 1 and 0 < smallest_crop <= 1):
         raise ValueError(

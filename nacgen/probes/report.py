@@ -39,11 +39,7 @@ class ProbeReport:
 class EncoderProbe:
     """A measurement on fixed images and views, so that its figures can be compared.
 
-    Args:
-        train: Images that classifiers are fitted on.
-        test: Images that encoders are measured on.
-        views: Random transforms for the two views of an image.
-        device: Device to compute on.
+    Classifiers are fitted on `train`, encoders are measured on `test`.
     """
 
     def __init__(
@@ -57,15 +53,9 @@ class EncoderProbe:
         self.views, self.device = views, device
 
     def __call__(self, encoder: NACEncoder) -> ProbeReport:
-        """Measure an encoder in evaluation mode, and restore its mode.
+        """Measure an encoder, in evaluation mode, and restore its mode.
 
         Several processes measure the encoder of the first one, see `broadcast_buffers`.
-
-        Args:
-            encoder: Encoder on the probe's device.
-
-        Returns:
-            The linear probe and the code health.
         """
         was_training = encoder.training
         encoder.eval()

@@ -71,16 +71,7 @@ class Examples:
 class EncoderSuite:
     """Measurements on fixed images, so that the figures of several encoders can be compared.
 
-    Args:
-        train: Training images, with labels.
-        test: Held-out images, with labels.
-        views: Random transforms for two views of an image, for code health and regions.
-        evaluators: Names of the measurements.
-        protocol: Protocol of retrieval, see `nacgen.probes.retrieval.protocols`.
-        num_segments: Number of segments of each kind, for the regions.
-        region_method: `"exact"`, or `"sampled"` for large networks.
-        seed: Seed of everything that is drawn.
-        device: Device to compute on.
+    The views are for code health and regions. Options are those of `ProbeConfig`.
     """
 
     def __init__(
@@ -103,18 +94,7 @@ class EncoderSuite:
             self.pool, self.protocol = open_protocol(protocol, train, test, seed)
 
     def __call__(self, encoder: NACEncoder) -> dict[str, Any]:
-        """Measure an encoder.
-
-        Args:
-            encoder: Encoder in evaluation mode, on the suite's device.
-
-        Returns:
-            Results by evaluator, as JSON values with their protocols.
-
-        Raises:
-            DataError: If labels are missing, or do not fit the protocol.
-            ValueError: If features are not finite.
-        """
+        """Measure an encoder in evaluation mode: results by evaluator, as JSON values with their protocols."""
         measured: dict[str, Any] = {}
         if {"linear", "knn"} & set(self.evaluators):
             features = [extract(encoder.features, s, self.device) for s in (self.train, self.test)]
@@ -159,14 +139,7 @@ class EncoderSuite:
         return measured
 
     def examples(self, encoder: NACEncoder) -> Examples:
-        """Collect examples for pictures; with several processes all must call it.
-
-        Args:
-            encoder: Encoder in evaluation mode, on the suite's device.
-
-        Returns:
-            Retrieved images if retrieval is measured, slices if regions are.
-        """
+        """Collect examples of an encoder in evaluation mode; with several processes all must call it."""
         plane = self.test.read(torch.linspace(0, len(self.test) - 1, 3).long())
         retrieved = self._retrieved(encoder) if "retrieval" in self.evaluators else None
         if "regions" not in self.evaluators:
@@ -230,19 +203,11 @@ class EncoderSuite:
 def load_encoders(
     entries: Sequence[str], train: Dataset, device: torch.device | str = "cpu"
 ) -> list[tuple[str, str, NACEncoder]]:
-    """Load encoders by name.
+    """Load encoders, and return the name, path and encoder of each entry.
 
-    Args:
-        entries: `"NAME=PATH_OR_ID"` or `"PATH_OR_ID"` of each encoder, one or more of them trained. The path
-            `untrained` stands for an untrained encoder of the architecture of the first trained one.
-        train: Images that BatchNorm of untrained encoders is calibrated on.
-        device: Device of the encoders.
-
-    Returns:
-        Name, path and encoder of each entry; the path's last part is the name of an entry without one.
-
-    Raises:
-        CheckpointError: If an encoder cannot be loaded.
+    An entry is `"NAME=PATH_OR_ID"`, or `"PATH_OR_ID"` with the path's last part as name. The path `untrained`
+    stands for random weights in the architecture of the first trained encoder, with BatchNorm calibrated on
+    the training images.
     """
     parts = [entry.rpartition("=") for entry in entries]
     trained = {
@@ -268,14 +233,6 @@ def untrained_like(encoder: NACEncoder, images: Tensor, seed: int = 0) -> NACEnc
 
     Its BatchNorm statistics are those of some images. With the initial ones, means of 0 and variances of 1,
     it would be another network than the one that training starts from.
-
-    Args:
-        encoder: Encoder whose architecture is used.
-        images: Images `(b, 3, h, w)` in [-1, 1], on the encoder's device.
-        seed: Seed of the weights.
-
-    Returns:
-        The encoder, in evaluation mode.
     """
     with seeded(seed, "encoder"):
         fresh = NACEncoder(**encoder.options)

@@ -33,19 +33,8 @@ def baseline_codes(
     directions, `"pca"` the principal axes, `"itq"` the principal axes after a rotation that brings the
     projections near the corners of the cube.
 
-    Args:
-        train_features: Features that the method is fitted to; they must not be the queries.
-        features: Features to be coded.
-        code_dim: Bits in a code, `k`; for `"pca"` and `"itq"` at most the rank of the training features.
-        method: `"lsh"`, `"pca"` or `"itq"`.
-        seed: Seed of the directions, or of the first rotation; `"pca"` draws nothing.
-
-    Returns:
-        The codes; a projection of exactly zero counts as +1.
-
-    Raises:
-        ValueError: If features are missing, not finite or of different widths, the method is unknown, or
-            there are fewer principal axes than bits.
+    The training features must not be the queries, and need a rank of `code_dim` for `"pca"` and `"itq"`. A
+    projection of exactly zero counts as +1.
 
     Example:
         >>> baseline_codes(torch.randn(100, 8), torch.randn(5, 8), code_dim=4, method="itq").shape
@@ -83,14 +72,6 @@ def fit_rotation(
     Minimizes `|B - V R|^2` over codes `B` in {-1, +1} and rotations `R`, in turns: for given `R` the best
     codes are `sign(V R)`; for given `B`, with `V^T B = S D T^T`, the best rotation is `S T^T`. No iteration
     raises the error.
-
-    Args:
-        projections: Centered projections onto the principal axes, `V`.
-        seed: Seed of the first rotation.
-        num_iterations: Number of iterations of both steps.
-
-    Returns:
-        The rotation, an orthogonal matrix.
 
     Source:
         Gong & Lazebnik 2011, equations 2 to 4.

@@ -80,25 +80,9 @@ def evaluate_retrieval(
 ) -> RetrievalResult:
     """Rank the gallery for each query by Hamming distance, and measure the rankings.
 
-    Args:
-        query_codes: Code of each query.
-        query_labels: Classes `(q,)`, of which equal ones are relevant, or multi-hot labels `(q, c)`, of which
-            any shared one is.
-        gallery_codes: Code of each gallery item.
-        gallery_labels: Labels of the gallery items, of the same kind.
-        protocol: Protocol of `build_protocol` that chose queries and gallery, or a name for another choice.
-        top: Number of first items that count for the mean average precision. Absent: the protocol's.
-        ranking: `"hamming"`, or `"reference"`, see `nacgen.functional.hashing.distance_counts`.
-        allow_queries_without_relevant: Count queries without a relevant item as 0 instead of raising.
-
-    Returns:
-        The figures; `protocol["num_queries_without_relevant"]` counts the queries without a relevant item.
-
-    Raises:
-        DataError: If a query has no relevant item and that is not allowed, if none has one, or if the codes
-            are not as many as the protocol's.
-        ValueError: If codes or labels are missing, of unequal length or of the wrong kind, or `top` is below
-            one.
+    Labels are classes `(q,)`, of which equal ones are relevant, or multi-hot `(q, c)`, of which any common
+    one is. `top` is the number of first items that count for the mean average precision, by default the
+    protocol's. A query without a relevant item is a DataError, unless it is allowed; then it counts as 0.
 
     Example:
         >>> from nacgen.data.datasets import load_splits

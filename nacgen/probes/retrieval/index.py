@@ -49,14 +49,7 @@ class RetrievalProtocol:
         object.__setattr__(self, "fingerprint", f"sha256:{digest.hexdigest()}")
 
     def save(self, path: str | Path) -> None:
-        """Write an index file, safetensors with the fingerprint in its header.
-
-        Args:
-            path: Path of the file; its folder must exist.
-
-        Raises:
-            StorageError: If the file cannot be written.
-        """
+        """Write an index file, safetensors with the fingerprint in its header."""
         tensors = {
             name: getattr(self, name).cpu().clone() for name in ("query", "gallery", "train")
         }
@@ -74,16 +67,7 @@ class RetrievalProtocol:
 def read_protocol(path: str | Path, labels: Labels) -> RetrievalProtocol:
     """Read an index file and check that it is whole and made for these labels.
 
-    Args:
-        path: Path of a file that `RetrievalProtocol.save` wrote.
-        labels: Labels of the whole dataset, as in `build_protocol`.
-
-    Returns:
-        The protocol.
-
-    Raises:
-        DataNotFoundError: If there is no such file.
-        DataError: If the file is damaged, was changed, or belongs to other labels.
+    A file that is damaged, was changed or belongs to other labels is a DataError.
     """
     path = Path(path)
     if not path.is_file():

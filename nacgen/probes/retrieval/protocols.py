@@ -59,19 +59,9 @@ def build_protocol(
 ) -> RetrievalProtocol:
     """Draw the images of a protocol.
 
-    Args:
-        name: Name of the protocol, see the table above.
-        labels: Labels of the whole dataset, train split first: classes `(n,)` from 0, or multi-hot `(n, c)`.
-        seed: Seed of the draw; `"split"` draws nothing.
-        num_train: Size of the train split, for `"split"` only.
-        kept: Indices of the images that belong to `"flickr25k-20015"`, for this protocol only.
-
-    Returns:
-        The protocol.
-
-    Raises:
-        ConfigurationError: If the name is unknown, or an argument is missing or not for this protocol.
-        DataError: If the labels are not those of the protocol's dataset, or a class has too few images.
+    Labels are those of the whole dataset, train split first: classes `(n,)` from 0, or multi-hot `(n, c)`.
+    Only `"split"` takes `num_train`, the size of the train split, and only `"flickr25k-20015"` takes `kept`,
+    the indices of its images.
 
     Example:
         >>> build_protocol("split", torch.tensor([0, 1, 0, 1, 1]), num_train=3).query
@@ -114,18 +104,8 @@ def open_protocol(
 ) -> tuple[Dataset, RetrievalProtocol]:
     """Return all images of a dataset, and a protocol whose indices refer to them.
 
-    Args:
-        name: Name of a protocol, see the table above, or path of an index file, which ends in `.safetensors`.
-        train: Train split of a dataset, from `nacgen.data.datasets.load_splits`.
-        test: Test split or held-out fifth of the same dataset.
-        seed: Seed of the draw; an index file holds its own.
-
-    Returns:
-        The images and the protocol.
-
-    Raises:
-        ConfigurationError: As `build_protocol`.
-        DataError: As `build_protocol`, `pool` or `read_protocol`.
+    The name is one of the table above, or the path of an index file, which ends in `.safetensors` and holds
+    its own seed.
     """
     if name == "split":  # train split first, even if the fifth was held out of it
         train, test = replace(train, positions=None), replace(test, positions=None)
@@ -142,9 +122,6 @@ def pool(train: Dataset, test: Dataset) -> Dataset:
     """Join two splits into the dataset of split `"all"` that the indices of a protocol refer to.
 
     The train split comes first; if the test split is a fifth that was held out, the order is the original one.
-
-    Raises:
-        DataError: If both are the same split, only one has labels, or only one is decoded when read.
     """
     if test.split == train.split:
         raise DataError(
