@@ -18,6 +18,11 @@ SLOW = {  # build Inception several times, train, or start fresh processes
     ("steps", "allocator"),
     ("checkpoints", "share"),
     ("scale", "exchange"),
+    ("steps", "pretraining"),
+    ("steps", "lightly"),
+    ("steps", "presets"),
+    ("optimizers", "lars"),
+    ("optimizers", "ema"),
     ("scale", "growth"),
 }
 

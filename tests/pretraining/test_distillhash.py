@@ -38,6 +38,7 @@ def test_pairs_are_distilled_once_when_the_time_has_come() -> None:
     assert torch.equal(seen[4], seen[3])
 
 
+@pytest.mark.slow
 def test_both_stages_bring_similar_pairs_together() -> None:
     update, stream = build(distill_at=10**9)
     first = update.update(stream.batch(0))["loss"]

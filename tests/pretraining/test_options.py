@@ -15,6 +15,7 @@ from tests.pretraining.small_pretraining import KINDS, build, trained
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_as_one_with_every_objective(tmp_path: Path) -> None:
     two_processes(

@@ -25,6 +25,7 @@ from nacgen.probes.regions.regions import measure_regions
 from nacgen.probes.report import EncoderProbe
 from nacgen.probes.retrieval.evaluate import evaluate_retrieval
 from nacgen.probes.retrieval.protocols import open_protocol
+from tests.launch import two_processes
 
 ROOT = Path(__file__).parents[2]
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)

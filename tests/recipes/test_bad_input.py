@@ -59,6 +59,7 @@ def test_a_classifier_refuses_numbers_without_a_meaning(name: str, value: object
     assert f"got {value}. Change --{name.replace('_', '-')}." in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_shortest_run_of_a_classifier_is_scored(tmp_path: Path) -> None:
     flags = ("--total-images", "2", "--batch-size", "2")
     assert run("train_classifier", tmp_path / "run", *flags, launch=())["images_seen"] == 2

@@ -73,13 +73,14 @@ def test_every_preset_takes_its_first_steps(
     assert encoder.options["backbone"] == preset.model.backbone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "queue"),
     [
         ("nac", 0),
-        pytest.param("supervised", 0, marks=pytest.mark.slow),
-        pytest.param("nac", 19, marks=pytest.mark.slow),
-        pytest.param("simclr", 0, marks=pytest.mark.slow),
+        ("supervised", 0),
+        ("nac", 19),
+        ("simclr", 0),
     ],
 )
 def test_a_compiled_step_trains_as_it_does_otherwise(
@@ -125,11 +126,16 @@ def test_a_compiled_step_trains_as_it_does_otherwise(
     ("queue", "objective"),
     [
         (0, "nac"),
-        (0, "simclr"),
-        (0, "supervised"),
-        (0, "distillhash"),
-        (19, "nac"),
-        pytest.param(19, "simclr", marks=pytest.mark.slow),
+        *(
+            pytest.param(queue, objective, marks=pytest.mark.slow)
+            for queue, objective in (
+                (0, "simclr"),
+                (0, "supervised"),
+                (0, "distillhash"),
+                (19, "nac"),
+                (19, "simclr"),
+            )
+        ),
     ],
 )
 def test_every_objective_resumes_to_the_same_weights(

@@ -54,6 +54,7 @@ def run(recipe: str, folder: Path, *flags: str, launch: tuple[str, ...] = LAUNCH
     return summary
 
 
+@pytest.mark.slow
 def test_pretraining_leaves_an_encoder_that_trains_a_gan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from tests.recipes.test_recipes import TWO_PROCESSES, fails, run, start
 SWITCHES = ("--adversarial", "--perceptual", "nac", "--posterior.mode", "partial")
 
 
+@pytest.mark.slow
 def test_a_vae_with_every_switch_is_trained_measured_and_reported(tmp_path: Path) -> None:
     folder = tmp_path / "vae"
     summary = run("train_vae", folder, *SWITCHES)
