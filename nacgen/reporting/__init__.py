@@ -9,6 +9,6 @@ _load, __dir__, __all__ = attach(__name__, submod_attrs={"runs": ["load_run"]})
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("compare", "compare_arms"):  # names that users know from before `comparison`
+    if name in ("compare", "compare_arms"):  # names of 0.1.0, kept: the one import upwards
         return getattr(import_module("nacgen.comparison"), name)
     return _load(name)

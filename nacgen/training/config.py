@@ -67,7 +67,7 @@ def refuse_unheeded(config: Any, is_unheeded: bool, names: Iterable[str], reason
     Args:
         config: Configuration of a recipe, a dataclass instance.
         is_unheeded: True if the options have no effect; otherwise nothing is checked.
-        names: Names of fields with dots, such as "optim.penalty_every"; "optim" stands for all of its fields.
+        names: Names of fields with dots, such as "optim.penalty_weight"; "optim" stands for all of its fields.
         reason: Cause for the message, such as "with --objective simclr".
     """
     if not is_unheeded:
@@ -151,7 +151,7 @@ class TrainingConfig:
     """Folder of the dataset's files."""
     run_dir: str | None = None
     """Run folder; a run of the same configuration in it is resumed.
-    Default: runs/<recipe>-<preset>-seed<seed>."""
+    Default: runs/<name>-seed<seed>, where the name has recipe and preset."""
     fresh: bool = dataclasses.field(default=False, metadata=UNRECORDED)
     """Start over: the contents of the run folder are moved aside, to <run folder>.old-1 and so on."""
     seed: int = 0

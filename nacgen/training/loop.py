@@ -63,7 +63,7 @@ def train(
 ) -> TrainingResult:
     """Train until the configured number of images, from the last checkpoint of the run if there is one.
 
-    Several processes meet once before each step, so that a bad batch of one, or a signal to one, ends all of them.
+    Several processes meet once before each step: a bad batch or a signal in one process ends all processes.
 
     Args:
         update: Method of training.
@@ -72,14 +72,14 @@ def train(
         schedule: Factor on every learning rate as a function of the images seen.
         evaluate: Function of the images seen, called on all processes; its values are logged.
         evaluate_every: Number of images between two evaluations; the end is always evaluated.
-        goal: Number by which the checkpoint of the best evaluation is kept besides the last two.
+        goal: Logged number that tells which evaluation is best; its checkpoint is kept besides the last two.
 
     Raises:
         NonFiniteError: From the update; the last checkpoint stays.
         DivergenceError: From the update; the last checkpoint from before stays, later ones are removed.
         CheckpointError: The run's checkpoints are damaged or do not fit.
-        SystemExit: 143, after a checkpoint, when asked to stop by SIGTERM or SIGINT. A single process interrupts
-            an evaluation for that, and repeats it when it is resumed.
+        SystemExit: 143, after a checkpoint, when asked to stop by SIGTERM or SIGINT. A run of
+            one process interrupts its evaluation for that; the resumed run repeats the evaluation.
     """
     total, batch_size, times = run.config.total_images, run.config.batch_size, run.config.run
     run.start_trackers()
@@ -91,7 +91,7 @@ def train(
         return seen >= total or (every is not None and seen % every < batch_size)
 
     with StopRequests() as requests, _progress(run, session.images_seen) as bar:
-        # An evaluation that a signal ended in the last session.
+        # Repeat an evaluation that a signal interrupted in the last session.
         if not session.is_evaluated:
             with session.clock.paused():
                 if session.evaluate(requests) or is_due(times.checkpoint_every):
@@ -125,7 +125,7 @@ def train(
                 is_best = not session.is_evaluated and session.evaluate(requests)
                 if is_best or is_due(times.checkpoint_every):
                     session.save()
-    # A run that was killed between its last checkpoint and its summary.
+    # Evaluate again if the run was killed between its last checkpoint and its summary.
     if evaluate is not None and not session.evaluation:
         session.evaluation = evaluate(session.images_seen)
     return TrainingResult(
@@ -248,17 +248,20 @@ class _Clock:
     def __init__(self, seconds: float, training_seconds: float) -> None:
         now = time.monotonic()
         self._start, self._training_start = now - seconds, now - training_seconds
+        self._paused_at: float | None = None
 
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
     def training_seconds(self) -> float:
-        return time.monotonic() - self._training_start
+        now = time.monotonic() if self._paused_at is None else self._paused_at
+        return now - self._training_start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        start = time.monotonic()
+        self._paused_at = start = time.monotonic()
         yield
+        self._paused_at = None
         self._training_start += time.monotonic() - start
 
 

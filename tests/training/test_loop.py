@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from nacgen.errors import (
     NonFiniteError,
 )
 from nacgen.gan.update import GANUpdate
+from nacgen.training import loop
 from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.loop import EXIT_PREEMPTED, Goal, train
 from nacgen.training.run import TrainingResult, open_run
@@ -305,3 +307,13 @@ def test_a_checkpoint_that_does_not_fit_is_named(change: str, message: str, tmp_
     with pytest.raises(CheckpointError, match=message):
         train_line(tmp_path, update)
     assert all(torch.equal(a, b) for a, b in zip(before, update.line, strict=True))
+
+
+def test_the_clock_of_training_stands_still_in_a_pause() -> None:
+    clock = loop._Clock(seconds=5.0, training_seconds=3.0)
+    with clock.paused():
+        before = clock.training_seconds()
+        time.sleep(0.02)
+        assert clock.training_seconds() == before
+        assert clock.seconds() > 5.0
+    assert clock.training_seconds() < before + 0.02
