@@ -13,7 +13,7 @@ from nacgen.system.precision import plain_float32
 from nacgen.system.randomness import seeded
 from nacgen.transplant.controls import Source
 from nacgen.transplant.heads import HEADS, HeadName, RandomMixing, RGBBranch
-from nacgen.transplant.prepare import Mode, check_choice, prepare_trunk
+from nacgen.transplant.prepare import Mode, PreparedTrunk, check_choice
 from nacgen.transplant.report import Transplant
 from nacgen.transplant.spectral import SpectralNorm, cap_convolutions, normalize_layers
 from nacgen.transplant.trunk import BatchNormUse, Trunk
@@ -141,7 +141,7 @@ def into_discriminator(
     """
     check_choice("head", head, HeadName)
     check_choice("spectral_norm", spectral_norm, SpectralNorm)
-    prepared = prepare_trunk(
+    prepared = PreparedTrunk(
         encoder, mode, frozen_stages, image_size, source, calibration_images, batch_norm, seed
     )
     return_nodes, has_branch = prepared.inputs_of_heads(return_nodes, rgb_branch)

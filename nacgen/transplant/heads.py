@@ -25,15 +25,11 @@ class Head(nn.Module, ABC):
     from the channels of its map, the map's height and width in pixels, and the number of classes or None.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding: nn.Embedding | None = None
-
     def add_output(self, vector_dim: int, num_classes: int | None) -> None:
-        """Make the last layer; subclasses call it after they made their own layers."""
+        """Make the last layer, after a subclass has made its own."""
         self.linear = nn.Linear(vector_dim, 1)
-        if num_classes is not None:
-            self.embedding = nn.Embedding(num_classes, vector_dim)
+        self.embedding = None if num_classes is None else nn.Embedding(num_classes, vector_dim)
+        if self.embedding is not None:
             nn.init.normal_(self.embedding.weight, std=vector_dim**-0.5)
 
     @abstractmethod
@@ -49,7 +45,7 @@ class Head(nn.Module, ABC):
         if self.embedding is None or labels is None:
             return logits
         projection: Tensor = einsum(self.embedding(labels), vector, "b d, b d -> b")
-        return logits + rearrange(projection, "b -> b 1")
+        return logits + projection[:, None]
 
 
 class LinearHead(Head):
@@ -134,11 +130,8 @@ class RandomMixing(nn.Module):
 
     From the smallest map to the largest: a random 1x1 convolution brings each map to the same channels, the mixed
     smaller map is enlarged and added, and a random 3x3 convolution follows. Variances are kept on average. The
-    heads must then use all features instead of the few that are easiest.
-
-    Args:
-        shapes: Channels and size in pixels of each map, largest map first.
-        channels: Channels of the mixed maps.
+    heads must then use all features instead of the few that are easiest. `shapes` holds channels and size in
+    pixels of each map, largest first.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, int]], channels: int = 64) -> None:

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -13,42 +12,18 @@ Match = Literal["name", "order"] | Mapping[str, str]
 Tensors = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Matching:
-    """Places of a trunk's tensors in a module.
+def match_tensors(
+    trunk: Tensors, module: Tensors, match: Match
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Find the place of each tensor of a trunk in a module, where both are given by name in order.
 
-    Args:
-        pairs: Names of tensors in the trunk, and names of tensors of the same shape in the module.
-        skipped: Names of the trunk's other tensors, and the reasons.
-    """
+    Return names in the trunk with names of tensors of the same shape in the module, and names of the trunk's
+    other tensors with the reasons. It is an error if there is no pair, or several places are equally good.
 
-    pairs: dict[str, str]
-    skipped: dict[str, str]
-
-
-def match_tensors(trunk: Tensors, module: Tensors, match: Match) -> Matching:
-    """Find the place of each tensor of a trunk in a module.
-
-    Args:
-        trunk: Tensors of the trunk by name, in order.
-        module: Tensors of the module by name, in order.
-        match: `"name"`: equal names, after one prefix that all of them share in the module. `"order"`: layers with
-            equal shapes of weights in the same order, chosen so that most numbers are copied. Or a mapping
-            from names in the trunk to names in the module, each of a tensor or of a submodule with all its
-            tensors; names are compared by whole parts between dots, so `layer1` does not match `layer10`.
-
-    Returns:
-        Pairs, and what is skipped.
-
-    Raises:
-        ConfigurationError: If there is no pair, or several places are equally good, or the mapping names what
-            does not exist.
-
-    Example:
-        >>> import torch
-        >>> weight = torch.zeros(4, 3, 3, 3)
-        >>> match_tensors({"conv1.weight": weight}, {"net.0.weight": weight}, "order").pairs
-        {'conv1.weight': 'net.0.weight'}
+    With `"name"`, names are equal after one prefix that all of them share in the module. With `"order"`, layers
+    with equal shapes of weights follow in the same order, chosen so that most numbers are copied. A mapping leads
+    from names in the trunk to names in the module, each of a tensor or of a submodule with all its tensors; names
+    are compared by whole parts between dots, so `layer1` does not match `layer10`.
     """
     if match == "name":
         places, reason = _by_name(trunk, module), ""
@@ -73,10 +48,9 @@ def match_tensors(trunk: Tensors, module: Tensors, match: Match) -> Matching:
         manner = match if isinstance(match, str) else "the mapping"
         raise ConfigurationError(
             f"at least one convolution of the encoder must fit into the module, but by {manner} none does. The "
-            f"encoder has {_shapes(trunk)}; the module has {_shapes(module)}. Try another manner of matching, "
-            "with dry_run=True."
+            f"encoder has {_shapes(trunk)}; the module has {_shapes(module)}. Try another match with dry_run=True."
         )
-    return Matching(pairs, skipped | {name: reason for name in trunk if name not in places})
+    return pairs, skipped | {name: reason for name in trunk if name not in places}
 
 
 def _by_name(trunk: Tensors, module: Tensors) -> dict[str, str]:
@@ -89,27 +63,22 @@ def _by_name(trunk: Tensors, module: Tensors) -> dict[str, str]:
                 names[prefix] += 1
                 fits[prefix] += tensor.shape == trunk[name].shape
     best = max((fits[p], names[p]) for p in names) if names else (0, 0)
-    prefixes = [p for p in names if (fits[p], names[p]) == best]
+    prefixes = [p for p in names if (fits[p], names[p]) == best] or [""]
     if len(prefixes) > 1 and best[0] > 0:
         raise ConfigurationError(
-            f"one place in the module was expected for the encoder, got {len(prefixes)} that fit equally well: "
-            f"under {', '.join(map(repr, prefixes))}. Choose with a mapping, such as "
-            f"match={{'': {prefixes[0].rstrip('.')!r}}}."
+            f"the encoder must have one place in the module, got {len(prefixes)} that fit equally well: under "
+            f"{', '.join(map(repr, prefixes))}. Choose one, such as match={{'': {prefixes[0].rstrip('.')!r}}}."
         )
-    prefix = prefixes[0] if prefixes else ""
-    return {name: prefix + name for name in trunk}
+    return {name: prefixes[0] + name for name in trunk}
 
 
 def _by_mapping(trunk: Tensors, module: Tensors, mapping: Mapping[str, str]) -> dict[str, str]:
-    for owner, known, names in (
-        ("encoder", trunk, mapping),
-        ("module", module, mapping.values()),
-    ):
+    sides = (("encoder", trunk, mapping.keys()), ("module", module, mapping.values()))
+    for owner, known, names in sides:
         for part in names:
             if not any(_is_within(name, part) for name in known):
                 raise ConfigurationError(
-                    f"match must name tensors or submodules of the {owner}, got {part!r}. It has "
-                    f"{_shapes(known)}."
+                    f"match must name tensors or submodules of the {owner}, got {part!r}. It has {_shapes(known)}."
                 )
     places: dict[str, str] = {}
     for name in trunk:
@@ -117,7 +86,7 @@ def _by_mapping(trunk: Tensors, module: Tensors, mapping: Mapping[str, str]) -> 
         if parts:
             part = max(parts, key=len)  # the most specific entry
             rest = name[len(part) :].lstrip(".")
-            places[name] = ".".join(piece for piece in (mapping[part], rest) if piece)
+            places[name] = f"{mapping[part]}.{rest}".strip(".")
     twice = [place for place, count in Counter(places.values()).items() if count > 1]
     if twice:
         raise ConfigurationError(
@@ -129,38 +98,33 @@ def _by_mapping(trunk: Tensors, module: Tensors, mapping: Mapping[str, str]) -> 
 def _by_order(trunk: Tensors, module: Tensors) -> dict[str, str]:
     """Find the common subsequence of layers with the most elements of weights, by dynamic programming."""
     ours, theirs = _layers(trunk), _layers(module)
-    rows, columns = list(ours), list(theirs)
-    best = [[0] * (len(columns) + 1) for _ in range(len(rows) + 1)]  # of the layers from i and j on
-    for i in reversed(range(len(rows))):
-        for j in reversed(range(len(columns))):
-            weight, place = ours[rows[i]]["weight"], theirs[columns[j]]["weight"]
-            taken = weight.numel() + best[i + 1][j + 1] if weight.shape == place.shape else 0
+    best = [[0] * (len(theirs) + 1) for _ in range(len(ours) + 1)]  # of the layers from i and j on
+    for i, (layer, _) in reversed(list(enumerate(ours))):
+        for j, (other, _) in reversed(list(enumerate(theirs))):
+            weight = trunk[f"{layer}weight"]
+            is_equal = weight.shape == module[f"{other}weight"].shape
+            taken = weight.numel() + best[i + 1][j + 1] if is_equal else 0
             best[i][j] = max(taken, best[i + 1][j], best[i][j + 1])
     places: dict[str, str] = {}
     i = j = 0
-    while i < len(rows) and j < len(columns):
+    while i < len(ours) and j < len(theirs):
         if best[i][j] == best[i][j + 1]:
             j += 1
         elif best[i][j] == best[i + 1][j]:
             i += 1
         else:
-            for tensor in ours[rows[i]]:
-                places[_join(rows[i], tensor)] = _join(columns[j], tensor)
+            places |= {ours[i][0] + tensor: theirs[j][0] + tensor for tensor in ours[i][1]}
             i, j = i + 1, j + 1
     return places
 
 
-def _layers(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
-    """Group tensors by layer, for layers that have a weight."""
-    layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for name, tensor in tensors.items():
-        layer, _, own = name.rpartition(".")
-        layers[layer][own] = tensor
-    return {name: layer for name, layer in layers.items() if "weight" in layer}
-
-
-def _join(layer: str, tensor: str) -> str:
-    return f"{layer}.{tensor}" if layer else tensor
+def _layers(tensors: Tensors) -> list[tuple[str, list[str]]]:
+    """List the layers that have a weight, each as its name with a dot, and the names of its tensors."""
+    layers: dict[str, list[str]] = defaultdict(list)
+    for name in tensors:
+        own = name.rpartition(".")[2]
+        layers[name.removesuffix(own)].append(own)
+    return [(layer, own) for layer, own in layers.items() if "weight" in own]
 
 
 def _is_within(name: str, part: str) -> bool:

@@ -15,13 +15,13 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.system.precision import plain_float32
 from nacgen.transplant.controls import Source
 from nacgen.transplant.matching import Match, match_tensors
-from nacgen.transplant.prepare import Mode, prepare_trunk, relative_difference
+from nacgen.transplant.prepare import Mode, PreparedTrunk, relative_difference
 from nacgen.transplant.report import (
     SKIPPED,
     Transplant,
     TransplantReport,
     flop_share,
-    parameter_shares,
+    shares,
 )
 from nacgen.transplant.trunk import BatchNormUse, stage_parameters
 
@@ -80,20 +80,18 @@ def into_module(
     if batch_norm is None:
         has_norm = any(isinstance(part, BatchNorm) for part in module.modules())
         batch_norm = "fold" if not has_norm else "freeze" if mode == "frozen" else "train"
-    prepared = prepare_trunk(
+    prepared = PreparedTrunk(
         encoder, mode, frozen_stages, image_size, source, calibration_images, batch_norm, seed
     )
     backbone, tensors = prepared.backbone, prepared.backbone.state_dict()
-    found = match_tensors(tensors, _tensors(module), match)
+    pairs, left_behind = match_tensors(tensors, _tensors(module), match)
     stages = {
-        stage: tuple(found.pairs[name] for name in names if name in found.pairs)
+        stage: tuple(pairs[name] for name in names if name in pairs)
         for stage, names in stage_parameters(backbone).items()
     }
     frozen = {name for stage in list(stages)[: prepared.num_frozen] for name in stages[stage]}
-    layers = {
-        name.rpartition(".")[0]: place.rpartition(".")[0] for name, place in found.pairs.items()
-    }
-    new = {place: tensors[name] for name, place in found.pairs.items()}
+    layers = {name.rpartition(".")[0]: place.rpartition(".")[0] for name, place in pairs.items()}
+    new = {place: tensors[name] for name, place in pairs.items()}
 
     # Try everything on a copy, so that a module that fails is left as it was.
     is_trial = dry_run or image_size is not None
@@ -103,19 +101,18 @@ def into_module(
     if image_size is not None:
         images = prepared.model.normalize(prepared.probe)
         share, difference = _measure(target.cpu(), backbone, layers, images)
-    skipped = {f"backbone.{name}": reason for name, reason in found.skipped.items()}
+    skipped = {f"backbone.{name}": reason for name, reason in left_behind.items()}
     others = [name for name in encoder.state_dict() if not name.startswith("backbone.")]
     untouched = [name for name, _ in target.named_parameters() if name not in new]
     report = TransplantReport(
         target=type(module).__name__,
-        loaded={f"backbone.{name}": place for name, place in found.pairs.items()},
+        loaded={f"backbone.{name}": place for name, place in pairs.items()},
         skipped=skipped | {name: SKIPPED[name.partition(".")[0]] for name in others},
-        untouched=tuple(untouched),
         flop_share=share,
         probe_difference=difference,
         is_dry_run=dry_run,
         **prepared.choices,
-        **parameter_shares(target, untouched),
+        **shares(target, untouched),
     )
     if dry_run:
         hooks = []

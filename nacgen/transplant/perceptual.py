@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
 from nacgen.transplant.controls import Source
-from nacgen.transplant.prepare import prepare_trunk
+from nacgen.transplant.prepare import PreparedTrunk
 from nacgen.transplant.report import Transplant
 from nacgen.transplant.trunk import Trunk
 
@@ -93,7 +93,7 @@ def into_perceptual(
         >>> distance(images, images).tolist()
         [0.0, 0.0]
     """
-    prepared = prepare_trunk(
+    prepared = PreparedTrunk(
         encoder, "frozen", None, None, source, calibration_images, "fold", seed
     )
     module = PerceptualDistance(prepared.trunk(), return_nodes)

@@ -7,7 +7,6 @@ penalties are exact, and no buffers remain that several processes would have to 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -15,18 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nacgen.errors import CheckpointError, ConfigurationError
-from nacgen.models.backbone import Backbone
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.precision import plain_float32
 from nacgen.system.randomness import generator
 from nacgen.transplant.controls import Source, source_of_weights
-from nacgen.transplant.report import (
-    SKIPPED,
-    Transplant,
-    TransplantReport,
-    flop_share,
-    parameter_shares,
-)
+from nacgen.transplant.report import SKIPPED, Transplant, TransplantReport, flop_share, shares
 from nacgen.transplant.trunk import BatchNormUse, Trunk, fold_batch_norm, stage_parameters
 
 Mode = Literal["init", "partial", "frozen"]
@@ -34,137 +26,119 @@ M = TypeVar("M", bound=nn.Module)
 PROBE_TOLERANCE = 1e-4  # relative to the largest value, or to 1 if all are smaller
 
 
-@dataclass(frozen=True, kw_only=True)
 class PreparedTrunk:
-    """A trunk that reproduces its encoder, with the choices that it was made by."""
+    """A copy of an encoder, or a control of it, with the same features; BatchNorm is folded if that is chosen.
 
-    encoder: NACEncoder
-    """Encoder as the user gave it."""
-    model: NACEncoder
-    """Copy of it on the CPU, with the weights of the chosen source."""
-    backbone: Backbone
-    """Backbone of the copy, with BatchNorm folded if that was chosen."""
-    probe: Tensor
-    """Images in [-1, 1] that backbone and encoder were compared on."""
-    probe_difference: float
-    num_frozen: int
-    choices: dict[str, Any]
-    """Fields `mode`, `source` and `batch_norm` of the report."""
+    The arguments are those of `into_discriminator`; without an image size the smallest that fits is taken.
+    `probe` are the images in [-1, 1] that `backbone` and encoder were compared on.
+
+    Raises:
+        ConfigurationError: If a choice is unknown or the choices exclude each other.
+        CheckpointError: If the trunk does not reproduce the encoder.
+    """
+
+    def __init__(
+        self,
+        encoder: NACEncoder,
+        mode: Mode,
+        frozen_stages: int | None,
+        image_size: int | None,
+        source: Source,
+        calibration_images: Float[Tensor, "b 3 h w"] | None,
+        batch_norm: BatchNormUse,
+        seed: int,
+    ) -> None:
+        check_choice("mode", mode, Mode)
+        check_choice("source", source, Source)
+        check_choice("batch_norm", batch_norm, BatchNormUse)
+        if mode == "frozen" and batch_norm == "train":
+            raise ConfigurationError(
+                "a frozen trunk needs batch_norm 'fold' or 'freeze', got batch_norm 'train' in mode frozen."
+            )
+        stages = list(encoder.backbone.stage_channels)
+        half, all_stages = (len(stages) + 1) // 2, len(stages)
+        if frozen_stages is None:
+            frozen_stages = {"init": 0, "partial": half, "frozen": all_stages}[mode]
+        elif mode != "partial":
+            raise ConfigurationError(
+                f"frozen_stages belongs to mode partial, got {frozen_stages} in mode {mode}. Leave it out."
+            )
+        elif not 0 <= frozen_stages <= all_stages:
+            raise ConfigurationError(
+                f"frozen_stages must be 0 to {all_stages} of {', '.join(stages)}, got {frozen_stages}."
+            )
+        self.encoder, self.num_frozen = encoder, frozen_stages
+        self.choices: dict[str, Any] = {"mode": mode, "source": source, "batch_norm": batch_norm}
+        self.mode, self.batch_norm = mode, batch_norm
+
+        # Compare backbone and encoder on the calibration images, or on noise.
+        probe = calibration_images
+        if probe is not None:
+            _check_calibration_images(probe, image_size)
+        else:
+            size = encoder.backbone.total_stride if image_size is None else image_size
+            probe = torch.rand(16, 3, size, size, generator=generator(seed, "probe")) * 2 - 1
+        with plain_float32("cpu"):  # the same on every machine, whatever the encoder's device
+            self.model = source_of_weights(encoder, source, calibration_images, seed)
+            self.probe, self.backbone = probe.to(self.model.mean), self.model.backbone
+            if batch_norm == "fold":
+                self.backbone = fold_batch_norm(self.backbone)
+            with torch.no_grad():
+                expected = list(self.model.feature_maps(self.probe).values())[-1]
+                actual = list(self.backbone(self.model.normalize(self.probe)).values())[-1]
+        self.difference = relative_difference(actual, expected)
+        if not self.difference < PROBE_TOLERANCE:  # also if it is NaN
+            raise CheckpointError(
+                f"the folded trunk must reproduce the encoder's features within {PROBE_TOLERANCE} of their "
+                f"largest value, but differs by {self.difference:.1e} on the probe images. Look for extreme or "
+                "non-finite weights and BatchNorm statistics in the encoder."
+            )
 
     def trunk(self) -> Trunk:
         """Return the trunk as a module that takes images in [-1, 1]."""
         mean, std = self.model.mean, self.model.std
-        return Trunk(self.backbone, mean, std, self.num_frozen, self.choices["batch_norm"])
+        return Trunk(self.backbone, mean, std, self.num_frozen, self.batch_norm)
 
     def inputs_of_heads(
         self, return_nodes: Sequence[str] | None, rgb_branch: bool | None
     ) -> tuple[Sequence[str] | None, bool]:
         """Return stages to read and whether to add an RGB branch; a frozen trunk has all of them by default."""
-        is_frozen = self.choices["mode"] == "frozen"
+        is_frozen = self.mode == "frozen"
         if return_nodes is None and is_frozen:
             return_nodes = list(self.backbone.stage_channels)
         return return_nodes, is_frozen if rgb_branch is None else rgb_branch
 
     def finish(self, module: M, target: str, *inputs: Tensor) -> Transplant[M]:
         """Return a module built on the trunk with its report; `inputs` are arguments to count operations with."""
-        convolutions = {}
-        if self.choices["batch_norm"] == "fold":
-            layers = {part: name for name, part in self.encoder.named_modules()}
+        folded: dict[str, str] = {}  # name of a BatchNorm layer -> name of its convolution
+        if self.batch_norm == "fold":
+            names = {part: name for name, part in self.encoder.named_modules()}
             for owner, convolution, norm in self.encoder.backbone.convolution_norm_pairs():
-                convolutions[layers[getattr(owner, norm)]] = layers[getattr(owner, convolution)]
+                folded[names[getattr(owner, norm)]] = names[getattr(owner, convolution)]
         loaded, skipped = {}, {}
         for name in self.encoder.state_dict():
             layer, _, tensor = name.rpartition(".")
             if name not in ("mean", "std") and not name.startswith("backbone."):
                 skipped[name] = SKIPPED[name.partition(".")[0]]
-            elif layer in convolutions and tensor == "num_batches_tracked":
+            elif layer in folded and tensor == "num_batches_tracked":
                 skipped[name] = "BatchNorm's counter has no use once folded"
             else:
-                loaded[name] = f"trunk.{convolutions.get(layer, name)}"
+                loaded[name] = f"trunk.{folded.get(layer, name)}"
         untouched = [n for n, _ in module.named_parameters() if not n.startswith("trunk.")]
         report = TransplantReport(
             target=target,
             loaded=loaded,
             skipped=skipped,
-            untouched=tuple(untouched),
             flop_share=flop_share(module, inputs, ["trunk"]),
-            probe_difference=self.probe_difference,
+            probe_difference=self.difference,
             **self.choices,
-            **parameter_shares(module, untouched),
+            **shares(module, untouched),
         )
         stages = {
             stage: tuple(f"trunk.backbone.{name}" for name in names)
             for stage, names in stage_parameters(self.backbone).items()
         }
         return Transplant(module.train().to(self.encoder.mean.device), report, stages)
-
-
-def prepare_trunk(
-    encoder: NACEncoder,
-    mode: Mode,
-    frozen_stages: int | None,
-    image_size: int | None,
-    source: Source,
-    calibration_images: Float[Tensor, "b 3 h w"] | None,
-    batch_norm: BatchNormUse,
-    seed: int,
-) -> PreparedTrunk:
-    """Copy an encoder or make a control of it, fold its BatchNorm, and compare the two.
-
-    The arguments are those of `into_discriminator`; without an image size the smallest that fits is taken.
-
-    Raises:
-        ConfigurationError: If a choice is unknown or the choices exclude each other.
-        CheckpointError: If the trunk does not reproduce the encoder.
-    """
-    check_choice("mode", mode, Mode)
-    check_choice("source", source, Source)
-    check_choice("batch_norm", batch_norm, BatchNormUse)
-    if mode == "frozen" and batch_norm == "train":
-        raise ConfigurationError(
-            "a frozen trunk cannot train its BatchNorm, got batch_norm 'train' in mode frozen. Use fold or freeze."
-        )
-    stages = list(encoder.backbone.stage_channels)
-    if frozen_stages is None:
-        frozen_stages = {"init": 0, "partial": (len(stages) + 1) // 2, "frozen": len(stages)}[mode]
-    elif mode != "partial":
-        raise ConfigurationError(
-            f"frozen_stages belongs to mode partial, got {frozen_stages} in mode {mode}. Leave it out."
-        )
-    elif not 0 <= frozen_stages <= len(stages):
-        raise ConfigurationError(
-            f"frozen_stages must be 0 to {len(stages)} of {', '.join(stages)}, got {frozen_stages}."
-        )
-    probe = calibration_images
-    if probe is not None:
-        _check_calibration_images(probe, image_size)
-    else:
-        size = encoder.backbone.total_stride if image_size is None else image_size
-        probe = torch.rand(16, 3, size, size, generator=generator(seed, "probe")) * 2 - 1
-
-    with plain_float32("cpu"):  # the same on every machine, whatever the encoder's device
-        model = source_of_weights(encoder, source, calibration_images, seed)
-        probe = probe.to(model.mean)
-        backbone = fold_batch_norm(model.backbone) if batch_norm == "fold" else model.backbone
-        with torch.no_grad():
-            expected = list(model.feature_maps(probe).values())[-1]
-            actual = list(backbone(model.normalize(probe)).values())[-1]
-    difference = relative_difference(actual, expected)
-    if not difference < PROBE_TOLERANCE:  # also if it is NaN
-        raise CheckpointError(
-            f"the folded trunk must reproduce the encoder's features within {PROBE_TOLERANCE} of their largest "
-            f"value, but differs by {difference:.1e} on the probe images. Look for extreme or non-finite "
-            "weights and BatchNorm statistics in the encoder."
-        )
-    return PreparedTrunk(
-        encoder=encoder,
-        model=model,
-        backbone=backbone,
-        probe=probe,
-        probe_difference=difference,
-        num_frozen=frozen_stages,
-        choices={"mode": mode, "source": source, "batch_norm": batch_norm},
-    )
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:
@@ -182,10 +156,10 @@ def check_choice(name: str, value: str, choices: object) -> None:
 
 
 def _check_calibration_images(images: Tensor, image_size: int | None) -> None:
-    if image_size is not None and tuple(images.shape[-2:]) != (image_size, image_size):
+    height, width = images.shape[-2:]
+    if image_size is not None and not height == width == image_size:
         raise ConfigurationError(
-            f"calibration_images must have image_size, {image_size} px, got "
-            f"{images.shape[-2]}x{images.shape[-1]}. Resize them."
+            f"calibration_images must have image_size, {image_size} px, got {height}x{width}. Resize them."
         )
     if not images.is_floating_point() or not images.abs().max() <= 1.001:
         raise ConfigurationError(

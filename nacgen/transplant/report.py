@@ -169,14 +169,10 @@ class Transplant(Generic[M]):
             [0.2, 0.1, 0.4]
         """
         rates = {"trunk_multiplier": trunk_multiplier, "stage_decay": stage_decay}
-        times = {
-            "start_images": start_images,
-            "unfreeze_every": unfreeze_every,
-            "ramp_images": ramp_images,
-        }
-        for name, value in (rates | times).items():
+        times = {"start_images": start_images, "ramp_images": ramp_images}
+        for name, value in (rates | times | {"unfreeze_every": unfreeze_every}).items():
             if not (0 <= value < math.inf) or (value == 0 and name in rates):
-                bound = "0 or more" if name in times else "above 0"
+                bound = "above 0" if name in rates else "0 or more"
                 raise ConfigurationError(
                     f"{name} must be a number {bound}, got {value}. Mode frozen does not train the trunk."
                 )
@@ -185,11 +181,9 @@ class Transplant(Generic[M]):
         for stage in reversed(self.stages):
             params = [new.pop(name) for name in self.stages[stage] if name in new]
             if params:
-                depth = len(groups)
-                rate = lr * trunk_multiplier * stage_decay**depth
-                start = start_images + depth * unfreeze_every
-                timing = {"start_images": start, "ramp_images": ramp_images}
-                groups.append({"params": params, "lr": rate} | timing)
+                rate = lr * trunk_multiplier * stage_decay ** len(groups)
+                groups.append({"params": params, "lr": rate} | times)
+                times["start_images"] += unfreeze_every
         if new:
             params = list(new.values())
             groups.append({"params": params, "lr": lr, "start_images": 0, "ramp_images": 0})
@@ -201,13 +195,17 @@ class Transplant(Generic[M]):
         return groups
 
 
-def parameter_shares(module: nn.Module, untouched: Collection[str]) -> dict[str, Any]:
-    """Compute the fields `parameter_share` and `trainable_share` of a module's report."""
+def shares(module: nn.Module, untouched: Collection[str]) -> dict[str, Any]:
+    """Compute the fields of a report that depend on a module's parameters alone."""
     parameters = dict(module.named_parameters())
     total = sum(p.numel() for p in parameters.values())
     own = sum(parameters[name].numel() for name in untouched)
     trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
-    return {"parameter_share": 1 - own / total, "trainable_share": trainable / total}
+    return {
+        "untouched": tuple(untouched),
+        "parameter_share": 1 - own / total,
+        "trainable_share": trainable / total,
+    }
 
 
 def flop_share(module: nn.Module, inputs: tuple[Tensor, ...], layers: Collection[str]) -> float:

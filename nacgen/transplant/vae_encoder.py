@@ -14,7 +14,7 @@ from nacgen.system.precision import plain_float32
 from nacgen.system.randomness import seeded
 from nacgen.transplant.controls import Source
 from nacgen.transplant.heads import RGBBranch
-from nacgen.transplant.prepare import Mode, prepare_trunk
+from nacgen.transplant.prepare import Mode, PreparedTrunk
 from nacgen.transplant.report import Transplant
 from nacgen.transplant.trunk import BatchNormUse, Trunk
 
@@ -122,7 +122,7 @@ def into_vae_encoder(
         >>> mean.shape
         torch.Size([2, 8])
     """
-    prepared = prepare_trunk(
+    prepared = PreparedTrunk(
         encoder, mode, frozen_stages, image_size, source, calibration_images, batch_norm, seed
     )
     return_nodes, has_branch = prepared.inputs_of_heads(return_nodes, rgb_branch)
