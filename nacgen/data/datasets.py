@@ -24,10 +24,9 @@ from nacgen.data.folder import (
     read_images,
 )
 from nacgen.data.lazy import LazyImageDataset
-from nacgen.data.sources.cifar import read_cifar
 from nacgen.data.sources.flickr25k import list_flickr25k
 from nacgen.data.sources.imagenet import list_imagenet
-from nacgen.data.sources.stl10 import read_stl10
+from nacgen.data.sources.published import read_cifar, read_stl10
 from nacgen.errors import ConfigurationError, DataError
 
 MAX_BYTES = 2 * 1024**3  # largest dataset that is decoded into memory
@@ -82,8 +81,9 @@ class ImageDataset:
 
     def subset(self, indices: Int64[Tensor, " k"]) -> "ImageDataset":
         """Return the dataset of the images at some indices, in their order."""
-        labels = None if self.labels is None else self.labels[indices]
-        positions = None if self.positions is None else self.positions[indices]
+        labels, positions = (
+            None if t is None else t[indices] for t in (self.labels, self.positions)
+        )
         return replace(self, images=self.images[indices], labels=labels, positions=positions)
 
 
@@ -150,10 +150,8 @@ def load_dataset(
         return _load_digits(split, image_size or 16)
     if name in READERS:
         images, labels, class_names = READERS[name](root, split)
-        if image_size not in (
-            None,
-            images.shape[-1],
-        ):  # in chunks, because floats take four times the memory
+        if image_size not in (None, images.shape[-1]):
+            # In chunks, because floats take four times the memory.
             images = torch.cat([_resize(chunk, image_size) for chunk in images.split(1000)])
         return ImageDataset(name, split, images, labels, class_names)
 
@@ -185,16 +183,16 @@ def load_splits(
 ) -> tuple[Dataset, Dataset]:
     """Load training images and images to measure on, which share no image.
 
-    If there is no test split, in `flickr25k` and in a `folder` without `test/`, every fifth image is held out of
-    the training images: the fifth, tenth, … of each class in the dataset's order, so that no class is lost. If
-    images have no class or several, it is every fifth of all. `load_dataset` gives the whole dataset.
-
-    The arguments and errors are those of `load_dataset`. It is also a `DataError` if test images have a class that
-    training images lack, or if there is no test split and no class has five images.
+    If there is no test split, every fifth image is held out of the training images: the fifth, tenth, … of each
+    class in the dataset's order, so that no class is lost. If images have no class or several, it is every fifth
+    of all. The arguments and errors are those of `load_dataset`.
 
     Returns:
         The splits `"train"` and `"test"`, with the same class numbers; or `"train"`, which is then four fifths,
         and `"held-out fifth"`.
+
+    Raises:
+        DataError: Test images have a class that training images lack, or nothing can be held out.
 
     Example:
         >>> train, test = load_splits("digits")
@@ -213,10 +211,7 @@ def load_test_split(
     max_bytes: int = MAX_BYTES,
     skip_bad: bool = False,
 ) -> Dataset | None:
-    """Load the split `"test"` with the class numbers of training images, or None if there is none.
-
-    The other arguments are those of `load_dataset`. A class that training images lack is a `DataError`.
-    """
+    """Load the split `"test"` with the class numbers of training images, or None if there is none."""
     has_test = "test" in SPLITS[train.name]
     if train.name == "folder":
         has_test = (Path(data_dir or "") / "test").is_dir()

@@ -73,11 +73,9 @@ def list_folder(data_dir: Path, split: str) -> ImageFiles:
 
 
 def list_images(root: Path) -> ImageFiles:
-    """Find every image below a folder, in the order of their paths, without opening a file.
+    """Find all that is named like an image below a folder, in the order of paths, without opening a file.
 
-    If all images lie in subfolders, the first level names the class. The listing includes folders, pipes, devices
-    and dangling links that are named like images. A folder that cannot be listed, and links that run in a circle,
-    are a `DataError`.
+    If all images lie in subfolders, the first level names the class.
     """
     found = list(_walk(str(root), ()))
     paths = [path for path, _ in found]
@@ -149,10 +147,8 @@ def open_image(path: str) -> Iterator[Image.Image]:
 
 
 def channel_depth(image: Image.Image) -> str:
-    """Return `"8 bits"`, or else the depth of an undecoded image's channels in words.
-
-    Only the raw mode tells: Pillow reads colored 16-bit files as 8 bits without a warning.
-    """
+    """Return `"8 bits"`, or else the depth of an undecoded image's channels in words."""
+    # Only the raw mode tells: Pillow reads colored 16-bit files as 8 bits without a warning.
     raw_modes = [
         arg
         for tile in getattr(image, "tile", [])
@@ -208,11 +204,7 @@ def decoded_bytes(files: ImageFiles, image_size: int | None) -> int:
 def read_images(
     paths: Sequence[str], image_size: int | None, skip_bad: bool = False
 ) -> tuple[UInt8[Tensor, "n 3 h w"], tuple[str, ...]]:
-    """Decode files into one tensor; return it, and the paths that were left out because they are unreadable.
-
-    `skip_bad` allows one unreadable file in a hundred. More of them, and images that are not of one square size,
-    are a `DataError`.
-    """
+    """Decode files of one square size into a tensor; return it and the unreadable paths that were left out."""
     results = list(try_each(paths, lambda path: decode(path, image_size)))
     errors = {p: r for p, r in zip(paths, results, strict=True) if isinstance(r, DataError)}
     skipped = _check_readable(errors, len(paths), skip_bad)
@@ -232,11 +224,7 @@ def stack_images(arrays: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[Tensor, 
 
 
 def find_unreadable(files: ImageFiles, image_size: int, skip_bad: bool) -> tuple[str, ...]:
-    """Return unreadable files to leave out, before images are decoded as they are read.
-
-    With `skip_bad` every file is decoded once, and one unreadable in a hundred is allowed. Otherwise no file is
-    opened, and any path that is not a file is a `DataError`.
-    """
+    """Return unreadable files to leave out, before images are decoded as they are read."""
     suspects = files.paths if skip_bad else files.no_files
     results = zip(suspects, try_each(suspects, lambda p: decode(p, image_size)), strict=True)
     errors = {path: result for path, result in results if isinstance(result, DataError)}

@@ -1,8 +1,7 @@
 """Sets of images to be scored: folders of files, `.npz` archives and datasets, read as they are.
 
-Files that could only be read with changed pixels are refused, because scores would change: files of several sizes,
-16 bits per channel, transparency, animations. Files that change scores by their nature, such as lossy ones, are
-noted.
+Files that could only be read with changed pixels are refused, because scores would change: several sizes, 16 bits
+per channel, transparency, animations. Files that change scores by their nature, such as lossy ones, are noted.
 """
 
 import os
@@ -10,8 +9,9 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,12 +20,10 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from nacgen.data.datasets import SPLITS, ImageDataset, load_dataset
-from nacgen.data.decoders import try_each
+from nacgen.data.decoders import T, try_each
 from nacgen.data.folder import channel_depth, decode, list_images, open_image, stack_images
 from nacgen.errors import DataError, DataNotFoundError
 from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
-
-T = TypeVar("T")
 
 LOSSY = ("JPEG", "MPO", "WEBP")
 
@@ -65,8 +63,8 @@ class FolderImages:
 
     def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         """Decode the images at one index or more; files that cannot be decoded are a `DataError`."""
-        paths = [self.paths[i] for i in indices.tolist()]
-        return stack_images(_each(paths, lambda path: decode(path, self.image_size)))
+        work = partial(decode, image_size=self.image_size)
+        return stack_images(_each([self.paths[i] for i in indices.tolist()], work))
 
 
 def open_images(
@@ -100,14 +98,22 @@ def open_images(
 def open_folder(folder: Path, image_size: int | None = None) -> FolderImages:
     """Find the images in and below a folder, in the order of their paths, and check the header of each file.
 
-    Images are resized to `image_size` as in `nacgen.data.folder.decode`. No pixel is read yet, except alpha
-    channels. A file that is transparent, or has several frames or 16 bits per channel, is a `DataError`; files of
-    several sizes are, too, unless they are resized.
+    A file that is transparent, or has several frames or 16 bits per channel, is a `DataError`; files of several
+    sizes are, too, unless `image_size` resizes them.
     """
     paths = list_images(folder).paths
     sizes, kinds = zip(*_each(paths, _header), strict=True)
-    if image_size is None:
-        _check_sizes(folder, paths, sizes)
+    counts = Counter(sizes)
+    if image_size is None and len(counts) > 1:
+        first = dict(zip(sizes[::-1], paths[::-1], strict=True))
+        found = "; ".join(
+            f"{width}x{height} px: {count} ({first[width, height]}{', …' if count > 1 else ''})"
+            for (width, height), count in counts.most_common(5)
+        )
+        raise DataError(
+            f"images of one size are expected in {folder}, got {len(counts)} sizes: {found}. Bring them to one "
+            "size, or give an image size (--image-size) to resize and crop them here."
+        )
     return FolderImages(str(folder), paths, image_size, tuple(_notes(folder, paths, kinds)))
 
 
@@ -173,20 +179,6 @@ def _header(path: str) -> tuple[tuple[int, int], str]:
             f"{path} must be opaque, but is transparent in places. Put it onto a background."
         )
     return header
-
-
-def _check_sizes(folder: Path, paths: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
-    counts = Counter(sizes)
-    if len(counts) > 1:
-        first = dict(zip(sizes[::-1], paths[::-1], strict=True))
-        found = "; ".join(
-            f"{width}x{height} px: {count} ({first[width, height]}{', …' if count > 1 else ''})"
-            for (width, height), count in counts.most_common(5)
-        )
-        raise DataError(
-            f"images of one size are expected in {folder}, got {len(counts)} sizes: {found}. Bring them to one "
-            "size, or give an image size (--image-size) to resize and crop them here."
-        )
 
 
 def _notes(folder: Path, paths: Sequence[str], kinds: Sequence[str]) -> Iterator[str]:

@@ -55,8 +55,9 @@ class LazyImageDataset:
 
     def subset(self, indices: Int64[Tensor, " k"]) -> "LazyImageDataset":
         """Return the images at some indices, in their order."""
-        labels = None if self.labels is None else self.labels[indices]
-        positions = None if self.positions is None else self.positions[indices]
+        labels, positions = (
+            None if t is None else t[indices] for t in (self.labels, self.positions)
+        )
         paths = tuple(self.paths[i] for i in indices.tolist())
         return replace(self, paths=paths, labels=labels, positions=positions)
 

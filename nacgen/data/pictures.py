@@ -17,10 +17,9 @@ FRAME = 96  # gray
 MAX_FRAMES = 40  # of a GIF
 
 
-def save_picture(
+def _save(
     picture: Image.Image, path: str | Path, sync: bool = True, format: str = "PNG", **options: Any
 ) -> None:
-    """Write a picture whole, in a format and with options of Pillow's; `sync` as in `write_file`."""
     content = io.BytesIO()
     picture.save(content, format=format, **options)
     write_file(Path(path), content.getvalue(), sync=sync)
@@ -41,15 +40,13 @@ def write_grid(
     grid = rearrange(framed, "(r k) c h w -> (r h) (k w) c", k=columns).cpu().numpy()
     picture = Image.fromarray(grid)
     size = (picture.width * zoom, picture.height * zoom)
-    save_picture(picture.resize(size, Image.Resampling.NEAREST), path)
+    _save(picture.resize(size, Image.Resampling.NEAREST), path)
 
 
 def write_image(image: UInt8[Tensor, "3 h w"], path: str | Path) -> None:
     """Write one image as a PNG file."""
     pixels = rearrange(image, "c h w -> h w c").contiguous().cpu().numpy()
-    save_picture(
-        Image.fromarray(pixels), path, sync=False
-    )  # one of thousands, and drawn again at will
+    _save(Image.fromarray(pixels), path, sync=False)  # one of thousands, and drawn again at will
 
 
 def write_gif(frames: Sequence[Path], path: str | Path, shrink: int = 1) -> None:
@@ -65,7 +62,7 @@ def write_gif(frames: Sequence[Path], path: str | Path, shrink: int = 1) -> None
         with Image.open(file) as picture:
             size = (picture.width // shrink, picture.height // shrink)
             pictures.append(picture.convert("RGB").resize(size, Image.Resampling.NEAREST))
-    save_picture(
+    _save(
         pictures[0],
         path,
         format="GIF",

@@ -15,10 +15,7 @@ SYNSET = re.compile(r"n\d{8}")
 
 
 def list_imagenet(root: Path, split: str) -> ImageFiles:
-    """Find the images of ImageNet-1K in `root/train` or, for the split `"test"`, in `root/val`.
-
-    The test images have no public labels. The classes are the synsets in alphabetical order.
-    """
+    """Find the images in `root/train` or, as those in `test` have no labels, in `root/val` for `"test"`."""
     folder = root / FOLDERS[split]
     how = (
         "Get the archives ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz "
