@@ -7,6 +7,7 @@ to do.
 
 import errno
 import re
+from collections.abc import Iterable
 
 EXIT_PREEMPTED = 143  # stopped by a signal, and saved
 EXIT_INTERRUPTED = 130  # Ctrl-C where there was nothing to save, or a second time
@@ -28,6 +29,12 @@ class ConfigurationError(NacgenError, ValueError):
     """An option, a preset, or a combination of options that cannot be used."""
 
     exit_code = 2
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise a `ConfigurationError` unless the value of an option is among its choices."""
+    if value not in (known := list(choices)):
+        raise ConfigurationError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
 
 
 class NonFiniteError(NacgenError, RuntimeError):

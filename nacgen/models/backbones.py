@@ -9,14 +9,14 @@ Source:
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nacgen.errors import ConfigurationError
+from nacgen.errors import ConfigurationError, check_choice
 from nacgen.models.backbone import Backbone
 
 Stem = Literal["small", "standard"]
@@ -29,9 +29,7 @@ class ResNetShape:
 
     blocks: tuple[int, ...]
     channels: tuple[int, ...]
-    bottleneck: bool = (
-        False  # three convolutions a block, the middle one with a quarter of the channels
-    )
+    bottleneck: bool = False  # three convolutions a block, in the middle a quarter of the channels
 
 
 RESNETS = {
@@ -101,8 +99,7 @@ class ResNet(Backbone):
     """
 
     def __init__(self, name: str = "tiny", stem: Stem = "small") -> None:
-        if stem not in ("small", "standard"):
-            raise ConfigurationError(f"stem must be small or standard, got {stem!r}.")
+        check_choice("stem", stem, get_args(Stem))
         shape = RESNETS[name]
         width = 64 if shape.bottleneck else shape.channels[0]
         stages = {f"layer{i}": channels for i, channels in enumerate(shape.channels, 1)}

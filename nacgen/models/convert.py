@@ -54,9 +54,7 @@ class ConversionReport:
     has_codes: bool
     moved: tuple[tuple[str, str], ...]  # name in the source, name in the encoder
     left: tuple[tuple[str, str], ...]  # name in the source, reason why the tensor was not used
-    filled: tuple[
-        tuple[str, str], ...
-    ]  # name in the encoder that the source lacks, value that it got
+    filled: tuple[tuple[str, str], ...]  # name in the encoder alone, value that it got
     notes: tuple[str, ...]  # sentences on what the tensors do not show
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nacgen.errors import ConfigurationError
+from nacgen.errors import ConfigurationError, check_choice
 from nacgen.functional.nac import check_flip_probability, marginal_posterior_logits
 from nacgen.models.backbones import Stem, build_backbone
 from nacgen.models.folder import PretrainedModel
@@ -129,14 +129,8 @@ class NACEncoder(nn.Module, PretrainedModel):
             check_flip_probability(flip_probability)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
-        for name, value, choices in (
-            ("posterior", posterior, get_args(Posterior)),
-            ("code_normalization", code_normalization, get_args(CodeNormalization)),
-        ):
-            if value not in choices:
-                raise ConfigurationError(
-                    f"{name} must be one of {', '.join(choices)}, got {value!r}."
-                )
+        check_choice("posterior", posterior, get_args(Posterior))
+        check_choice("code_normalization", code_normalization, get_args(CodeNormalization))
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ConfigurationError(
                 f"mean and std must have three channels and std be positive, got {mean} and {std}."

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from nacgen.errors import ConfigurationError
+from nacgen.errors import ConfigurationError, check_choice
 from nacgen.models.folder import PretrainedModel
 from nacgen.models.sngan import SNGANGeneratorBlock, check_labels, check_num_classes
 
@@ -97,8 +97,7 @@ class Generator(nn.Module, PretrainedModel):
     ) -> None:
         super().__init__()
         check_upsampling(image_size, latent_dim, channels, "--generator.channels")
-        if block not in get_args(Block):
-            raise ConfigurationError(f"block must be small or sngan, got {block!r}.")
+        check_choice("block", block, get_args(Block))
         check_num_classes(num_classes)
         self.latent_dim, self.image_size, self.num_classes = latent_dim, image_size, num_classes
         self.activation = F.silu if block == "small" else F.relu

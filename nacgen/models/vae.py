@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nacgen.errors import ConfigurationError
+from nacgen.errors import check_choice
 from nacgen.models.folder import PretrainedModel
 from nacgen.models.gan import GeneratorBlock, channels_for, check_upsampling
 from nacgen.models.likelihoods import LIKELIHOODS
@@ -40,10 +40,7 @@ class Decoder(nn.Module, PretrainedModel):
     ) -> None:
         super().__init__()
         check_upsampling(image_size, latent_dim, channels, "--decoder.channels")
-        if likelihood not in LIKELIHOODS:
-            raise ConfigurationError(
-                f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}."
-            )
+        check_choice("likelihood", likelihood, LIKELIHOODS)
         self.latent_dim, self.image_size = latent_dim, image_size
         self.likelihood = LIKELIHOODS[likelihood]()
         self.first = nn.Linear(latent_dim, channels[0] * 16)

@@ -2,36 +2,36 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nacgen.errors import check_choice
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.sngan import check_labels, check_num_classes
 from nacgen.system.precision import plain_float32
 from nacgen.system.randomness import seeded
-from nacgen.transplant.controls import Source
-from nacgen.transplant.heads import HEADS, HeadName, RandomMixing, RGBBranch
-from nacgen.transplant.prepare import Mode, PreparedTrunk, check_choice
+from nacgen.transplant.heads import (
+    HEADS,
+    HeadName,
+    RandomMixing,
+    RGBBranch,
+    SpectralNorm,
+    cap_convolutions,
+    normalize_layers,
+)
+from nacgen.transplant.prepare import Mode, PreparedTrunk, Source
 from nacgen.transplant.report import Transplant
-from nacgen.transplant.spectral import SpectralNorm, cap_convolutions, normalize_layers
 from nacgen.transplant.trunk import BatchNormUse, Trunk
 
 
 class Discriminator(nn.Module):
     """A trunk with a head on the feature map of each chosen stage, and optionally on an RGB branch.
 
-    Args:
-        trunk: Trunk that gives the feature maps.
-        image_size: Height and width in pixels.
-        return_nodes: Names of the stages that get a head; None for the last.
-        head: Name of the heads' class, see `nacgen.transplant.heads`; `"projected"` also mixes the maps at random.
-        rgb_branch: Whether to add a small trainable network on the pixels, with a head of its own.
-        num_classes: Number of classes that logits are conditioned on, by projection; None for none.
-
-    Raises:
-        ConfigurationError: If the images are too small, a stage does not exist, or `num_classes` is below one.
+    The arguments besides the trunk are those of `into_discriminator`. Heads are classes of
+    `nacgen.transplant.heads`; `"projected"` also mixes the maps at random.
     """
 
     def __init__(
@@ -63,18 +63,10 @@ class Discriminator(nn.Module):
         labels: Int[Tensor, " b"] | None = None,
         full_precision: bool = False,
     ) -> Float[Tensor, "b *n"]:
-        """Compute logits; high means that an image looks real.
+        """Compute logits of images in [-1, 1], `(b,)` of one head, `(b, n)` of several; high means real.
 
-        Args:
-            images: Images in [-1, 1].
-            labels: Classes from 0, if the discriminator has classes.
-            full_precision: Leave autocast, as gradient penalties must.
-
-        Returns:
-            Logits `(b,)` of one head, `(b, n)` of several.
-
-        Raises:
-            ValueError: If labels are missing, or given to a discriminator without classes.
+        Labels are classes from 0, given if and only if the discriminator has classes. `full_precision` leaves
+        autocast, as gradient penalties must.
         """
         check_labels(labels, self.num_classes)
         device = images.device.type
@@ -119,7 +111,7 @@ def into_discriminator(
             the trunk grows beyond its first largest singular value. Plain spectral normalization of the trunk
             is not offered, for it would rescale every convolution and destroy the pretrained function.
         num_classes: Number of classes to condition on, by projection; `module(images, labels)` then.
-        source: `"encoder"` for its weights, or a control, see `nacgen.transplant.controls`.
+        source: `"encoder"` for its weights, or a control, see `nacgen.transplant.prepare`.
         calibration_images: Images in [-1, 1] for the trunk's check; controls need them to set their scale.
         batch_norm: `"fold"`, `"freeze"` (evaluation mode) or `"train"`, with which logits and gradient
             penalties depend on the batch.
@@ -139,8 +131,8 @@ def into_discriminator(
         >>> part.module(torch.zeros(2, 3, 16, 16)).shape  # four stages and the RGB branch
         torch.Size([2, 5])
     """
-    check_choice("head", head, HeadName)
-    check_choice("spectral_norm", spectral_norm, SpectralNorm)
+    check_choice("head", head, HEADS)
+    check_choice("spectral_norm", spectral_norm, get_args(SpectralNorm))
     prepared = PreparedTrunk(
         encoder, mode, frozen_stages, image_size, source, calibration_images, batch_norm, seed
     )

@@ -1,21 +1,26 @@
-"""Layers that turn feature maps into logits: heads, a branch for colors, fixed random mixing of maps.
+"""Layers of a discriminator: heads, a branch for colors, fixed random mixing of maps, spectral normalization.
 
 Source:
     `BasisHead`: the depthwise-then-linear output of Huang et al. 2024, arXiv:2501.05441. `RandomMixing` and
     `DownsamplingHead`: Sauer et al. 2021, arXiv:2111.01007, section 3.2. Class conditioning by projection:
-    Miyato & Koyama 2018, arXiv:1802.05637.
+    Miyato & Koyama 2018, arXiv:1802.05637. Spectral normalization: Miyato et al. 2018, arXiv:1802.05957.
 """
 
 import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
 
 HeadName = Literal["linear", "basis", "projected"]
+SpectralNorm = Literal["none", "heads", "cap"]
+CHANNELS = 64  # between the layers of a head
 
 
 class Head(nn.Module, ABC):
@@ -64,13 +69,11 @@ class LinearHead(Head):
 class BasisHead(Head):
     """A convolution, learned weights over all pixels of each channel, and a linear map."""
 
-    def __init__(
-        self, in_channels: int, map_size: int, num_classes: int | None = None, channels: int = 64
-    ) -> None:
+    def __init__(self, in_channels: int, map_size: int, num_classes: int | None = None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.basis = nn.Conv2d(channels, channels, map_size, groups=channels, bias=False)
-        self.add_output(channels, num_classes)
+        self.conv = nn.Conv2d(in_channels, CHANNELS, 3, padding=1)
+        self.basis = nn.Conv2d(CHANNELS, CHANNELS, map_size, groups=CHANNELS, bias=False)
+        self.add_output(CHANNELS, num_classes)
 
     def vector(self, feature_map: Tensor) -> Tensor:
         """Sum over pixels with the learned weights."""
@@ -85,17 +88,15 @@ class DownsamplingHead(Head):
     on its own image only. `spectral_norm="heads"` adds the paper's spectral normalization.
     """
 
-    def __init__(
-        self, in_channels: int, map_size: int, num_classes: int | None = None, channels: int = 64
-    ) -> None:
+    def __init__(self, in_channels: int, map_size: int, num_classes: int | None = None) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         while map_size > 4:
-            layers += [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-            in_channels, map_size = channels, map_size // 2
+            layers += [nn.Conv2d(in_channels, CHANNELS, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+            in_channels, map_size = CHANNELS, map_size // 2
         self.layers = nn.Sequential(*layers)
-        self.conv = nn.Conv2d(in_channels, channels, map_size)
-        self.add_output(channels, num_classes)
+        self.conv = nn.Conv2d(in_channels, CHANNELS, map_size)
+        self.add_output(CHANNELS, num_classes)
 
     def vector(self, feature_map: Tensor) -> Tensor:
         """Apply the convolutions."""
@@ -158,3 +159,49 @@ class RandomMixing(nn.Module):
                 x = (x + F.interpolate(smaller, x.shape[-2:], mode="bilinear")) / math.sqrt(2)
             smaller = mixed[node] = self.across_scales[node](x)
         return mixed
+
+
+class SpectralCap(nn.Module):
+    """A bound `W / max(1, sigma(W) / sigma_0)`: the largest singular value stays at most that of the start.
+
+    It is the identity at first, unlike spectral normalization, which would change a pretrained function. One
+    power iteration in each call in training mode follows the weight.
+    """
+
+    left: Tensor
+    right: Tensor
+    ceiling: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        matrix = weight.detach().flatten(1)
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        self.register_buffer("left", u[:, 0].clone())
+        self.register_buffer("right", v[0].clone())
+        self.register_buffer("ceiling", self.left @ matrix @ self.right)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the bounded weight."""
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix = weight.flatten(1)
+            if self.training:
+                with torch.no_grad():
+                    self.right.copy_(F.normalize(self.left @ matrix, dim=0))
+                    self.left.copy_(F.normalize(matrix @ self.right, dim=0))
+            # clones, for the buffers may change before the backward pass
+            sigma = self.left.clone() @ matrix @ self.right.clone()
+            return weight / (sigma / self.ceiling).clamp_min(1)
+
+
+def cap_convolutions(module: nn.Module) -> None:
+    """Put a `SpectralCap` on every trainable convolution but those that are zero and would stay so under it."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and layer.weight.requires_grad and layer.weight.any():
+            parametrize.register_parametrization(layer, "weight", SpectralCap(layer.weight))
+
+
+def normalize_layers(module: nn.Module) -> None:
+    """Apply spectral normalization to every trainable layer of a module, in place."""
+    for layer in list(module.modules()):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Embedding) and layer.weight.requires_grad:
+            spectral_norm(layer)

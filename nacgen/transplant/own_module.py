@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Collection, Mapping
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,19 +12,11 @@ from nacgen.errors import ConfigurationError
 from nacgen.models.backbone import Backbone
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.precision import plain_float32
-from nacgen.transplant.controls import Source
 from nacgen.transplant.matching import Match, match_tensors
-from nacgen.transplant.prepare import Mode, PreparedTrunk, relative_difference
-from nacgen.transplant.report import (
-    SKIPPED,
-    Transplant,
-    TransplantReport,
-    flop_share,
-    shares,
-)
+from nacgen.transplant.prepare import Mode, PreparedTrunk, Source, relative_difference
+from nacgen.transplant.report import SKIPPED, M, Transplant, TransplantReport, flop_share, shares
 from nacgen.transplant.trunk import BatchNormUse, stage_parameters
 
-M = TypeVar("M", bound=nn.Module)
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -162,8 +153,7 @@ def _measure(
                 f"but fails ({type(error).__name__}: {error}). Nothing was loaded. Leave image_size out to fill "
                 "it without a call."
             ) from error
-        expected: dict[str, Tensor] = {}
-        actual: dict[str, Tensor] = {}
+        expected, actual = dict[str, Tensor](), dict[str, Tensor]()
         for name, place in layers.items():  # clones, for a ReLU in place may follow
             for owner, part, outputs in ((backbone, name, expected), (module, place, actual)):
                 owner.get_submodule(part).register_forward_hook(

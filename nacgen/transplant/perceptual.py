@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
-from nacgen.transplant.controls import Source
-from nacgen.transplant.prepare import PreparedTrunk
+from nacgen.transplant.prepare import PreparedTrunk, Source
 from nacgen.transplant.report import Transplant
 from nacgen.transplant.trunk import Trunk
 
@@ -21,14 +20,7 @@ class PerceptualDistance(nn.Module):
     """A squared difference of feature maps with unit length at every pixel, averaged over stages.
 
     Gradients reach both images; the trunk is frozen. An encoder that was trained to ignore color ignores it
-    here too, so use a loss on pixels as well.
-
-    Args:
-        trunk: Trunk whose stages are all frozen.
-        return_nodes: Names of the stages to compare; None for all.
-
-    Raises:
-        ConfigurationError: If a stage does not exist or is not frozen.
+    here too, so use a loss on pixels as well. All stages of the trunk must be frozen.
 
     Source:
         Zhang et al. 2018, arXiv:1801.03924, equation 1 with all weights equal.
@@ -48,12 +40,7 @@ class PerceptualDistance(nn.Module):
     def forward(
         self, images: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, " b"]:
-        """Compute the distance of each pair of images, 0 if they are equal and at most 4.
-
-        Args:
-            images: Images in [-1, 1].
-            other: Images to compare them with.
-        """
+        """Compute the distance of each pair of images in [-1, 1], 0 if they are equal and at most 4."""
         first, second = self.trunk(images), self.trunk(other)
         distances = [
             reduce((_unit(first[node]) - _unit(second[node])).square(), "b c h w -> b h w", "sum")

@@ -1,28 +1,30 @@
-"""Steps that all transplants share: weights, folding, comparison with the encoder, report.
+"""Steps that all transplants share: origin of the weights, folding, comparison with the encoder, report.
 
 BatchNorm is folded into the convolutions, which makes a discriminator a function of each image alone: gradient
 penalties are exact, and no buffers remain that several processes would have to share. Controls (`source="random"`,
-`"shuffled"`) take the same path, so experiments differ in weights only.
+`"shuffled"`) have the encoder's architecture and none of its knowledge; they take the same path, so experiments
+differ in weights only. Encoders of other methods are not controls: pass them as the encoder.
 """
 
+import copy
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from nacgen.errors import CheckpointError, ConfigurationError
+from nacgen.errors import CheckpointError, ConfigurationError, check_choice
+from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.precision import plain_float32
 from nacgen.system.randomness import generator
-from nacgen.transplant.controls import Source, source_of_weights
-from nacgen.transplant.report import SKIPPED, Transplant, TransplantReport, flop_share, shares
+from nacgen.transplant.report import SKIPPED, M, Transplant, TransplantReport, flop_share, shares
 from nacgen.transplant.trunk import BatchNormUse, Trunk, fold_batch_norm, stage_parameters
 
 Mode = Literal["init", "partial", "frozen"]
-M = TypeVar("M", bound=nn.Module)
+Source = Literal["encoder", "random", "shuffled"]
 PROBE_TOLERANCE = 1e-4  # relative to the largest value, or to 1 if all are smaller
 
 
@@ -31,10 +33,6 @@ class PreparedTrunk:
 
     The arguments are those of `into_discriminator`; without an image size the smallest that fits is taken.
     `probe` are the images in [-1, 1] that `backbone` and encoder were compared on.
-
-    Raises:
-        ConfigurationError: If a choice is unknown or the choices exclude each other.
-        CheckpointError: If the trunk does not reproduce the encoder.
     """
 
     def __init__(
@@ -48,9 +46,9 @@ class PreparedTrunk:
         batch_norm: BatchNormUse,
         seed: int,
     ) -> None:
-        check_choice("mode", mode, Mode)
-        check_choice("source", source, Source)
-        check_choice("batch_norm", batch_norm, BatchNormUse)
+        check_choice("mode", mode, get_args(Mode))
+        check_choice("source", source, get_args(Source))
+        check_choice("batch_norm", batch_norm, get_args(BatchNormUse))
         if mode == "frozen" and batch_norm == "train":
             raise ConfigurationError(
                 "a frozen trunk needs batch_norm 'fold' or 'freeze', got batch_norm 'train' in mode frozen."
@@ -141,18 +139,39 @@ class PreparedTrunk:
         return Transplant(module.train().to(self.encoder.mean.device), report, stages)
 
 
+def source_of_weights(
+    encoder: NACEncoder, source: Source, calibration_images: Tensor | None, seed: int
+) -> NACEncoder:
+    """Copy an encoder to the CPU in evaluation mode, with its own weights or those of a control.
+
+    Controls set their BatchNorm statistics on the calibration images, a data-dependent initialization. Without
+    it a folded random network would have no scale, and the comparison with it would be unfair.
+    """
+    model = copy.deepcopy(encoder).cpu().requires_grad_(True).eval()
+    if source == "encoder":
+        return model
+    if calibration_images is None:
+        raise ConfigurationError(
+            f"source {source!r} needs calibration_images for its scale, got none. Pass a batch of training images."
+        )
+    if source == "random":
+        model.backbone.reset_parameters(generator(seed, "random_trunk"))
+    else:
+        draw = generator(seed, "shuffled_trunk")
+        with torch.no_grad():
+            for parameter in model.backbone.parameters():
+                order = torch.randperm(parameter.numel(), generator=draw)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    images = calibration_images.to(model.mean)
+    calibrate_batch_norm(model.backbone, lambda: model.feature_maps(images))
+    return model
+
+
 def relative_difference(actual: Tensor, expected: Tensor) -> float:
     """Divide the largest difference by the largest expected value or 1; infinite if the shapes differ."""
     if actual.shape != expected.shape:
         return math.inf
     return float((actual - expected).abs().max()) / max(1.0, float(expected.abs().max()))
-
-
-def check_choice(name: str, value: str, choices: object) -> None:
-    """Raise `ConfigurationError` unless a value is among the choices of a `Literal` type."""
-    known = get_args(choices)
-    if value not in known:
-        raise ConfigurationError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
 
 
 def _check_calibration_images(images: Tensor, image_size: int | None) -> None:

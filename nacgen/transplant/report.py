@@ -26,36 +26,21 @@ SKIPPED = {  # parts of an encoder besides its backbone
 class TransplantReport:
     """A record of every tensor's place and of the trunk's share in the module.
 
-    Args:
-        target: Name of the model that was built, or class of the module that was filled.
-        mode: How the trunk trains.
-        source: Origin of the weights.
-        batch_norm: Treatment of BatchNorm.
-        loaded: Names of the encoder's tensors, and their places in the target, folded or as they were. For a
-            control, the places of tensors with its values.
-        skipped: Names of the encoder's tensors that were left behind, and the reasons.
-        untouched: Names of the target's parameters that no tensor of the encoder went to.
-        parameter_share: Fraction of the target's parameters that came from the encoder.
-        flop_share: Fraction of the target's floating-point operations on one image in layers that came from
-            the encoder; None if no image size is known.
-        trainable_share: Fraction of the target's parameters that will train.
-        probe_difference: Largest difference between features of the encoder and of the target on the probe
-            images, relative to the largest value or to 1; None if the two cannot be compared.
-        is_dry_run: True if nothing was loaded, and the report says what would be.
+    Differences are relative to the largest value or to 1; None where the two cannot be compared.
     """
 
-    target: str
+    target: str  # name of the model that was built, or class of the module that was filled
     mode: str
-    source: str
+    source: str  # origin of the weights
     batch_norm: str
-    loaded: dict[str, str]
-    skipped: dict[str, str]
-    untouched: tuple[str, ...]
-    parameter_share: float
-    flop_share: float | None
-    trainable_share: float
-    probe_difference: float | None
-    is_dry_run: bool = False
+    loaded: dict[str, str]  # encoder's (or control's) tensor -> place, folded or as it was
+    skipped: dict[str, str]  # encoder's tensor that was left behind -> reason
+    untouched: tuple[str, ...]  # target's parameters that no tensor of the encoder went to
+    parameter_share: float  # fraction of the target's parameters that came from the encoder
+    flop_share: float | None  # fraction of the operations on one image in such layers, if measured
+    trainable_share: float  # fraction of the target's parameters that will train
+    probe_difference: float | None  # largest difference of features on the probe images
+    is_dry_run: bool = False  # nothing was loaded, and the report says what would be
 
     def __str__(self) -> str:
         tensors, part = len(self.loaded), f"{self.parameter_share:.0%} of the parameters"
@@ -113,19 +98,12 @@ class TransplantReport:
 
 @dataclass(frozen=True)
 class Transplant(Generic[M]):
-    """A module that holds a pretrained trunk, with its parameter groups and a report.
-
-    Args:
-        module: Module that is ready to train.
-        report: Record of every tensor's place.
-        stages: Names of the trunk's parameters in each stage, stem first.
-        hooks: Hooks on a module of your own that keep frozen BatchNorm in evaluation mode.
-    """
+    """A module that holds a pretrained trunk and is ready to train, with its parameter groups and a report."""
 
     module: M
     report: TransplantReport
-    stages: dict[str, tuple[str, ...]]
-    hooks: tuple[RemovableHandle, ...] = ()
+    stages: dict[str, tuple[str, ...]]  # names of the trunk's parameters in each, stem first
+    hooks: tuple[RemovableHandle, ...] = ()  # on a module of your own, for frozen BatchNorm
 
     def remove_hooks(self) -> None:
         """Let frozen BatchNorm layers follow `train()` again; parameters stay frozen until you thaw them."""

@@ -12,9 +12,8 @@ from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.precision import plain_float32
 from nacgen.system.randomness import seeded
-from nacgen.transplant.controls import Source
 from nacgen.transplant.heads import RGBBranch
-from nacgen.transplant.prepare import Mode, PreparedTrunk
+from nacgen.transplant.prepare import Mode, PreparedTrunk, Source
 from nacgen.transplant.report import Transplant
 from nacgen.transplant.trunk import BatchNormUse, Trunk
 
@@ -26,15 +25,7 @@ class VAEEncoder(nn.Module):
 
     The maps are averaged down to the size of the smallest one, so positions in the image stay distinct.
 
-    Args:
-        trunk: Trunk that gives the feature maps.
-        image_size: Height and width in pixels.
-        latent_dim: Length of `z`.
-        return_nodes: Names of the stages to read; None for the last.
-        rgb_branch: Whether to read the pixels too, through a small trainable network.
-
-    Raises:
-        ConfigurationError: If the images are too small, a stage does not exist, or `latent_dim` is below one.
+    The arguments besides the trunk are those of `into_vae_encoder`.
 
     Source:
         Kingma & Welling 2014, arXiv:1312.6114, appendix C.2.
@@ -65,11 +56,7 @@ class VAEEncoder(nn.Module):
     def forward(
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b z"]]:
-        """Compute each image's posterior, `(mean, log_variance)`; the logarithm is natural.
-
-        Args:
-            images: Images in [-1, 1].
-        """
+        """Compute the posterior of images in [-1, 1], `(mean, log_variance)`; the logarithm is natural."""
         all_maps = self.trunk(images)
         maps = [all_maps[node] for node in self.return_nodes]
         if self.rgb_branch is not None:

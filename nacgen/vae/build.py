@@ -13,9 +13,9 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import channels_for
 from nacgen.models.vae import VAE, Decoder
 from nacgen.system.randomness import seeded
-from nacgen.transplant.controls import Source
 from nacgen.transplant.discriminator import into_discriminator
 from nacgen.transplant.perceptual import PerceptualDistance, into_perceptual
+from nacgen.transplant.prepare import Source
 from nacgen.transplant.vae_encoder import into_vae_encoder
 from nacgen.vae.adversary import Adversary
 from nacgen.vae.options import VAEConfig

@@ -139,7 +139,7 @@ def test_calibration_sets_the_statistics_of_these_images() -> None:
     ("name", "stem", "message"),
     [
         ("resnet19", "small", r"one of tiny, resnet18, .* or timm:<name>, got 'resnet19'"),
-        ("tiny", "large", "stem must be small or standard, got 'large'"),
+        ("tiny", "large", "stem must be one of small, standard, got 'large'"),
         ("vgg16_bn", "standard", "choice of stems, got stem 'standard' for vgg16_bn"),
     ],
 )

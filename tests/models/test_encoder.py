@@ -256,7 +256,7 @@ def test_a_cost_that_is_not_whole_is_refused(wrong: dict[str, Any]) -> None:
     ("options", "message"),
     [
         ({"backbone": "resnet19"}, r"backbone must be one of tiny, resnet18, .* got 'resnet19'"),
-        ({"stem": "large"}, "stem must be small or standard, got 'large'"),
+        ({"stem": "large"}, "stem must be one of small, standard, got 'large'"),
         ({"code_dim": 0}, "code_dim must be one bit or more, got 0"),
         ({"flip_probability": 0.5}, r"strictly between 0 and 1/2, got 0\.5"),
         ({"flip_probability": 0.0}, r"strictly between 0 and 1/2, got 0\.0"),

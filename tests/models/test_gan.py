@@ -112,7 +112,7 @@ def test_classes_are_given_exactly_where_a_generator_has_them(as_users_run_it: N
         Generator(8, 5, (8, 8))(z(), torch.zeros(4, dtype=torch.long))
     with pytest.raises(ConfigurationError, match="one or more, or None, got 0"):
         Generator(8, 5, (8, 8), num_classes=0)
-    with pytest.raises(ConfigurationError, match="small or sngan, got 'big'"):
+    with pytest.raises(ConfigurationError, match="one of small, sngan, got 'big'"):
         Generator(8, 5, (8, 8), block="big")  # type: ignore[arg-type]
 
 

@@ -1,7 +1,7 @@
 import torch
 
 from nacgen.models.encoder import NACEncoder
-from nacgen.transplant.controls import source_of_weights
+from nacgen.transplant.prepare import source_of_weights
 from nacgen.transplant.transplant import transplant
 from tests.transplant.conftest import images
 
