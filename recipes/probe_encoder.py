@@ -43,17 +43,7 @@ def main(config: ProbeConfig) -> None:
         config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
     )
     encoders = load_encoders(config.encoders, train, accelerator.device)
-    suite = EncoderSuite(
-        train,
-        test,
-        build_views(config.views),
-        config.evaluators,
-        protocol=config.protocol,
-        num_segments=config.num_segments,
-        region_method=config.region_method,
-        seed=config.seed,
-        device=accelerator.device,
-    )
+    suite = EncoderSuite(train, test, build_views(config.views), config, accelerator.device)
 
     # Measure one encoder after the other; results are kept at once.
     measurements: list[Measurement] = []

@@ -1,10 +1,10 @@
 from .evaluation import evaluate as evaluate
+from .extractors.base import CallableExtractor as CallableExtractor
 from .extractors.base import FeatureExtractor as FeatureExtractor
 from .extractors.base import Features as Features
 from .extractors.build import ClassifierExtractor as ClassifierExtractor
 from .extractors.build import EncoderExtractor as EncoderExtractor
 from .extractors.build import build_extractor as build_extractor
-from .extractors.callables import CallableExtractor as CallableExtractor
 from .extractors.dinov2 import DINOv2Extractor as DINOv2Extractor
 from .extractors.inception import InceptionExtractor as InceptionExtractor
 from .reference import ReferenceStatistics as ReferenceStatistics

@@ -7,7 +7,6 @@ import torch
 from nacgen.data.image_sets import ImageSet
 from nacgen.data.pixels import QUANTIZATION
 from nacgen.errors import ConfigurationError
-from nacgen.metrics.collection import Collected, ImageSource, collect
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.reference import ReferenceStatistics
 from nacgen.metrics.result import (
@@ -15,8 +14,10 @@ from nacgen.metrics.result import (
     EvaluationResult,
     MetricName,
     MetricSettings,
+    check_metrics,
 )
 from nacgen.metrics.scores import METRICS, Compared
+from nacgen.metrics.statistics import Collected, ImageSource, collect
 from nacgen.system.processes import Processes, ProcessInfo
 
 
@@ -84,12 +85,18 @@ def evaluate(
     """
     # Refuse what cannot be had, before anything is generated.
     settings = settings or MetricSettings()
-    _check_names(metrics, training_images is not None)
+    check_metrics(metrics, training_images is not None)
     chosen = [METRICS[name] for name in metrics]
     needs_features = any(metric.needs_features for metric in chosen)
     needs_logits = any(metric.needs_logits for metric in chosen)
     num_samples = _num_samples(generate, num_samples, seed, needs_logits)
-    _check_sizes(metrics, settings, extractor, len(reference), num_samples)
+    for name, metric in zip(metrics, chosen, strict=True):
+        of_reference, of_generated = metric.least(settings, extractor.feature_dim)
+        if len(reference) < of_reference or num_samples < of_generated:
+            raise ConfigurationError(
+                f"{name} needs {of_reference} reference images and {of_generated} generated ones or more, got "
+                f"{len(reference)} and {num_samples} (for {settings} and {extractor.feature_dim} features)."
+            )
 
     # Statistics of real images, then of generated ones.
     def statistics_of(kind: str, images: ImageSet | ReferenceStatistics) -> ReferenceStatistics:
@@ -101,7 +108,17 @@ def evaluate(
                 batch_size=batch_size,
                 accelerator=accelerator,
             )
-        _check_held(kind, images, extractor, needs_features)
+        if images.extractor_fingerprint != extractor.fingerprint:
+            raise ConfigurationError(
+                f"{kind} statistics must come from the extractor that scores, {extractor.name} "
+                f"({extractor.fingerprint}), got {images.extractor_fingerprint}. Compute them again."
+            )
+        if needs_features and images.features is None:
+            with_features = ", ".join(name for name in METRICS if METRICS[name].needs_features)
+            raise ConfigurationError(
+                f"{with_features} need the features of the images, but the {kind} statistics of {images.name} "
+                "hold none. Compute them with keep_features=True."
+            )
         return images
 
     real = statistics_of("reference", reference)
@@ -150,19 +167,6 @@ def evaluate(
     )
 
 
-def _check_names(metrics: Sequence[MetricName | str], has_training_images: bool) -> None:
-    unknown = [repr(name) for name in metrics if name not in METRICS]
-    if unknown or not metrics:
-        raise ConfigurationError(
-            f"metrics must be one or more of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}."
-        )
-    if has_training_images != ("memorization" in metrics):
-        raise ConfigurationError(
-            "the metric memorization and training_images go together, got "
-            f"{'training_images' if has_training_images else 'memorization'} alone. Give both, or neither."
-        )
-
-
 def _num_samples(
     generate: ImageSource | ReferenceStatistics,
     num_samples: int | None,
@@ -184,44 +188,12 @@ def _num_samples(
     return num_samples
 
 
-def _check_sizes(
-    metrics: Sequence[MetricName | str],
-    settings: MetricSettings,
-    extractor: FeatureExtractor,
-    num_reference: int,
-    num_samples: int,
-) -> None:
-    for name in metrics:
-        of_reference, of_generated = METRICS[name].least(settings, extractor.feature_dim)
-        if num_reference < of_reference or num_samples < of_generated:
-            raise ConfigurationError(
-                f"{name} needs {of_reference} reference images and {of_generated} generated ones or more, got "
-                f"{num_reference} and {num_samples} (for {settings} and {extractor.feature_dim} features)."
-            )
-
-
-def _check_held(
-    kind: str, statistics: ReferenceStatistics, extractor: FeatureExtractor, needs_features: bool
-) -> None:
-    if statistics.extractor_fingerprint != extractor.fingerprint:
-        raise ConfigurationError(
-            f"{kind} statistics must come from the extractor that scores, {extractor.name} "
-            f"({extractor.fingerprint}), got {statistics.extractor_fingerprint}. Compute them again."
-        )
-    if needs_features and statistics.features is None:
-        with_features = ", ".join(name for name in METRICS if METRICS[name].needs_features)
-        raise ConfigurationError(
-            f"{with_features} need the features of the images, but the {kind} statistics of {statistics.name} "
-            "hold none. Compute them with keep_features=True."
-        )
-
-
 def _warnings(
     extractor: FeatureExtractor, sets: Compared, metrics: Sequence[MetricName | str]
 ) -> Iterator[str]:
     by_kind = {"reference": sets.reference.stats, "generated": sets.generated.stats}
     for kind, stats in by_kind.items():
-        if stats.is_rank_deficient and not {"fid", "fid_infinity"}.isdisjoint(metrics):
+        if stats.n <= extractor.feature_dim and not {"fid", "fid_infinity"}.isdisjoint(metrics):
             yield (
                 f"rank_deficient: {stats.n} {kind} images for {extractor.feature_dim} features; the score "
                 "depends strongly on their number."

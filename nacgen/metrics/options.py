@@ -1,12 +1,12 @@
 """Options and presets of scoring images; importing them does not import torch."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import tyro
 
 from nacgen.errors import ConfigurationError
-from nacgen.metrics.result import MetricName
+from nacgen.metrics.result import check_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +64,7 @@ class EvaluateConfig(ExtractorConfig):
         super().__post_init__()
         names = tuple(name for word in self.metrics for name in word.split(","))
         object.__setattr__(self, "metrics", names)
-        known = get_args(MetricName)
-        if unknown := [name for name in names if name not in known]:
-            raise ConfigurationError(
-                f"metrics must be among {', '.join(known)}, got {', '.join(map(repr, unknown))}. Give "
-                "REFERENCE and GENERATED before --metrics, which takes all words after it."
-            )
-        if ("memorization" in names) != (self.training_images is not None):
-            raise ConfigurationError(
-                f"memorization and training images go together, got metrics {' '.join(names)} and training images "
-                f"{self.training_images}. Give --training-images with --metrics memorization, and with no other."
-            )
+        check_metrics(names, self.training_images is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,8 @@ from torch import Tensor
 from nacgen.data.image_sets import ImageSet
 from nacgen.errors import ConfigurationError, DataError, DataNotFoundError
 from nacgen.functional.frechet import ROUNDING
-from nacgen.metrics.collection import collect
 from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.statistics import GaussianStats
+from nacgen.metrics.statistics import GaussianStats, collect
 from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
 from nacgen.system.files import storage_errors, write_file
 from nacgen.system.processes import Processes, ProcessInfo
@@ -65,17 +64,10 @@ class ReferenceStatistics:
         batch_size: int = 500,
         accelerator: ProcessInfo | None = None,
     ) -> Self:
-        """Pass a dataset through an extractor once; the result serves to score many times.
+        """Pass two images or more through an extractor once; the result serves to score many times.
 
-        Args:
-            dataset: Reference images, two or more.
-            extractor: Feature extractor.
-            keep_features: True to hold the features as well, which all metrics but `fid` and `is` need.
-            batch_size: Number of images held at a time.
-            accelerator: Accelerator whose processes all call and divide the work; by default this one works alone.
-
-        Returns:
-            The statistics, the same on every process.
+        All metrics but `fid` and `is` need `keep_features`. The processes of an accelerator all call, divide the
+        work, and get the same statistics; by default this process works alone.
         """
         processes, seen = Processes.of(accelerator), _PixelDigest(len(dataset))
 
@@ -119,10 +111,6 @@ class ReferenceStatistics:
         The file's name follows from the pixels and from the extractor's weights and preprocessing, so another
         dataset of the same name, or other weights, never meet it. All images are read in any case, for their
         fingerprint. The other arguments are those of `compute`; the main process writes.
-
-        Raises:
-            DataError: If the file is damaged.
-            StorageError: If the file cannot be written.
         """
         processes = Processes.of(accelerator)
         with processes.failing_together():

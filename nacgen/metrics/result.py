@@ -1,8 +1,8 @@
 """Scores with the protocol they were measured under, ready for JSON without loss."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from nacgen.errors import ConfigurationError
 
@@ -10,6 +10,22 @@ MetricName = Literal["fid", "is", "kid", "kid_exact", "prdc", "fid_infinity", "m
 
 HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "density", "coverage", "elbo")
 OLD_KEYS = {"quantisation": "quantization", "neighbours": "neighbors"}
+
+
+def check_metrics(names: Sequence[str], has_training_images: bool) -> None:
+    """Raise a `ConfigurationError` unless the metrics are known and have what they need."""
+    known = get_args(MetricName)
+    unknown = [repr(name) for name in names if name not in known]
+    if unknown or not names:
+        raise ConfigurationError(
+            f"metrics must be one or more of {', '.join(known)}, got {', '.join(unknown) or 'none'}. On the "
+            "command line, give REFERENCE and GENERATED before --metrics, which takes all words after it."
+        )
+    if has_training_images != ("memorization" in names):
+        raise ConfigurationError(
+            "the metric memorization and training_images go together, got "
+            f"{'training_images' if has_training_images else 'memorization'} alone. Give both, or neither."
+        )
 
 
 def is_higher_better(score_name: str) -> bool:
@@ -24,12 +40,7 @@ def rename_old_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSettings:
-    """Choices that metrics leave open; the defaults are those of published figures.
-
-    Example:
-        >>> MetricSettings(neighbors=3).subsets
-        100
-    """
+    """Choices that metrics leave open; the defaults are those of published figures."""
 
     splits: int = 10
     """Number of splits of the Inception Score."""
@@ -63,10 +74,6 @@ class Score:
         spread: Uncertainty of the value, in the unit of the value; None for metrics that give none.
         spread_kind: Kind of the spread; only a standard error is the error of the value.
         settings: Choices that belong to this score alone; two scores compare only where these are equal.
-
-    Example:
-        >>> Score(value=2.5, raw=2.5, bias=0.2).spread is None
-        True
     """
 
     value: float
@@ -79,12 +86,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationProtocol:
-    """Everything but the generator that decides a score; two scores compare only where these are equal.
-
-    Example:
-        >>> sorted(EvaluationProtocol.__annotations__)[:3]
-        ['ddof', 'dtype', 'extractor']
-    """
+    """Everything but the generator that decides a score; two scores compare only where these are equal."""
 
     extractor: str
     extractor_fingerprint: str  # digest of weights and preprocessing

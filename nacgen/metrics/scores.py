@@ -14,9 +14,9 @@ from nacgen.functional.neighbors import (
     nearest_neighbor_memorization,
     precision_recall_density_coverage,
 )
-from nacgen.metrics.collection import Collected
 from nacgen.metrics.reference import ReferenceStatistics
 from nacgen.metrics.result import MetricSettings, Score
+from nacgen.metrics.statistics import Collected
 
 JACKKNIFE_BLOCKS = 20
 LINE_SIZES = 15

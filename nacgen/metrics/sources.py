@@ -17,11 +17,11 @@ from nacgen.errors import (
     DataError,
     DataNotFoundError,
 )
-from nacgen.metrics.collection import ImageSource
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.extractors.build import build_extractor
 from nacgen.metrics.options import ExtractorConfig
 from nacgen.metrics.reference import ReferenceStatistics, says_origin
+from nacgen.metrics.statistics import ImageSource
 from nacgen.models.gan import Generator
 from nacgen.models.sampling import load_model, sample_images
 from nacgen.models.vae import Decoder

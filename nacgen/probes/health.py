@@ -26,21 +26,13 @@ ALIKE = 0.9  # of the image flip rate: views that flip as many bits carry no inf
 
 @dataclass(frozen=True)
 class CodeInformation:
-    """The NAC bound beside its two ceilings, in nats.
+    """The NAC bound beside its two ceilings, in nats."""
 
-    Args:
-        nac_bound: Lower bound on I(X; received code), for hard codes.
-        batch_ceiling: `log m`, the largest bound that `m` codes can show.
-        channel_ceiling: `k * capacity`, the largest information that the channel lets through.
-        posterior_scale: Factor on the posterior logits, the geometric mean over the two halves of the images.
-        bit_agreement: Fraction of bits that are equal in two views of an image.
-    """
-
-    nac_bound: float
-    batch_ceiling: float
-    channel_ceiling: float
-    posterior_scale: float
-    bit_agreement: float
+    nac_bound: float  # lower bound on I(X; received code), for hard codes
+    batch_ceiling: float  # `log m`, the largest bound that `m` codes can show
+    channel_ceiling: float  # `k * capacity`, the largest information that the channel lets through
+    posterior_scale: float  # factor on the logits, geometric mean over the two halves of the images
+    bit_agreement: float  # fraction of bits that are equal in two views of an image
 
 
 @dataclass(frozen=True)
@@ -129,12 +121,6 @@ def code_health(
     Code rows are all first views, then all second views of the same images. Row `i` of the posterior is
     predicted from the *other* view of row `i`'s image, as in `nac_bound`. `features`, of any images, are for
     their rank.
-
-    Example:
-        >>> logits = torch.randn(100, 16).repeat(2, 1)  # views that agree in every bit
-        >>> health = code_health(logits, 3 * logits, flip_probability=0.1)
-        >>> health.distinct_codes, health.view_flip_rate, health.warnings
-        (100, 0.0, ())
     """
     check_finite("code_logits", code_logits)
     check_finite("posterior_logits", posterior_logits)
@@ -229,13 +215,9 @@ def _warnings(figures: dict[str, Any]) -> list[str]:
     """Describe in words what is wrong with a code."""
     protocol, bound = figures["protocol"], figures["information"].nac_bound
     code_dim, rank = protocol["code_dim"], figures["feature_rank"]
-    codes, constant, copied, narrow, view, image = (
-        figures[key]
-        for key in (
-            *("effective_codes", "constant_bits", "copied_bits"),
-            *("narrow_share", "view_flip_rate", "image_flip_rate"),
-        )
-    )
+    codes, narrow = figures["effective_codes"], figures["narrow_share"]
+    constant, copied = figures["constant_bits"], figures["copied_bits"]
+    view, image = figures["view_flip_rate"], figures["image_flip_rate"]
     found = {
         f"effective number of codes {codes:.1f} of {protocol['num_images']}: collapsed": codes < 2,
         f"{constant} of {code_dim} bits are constant": constant > 0,

@@ -30,20 +30,12 @@ def knn_probe(
     test_features: Float[Tensor, "m d"],
     test_labels: Labels,
     num_neighbors: Sequence[int] = (20, 200),
-    temperature: float | None = 0.07,
+    temperature: float = 0.07,
 ) -> tuple[KNNResult, ...]:
     """Classify test images by the votes of the training images nearest to them in angle.
 
     A neighbor at cosine similarity `s` has `exp(s / temperature)` votes for its class. Among classes with
     equal votes the lowest is taken.
-
-    With temperature None every neighbor has one vote.
-
-    Example:
-        >>> features, labels = torch.tensor([[1.0, 0.1], [0.9, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])
-        >>> (result,) = knn_probe(features, labels, features, labels, num_neighbors=[1])
-        >>> result.top_1
-        1.0
     """
     train_labels, test_labels, num_classes = check_labeled(
         train_features, train_labels, test_features, test_labels
@@ -54,9 +46,9 @@ def knn_probe(
                 f"num_neighbors must lie between 1 and the {len(train_features)} training images, got {k}. "
                 "Ask for fewer."
             )
-    if not num_neighbors or (temperature is not None and not temperature > 0):
+    if not num_neighbors or not temperature > 0:
         raise ValueError(
-            "num_neighbors must name one number or more and temperature be above zero or None, got "
+            "num_neighbors must name one number or more and temperature be above zero, got "
             f"{tuple(num_neighbors)} and {temperature}. The usual are (20, 200) and 0.07."
         )
     keys = directions(train_features)
@@ -68,7 +60,9 @@ def knn_probe(
     voted = train_labels.to(index.device)[index]  # (m, k)
     results = []
     for k in num_neighbors:
-        votes = _votes(similarity[:, :k], voted[:, :k], num_classes, temperature)
+        # Relative to the nearest neighbor, so that no vote overflows.
+        weights = ((similarity[:, :k].double() - similarity[:, :1]) / temperature).exp()
+        votes = weights.new_zeros(len(weights), num_classes).scatter_add_(1, voted[:, :k], weights)
         top_1, top_5 = top_accuracies(votes, test_labels)
         protocol = {
             "similarity": "cosine",
@@ -80,14 +74,3 @@ def knn_probe(
         }
         results.append(KNNResult(top_1=top_1, top_5=top_5, num_neighbors=k, protocol=protocol))
     return tuple(results)
-
-
-def _votes(
-    similarity: Tensor, voted: Tensor, num_classes: int, temperature: float | None
-) -> Float[Tensor, "m classes"]:
-    """Sum the votes for each class, (m, k) -> (m, classes)."""
-    if temperature is None:
-        weights = torch.ones_like(similarity, dtype=torch.float64)
-    else:  # relative to the nearest neighbor, so that no vote overflows
-        weights = ((similarity.double() - similarity[:, :1]) / temperature).exp()
-    return weights.new_zeros(len(similarity), num_classes).scatter_add_(1, voted, weights)

@@ -14,17 +14,13 @@ Labels = Shaped[Tensor, "..."] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracies:
-    """Accuracies of a classifier of frozen features.
+    """Accuracies of a classifier of frozen features, 0 to 1."""
 
-    Args:
-        top_1: Fraction of the test images that are classified correctly, 0 to 1.
-        top_5: Fraction whose class is among the five best; None with five classes or fewer.
-        protocol: All settings that change the figures.
-    """
-
-    top_1: float
-    top_5: float | None
-    protocol: dict[str, Any]
+    top_1: float  # fraction of the test images that are classified correctly
+    top_5: (
+        float | None
+    )  # fraction whose class is among the five best; None with five classes or fewer
+    protocol: dict[str, Any]  # all settings that change the figures
 
 
 def check_finite(name: str, values: Tensor) -> None:

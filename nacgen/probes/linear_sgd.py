@@ -21,6 +21,7 @@ from nacgen.probes.labeled import Accuracies, check_features, check_labels, top_
 from nacgen.system.randomness import seeded
 
 CROP_RATIO = 4 / 3
+MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,6 @@ def linear_probe_sgd(
     epochs: int = 100,
     batch_size: int = 1000,
     learning_rate: float = 1.0,
-    momentum: float = 0.9,
     smallest_crop: float = 0.08,
     flip: bool = True,
     seed: int = 0,
@@ -55,11 +55,10 @@ def linear_probe_sgd(
     The function receives no gradient. Its features are not standardized: large ones need a lower rate.
     `smallest_crop` is the smallest fraction of the area that a crop keeps, 1 for whole images.
     """
-    if not (epochs >= 1 and learning_rate > 0 and 0 < momentum < 1 and 0 < smallest_crop <= 1):
+    if not (epochs >= 1 and learning_rate > 0 and 0 < smallest_crop <= 1):
         raise ValueError(
-            "epochs must be one or more, learning_rate above 0, momentum in (0, 1) and smallest_crop in "
-            f"(0, 1], got {epochs}, {learning_rate}, {momentum} and {smallest_crop}. The paper's are 100, "
-            "1.0, 0.9 and 0.08."
+            "epochs must be one or more, learning_rate above 0 and smallest_crop in (0, 1], got "
+            f"{epochs}, {learning_rate} and {smallest_crop}. The paper's are 100, 1.0 and 0.08."
         )
     require_eval(function)
     _, test_labels, num_classes = check_labels(train.labels, test.labels)
@@ -69,7 +68,7 @@ def linear_probe_sgd(
     with seeded(seed, "linear_probe"):
         classifier = nn.Linear(first.shape[1], num_classes).to(device)
     optimizer = torch.optim.SGD(
-        classifier.parameters(), lr=learning_rate, momentum=momentum, nesterov=True
+        classifier.parameters(), lr=learning_rate, momentum=MOMENTUM, nesterov=True
     )
     # Training on crops.
     losses = []
@@ -106,7 +105,7 @@ def linear_probe_sgd(
         "num_steps": num_steps,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "momentum": momentum,
+        "momentum": MOMENTUM,
         "seed": seed,
         "num_train": len(train),
         "num_test": len(test),

@@ -19,15 +19,9 @@ MAX_CODES = 512  # images whose codes are compared, two views each
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """Linear probe and code health of one encoder.
+    """Linear probe and code health of one encoder."""
 
-    Args:
-        linear_probe: Test accuracy of a linear classifier of the features; None unless each image has one
-            class.
-        health: Health of the code, including the NAC bound in nats.
-    """
-
-    linear_probe: float | None
+    linear_probe: float | None  # test accuracy; None unless each image has one class
     health: CodeHealth
 
     def __str__(self) -> str:

@@ -20,7 +20,7 @@ from nacgen.probes.features import extract
 from nacgen.probes.knn import knn_probe
 from nacgen.probes.linear import fit_linear
 from nacgen.probes.linear_sgd import linear_probe_sgd
-from nacgen.probes.options import Evaluator, RegionMethod
+from nacgen.probes.options import ProbeConfig
 from nacgen.probes.regions.regions import measure_regions
 from nacgen.probes.regions.slices import RegionSlice, slice_regions
 from nacgen.probes.report import EncoderProbe, thin
@@ -40,38 +40,26 @@ SLICE_ZOOM = 250.0  # around whole images a whole network has more regions than 
 
 @dataclass(frozen=True)
 class RetrievedImages:
-    """Some queries and the gallery images nearest to them by code.
-
-    Args:
-        queries: Pixels of the queries, 0 to 255.
-        neighbors: Pixels of the gallery images, nearest first.
-        is_relevant: True for neighbors that are relevant to their query.
-    """
+    """Some queries and the gallery images nearest to them by code."""
 
     queries: UInt8[Tensor, "q 3 h w"]
-    neighbors: UInt8[Tensor, "q m 3 h w"]
-    is_relevant: Bool[Tensor, "q m"]
+    neighbors: UInt8[Tensor, "q m 3 h w"]  # nearest first
+    is_relevant: Bool[Tensor, "q m"]  # true for neighbors that are relevant to their query
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples of an encoder's measurements, for pictures; empty for what is not measured.
-
-    Args:
-        retrieved: Queries and their nearest images by code.
-        slice_images: The three held-out images that span a plane, evenly spread over the dataset's order.
-        slices: Activation codes on that plane, and linear regions in a small window of it.
-    """
+    """Examples of an encoder's measurements, for pictures; empty for what is not measured."""
 
     retrieved: RetrievedImages | None
-    slice_images: UInt8[Tensor, "3 3 h w"]
-    slices: list[RegionSlice]
+    slice_images: UInt8[Tensor, "3 3 h w"]  # held-out images that span a plane
+    slices: list[RegionSlice]  # codes on that plane, and linear regions in a small window of it
 
 
 class EncoderSuite:
     """Measurements on fixed images, so that the figures of several encoders can be compared.
 
-    The views are for code health and regions. Options are those of `ProbeConfig`.
+    The views are for code health and regions.
     """
 
     def __init__(
@@ -79,19 +67,13 @@ class EncoderSuite:
         train: Dataset,
         test: Dataset,
         views: ViewPolicy,
-        evaluators: Sequence[Evaluator] = ("linear", "knn", "retrieval", "health", "regions"),
-        *,
-        protocol: str = "split",
-        num_segments: int = 16,
-        region_method: RegionMethod = "exact",
-        seed: int = 0,
+        config: ProbeConfig,
         device: torch.device | str = "cpu",
     ) -> None:
         self.train, self.test, self.views = train, test, views
-        self.evaluators, self.seed, self.device = tuple(evaluators), seed, device
-        self.num_segments, self.region_method = num_segments, region_method
+        self.config, self.evaluators, self.device = config, config.evaluators, device
         if "retrieval" in self.evaluators:
-            self.pool, self.protocol = open_protocol(protocol, train, test, seed)
+            self.pool, self.protocol = open_protocol(config.protocol, train, test, config.seed)
 
     def __call__(self, encoder: NACEncoder) -> dict[str, Any]:
         """Measure an encoder in evaluation mode: results by evaluator, as JSON values with their protocols."""
@@ -101,7 +83,7 @@ class EncoderSuite:
             labeled = features[0], self.train.labels, features[1], self.test.labels
         if "linear" in self.evaluators:
             measured["linear"] = {
-                f"{fraction:g}": asdict(fit_linear(*labeled, fraction, self.seed))
+                f"{fraction:g}": asdict(fit_linear(*labeled, fraction, self.config.seed))
                 for fraction in self._fractions()
             }
         if "linear_sgd" in self.evaluators:
@@ -110,7 +92,7 @@ class EncoderSuite:
                 self.train,
                 self.test,
                 batch_size=min(1_000, len(self.train)),
-                seed=self.seed,
+                seed=self.config.seed,
                 device=self.device,
             )
             measured["linear_sgd"] = asdict(result)
@@ -130,9 +112,9 @@ class EncoderSuite:
                 encoder.piecewise_linear_logits,
                 images.read(torch.arange(len(images))),
                 self.views,
-                num_segments=self.num_segments,
-                seed=self.seed,
-                method=self.region_method,
+                num_segments=self.config.num_segments,
+                seed=self.config.seed,
+                method=self.config.region_method,
                 device=self.device,
             )
             measured["regions"] = asdict(report)
@@ -168,7 +150,7 @@ class EncoderSuite:
         for method in ("lsh", "pca", "itq"):
             if method == "lsh" or encoder.code_dim <= min(fitted.shape):
                 codes[method] = baseline_codes(
-                    fitted, features, encoder.code_dim, method, self.seed
+                    fitted, features, encoder.code_dim, method, self.config.seed
                 )
         query, gallery, labels = self.protocol.query, self.protocol.gallery, self.pool.labels
         return {

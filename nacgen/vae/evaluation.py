@@ -21,8 +21,8 @@ from nacgen.functional.vae import (
     importance_bound,
     log_importance_weights,
 )
-from nacgen.metrics.collection import ImageSource
 from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.metrics.statistics import ImageSource
 from nacgen.models.vae import VAE
 from nacgen.system.randomness import generator, normal_rows
 from nacgen.training.run import Run

@@ -31,8 +31,8 @@ from nacgen.metrics import (
     ReferenceStatistics,
     evaluate,
 )
-from nacgen.metrics.collection import Collected
 from nacgen.metrics.scores import Compared
+from nacgen.metrics.statistics import Collected
 from nacgen.models.classifier import ImageClassifier
 from tests.metrics.means import ChannelMeans, dataset, generate
 

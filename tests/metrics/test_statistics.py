@@ -52,11 +52,6 @@ def test_features_of_any_float_type_are_summed_in_float64() -> None:
     assert_close(stats, accumulate(features.double()))
 
 
-def test_a_sample_no_larger_than_its_dimension_is_rank_deficient() -> None:
-    assert accumulate(random_features(5)).is_rank_deficient
-    assert not accumulate(random_features(6)).is_rank_deficient
-
-
 def test_reducing_without_a_process_group_changes_nothing() -> None:
     accumulator = StatsAccumulator(5)
     accumulator.update(random_features())

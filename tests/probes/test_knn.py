@@ -2,6 +2,7 @@ import json
 import math
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
@@ -54,12 +55,14 @@ def test_it_equals_the_loop(temperature: float) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 7, 20])
-def test_without_weights_it_equals_scikit_learn(k: int) -> None:
+def test_it_equals_scikit_learn(k: int) -> None:
     (x, labels), (x_test, labels_test) = blobs(300), blobs(500, seed=1)
-    other = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
+    other = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda distances: np.exp(-distances / 0.07)
+    )
     other.fit(x.double().numpy(), labels.numpy())
     expected = other.score(x_test.double().numpy(), labels_test.numpy())
-    (result,) = knn_probe(x, labels, x_test, labels_test, [k], temperature=None)
+    (result,) = knn_probe(x, labels, x_test, labels_test, [k])
     assert result.top_1 == pytest.approx(expected)
 
 
@@ -82,7 +85,7 @@ def test_a_nearer_neighbor_outvotes_two_farther_ones() -> None:
     test = torch.tensor([[1.0, 0.0]])
     labels = torch.tensor([1, 0, 0])
     (weighted,) = knn_probe(x, labels, test, torch.tensor([1]), [3])
-    (counted,) = knn_probe(x, labels, test, torch.tensor([1]), [3], temperature=None)
+    (counted,) = knn_probe(x, labels, test, torch.tensor([1]), [3], temperature=1e6)
     assert (weighted.top_1, counted.top_1) == (1.0, 0.0)
 
 

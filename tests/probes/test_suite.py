@@ -12,6 +12,7 @@ from nacgen.probes import suite as module
 from nacgen.probes.features import extract
 from nacgen.probes.knn import knn_probe
 from nacgen.probes.linear import fit_linear
+from nacgen.probes.options import ProbeConfig
 from nacgen.probes.regions.slices import slice_regions
 from nacgen.probes.retrieval.evaluate import evaluate_retrieval
 from nacgen.probes.suite import EncoderSuite, load_encoders, untrained_like
@@ -26,7 +27,7 @@ def encoder() -> NACEncoder:
 
 
 def test_each_evaluator_gives_what_it_gives_alone(encoder: NACEncoder) -> None:
-    suite = EncoderSuite(TRAIN, TEST, VIEWS, ("linear", "knn", "retrieval"))
+    suite = EncoderSuite(TRAIN, TEST, VIEWS, ProbeConfig(evaluators=("linear", "knn", "retrieval")))
     found = suite(encoder)
     assert set(found) == {"linear", "knn", "retrieval"}
     features = [extract(encoder.features, split) for split in (TRAIN, TEST)]
@@ -49,7 +50,7 @@ def test_each_evaluator_gives_what_it_gives_alone(encoder: NACEncoder) -> None:
 
 def test_codes_no_longer_than_the_features_meet_all_classical_codes() -> None:
     short = NACEncoder(code_dim=16).eval()
-    found = EncoderSuite(TRAIN, TEST, VIEWS, ("retrieval",))(short)
+    found = EncoderSuite(TRAIN, TEST, VIEWS, ProbeConfig(evaluators=("retrieval",)))(short)
     assert set(found["retrieval"]) == {"code", "lsh", "pca", "itq"}
 
 
@@ -57,7 +58,7 @@ def test_slices_are_those_of_its_own_images(
     encoder: NACEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SLICE_RESOLUTION", 24)
-    found = EncoderSuite(TRAIN, TEST, VIEWS, ("regions",)).examples(encoder)
+    found = EncoderSuite(TRAIN, TEST, VIEWS, ProbeConfig(evaluators=("regions",))).examples(encoder)
     codes, network = found.slices
     images = to_float(TEST.images[[0, (len(TEST) - 1) // 2, len(TEST) - 1]])
     assert torch.equal(to_float(found.slice_images), images)
@@ -69,7 +70,12 @@ def test_slices_are_those_of_its_own_images(
 
 
 def test_regions_of_codes_on_the_sphere_are_those_of_plain_codes(encoder: NACEncoder) -> None:
-    suite = EncoderSuite(TRAIN, TEST, VIEWS, ("regions",), num_segments=2, region_method="sampled")
+    suite = EncoderSuite(
+        TRAIN,
+        TEST,
+        VIEWS,
+        ProbeConfig(evaluators=("regions",), num_segments=2, region_method="sampled"),
+    )
     plain = NACEncoder(code_normalization="batch").eval()
     sphere = NACEncoder(code_normalization="sphere").eval()
     plain.load_state_dict(encoder.state_dict(), strict=False)
@@ -80,13 +86,20 @@ def test_regions_of_codes_on_the_sphere_are_those_of_plain_codes(encoder: NACEnc
 
 
 def test_the_images_nearest_by_code_are_retrieved(encoder: NACEncoder) -> None:
-    found = EncoderSuite(TRAIN, TEST, VIEWS, ("retrieval",)).examples(encoder)
+    found = EncoderSuite(TRAIN, TEST, VIEWS, ProbeConfig(evaluators=("retrieval",))).examples(
+        encoder
+    )
     assert found.slices == []
     assert found.retrieved is not None
     assert found.retrieved.neighbors.shape == (10, 10, 3, 16, 16)
     assert torch.equal(found.retrieved.queries[0], TEST.images[0])
     assert found.retrieved.is_relevant.float().mean() > 0.8
-    assert EncoderSuite(TRAIN, TEST, VIEWS, ("knn",)).examples(encoder).retrieved is None
+    assert (
+        EncoderSuite(TRAIN, TEST, VIEWS, ProbeConfig(evaluators=("knn",)))
+        .examples(encoder)
+        .retrieved
+        is None
+    )
 
 
 def test_untrained_encoders_differ_by_seed_and_are_calibrated(encoder: NACEncoder) -> None:
@@ -118,6 +131,8 @@ def test_entries_name_trained_and_untrained_encoders(encoder: NACEncoder) -> Non
 
 
 def test_labels_are_asked_for(encoder: NACEncoder) -> None:
-    suite = EncoderSuite(replace(TRAIN, labels=None), TEST, VIEWS, ("linear",))
+    suite = EncoderSuite(
+        replace(TRAIN, labels=None), TEST, VIEWS, ProbeConfig(evaluators=("linear",))
+    )
     with pytest.raises(DataError, match="label"):
         suite(encoder)

@@ -138,9 +138,11 @@ def test_metrics_are_words_and_may_be_joined_by_commas(tmp_path: Path) -> None:
         flags = ["A", "B", "--config", str(tmp_path / "file.yaml")]
         config = parse(EvaluateConfig, PRESETS, flags)
         assert (config.reference, config.metrics) == ("A", ("fid", "kid"))
-    with pytest.raises(ConfigurationError, match=r"got 'A', 'B'\. Give REFERENCE .* before"):
+    with pytest.raises(ConfigurationError, match=r"got 'A', 'B'\. .* give REFERENCE .* before"):
         EvaluateConfig(metrics=("fid,is", "A", "B"))
-    with pytest.raises(ConfigurationError, match="got metrics memorization and training images N"):
+    with pytest.raises(
+        ConfigurationError, match="training_images go together, got memorization alone"
+    ):
         EvaluateConfig(metrics=("memorization",))
 
 

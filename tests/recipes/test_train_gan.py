@@ -22,7 +22,7 @@ from nacgen.gan.options import (
     OptimConfig,
 )
 from nacgen.gan.update import GANUpdate
-from nacgen.metrics.extractors.callables import CallableExtractor
+from nacgen.metrics.extractors.base import CallableExtractor
 from nacgen.models.gan import Generator
 from nacgen.training.config import DataConfig, RunConfig
 from nacgen.training.generative import ScoreConfig

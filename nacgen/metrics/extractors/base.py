@@ -1,4 +1,4 @@
-"""Feature extractors: the protocol, and a base class for frozen networks.
+"""Feature extractors: the protocol, a base class for frozen networks, and any function or module of the user's.
 
 A score is only as comparable as its features. An extractor therefore carries a fingerprint of its weights and
 preprocessing, and computes in plain float32 whatever precision the caller trains in.
@@ -6,25 +6,28 @@ preprocessing, and computes in plain float32 whatever precision the caller train
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from nacgen.errors import DataError
+from nacgen.errors import ConfigurationError, DataError
 from nacgen.system.precision import plain_float32
+
+RESERVED = ("inception", "digits_classifier")  # names that stand for published weights
+
+FeatureFunction = Callable[
+    [UInt8[Tensor, "b 3 h w"]],
+    Float[Tensor, "b d"] | tuple[Float[Tensor, "b d"], Float[Tensor, "b k"]],
+]
 
 
 class Features(NamedTuple):
-    """Output of an extractor: one feature vector an image, and class logits if it classifies.
-
-    Example:
-        >>> Features(torch.zeros(2, 64), None).pooled.shape
-        torch.Size([2, 64])
-    """
+    """Output of an extractor: one feature vector an image, and class logits if it classifies."""
 
     pooled: Float[Tensor, "b d"]
     logits: Float[Tensor, "b k"] | None
@@ -32,17 +35,10 @@ class Features(NamedTuple):
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """Attributes and call that `evaluate` needs of an extractor; any object with them will do.
-
-    Example:
-        >>> isinstance(nacgen.metrics.build_extractor("digits_classifier"), FeatureExtractor)
-        True
-    """
+    """Attributes and call that `evaluate` needs of an extractor; any object with them will do."""
 
     name: str
-    score_name: (
-        str  # of the Fréchet distance: `fid` for the published FID Inception, else `fd_<name>`
-    )
+    score_name: str  # of the Fréchet distance: `fid` for the published FID Inception, else `fd_…`
     fingerprint: str  # of weights and preprocessing, as `"sha256:…"`
     resize: str  # method that brings images to the network's size, or `"none"`
     normalization: str  # formula for a pixel `u` in 0 to 255
@@ -88,6 +84,98 @@ class NetworkExtractor(ABC):
     @abstractmethod
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
         """Compute features of pixels in 0 to 255."""
+
+
+class CallableExtractor:
+    """A function from uint8 images to features, or to features and class logits, as extractor.
+
+    A module is put into evaluation mode for each call and left as it was. A plain function cannot be looked
+    into: change its `version` whenever its values change.
+
+    Args:
+        function: Function from uint8 `(b, 3, h, w)` to float `(b, d)`, or to `(b, d)` and `(b, k)`; each row must
+            depend on its image alone.
+        name: Name in the protocol; the Fréchet distance is called `fd_<name>`.
+        feature_dim: Length of a feature vector, `d`.
+        version: Text that enters the fingerprint, beside the tensors of a module. A plain function needs it.
+        resize: Description of the function's resize, for the record.
+        normalization: Formula that the function applies to a pixel `u` in 0 to 255, for the record.
+        independent_of_nac: True if the features owe nothing to Neural Activation Coding.
+        device: Device that images are moved to before the function sees them.
+
+    Raises:
+        ConfigurationError: If the name is no lower-case identifier or belongs to published weights, if
+            `feature_dim` is below one, or if a plain function has no version.
+
+    Example:
+        >>> def mean_color(images):
+        ...     return images.float().mean(dim=(2, 3))
+        >>> extractor = CallableExtractor(mean_color, name="mean_color", feature_dim=3, version="1")
+        >>> extractor(torch.full((1, 3, 8, 8), 7, dtype=torch.uint8)).pooled
+        tensor([[7., 7., 7.]])
+    """
+
+    def __init__(
+        self,
+        function: FeatureFunction,
+        *,
+        name: str,
+        feature_dim: int,
+        version: str | None = None,
+        resize: str = "unknown",
+        normalization: str = "unknown",
+        independent_of_nac: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED:
+            raise ConfigurationError(
+                f"name must be lower-case letters, digits and _, and not {' or '.join(RESERVED)}, got {name!r}."
+            )
+        if feature_dim < 1:
+            raise ConfigurationError(f"feature_dim must be one or more, got {feature_dim}.")
+        if version is None and not isinstance(function, nn.Module):
+            raise ConfigurationError(
+                f"version must be given for {name}, a plain function whose weights cannot be seen: scores are "
+                "compared by it. Name the weights and the preprocessing in it."
+            )
+        self.name, self.score_name, self.feature_dim = name, f"fd_{name}", feature_dim
+        self.resize, self.normalization = resize, normalization
+        self.independent_of_nac = independent_of_nac
+        self.function, self.device = function, torch.device(device)
+        weights = digest_tensors(function.state_dict()) if isinstance(function, nn.Module) else None
+        record = json.dumps([name, version, resize, normalization, weights])
+        self.fingerprint = f"sha256:{hashlib.sha256(record.encode()).hexdigest()}"
+
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:
+        """Compute features in plain float32, without gradients; refuse other images with a `DataError`."""
+        check_images(images)
+        modules = self.function.modules() if isinstance(self.function, nn.Module) else ()
+        training = [module for module in modules if module.training]
+        try:
+            for module in training:
+                module.training = False
+            with torch.no_grad(), plain_float32(self.device.type):
+                answer = self.function(images.to(self.device).contiguous())
+        finally:
+            for module in training:
+                module.training = True
+        features, logits = answer if isinstance(answer, tuple) else (answer, None)
+        pooled = self._checked(features, "features", len(images), self.feature_dim)
+        if logits is None:
+            return Features(pooled, None)
+        return Features(pooled, self._checked(logits, "logits", len(images), "k"))
+
+    def _checked(self, rows: object, kind: str, n: int, width: int | str) -> Tensor:
+        came = repr(rows)
+        if isinstance(rows, Tensor):
+            has_width = rows.ndim == 2 and width in ("k", rows.shape[1])
+            if rows.is_floating_point() and has_width and len(rows) == n:
+                return rows.float()
+            came = f"{rows.dtype} {tuple(rows.shape)}"
+        raise DataError(
+            f"{self.name} must give float {kind} ({n}, {width}) for {n} images, got {came}. Pool feature maps "
+            "over their pixels and give one row an image."
+        )
 
 
 def check_images(images: Tensor) -> None:

@@ -42,7 +42,6 @@ class Breakpoints:
 
     def __init__(self, max_values: int) -> None:
         self.max_values = max_values
-        self.num_relus = 0
         self.found: list[Tensor] = []
 
     def count(self) -> int:
@@ -206,7 +205,6 @@ def _insert(path: SegmentPath, interval: Tensor, fraction: Tensor) -> SegmentPat
 
 
 def _relu(path: SegmentPath) -> SegmentPath:
-    path.breakpoints.num_relus += 1
     z = path.activations.flatten(1)  # (m, ...) -> (m, u)
     above, below = z > 0, z < 0
     crosses = (above[:-1] & below[1:]) | (below[:-1] & above[1:])

@@ -51,8 +51,6 @@ def slice_regions(
     output, the activation codes if it is code logits. `zoom` magnifies about the mean of the images: a plane
     cuts so many regions of a whole network that only a small window shows them.
     """
-    if part not in ("network", "code"):
-        raise ValueError(f"part must be network or code, got {part!r}. Choose one of them.")
     if resolution < 2 or not zoom > 0:
         raise ValueError(
             f"resolution must be 2 or more and zoom above 0, got {resolution} and {zoom}. 256 and 1 are usual."

@@ -35,13 +35,7 @@ def baseline_codes(
 
     The training features must not be the queries, and need a rank of `code_dim` for `"pca"` and `"itq"`. A
     projection of exactly zero counts as +1.
-
-    Example:
-        >>> baseline_codes(torch.randn(100, 8), torch.randn(5, 8), code_dim=4, method="itq").shape
-        torch.Size([5, 4])
     """
-    if method not in ("lsh", "pca", "itq"):
-        raise ValueError(f"method must be lsh, pca or itq, got {method!r}. Choose one of them.")
     if code_dim < 1:
         raise ValueError(f"code_dim must be one bit or more, got {code_dim}. 64 is usual.")
     check_features("train_features", train_features)

@@ -16,7 +16,7 @@ from nacgen.functional.ranking import (
     precision_recall,
     precision_within,
 )
-from nacgen.probes.retrieval.index import RetrievalProtocol
+from nacgen.probes.retrieval.protocols import RetrievalProtocol
 
 NUM_ITEMS = (1, 10, 100, 1_000)  # at which precision is reported, where the gallery has so many
 TOP = 1_000
@@ -25,17 +25,11 @@ RADIUS = 2
 
 @dataclass(frozen=True)
 class PrecisionRecallCurve:
-    """Precision and recall if all pairs up to a distance are retrieved, pooled over queries.
+    """Precision and recall if all pairs up to a distance are retrieved, pooled over queries."""
 
-    Args:
-        distances: Hamming distances, rising, from the smallest that occurs.
-        precision: Fraction of the retrieved pairs that are relevant.
-        recall: Fraction of the relevant pairs that are retrieved.
-    """
-
-    distances: tuple[int, ...]
-    precision: tuple[float, ...]
-    recall: tuple[float, ...]
+    distances: tuple[int, ...]  # Hamming distances, rising, from the smallest that occurs
+    precision: tuple[float, ...]  # fraction of the retrieved pairs that are relevant
+    recall: tuple[float, ...]  # fraction of the relevant pairs that are retrieved
 
 
 @dataclass(frozen=True)
@@ -85,29 +79,24 @@ def evaluate_retrieval(
     protocol's. A query without a relevant item is a DataError, unless it is allowed; then it counts as 0.
 
     Example:
-        >>> from nacgen.data.datasets import load_splits
-        >>> from nacgen.probes.features import extract
-        >>> from nacgen.probes.retrieval.protocols import open_protocol
-        >>> images, protocol = open_protocol("split", *load_splits("digits"))
-        >>> codes = extract(lambda x: x[:, 0, ::4, ::4].flatten(1) > 0, images)  # or encoder.codes
-        >>> query, gallery = protocol.query, protocol.gallery
-        >>> result = evaluate_retrieval(
-        ...     codes[query], images.labels[query], codes[gallery], images.labels[gallery], protocol=protocol
-        ... )
-        >>> result.mean_average_precision > 2 * result.chance
-        True
+        >>> codes, labels = torch.eye(4).bool(), torch.tensor([0, 0, 1, 1])
+        >>> evaluate_retrieval(codes, labels, codes, labels).chance
+        0.5
     """
     origin: dict[str, Any] = {"name": protocol, "seed": None, "fingerprint": None}
     if isinstance(protocol, RetrievalProtocol):
-        _check_sizes(protocol, len(query_codes), len(gallery_codes))
+        if (len(query_codes), len(gallery_codes)) != (len(protocol.query), len(protocol.gallery)):
+            raise DataError(
+                f"{protocol.name} has {len(protocol.query)} queries and {len(protocol.gallery)} gallery items, "
+                f"got codes of {len(query_codes)} and {len(gallery_codes)}. Take codes[protocol.query] and "
+                "codes[protocol.gallery]."
+            )
         top = protocol.top if top is None else top
         origin = {key: getattr(protocol, key) for key in origin}
-    counts = distance_counts(query_codes, query_labels, gallery_codes, gallery_labels, ranking)
-    num_queries, num_gallery = len(query_codes), len(gallery_codes)
+    codes = query_codes, query_labels, gallery_codes, gallery_labels
+    counts, num_gallery = distance_counts(*codes, ranking), len(gallery_codes)
     num_lost = _check_relevant(counts, allow_queries_without_relevant)
-    stable = stable_average_precision(
-        query_codes, query_labels, gallery_codes, gallery_labels, top, ranking
-    )
+    stable = stable_average_precision(*codes, top, ranking)
     ball, curve = precision_within(counts, RADIUS), precision_recall(counts)
     return RetrievalResult(
         mean_average_precision=_mean(average_precision(counts, top)),
@@ -124,7 +113,7 @@ def evaluate_retrieval(
         chance=_mean(counts.relevant.sum(1).double() / num_gallery),
         protocol={
             **origin,
-            "num_queries": num_queries,
+            "num_queries": len(query_codes),
             "num_gallery": num_gallery,
             "code_dim": query_codes.shape[1],
             "top": top,
@@ -135,14 +124,6 @@ def evaluate_retrieval(
             "num_queries_without_relevant": num_lost,
         },
     )
-
-
-def _check_sizes(protocol: RetrievalProtocol, num_queries: int, num_gallery: int) -> None:
-    if (num_queries, num_gallery) != (len(protocol.query), len(protocol.gallery)):
-        raise DataError(
-            f"{protocol.name} has {len(protocol.query)} queries and {len(protocol.gallery)} gallery items, got "
-            f"codes of {num_queries} and {num_gallery}. Take codes[protocol.query] and codes[protocol.gallery]."
-        )
 
 
 def _check_relevant(counts: DistanceCounts, is_allowed: bool) -> int:

@@ -1,4 +1,4 @@
-"""Retrieval protocols by name: the queries, gallery and training images of a dataset.
+"""Retrieval protocols by name, and their files: the queries, gallery and training images of a dataset.
 
 Figures of different protocols cannot be compared, so a protocol's name, seed and fingerprint go with every
 figure. Indices refer to all splits of a dataset, train first. If a fifth of the images was held out because
@@ -17,23 +17,22 @@ fifth last).
 Training images are part of the gallery.
 """
 
-from dataclasses import replace
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Int64
+from safetensors.torch import save
 from torch import Tensor
 
 from nacgen.data.datasets import Dataset, ImageDataset
 from nacgen.data.lazy import LazyImageDataset
-from nacgen.errors import ConfigurationError, DataError
+from nacgen.errors import CheckpointError, ConfigurationError, DataError, DataNotFoundError
 from nacgen.functional.hashing import Labels
-from nacgen.probes.retrieval.index import (
-    RetrievalProtocol,
-    check_labels,
-    fingerprint_labels,
-    read_protocol,
-)
+from nacgen.system.files import storage_errors, write_file
 from nacgen.system.randomness import generator
+from nacgen.system.tensor_file import read_tensor_file
 
 CIFAR10_QUERIES = {"cifar10-10k": 1_000, "cifar10-1k": 100}  # of each class
 CIFAR10_TRAINING = 500  # of each class
@@ -47,6 +46,55 @@ FLICKR25K_QUERIES, FLICKR25K_TRAINING = 2_000, 5_000
 TOP = {"cifar10-1k": 1_000}  # items that are ranked; all for other protocols
 NAMES = (*CIFAR10_QUERIES, *FLICKR25K_IMAGES, "split")
 INDEX_FILE = ".safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalProtocol:
+    """Queries, gallery and training images of one dataset.
+
+    Args:
+        name: Name of the protocol.
+        seed: Seed of the draw of the images.
+        query: Indices of the queries, rising.
+        gallery: Indices of the items that are ranked, rising, none of them a query.
+        train: Indices of the images that may be trained on, rising, a part of the gallery.
+        labels_fingerprint: SHA-256 of the dataset's labels, in its order.
+        top: Number of first items that are ranked, None for all.
+        fingerprint: SHA-256 of everything above.
+    """
+
+    name: str
+    seed: int
+    query: Int64[Tensor, " q"]
+    gallery: Int64[Tensor, " n"]
+    train: Int64[Tensor, " t"]
+    labels_fingerprint: str
+    top: int | None = None
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compute the fingerprint."""
+        head = f"{self.name}/{self.seed}/{self.labels_fingerprint}/{self.top}"
+        digest = hashlib.sha256(head.encode())
+        for part in (self.query, self.gallery, self.train):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part.cpu().contiguous().numpy().astype("<i8").tobytes())
+        object.__setattr__(self, "fingerprint", f"sha256:{digest.hexdigest()}")
+
+    def save(self, path: str | Path) -> None:
+        """Write an index file, safetensors with the fingerprint in its header."""
+        tensors = {
+            name: getattr(self, name).cpu().clone() for name in ("query", "gallery", "train")
+        }
+        metadata = {
+            "name": self.name,
+            "seed": str(self.seed),
+            "labels_fingerprint": self.labels_fingerprint,
+            "top": str(self.top),
+            "fingerprint": self.fingerprint,
+        }
+        with storage_errors(f"the index file {path}"):
+            write_file(Path(path), save(tensors, metadata))
 
 
 def build_protocol(
@@ -152,6 +200,69 @@ def pool(train: Dataset, test: Dataset) -> Dataset:
     return whole.subset(torch.cat([train.positions, test.positions]).argsort())
 
 
+def read_protocol(path: str | Path, labels: Labels) -> RetrievalProtocol:
+    """Read an index file and check that it is whole and made for these labels.
+
+    A file that is damaged, was changed or belongs to other labels is a DataError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataNotFoundError(
+            f"an index file is expected at {path}, but there is none. Write it with "
+            "build_protocol(...).save(path)."
+        )
+    try:
+        file = read_tensor_file(path)
+        header = file.metadata
+        query, gallery, train = (file.tensors[part] for part in ("query", "gallery", "train"))
+        protocol = RetrievalProtocol(
+            header["name"],
+            int(header["seed"]),
+            query,
+            gallery,
+            train,
+            header["labels_fingerprint"],
+            None if header["top"] == "None" else int(header["top"]),
+        )
+    except (CheckpointError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{path} is no index file of a retrieval protocol ({error}). Build the protocol again."
+        ) from error
+    if protocol.fingerprint != header.get("fingerprint"):
+        raise DataError(
+            f"{path} should hold indices of fingerprint {header.get('fingerprint')}, got "
+            f"{protocol.fingerprint}: it was changed. Build the protocol again."
+        )
+    expected = fingerprint_labels(labels)
+    if protocol.labels_fingerprint != expected:
+        raise DataError(
+            f"{path} was made for labels {protocol.labels_fingerprint}, got labels {expected}. Load the same "
+            "dataset, in the same order, or build the protocol again."
+        )
+    return protocol
+
+
+def fingerprint_labels(labels: Labels) -> str:
+    """Compute the SHA-256 of labels over kind, shape and values, as `"sha256:…"`."""
+    digest = hashlib.sha256(f"{labels.dtype}{tuple(labels.shape)}".encode())
+    digest.update(labels.cpu().contiguous().numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def check_labels(labels: Tensor | None) -> None:
+    """Raise a DataError unless labels are classes or multi-hot, and so decide which images are relevant."""
+    if labels is None:
+        raise DataError(
+            "a retrieval protocol needs labels, but the dataset has none. Use a labeled dataset."
+        )
+    is_class = labels.ndim == 1 and labels.dtype == torch.int64
+    if not is_class and not (labels.ndim == 2 and labels.dtype == torch.bool):
+        raise DataError(
+            f"labels must be classes, int64 (n,), or multi-hot, bool (n, c), got {labels.dtype} "
+            f"{tuple(labels.shape)}. Convert them."
+        )
+
+
 def _split(labels: Tensor, num_train: int | None) -> tuple[Tensor, Tensor, Tensor]:
     if num_train is None:
         raise ConfigurationError(
@@ -185,8 +296,9 @@ def _cifar10(name: str, labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tens
         draw = torch.randperm(len(members), generator=generator(seed, f"{name}/{label}"))
         query.append(members[draw[:num_queries]])
         train.append(members[draw[num_queries : num_queries + CIFAR10_TRAINING]])
-    queries = torch.cat(query)
-    return queries, _without(len(labels), queries), torch.cat(train)
+    queries, is_ranked = torch.cat(query), torch.ones(len(labels), dtype=torch.bool)
+    is_ranked[queries] = False
+    return queries, is_ranked.nonzero().squeeze(1), torch.cat(train)
 
 
 def _flickr25k(
@@ -222,9 +334,3 @@ def _flickr25k(
     draw = members[torch.randperm(len(members), generator=generator(seed, name))]
     gallery = draw[FLICKR25K_QUERIES:]
     return draw[:FLICKR25K_QUERIES], gallery, gallery[:FLICKR25K_TRAINING]
-
-
-def _without(size: int, indices: Tensor) -> Tensor:
-    rest = torch.ones(size, dtype=torch.bool)
-    rest[indices] = False
-    return rest.nonzero().squeeze(1)

@@ -6,8 +6,7 @@ from einops import reduce
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError, DataError
-from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.extractors.callables import CallableExtractor
+from nacgen.metrics.extractors.base import CallableExtractor, FeatureExtractor
 from tests.metrics.means import generate
 
 

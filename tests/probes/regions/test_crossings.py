@@ -7,9 +7,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-import nacgen.probes.regions.crossings as module
+import nacgen.probes.regions.regions as module
 from nacgen import NACEncoder
-from nacgen.probes.regions.crossings import sampled_crossings, segment_crossings
+from nacgen.probes.regions.regions import sampled_crossings, segment_crossings
 from nacgen.probes.regions.segment_path import _take_overs
 from nacgen.system.randomness import seeded
 from tests.reference import regions as reference

@@ -83,8 +83,6 @@ def test_the_standard_error_is_that_of_the_mean() -> None:
 
 
 def test_unusable_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="method must be exact or sampled, got 'guessed'"):
-        measure_regions.__wrapped__(network(), images(), ViewPolicy(), method="guessed")  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="images must be two or more, got 1"):
         measure_regions(network(), images(1), ViewPolicy())
     with pytest.raises(ValueError, match="num_segments must be two or more, got 1"):

@@ -101,5 +101,3 @@ def test_unusable_planes_are_named() -> None:
         slice_regions(network, CORNERS, 1)
     with pytest.raises(ValueError, match=r"got 8 and 0\.0"):
         slice_regions(network, CORNERS, 8, zoom=0.0)
-    with pytest.raises(ValueError, match="got 'head'"):
-        slice_regions.__wrapped__(network, CORNERS, 8, "head")  # type: ignore[attr-defined]

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from nacgen.errors import DataError
 from nacgen.probes.retrieval.evaluate import RetrievalResult, evaluate_retrieval
-from nacgen.probes.retrieval.index import RetrievalProtocol
-from nacgen.probes.retrieval.protocols import build_protocol
+from nacgen.probes.retrieval.protocols import RetrievalProtocol, build_protocol
 from tests.reference import retrieval as reference
 
 

@@ -8,12 +8,13 @@ from torch import Tensor
 from nacgen.data.datasets import ImageDataset, load_dataset, load_splits
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.errors import ConfigurationError, DataError, DataNotFoundError
-from nacgen.probes.retrieval.index import RetrievalProtocol, read_protocol
 from nacgen.probes.retrieval.protocols import (
+    RetrievalProtocol,
     build_protocol,
     load_protocol,
     open_protocol,
     pool,
+    read_protocol,
 )
 from tests.data.files import write_photographs
 
