@@ -42,7 +42,7 @@ SPLITS = {
     "folder": ("train", "test"),
 }
 
-READERS: dict[str, Callable[[Path, str], tuple[Tensor, Tensor | None, tuple[str, ...]]]] = {
+READERS: dict[str, Callable[[Path, str], tuple[Tensor, ImageFiles]]] = {
     "cifar10": partial(read_cifar, "CIFAR10"),
     "cifar100": partial(read_cifar, "CIFAR100"),
     "stl10": read_stl10,
@@ -65,6 +65,7 @@ class ImageDataset:
     class_names: tuple[str, ...] = ()
     positions: Int64[Tensor, " n"] | None = None  # in the dataset that a fifth was held out of
     skipped: tuple[str, ...] = ()  # unreadable files that were left out
+    files: ImageFiles | None = None  # that the images were read from, before any were left out
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -149,11 +150,11 @@ def load_dataset(
     if name == "digits":
         return _load_digits(split, image_size or 16)
     if name in READERS:
-        images, labels, class_names = READERS[name](root, split)
+        images, files = READERS[name](root, split)
         if image_size not in (None, images.shape[-1]):
             # In chunks, because floats take four times the memory.
             images = torch.cat([_resize(chunk, image_size) for chunk in images.split(1000)])
-        return ImageDataset(name, split, images, labels, class_names)
+        return ImageDataset(name, split, images, files.labels, files.class_names, files=files)
 
     # Image files are read into memory if they fit, else left to be decoded later.
     files = LISTINGS[name](root, split)
@@ -161,7 +162,9 @@ def load_dataset(
     if num_bytes <= max_bytes and name != "imagenet":
         images, skipped = read_images(files.paths, image_size, skip_bad)
         kept = files.without(skipped)
-        return ImageDataset(name, split, images, kept.labels, kept.class_names, None, skipped)
+        return ImageDataset(
+            name, split, images, kept.labels, kept.class_names, None, skipped, files
+        )
     if image_size is None:
         raise ConfigurationError(
             f"image_size must be given if images are decoded as they are read: those of {name} would take "
@@ -170,7 +173,7 @@ def load_dataset(
     skipped = find_unreadable(files, image_size, skip_bad)
     kept = files.without(skipped)
     return LazyImageDataset(
-        name, split, kept.paths, image_size, kept.labels, kept.class_names, skipped=skipped
+        name, split, kept.paths, image_size, kept.labels, kept.class_names, None, skipped, files
     )
 
 
@@ -259,14 +262,16 @@ def _every_fifth(classes: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
 
 
 def _load_digits(split: str, image_size: int) -> ImageDataset:
-    with np.load(Path(__file__).with_name("digits.npz")) as archive:
+    path = Path(__file__).with_name("digits.npz")
+    with np.load(path) as archive:
         pixels, labels = archive["images"], torch.from_numpy(archive["labels"]).long()
     gray = rearrange(torch.from_numpy(pixels).float(), "n h w -> n 1 h w") * (255 / 16)
     images = repeat(_resize(gray, image_size), "n 1 h w -> n c h w", c=3).contiguous()
     is_test = _every_fifth(labels)
     chosen = is_test if split == "test" else ~is_test
     names = tuple(str(digit) for digit in range(10))
-    return ImageDataset("digits", split, images[chosen], labels[chosen], names)
+    files = ImageFiles((str(path),), labels[chosen], names, str(path.parent))
+    return ImageDataset("digits", split, images[chosen], labels[chosen], names, files=files)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:

@@ -43,6 +43,7 @@ class ImageFiles:
     paths: tuple[str, ...]
     labels: Int64[Tensor, " n"] | Bool[Tensor, "n c"] | None = None
     class_names: tuple[str, ...] = ()
+    root: str = ""  # folder that the paths lie in
     no_files: tuple[str, ...] = ()  # paths that are named like images but are not files
 
     def without(self, skipped: Sequence[str]) -> "ImageFiles":
@@ -87,13 +88,14 @@ def list_images(root: Path) -> ImageFiles:
     below = len(str(root)) + 1
     ends = [path.find(os.sep, below) for path in paths]
     if min(ends) < 0:  # an image beside the subfolders
-        return ImageFiles(tuple(paths), no_files=tuple(no_files))
+        return ImageFiles(tuple(paths), root=str(root), no_files=tuple(no_files))
     numbers: dict[str, int] = {}  # in the order of the walk, which is that of the names
     labels = [
         numbers.setdefault(path[below:end], len(numbers))
         for path, end in zip(paths, ends, strict=True)
     ]
-    return ImageFiles(tuple(paths), torch.tensor(labels), tuple(numbers), tuple(no_files))
+    classes = tuple(numbers)
+    return ImageFiles(tuple(paths), torch.tensor(labels), classes, str(root), tuple(no_files))
 
 
 def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, bool]]:

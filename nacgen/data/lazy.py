@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from nacgen.data.decoders import decoders, result_of
-from nacgen.data.folder import decode
+from nacgen.data.folder import ImageFiles, decode
 
 
 class PendingImages:
@@ -48,6 +48,7 @@ class LazyImageDataset:
     class_names: tuple[str, ...] = ()
     positions: Int64[Tensor, " n"] | None = None
     skipped: tuple[str, ...] = ()
+    files: ImageFiles | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -55,7 +55,7 @@ def list_flickr25k(root: Path) -> ImageFiles:
         )
     paths = tuple(str(folder / f"im{number}.jpg") for number in numbers)
     columns = [_read_column(annotations / f"{name}.txt", len(paths)) for name in CLASSES]
-    return ImageFiles(paths, torch.stack(columns, dim=1), CLASSES)
+    return ImageFiles(paths, torch.stack(columns, dim=1), CLASSES, str(folder))
 
 
 def _read_column(path: Path, num_images: int) -> Bool[Tensor, " n"]:

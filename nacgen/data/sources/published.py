@@ -11,32 +11,30 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
+from nacgen.data.folder import ImageFiles
 from nacgen.errors import DataError, DataNotFoundError
 
 
-def read_cifar(
-    name: str, root: Path, split: str
-) -> tuple[UInt8[Tensor, "n 3 32 32"], Int64[Tensor, " n"], tuple[str, ...]]:
+def read_cifar(name: str, root: Path, split: str) -> tuple[UInt8[Tensor, "n 3 32 32"], ImageFiles]:
     """Read images, labels and class names of `"CIFAR10"`, or of `"CIFAR100"` with its fine classes."""
     from torchvision import datasets  # slow to import
 
     kind = getattr(datasets, name)
     files = kind.train_list if split == "train" else kind.test_list
     meta = {kind.meta["filename"]: kind.meta["md5"]}
-    folder = _find_published(kind, root, dict(files) | meta)
+    folder, paths = _find_published(kind, root, dict(files) | meta)
     # torchvision wants the files of both splits; the other one's are not needed.
     other = "test_list" if split == "train" else "train_list"
     published = type(name, (kind,), {other: []})(folder.parent, train=split == "train")
     images = rearrange(torch.from_numpy(published.data), "n h w c -> n c h w").contiguous()
-    return images, torch.tensor(published.targets), tuple(published.classes)
+    labels = torch.tensor(published.targets)
+    return images, ImageFiles(paths, labels, tuple(published.classes), str(folder))
 
 
-def read_stl10(
-    root: Path, split: str
-) -> tuple[UInt8[Tensor, "n 3 96 96"], Int64[Tensor, " n"] | None, tuple[str, ...]]:
+def read_stl10(root: Path, split: str) -> tuple[UInt8[Tensor, "n 3 96 96"], ImageFiles]:
     """Read images, labels and class names of STL-10; there are none for unlabeled images.
 
     torchvision's reader wants the 2.7 GB of unlabeled images for every split, and holds images twice in memory.
@@ -48,20 +46,22 @@ def read_stl10(
     }
     if split != "unlabeled":
         files[STL10.class_names_file] = None  # whose checksum is not published
-    folder = _find_published(STL10, root, files)
+    folder, paths = _find_published(STL10, root, files)
     stored = np.memmap(folder / f"{split}_X.bin", dtype=np.uint8, mode="r")
     # Columns come before rows on disk; the mapped file is copied straight into the tensor.
     columns = rearrange(stored, "(n c w h) -> n c h w", c=3, w=96, h=96)
     images = torch.from_numpy(np.ascontiguousarray(columns))
     if split == "unlabeled":
-        return images, None, ()
+        return images, ImageFiles(paths, root=str(folder))
     labels = np.fromfile(folder / f"{split}_y.bin", dtype=np.uint8)
-    class_names = (folder / STL10.class_names_file).read_text().split()
-    return images, torch.from_numpy(labels).long() - 1, tuple(class_names)
+    class_names = tuple((folder / STL10.class_names_file).read_text().split())
+    return images, ImageFiles(paths, torch.from_numpy(labels).long() - 1, class_names, str(folder))
 
 
-def _find_published(dataset: type, root: Path, files: Mapping[str, str | None]) -> Path:
-    """Return the folder of an unpacked archive, `root` or one in it, after checking the MD5 of the needed files.
+def _find_published(
+    dataset: type, root: Path, files: Mapping[str, str | None]
+) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder of an unpacked archive, `root` or one in it, and the needed files, whose MD5 are checked.
 
     MD5 finds what a download or a disk damaged, and no one can make another file of the published checksum.
     """
@@ -81,4 +81,4 @@ def _find_published(dataset: type, root: Path, files: Mapping[str, str | None]) 
                 f"{folder / name} must be the published file with MD5 {md5}, but is damaged or changed. "
                 "Download the archive again and unpack it over this one."
             )
-    return folder
+    return folder, tuple(str(folder / name) for name in files)

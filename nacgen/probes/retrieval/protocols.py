@@ -186,10 +186,12 @@ def pool(train: Dataset, test: Dataset) -> Dataset:
     whole: Dataset
     if isinstance(train, ImageDataset) and isinstance(test, ImageDataset):
         images = torch.cat([train.images, test.images])
-        whole = replace(train, split="all", images=images, labels=labels, positions=None)
+        whole = replace(
+            train, split="all", images=images, labels=labels, positions=None, files=None
+        )
     elif isinstance(train, LazyImageDataset) and isinstance(test, LazyImageDataset):
         paths = train.paths + test.paths
-        whole = replace(train, split="all", paths=paths, labels=labels, positions=None)
+        whole = replace(train, split="all", paths=paths, labels=labels, positions=None, files=None)
     else:
         raise DataError(
             f"both splits of {train.name} must be in memory, or both be decoded when read, got one of each. Give "

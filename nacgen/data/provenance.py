@@ -1,0 +1,76 @@
+"""Fingerprints of images, by which a run knows on resume whether they are still those it began with."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from nacgen.data.datasets import Dataset, ImageDataset
+from nacgen.system.files import open_regular
+
+MAX_WHOLE_BYTES = 64 * 2**20  # of all files together, up to which every byte is read
+SAMPLED_FILES, SAMPLED_BYTES = 256, 2**16  # of larger ones: the beginnings of so many files
+
+
+def dataset_fingerprint(dataset: Dataset) -> dict[str, str | int]:
+    """Compute a fingerprint of images, labels and class names, the same wherever the files lie.
+
+    Times and the folders above do not count, so that a copied or moved data set keeps its fingerprint. A part of
+    a data set, such as a held-out fifth, has the `sha256` of the whole.
+
+    Returns:
+        `images`, their number; `bytes`, the size of the files, or of the pixels; `sha256`; and `method`, which
+        says what the hash covers: `"names and contents"` of files of up to 64 MB together; `"names, sizes and a
+        sample"` of larger ones, where the first 64 kB of 256 files at even distances are read, so that a change
+        elsewhere which keeps a file's size goes unseen; `"pixels"` of images that were not read from files.
+
+    Example:
+        >>> from nacgen.data.datasets import load_dataset
+        >>> dataset_fingerprint(load_dataset("digits"))["method"]
+        'names and contents'
+    """
+    digest = hashlib.sha256()
+    source = dataset if dataset.files is None else dataset.files
+    digest.update(repr(source.class_names).encode("utf-8", "surrogateescape"))
+    if source.labels is not None:
+        digest.update(source.labels.cpu().contiguous().numpy().data)
+    if dataset.files is None and isinstance(dataset, ImageDataset):
+        pixels = dataset.images.cpu().contiguous().numpy()
+        digest.update(repr(pixels.shape).encode())
+        digest.update(pixels.data)
+        num_bytes, method = pixels.nbytes, "pixels"
+    else:
+        paths = source.paths  # type: ignore[union-attr]  # only images in memory have none
+        root = os.path.commonpath(paths) if dataset.files is None else dataset.files.root
+        sizes = [_size(path) for path in paths]
+        for path, size in zip(paths, sizes, strict=True):
+            name = os.fsencode(path.removeprefix(root))
+            digest.update(b"%d:%b:%d" % (len(name), name, size))
+        num_bytes = sum(max(0, size) for size in sizes)
+        method = _add_contents(digest, paths, num_bytes <= MAX_WHOLE_BYTES)
+    return {
+        "images": len(dataset),
+        "bytes": num_bytes,
+        "method": method,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:  # a link that leads nowhere
+        return -1
+
+
+def _add_contents(digest: "hashlib._Hash", paths: Sequence[str], is_small: bool) -> str:
+    """Add the contents of all files, or of a sample, and return what was added in words."""
+    step = 1 if is_small else -(-len(paths) // SAMPLED_FILES)
+    for path in paths[::step]:
+        try:
+            with open_regular(path) as file:
+                content = file.read(-1 if is_small else SAMPLED_BYTES)
+        except OSError:  # unreadable for training, too, where it is named
+            content = b""
+        digest.update(hashlib.sha256(content).digest())
+    return "names and contents" if is_small else "names, sizes and a sample"
