@@ -54,12 +54,12 @@ def report(
     config: CompareConfig, runs: dict[str, list[Path]], diverged: dict[str, list[int]]
 ) -> None:
     """Compare the arms, write the report, and print the result as the last line."""
-    from nacgen.comparison.compare import compare_arms
-    from nacgen.comparison.report import (
+    from nacgen.comparison.comparison_report import (
         comparison_text,
         divergence_notes,
         write_comparison_report,
     )
+    from nacgen.comparison.paired_comparison import compare_arms
 
     comparisons = compare_arms(
         runs,

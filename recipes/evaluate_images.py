@@ -28,7 +28,7 @@ def score(config: EvaluateConfig) -> None:
     """Open the images, score them, print the scores."""
     from nacgen.metrics import evaluate
     from nacgen.metrics import sources as find
-    from nacgen.reporting.scores import score_text
+    from nacgen.reporting.blocks import score_text
 
     accelerator = build_accelerator()
     names = [config.reference, config.generated, *filter(None, [config.training_images])]

@@ -25,8 +25,8 @@ def main(config: ProbeConfig) -> None:
     from nacgen.data.datasets import load_splits
     from nacgen.pretraining.build import build_views
     from nacgen.probes.suite import EncoderSuite, Examples, load_encoders
-    from nacgen.reporting.encoders.pictures import draw_pictures
-    from nacgen.reporting.encoders.report import (
+    from nacgen.reporting.encoders.encoder_pictures import draw_pictures
+    from nacgen.reporting.encoders.encoder_report import (
         Measurement,
         encoder_text,
         write_encoder_report,

@@ -28,7 +28,7 @@ def main(config: GANConfig) -> None:
     from nacgen.data.datasets import load_dataset, load_test_split
     from nacgen.gan.build import build_update, num_classes_of
     from nacgen.gan.evaluation import GANEvaluation
-    from nacgen.reporting.document import report_run
+    from nacgen.reporting.run_report import report_run
     from nacgen.training.loop import Goal, train
     from nacgen.training.run import open_run
     from nacgen.training.skipped import record_skipped

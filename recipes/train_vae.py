@@ -27,7 +27,7 @@ def main(config: VAEConfig) -> None:
     """Build data, networks and the update; train, measure and report."""
     from nacgen import metrics
     from nacgen.data.datasets import load_splits
-    from nacgen.reporting.document import report_run
+    from nacgen.reporting.run_report import report_run
     from nacgen.training.loop import Goal, train
     from nacgen.training.run import open_run
     from nacgen.training.skipped import record_skipped

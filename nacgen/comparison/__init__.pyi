@@ -1,2 +1,2 @@
-from .compare import compare as compare
-from .compare import compare_arms as compare_arms
+from .paired_comparison import compare as compare
+from .paired_comparison import compare_arms as compare_arms

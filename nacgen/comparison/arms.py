@@ -13,7 +13,7 @@ from nacgen.comparison.children import Child, run_children
 from nacgen.comparison.options import Arm, CompareConfig, parse_arm
 from nacgen.errors import ConfigurationError
 from nacgen.gan.presets import PRESETS as GAN_PRESETS
-from nacgen.reporting.runs import load_run, options_of
+from nacgen.reporting.recorded_runs import load_run, options_of
 from nacgen.system.documents import read_yaml
 from nacgen.system.files import is_temporary, write_file
 from nacgen.training.config import parse, to_dict
@@ -30,13 +30,12 @@ def train_arms(
 ) -> tuple[dict[str, list[Path]], dict[str, list[int]]]:
     """Train every missing run with a recipe's script; return, by arm, finished runs and seeds that diverged."""
     arms = [parse_arm(text) for text in config.arms]
-    command = (sys.executable, str(recipe))
+    start = (sys.executable, str(recipe))
     children = {
-        (arm.name, seed): Child(
-            run_folder(config, arm, seed), (*command, *run_flags(config, arm, seed))
-        )
+        (arm.name, seed): Child(folder, (*start, *run_flags(config, arm, seed)))
         for seed in config.seeds  # the outer loop, so that a stopped comparison has whole pairs
         for arm in arms
+        for folder in [run_folder(config, arm, seed)]
     }
     lost = run_children(list(children.values()), config.jobs)
     runs: dict[str, list[Path]] = {arm.name: [] for arm in arms}
@@ -115,11 +114,8 @@ def join_folder(config: CompareConfig) -> CompareConfig:
     for text in config.arms:
         arm = parse_arm(text)
         start = f"{arm.name}-seed"
-        files = [
-            file
-            for file in sorted(config.folder.glob(f"{start}*/config.yaml"))
-            if file.parent.name.removeprefix(start).isdigit()
-        ]
+        files = sorted(config.folder.glob(f"{start}*/config.yaml"))
+        files = [file for file in files if file.parent.name.removeprefix(start).isdigit()]
         if files and known.get(arm.name, text) != text:  # an arm without a run may be corrected
             differences[f"arm {arm.name}: {known[arm.name]} there, {text} here"] = None
         for file in files:
@@ -134,10 +130,8 @@ def join_folder(config: CompareConfig) -> CompareConfig:
             f"{config.folder} holds runs of another configuration ({'; '.join(differences)}). Repeat that one, or "
             "choose another --run-dir."
         )
-    kept: dict[str, Any] = {
-        name: before.get(name) if getattr(config, name) is None else getattr(config, name)
-        for name in ("run_config", "total_images", "encoder")
-    }
+    left_open = [n for n in ("run_config", "total_images", "encoder") if getattr(config, n) is None]
+    kept: dict[str, Any] = {name: before.get(name) for name in left_open}
     return dataclasses.replace(config, run_dir=str(config.folder), config=None, **kept)
 
 

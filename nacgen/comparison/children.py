@@ -61,9 +61,8 @@ class Child:
 def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
     """Run the children that are not complete, in order, `jobs` side by side, and return those that diverged.
 
-    A child diverged if it stopped with the exit code of a non-finite loss. If one fails in another way, the
-    others are stopped, and the NacgenError has its exit code and the end of its log. SIGTERM and SIGINT stop the
-    children, too, and this process with exit code 143.
+    If one fails in another way, the others are stopped, and the NacgenError has its exit code and the end of its
+    log. SIGTERM and SIGINT stop the children, too, and this process with exit code 143.
     """
     waiting = [child for child in children if not child.is_complete]
     running: dict[Child, subprocess.Popen[bytes]] = {}
@@ -82,7 +81,6 @@ def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
             bar_format="{desc} {percentage:3.0f} % |{bar}| {elapsed}<{remaining}",
             miniters=0,
             mininterval=0.5 if sys.stderr.isatty() else 30,
-            file=sys.stderr,
             dynamic_ncols=True,
         ) as bar,
     ):
@@ -101,8 +99,8 @@ def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
             if running and time.monotonic() < next_read:
                 continue
             next_read = time.monotonic() + SECONDS_BETWEEN_READS
-            num_complete = sum(child.is_complete for child in children) + len(diverged)
-            bar.set_description_str(f"{num_complete} of {len(children)} runs", refresh=False)
+            num_ended = sum(child.is_complete for child in children) + len(diverged)
+            bar.set_description_str(f"{num_ended} of {len(children)} runs", refresh=False)
             bar.update(percentage() - bar.n)
     return diverged
 
@@ -110,8 +108,7 @@ def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
 def child_environment(jobs: int) -> dict[str, str]:
     """Return the environment variables of a child: outside the launcher's group, with a part of the cores."""
     inherited = {k: v for k, v in os.environ.items() if not LAUNCHER_VARIABLES.fullmatch(k)}
-    linux = sys.platform == "linux"
-    num_cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    num_cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return inherited | {"OMP_NUM_THREADS": str(max(1, num_cores // jobs))}
 
 

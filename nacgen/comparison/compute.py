@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from nacgen.reporting.blocks import Table
-from nacgen.reporting.runs import Run
+from nacgen.reporting.recorded_runs import RecordedRun
 from nacgen.training.environment import describe_hardware
 
 COST_NOTE = (
@@ -21,7 +21,7 @@ COST_NOTE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ArmCost:
     """The cost of the runs of one arm; a time is None if its parts are unknown or differ in kind of device."""
 
@@ -33,7 +33,7 @@ class ArmCost:
     in_full: float | None  # mean device time of a run and all of the pretraining
 
 
-def arm_cost(runs: Sequence[Run]) -> ArmCost:
+def arm_cost(runs: Sequence[RecordedRun]) -> ArmCost:
     """Add up the cost of the finished runs of one arm."""
     seconds = [float((run.summary or {}).get("seconds", 0.0)) for run in runs]
     devices = [_devices(run.environment) for run in runs]
@@ -49,24 +49,20 @@ def arm_cost(runs: Sequence[Run]) -> ArmCost:
     if len(kinds) == 1 and None not in kinds:
         device_seconds = fmean(n * time for (n, _), time in zip(devices, seconds, strict=True))
         kinds |= {_devices_in(cost["hardware"])[1] for cost in pretraining or ()}
-    if device_seconds is not None and pretraining is not None and len(kinds) == 1:
-        paid = {
-            name: 0.0 if cost is None else _devices_in(cost["hardware"])[0] * float(cost["seconds"])
-            for name, cost in encoders.items()
-        }
-        shared = device_seconds + sum(paid.values()) / len(runs)
-        in_full = device_seconds + fmean(paid[str(run.config.get("encoder"))] for run in runs)
-    return ArmCost(
-        seconds=tuple(seconds),
-        devices=tuple(dict.fromkeys(describe_hardware(run.environment) for run in runs)),
-        device_seconds=device_seconds,
-        pretraining=pretraining,
-        shared=shared,
-        in_full=in_full,
-    )
+        if pretraining is not None and len(kinds) == 1:
+            paid = {
+                name: _devices_in(cost["hardware"])[0] * float(cost["seconds"])
+                for name, cost in encoders.items()
+                if cost is not None
+            }
+            shared = device_seconds + sum(paid.values()) / len(runs)
+            of_each = (paid.get(str(run.config.get("encoder")), 0.0) for run in runs)
+            in_full = device_seconds + fmean(of_each)
+    in_words = tuple(dict.fromkeys(describe_hardware(run.environment) for run in runs))
+    return ArmCost(tuple(seconds), in_words, device_seconds, pretraining, shared, in_full)
 
 
-def cost_table(arms: Mapping[str, Sequence[Run]]) -> Table:
+def cost_table(arms: Mapping[str, Sequence[RecordedRun]]) -> Table:
     """Tabulate wall time and device time of every arm, without its pretraining and with it."""
     rows = []
     for arm, runs in arms.items():
@@ -79,7 +75,7 @@ def cost_table(arms: Mapping[str, Sequence[Run]]) -> Table:
     return Table([*header, "device-s a run", "+ shared", "+ in full"], rows)
 
 
-def pretraining_note(arms: Mapping[str, Sequence[Run]]) -> str:
+def pretraining_note(arms: Mapping[str, Sequence[RecordedRun]]) -> str:
     """Say what the pretraining of every arm's encoders cost."""
     parts = []
     for arm, runs in arms.items():

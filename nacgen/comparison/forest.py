@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from nacgen.comparison.compare import Comparison
+from nacgen.comparison.paired_comparison import Comparison
 from nacgen.comparison.statistics import ImagesToScore, PairedScores
 from nacgen.comparison.verdict import change
-from nacgen.reporting.charts import COLORS, FAINT, INK, save_chart, score
+from nacgen.reporting.charts import COLORS, INK, save_chart, score, style_axes
 
 ROW_INCHES = 0.36
 TICKS = (  # percent
@@ -41,7 +40,6 @@ def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
     num_lines = sum(len(rows) + 1 for _, rows in blocks)
     height = 0.98 + ROW_INCHES * num_lines
     figure = Figure(figsize=(7.6, height), dpi=200, facecolor="white")
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0.26, 0.35 / height, 0.42, ROW_INCHES * num_lines / height))
     limits = _limits([row for _, rows in blocks for row in rows])
     _frame(axes, limits, num_lines)
@@ -74,18 +72,13 @@ def _limits(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _frame(axes: Axes, limits: tuple[float, float], num_lines: int) -> None:
-    low, high = limits
-    axes.set_xlim(low, high)
+    axes.set_xlim(limits)
     axes.set_ylim(num_lines - 0.4, -0.6)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-    axes.tick_params(colors=INK, labelsize=8.5, length=0)
+    style_axes(axes, "x")
     axes.yaxis.set_major_locator(NullLocator())
-    axes.xaxis.set_major_locator(FixedLocator(tick_places(low, high)))
+    axes.xaxis.set_major_locator(FixedLocator(tick_places(*limits)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: _tick(ratio)))
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.axvline(0, color=INK, linewidth=0.9)
-    axes.set_axisbelow(True)
 
 
 def tick_places(low: float, high: float) -> list[float]:

@@ -1,8 +1,6 @@
 """Statistics of two arms, pair by pair: endpoints of their runs, intervals and exact tests for a handful of seeds.
 
 An endpoint is one number for each run: the score at a moment, its mean over training, or the images to a score.
-Runs with the same seed form a pair. Only the scores at the end carry the verdict; the other endpoints describe.
-
 Student 1908 (the interval), Fisher 1935, The Design of Experiments, section 21 (the exact test), Holm 1979
 (several comparisons).
 """
@@ -69,11 +67,9 @@ class PairedScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Return scores and statistics, ready for JSON; the protocol is left out."""
-        names = (
-            *("when", "images_seen", "total_images", "seeds", "scores_a", "scores_b", "log_ratios"),
-            *("mean_log_ratio", "level", "interval", "p_value", "smallest_p_value"),
-        )
-        return _plain(self, *names, "num_lower", "num_higher")
+        fields = ("when", "images_seen", "total_images", "seeds", "scores_a", "scores_b", "level")
+        figures = ("log_ratios", "mean_log_ratio", "interval", "p_value", "smallest_p_value")
+        return _plain(self, *fields, *figures, "num_lower", "num_higher")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +148,7 @@ def images_to_score(curve: Curve, target: float, better: str) -> int | None:
 def mean_score(curve: Curve) -> float:
     """Compute the geometric mean over the images seen of a curve with two or more positive scores.
 
-    This is the area under the logarithm of the score, by the trapezoidal rule, divided by its width and
-    exponentiated. An arm that is always 10 % better has a mean that is 10 % better.
+    By the trapezoidal rule; an arm that is always 10 % better has a mean that is 10 % better.
     """
     images = sorted(curve)
     logs = [math.log(curve[seen]) for seen in images]
@@ -174,9 +169,8 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
 def sign_flip_p_value(differences: Sequence[float]) -> float:
     """Compute the exact two-sided p-value of a mean difference, over all `2^K` patterns of signs.
 
-    If the arms were exchangeable within each pair, all patterns would be equally likely. The p-value is the
-    fraction of patterns whose mean is at least as far from zero as the observed one. The sums of one half of the
-    pairs are looked up in the sorted sums of the other half, so that not every pattern is visited.
+    The p-value is the fraction of patterns whose mean is at least as far from zero as the observed one. The sums
+    of one half of the pairs are looked up in the sorted sums of the other half; not every pattern is visited.
     """
     num_pairs = len(differences)
     observed = abs(math.fsum(differences))

@@ -24,22 +24,14 @@ class Claim:
 
     @property
     def is_claim(self) -> bool:
-        """True if the data show a difference: the exact test and the interval both exclude zero.
-
-        Seeds with which the worse arm diverged would only support the claim. Seeds with which the better arm
-        diverged could refute it, so there is no claim then.
-        """
+        """True if test and interval exclude zero, and the better arm (a seed could refute it) never diverged."""
         b_is_better = (self.end.mean_log_ratio < 0) == (self.better == "lower")
         lost = self.diverged_b if b_is_better else self.diverged_a
         return self.adjusted_p_value <= self.end.level and not self._has_zero and not lost
 
     @property
     def verdict(self) -> str:
-        """One sentence on how the second arm scored against the first.
-
-        It names the side of the mean and the number of pairs on it. It claims a difference only if `is_claim`, and
-        otherwise gives the reason.
-        """
+        """One sentence on how the second arm scored; without `is_claim` it says why nothing is claimed."""
         end, arm_a, arm_b, pairs = self.end, self.arm_a, self.arm_b, len(self.end.seeds)
         counts = {"lower": end.num_lower, "higher": end.num_higher}
         num_equal = pairs - sum(counts.values())

@@ -5,7 +5,7 @@ from typing import Any
 
 from lazy_loader import attach
 
-_load, __dir__, __all__ = attach(__name__, submod_attrs={"runs": ["load_run"]})
+_load, __dir__, __all__ = attach(__name__, submod_attrs={"recorded_runs": ["load_run"]})
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,8 @@ from urllib.parse import quote, unquote
 
 from markdown_it import MarkdownIt
 
+from nacgen.metrics.result import EvaluationResult
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59616b; --line: #d9dce1; --paper: #fff;
   --panel: #f5f6f8; --accent: #0072b2; }
@@ -132,3 +134,17 @@ def to_text(table: Table) -> str:
     for index in sorted(rules, reverse=True):
         rendered.insert(index, "-" * max(map(len, rendered)))
     return "\n".join(rendered)
+
+
+def score_text(result: EvaluationResult) -> str:
+    """Return one line for each score of one set of images: its value, and what is known of its errors."""
+    width = max(map(len, result.scores))
+    lines = []
+    for name, score in result.scores.items():
+        facts = []
+        if score.spread is not None:
+            facts.append(f"± {score.spread:.3g}, {score.spread_kind}")
+        if score.bias:
+            facts.append(f"independent samples of one Gaussian would score about {score.bias:.3g}")
+        lines.append(f"{name:<{width}}  {score.value:<11.6g} {'; '.join(facts)}".rstrip())
+    return "\n".join(lines)

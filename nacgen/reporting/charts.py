@@ -6,14 +6,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from nacgen.reporting.runs import Run, better
+from nacgen.reporting.recorded_runs import RecordedRun, better
 from nacgen.system.files import storage_errors, write_file
 
 # Gray for the control; the next four by Okabe & Ito 2008, safe for color-blind readers.
@@ -31,7 +30,7 @@ Line = tuple[Curve, str, str | None]  # scores by images seen, color, and the la
 
 
 def comparison_chart(
-    arms: Mapping[str, Sequence[Run]], metric: str, path: str | Path, *, title: str
+    arms: Mapping[str, Sequence[RecordedRun]], metric: str, path: str | Path, *, title: str
 ) -> Path:
     """Draw the score of every arm, the control first, against images seen, and return the path of the PNG file.
 
@@ -49,7 +48,7 @@ def comparison_chart(
     return _line_chart(lines, metric, Path(path), title, note)
 
 
-def run_curve(run: Run, metric: str, path: str | Path) -> Path:
+def run_curve(run: RecordedRun, metric: str, path: str | Path) -> Path:
     """Draw the score of one run against images seen, and return the path of the PNG file."""
     curve = run.curve(metric)
     end, value = max(curve.items())
@@ -69,24 +68,28 @@ def score(value: float, scale: float | None = None) -> str:
 
 def _line_chart(lines: Sequence[Line], metric: str, path: Path, title: str, note: str) -> Path:
     figure = Figure(figsize=(7.6, 4.4), dpi=200, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     title = textwrap.fill(title, TITLE_WIDTH)
     axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK, pad=22)
     axes.text(0, 1.025, note, transform=axes.transAxes, fontsize=9, color=COLORS[0], va="bottom")
     axes.set_xlabel("images seen", fontsize=9.5, color=INK)
     axes.set_ylabel(f"{metric} ({better(metric)} is better)", fontsize=9.5, color=INK)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-    axes.tick_params(colors=INK, labelsize=9, length=0)
-    axes.grid(axis="y", color=FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
+    style_axes(axes, "y")
     for curve, color, label in lines:
         style = _THIN if label is None else _BOLD
         axes.plot(list(curve), list(curve.values()), color=color, **style)
     _scale(axes, [value for curve, _, _ in lines for value in curve.values()])
     _label_ends(axes, lines)
     return save_chart(figure, path)
+
+
+def style_axes(axes: Axes, grid: Literal["x", "y"]) -> None:
+    """Leave of the frame a faint line below the data, and a faint grid across one axis behind them."""
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.grid(axis=grid, color=FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
 
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:

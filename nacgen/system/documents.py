@@ -57,12 +57,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings into one, with dots between the keys, in the same order.
-
-    Example:
-        >>> flatten({"optim": {"lr": 0.002}, "seed": 0})
-        {'optim.lr': 0.002, 'seed': 0}
-    """
+    """Flatten nested mappings into one, with dots between the keys, in the same order."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"

@@ -7,13 +7,13 @@ torch, which keeps `--help` fast.
 import argparse
 import contextlib
 import dataclasses
-import functools
 import itertools
 import math
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -31,8 +31,6 @@ from nacgen.system.signals import stop_with_launcher
 from nacgen.training.old_options import as_flags, upgrade, upgrade_flags
 
 Config = TypeVar("Config")
-# Metadata of a field that tells what to do with a run, not what the run is.
-UNRECORDED = {"is_recorded": False}
 # Presets that `parse` has seen, by class of configuration.
 _presets: dict[type, Mapping[str, Any]] = {}
 
@@ -43,9 +41,8 @@ def require_positive(config: object, *names: str) -> None:
         value = getattr(config, name)
         numbers = value if isinstance(value, tuple) else (value,)
         if not numbers or not all(0 < number < math.inf for number in numbers):
-            raise ConfigurationError(
-                f"{name} must be above 0, got {value}. Change {flag_of(config, name)}."
-            )
+            flag = flag_of(config, name)
+            raise ConfigurationError(f"{name} must be above 0, got {value}. Change {flag}.")
 
 
 def require_between(config: object, low: float, high: float, *names: str) -> None:
@@ -54,33 +51,22 @@ def require_between(config: object, low: float, high: float, *names: str) -> Non
         value = getattr(config, name)
         if not (low <= value <= high and math.isfinite(value)):
             bounds = f"{low} or more" if high == math.inf else f"between {low} and {high}"
-            raise ConfigurationError(
-                f"{name} must be {bounds}, got {value}. Change {flag_of(config, name)}."
-            )
+            flag = flag_of(config, name)
+            raise ConfigurationError(f"{name} must be {bounds}, got {value}. Change {flag}.")
 
 
 def refuse_unheeded(config: Any, is_unheeded: bool, names: Iterable[str], reason: str) -> None:
-    """Raise `ConfigurationError` for an option that the user set although others take its effect away.
+    """Raise `ConfigurationError` for an option without effect whose value is neither the default nor the preset's.
 
-    An option counts as set if its value is neither the default nor that of the preset.
-
-    Args:
-        config: Configuration of a recipe, a dataclass instance.
-        is_unheeded: True if the options have no effect; otherwise nothing is checked.
-        names: Names of fields with dots, such as "optim.penalty_weight"; "optim" stands for all of its fields.
-        reason: Cause for the message, such as "with --objective simclr".
+    Nothing is checked unless `is_unheeded`. Names have dots, such as "optim.penalty_weight"; "optim" stands for
+    all of its fields. The reason is the cause for the message, such as "with --objective simclr".
     """
     if not is_unheeded:
         return
-    preset = preset_of(config, config.preset)
+    preset = preset_of(config, config.preset) or type(config)
     for name in names:
-        topic, *rest = name.split(".")
-        # The default of the class's field, since a second instance would be checked as well.
-        default = type(config).__dataclass_fields__[topic].default
-        value, default, of_preset = (
-            functools.reduce(getattr, rest, each)
-            for each in (getattr(config, topic), default, getattr(preset, topic, default))
-        )
+        # The class holds the defaults of its fields; a second instance would be checked as well.
+        value, default, of_preset = map(attrgetter(name), (config, type(config), preset))
         if dataclasses.is_dataclass(value):
             inner = [f"{name}.{field.name}" for field in dataclasses.fields(value)]
             refuse_unheeded(config, True, inner, reason)
@@ -109,8 +95,7 @@ class DataConfig:
     image_size: int | None = None
     """Height and width in pixels to which images are resized; None keeps them as they are."""
     skip_bad: bool = False
-    """Leave out image files that cannot be read, one in a hundred at most; they are listed in
-    skipped.txt."""
+    """Leave out image files that cannot be read, one in a hundred at most; they are listed in skipped.txt."""
 
     def __post_init__(self) -> None:
         """Check the number."""
@@ -152,7 +137,7 @@ class TrainingConfig:
     run_dir: str | None = None
     """Run folder; a run of the same configuration in it is resumed.
     Default: runs/<name>-seed<seed>, where the name has recipe and preset."""
-    fresh: bool = dataclasses.field(default=False, metadata=UNRECORDED)
+    fresh: bool = False
     """Start over: the contents of the run folder are moved aside, to <run folder>.old-1 and so on."""
     seed: int = 0
     """Seed of all random numbers."""
@@ -180,13 +165,9 @@ def parse(
     argv: Sequence[str] | None = None,
     description: str | None = None,
 ) -> Config:
-    """Read a configuration from a preset, a YAML file and flags, each overruling the one before.
+    """Read a configuration from a preset, a YAML file and flags (`argv`), each overruling the one before.
 
-    Args:
-        config_class: Frozen dataclass with fields `preset` and `config`.
-        presets: Configurations by name; the first is the default.
-        argv: Flags; by default those of the command line.
-        description: Text that `--help` shows.
+    Presets are configurations by name; the first is the default. `--help` shows the description.
 
     Raises:
         ConfigurationError: The preset is unknown, or the configuration contradicts itself.
@@ -205,9 +186,8 @@ def parse(
     preset = chosen.preset or file_values.get("preset") or next(iter(presets))
     if not isinstance(preset, str) or preset not in presets:
         source = "" if chosen.preset or not file_values else f" in {chosen.config}"
-        raise ConfigurationError(
-            f"preset must be one of {', '.join(presets)}, got {preset!r}{source}."
-        )
+        known = ", ".join(presets)
+        raise ConfigurationError(f"preset must be one of {known}, got {preset!r}{source}.")
 
     def read(args: list[str], is_quiet: bool = False) -> Config:
         return tyro.cli(
@@ -248,7 +228,11 @@ def run_recipe(
         print("interrupted; the same command starts again from the last save", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as raised:
-        error = _error_of_all(raised)
+        error = raised
+        if "torch.distributed" in sys.modules:  # another process may have caused it
+            from nacgen.system.lost_processes import agreed_error
+
+            error = agreed_error(raised)
         if isinstance(error, NacgenError):
             _exit(str(error), error.exit_code)
         if not is_storage_failure(error):
@@ -258,15 +242,6 @@ def run_recipe(
             "permissions; the same command goes on from the last save.",
             StorageError.exit_code,
         )
-
-
-def _error_of_all(error: Exception) -> Exception:
-    """Return the error of this process, or that of another process if it caused this one."""
-    if "torch.distributed" not in sys.modules:
-        return error
-    from nacgen.system.lost_processes import agreed_error
-
-    return agreed_error(error)
 
 
 def _report_thread(args: threading.ExceptHookArgs) -> None:
@@ -279,19 +254,17 @@ def _report_thread(args: threading.ExceptHookArgs) -> None:
 
 def _exit(message: str, code: int) -> NoReturn:
     rank = os.environ.get("RANK", "0")
-    source = "error" if rank == "0" else f"error on process {rank}"
-    print(f"{source}: {message}", file=sys.stderr)
+    print(f"error{'' if rank == '0' else f' on process {rank}'}: {message}", file=sys.stderr)
     sys.exit(code)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration as nested plain values for YAML or JSON, without fields that are `UNRECORDED`."""
+    """Return a configuration as nested plain values for YAML or JSON, without `fresh`, which no run keeps."""
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
-        if not field.metadata.get("is_recorded", True):
-            continue
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             value = to_dict(value)
         plain[field.name] = list(value) if isinstance(value, tuple) else value
+    plain.pop("fresh", None)
     return plain

@@ -47,26 +47,19 @@ REMOVED: dict[str, Any] = {
 def upgrade(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Translate the options of an earlier version to today's names, and tell the user about each.
 
-    Options that were removed are left out. `source` names the file of the values, or the command line.
-
-    Raises:
-        ConfigurationError: An option that was removed has another value than its old default.
-
-    Example:
-        >>> upgrade({"views.greyscale_probability": 0.2, "seed": 1}, "config.yaml")
-        {'views.grayscale_probability': 0.2, 'seed': 1}
+    Removed options are left out at their old default, and refused with another value. `source` is for messages.
     """
     upgraded = {}
     for name, value in values.items():
-        if name in REMOVED and value != REMOVED[name]:
+        if name not in REMOVED:
+            upgraded[RENAMED.get(name, name)] = value
+        elif value != REMOVED[name]:
             raise ConfigurationError(
                 f"{name} must be {REMOVED[name]}, since it is no longer an option, but {source} has {value}. "
                 "Leave it out, or use the version that knows it."
             )
-        if name in REMOVED:
-            warn(f"{source}: {name} is no longer an option; it has its default and is left out")
         else:
-            upgraded[RENAMED.get(name, name)] = value
+            warn(f"{source}: {name} is no longer an option; it has its default and is left out")
         if name in RENAMED:
             warn(f"{source}: {name} is now called {RENAMED[name]}; use the new name")
     return upgraded

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from nacgen.reporting.blocks import Block, Images, Table, to_text
-from nacgen.reporting.document import Reports, write_blocks
+from nacgen.reporting.run_report import Reports, write_blocks
 from nacgen.system.documents import flatten
 from nacgen.system.files import storage_errors, write_file
 
@@ -47,10 +47,7 @@ def write_results(measurements: Sequence[Measurement], folder: Path) -> None:
 
 
 def write_encoder_report(
-    measurements: Sequence[Measurement],
-    run_dir: Path,
-    title: str,
-    pictures: Mapping[str, Path],
+    measurements: Sequence[Measurement], run_dir: Path, title: str, pictures: Mapping[str, Path]
 ) -> Reports:
     """Write `report.md` and `report.html` with pictures by caption; return the two paths."""
     arms = by_name(measurements)
@@ -71,11 +68,8 @@ def write_encoder_report(
 
 def encoder_text(measurements: Sequence[Measurement]) -> str:
     """Render the report's tables as aligned text for a terminal."""
-    arms = by_name(measurements)
-    tables = [
-        to_text(_table(arms, figures)) for _, figures, _ in _sections(measurements[0].results)
-    ]
-    return "\n\n".join(tables)
+    arms, sections = by_name(measurements), _sections(measurements[0].results)
+    return "\n\n".join(to_text(_table(arms, figures)) for _, figures, _ in sections)
 
 
 def by_name(measurements: Sequence[Measurement]) -> dict[str, list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ import pytest
 
 from nacgen.errors import StorageError
 from nacgen.reporting import load_run
-from nacgen.reporting.document import compare_command, report_run, write_run_report
+from nacgen.reporting.run_report import compare_command, report_run, write_run_report
 from tests.reporting.folders import PROTOCOL, MakeRun, Reader
 
 

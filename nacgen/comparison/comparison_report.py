@@ -4,16 +4,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from nacgen.comparison.compare import Comparison
 from nacgen.comparison.compute import COST_NOTE, cost_table, pretraining_note
 from nacgen.comparison.forest import forest_plot
+from nacgen.comparison.paired_comparison import Comparison
 from nacgen.comparison.statistics import PairedScores
 from nacgen.comparison.verdict import change, limits, listed
-from nacgen.errors import ConfigurationError
 from nacgen.reporting.blocks import Block, Images, Table, to_text
 from nacgen.reporting.charts import comparison_chart, score
-from nacgen.reporting.document import Reports, bias_note, mapping_table, samples, write_blocks
-from nacgen.reporting.runs import Run, warnings_of
+from nacgen.reporting.recorded_runs import RecordedRun, warnings_of
+from nacgen.reporting.run_report import Reports, bias_note, mapping_table, samples, write_blocks
 
 _METHOD = (
     "A change is the score of an arm relative to the control's score with the same seed. Mean and interval "
@@ -42,23 +41,16 @@ def write_comparison_report(
 ) -> Reports:
     """Write `report.md`, `report.html`, `curve.png` and `forest.png` of a comparison into an existing folder.
 
-    The comparisons are the result of `compare_arms`, or one result of `compare` in a list. `diverged` has the
-    seeds with which each arm diverged, including arms that were left out.
+    `diverged` has the seeds with which each arm diverged, including arms that were left out.
     """
     base, first = Path(run_dir), comparisons[0]
-    if any(comparison.num_comparisons != len(comparisons) for comparison in comparisons):
-        raise ConfigurationError(
-            f"the claims of {len(comparisons)} comparisons must be corrected for their number, but these are "
-            f"for {first.num_comparisons}. Make all of them in one call of compare_arms."
-        )
     arms = arms_of(comparisons)
     pairs, metric = len(first.end.seeds), first.metric
     paired_seeds = f"{pairs} paired seed{'s' if pairs > 1 else ''}"
     title = f"{' and '.join(list(arms)[1:])} against {first.arm_a}: {metric}, {paired_seeds}"
     counts = ", ".join(f"{each.arm_b} in {_num_better(each, each.end)}" for each in comparisons)
-    finding = (
-        f"{first.better.capitalize()} than {first.arm_a} at the end: {counts} of {paired_seeds}"
-    )
+    better = first.better.capitalize()
+    finding = f"{better} than {first.arm_a} at the end: {counts} of {paired_seeds}"
     curves = comparison_chart(arms, metric, base / "curve.png", title=finding)
     forest = forest_plot(comparisons, base / "forest.png")
     moments = [point.images_seen for point in (first.early, first.end) if point is not None]
@@ -102,8 +94,8 @@ def _num_better(comparison: Comparison, point: PairedScores) -> int:
 
 def _configuration_differences(comparison: Comparison) -> Block:
     if not comparison.differences:
-        same = f"{comparison.arm_a} and {comparison.arm_b} have the same configuration"
-        return f"{same}, apart from seeds and folders."
+        both = f"{comparison.arm_a} and {comparison.arm_b}"
+        return f"{both} have the same configuration, apart from seeds and folders."
     rows = [
         [f"`{field}`", *(", ".join(map(str, values)) for values in both)]
         for field, both in comparison.differences.items()
@@ -152,20 +144,13 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
             if point.interval is not None:
                 interval = f"{change(point.interval[0])} to {change(point.interval[1])}"
             corrected = f"{comparison.adjusted_p_value:.2g}" if point is comparison.end else ""
-            rows.append(
-                [
-                    f"{comparison.arm_b} {point.when}",
-                    f"{_num_better(comparison, point)} of {len(point.seeds)}",
-                    change(point.mean_log_ratio),
-                    interval,
-                    f"{point.p_value:.2g}",
-                    f"{point.smallest_p_value:.2g}",
-                    *([corrected] if several else []),
-                ]
-            )
+            count = f"{_num_better(comparison, point)} of {len(point.seeds)}"
+            row = [f"{comparison.arm_b} {point.when}", count, change(point.mean_log_ratio)]
+            row += [interval, f"{point.p_value:.2g}", f"{point.smallest_p_value:.2g}"]
+            rows.append([*row, corrected] if several else row)
     header = [f"Against {first.arm_a}", "better in", "mean change"]
     header += [f"{100 * (1 - first.end.level):.4g} % interval", "exact p", "smallest p"]
-    return Table([*header, *(["corrected p"] if several else [])], rows)
+    return Table([*header, "corrected p"] if several else header, rows)
 
 
 def time_to_score_table(comparisons: Sequence[Comparison]) -> Table:
@@ -186,7 +171,7 @@ def time_to_score_table(comparisons: Sequence[Comparison]) -> Table:
     return Table([f"Images to {score(first.target)}", *arms], rows, num_summary=3)
 
 
-def arms_of(comparisons: Sequence[Comparison]) -> dict[str, Sequence[Run]]:
+def arms_of(comparisons: Sequence[Comparison]) -> dict[str, Sequence[RecordedRun]]:
     """Return the runs of every arm by its name, the control first."""
     first = comparisons[0]
     return {first.arm_a: first.runs_a, **{each.arm_b: each.runs_b for each in comparisons}}

@@ -9,7 +9,7 @@ from typing import Any
 
 from nacgen.reporting.blocks import Block, Images, Table, to_html, to_markdown
 from nacgen.reporting.charts import run_curve, score
-from nacgen.reporting.runs import Evaluation, Run, better, load_run, options_of, warnings_of
+from nacgen.reporting.recorded_runs import RecordedRun, better, load_run, options_of, warnings_of
 from nacgen.system.documents import flatten
 from nacgen.system.files import storage_errors, write_file
 
@@ -36,7 +36,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
     blocks: list[Block] = [f"# {title}"]
     if run.evaluations:
         last = run.evaluations[-1]
-        blocks += [f"> {_headline(run, last)}"]
+        blocks += [f"> {_headline(run)}"]
         for index, metric in enumerate(run.metrics):
             chart = run_curve(run, metric, run.path / f"curve{f'_{index}' if index else ''}.png")
             blocks += [Images([chart], [f"`{metric}` against images seen"], "chart")]
@@ -67,8 +67,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
 def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> str:
     """Write the report of one training run, as `write_run_report` does, and return a summary for a terminal.
 
-    The summary holds the last scores with their protocol, the paths of pictures and report, and the command
-    that compares initializations.
+    The summary holds the last scores with their protocol, paths, and the command that compares initializations.
     """
     html = write_run_report(run_dir, preset)[1]
     run = load_run(run_dir)
@@ -79,7 +78,7 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
         protocol = re.sub(r"(?<=sha256:)([0-9a-f]{12})[0-9a-f]+", r"\1", protocol)
         grid = run.sample_grid(last.images_seen)
         lines = {
-            "scores": _wrapped(_headline(run, last).replace("`", "")),
+            "scores": _wrapped(_headline(run).replace("`", "")),
             "protocol": _wrapped(protocol),
             "samples": "none" if grid is None else str(grid),
             "curve": str(run.path / "curve.png"),
@@ -90,7 +89,7 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
     return "\n".join(f"{name:9} {line}" for name, line in lines.items())
 
 
-def compare_command(run: Run, preset: Mapping[str, Any] | None = None) -> str:
+def compare_command(run: RecordedRun, preset: Mapping[str, Any] | None = None) -> str:
     """Return the shell command that compares a run's initialization with random weights, all else equal.
 
     If the run differs from `preset`, the configuration of its preset, the command names its own `config.yaml`.
@@ -115,24 +114,20 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, 100, initial_indent=" " * 10, subsequent_indent=" " * 10).lstrip()
 
 
-def _headline(run: Run, last: Evaluation) -> str:
+def _headline(run: RecordedRun) -> str:
+    last = run.evaluations[-1]
     values = [
-        f"`{metric}` {score(run.curve(metric)[last.images_seen])} ({better(metric)} is better)"
-        for metric in run.metrics
-        if metric in last.scores
+        f"`{metric}` {score(last.scores[metric]['value'])} ({better(metric)} is better)"
+        for metric in sorted(last.scores)
     ]
     biases = " ".join(bias_note([run], metric) for metric in run.metrics)
     return f"{', '.join(values)} after {last.images_seen:,} images. {biases}"
 
 
-def bias_note(runs: Sequence[Run], metric: str) -> str:
+def bias_note(runs: Sequence[RecordedRun], metric: str) -> str:
     """Say how large the bias of a score is at its last evaluation; empty if it is unknown."""
-    biases = [
-        bias
-        for run in runs
-        if (bias := run.evaluations[-1].scores.get(metric, {}).get("bias")) is not None
-    ]
-    if not biases:
+    last = [run.evaluations[-1].scores.get(metric, {}).get("bias") for run in runs]
+    if not (biases := [bias for bias in last if bias is not None]):
         return ""
     low, high = (f"{bias:.2g}" for bias in (min(biases), max(biases)))
     return (
@@ -141,19 +136,17 @@ def bias_note(runs: Sequence[Run], metric: str) -> str:
     )
 
 
-def _score_history(run: Run) -> Table:
+def _score_history(run: RecordedRun) -> Table:
+    curves = [run.curve(metric) for metric in run.metrics]
+    moments = dict.fromkeys(evaluation.images_seen for evaluation in run.evaluations)
     rows = [
-        [f"{evaluation.images_seen:,}"]
-        + [
-            score(run.curve(metric)[evaluation.images_seen]) if metric in evaluation.scores else ""
-            for metric in run.metrics
-        ]
-        for evaluation in run.evaluations
+        [f"{seen:,}", *(score(curve[seen]) if seen in curve else "" for curve in curves)]
+        for seen in moments
     ]
     return Table(["Images seen", *run.metrics], rows)
 
 
-def samples(runs: Mapping[str, Run], moments: Sequence[int]) -> list[Block]:
+def samples(runs: Mapping[str, RecordedRun], moments: Sequence[int]) -> list[Block]:
     """Show the sample grids of one run of each arm side by side, one line for each moment."""
     blocks: list[Block] = []
     for seen in moments:

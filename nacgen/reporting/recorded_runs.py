@@ -15,7 +15,7 @@ from nacgen.training.old_options import REMOVED, RENAMED
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class RecordedEvaluation:
     """The scores at one moment of a run, with their protocol."""
 
     images_seen: int
@@ -27,22 +27,17 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """The contents of one run folder.
-
-    Args:
-        path: Path of the folder.
-        config: Contents of `config.yaml`.
-        environment: Contents of `environment.json`; empty if there is none.
-        evaluations: Evaluations in the order of images seen.
-        summary: Contents of `summary.json`, or None while the run is unfinished.
-    """
+class RecordedRun:
+    """The contents of one run folder."""
 
     path: Path
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
-    evaluations: tuple[Evaluation, ...]
+    """Contents of `environment.json`; empty if there is none."""
+    evaluations: tuple[RecordedEvaluation, ...]
+    """Evaluations in the order of images seen."""
     summary: Mapping[str, Any] | None
+    """Contents of `summary.json`, or None while the run is unfinished."""
 
     @property
     def seed(self) -> int:
@@ -66,19 +61,13 @@ class Run:
                 f"expected scores of {metric} in {self.path}, which has "
                 f"{', '.join(self.metrics) or 'no scores'}. Name one of those, or train with that score."
             )
-        return {
-            evaluation.images_seen: evaluation.scores[metric]["value"]
-            for evaluation in self.evaluations
-            if metric in evaluation.scores
-        }
+        scored = [each for each in self.evaluations if metric in each.scores]
+        return {each.images_seen: each.scores[metric]["value"] for each in scored}
 
     def protocol(self, metric: str, images_seen: int) -> Mapping[str, Any]:
         """Return the protocol of the score at a position of `curve`, with the settings of that score."""
-        evaluation = next(
-            each
-            for each in self.evaluations
-            if each.images_seen == images_seen and metric in each.scores
-        )
+        scored = [each for each in self.evaluations if metric in each.scores]
+        evaluation = next(each for each in scored if each.images_seen == images_seen)
         settings = rename_old_keys(evaluation.scores[metric].get("settings", {}))
         return {**evaluation.protocol, **{f"{metric}.{name}": settings[name] for name in settings}}
 
@@ -88,7 +77,7 @@ class Run:
         return path if path.is_file() else None
 
 
-def load_run(run_dir: str | Path) -> Run:
+def load_run(run_dir: str | Path) -> RecordedRun:
     """Read a run folder, finished or not.
 
     Args:
@@ -117,7 +106,7 @@ def load_run(run_dir: str | Path) -> Run:
     if "seed" not in config:
         raise _damaged(path / "config.yaml", "a seed", f"only {', '.join(config)}")
     evaluations = _evaluations(path / "metrics.jsonl")
-    return Run(
+    return RecordedRun(
         path=path,
         config=config,
         environment=_mapping(path / "environment.json", json.loads) or {},
@@ -137,7 +126,7 @@ def better(metric: str) -> str:
     return "higher" if is_higher_better(metric) else "lower"
 
 
-def main_metric(runs: Sequence[Run]) -> str:
+def main_metric(runs: Sequence[RecordedRun]) -> str:
     """Return the metric that runs are compared by if none is named: FID, a Fréchet distance, or the first.
 
     The first run with scores decides; runs without any scores are refused.
@@ -153,21 +142,21 @@ def main_metric(runs: Sequence[Run]) -> str:
     )
 
 
-def warnings_of(arms: Iterable[Sequence[Run]]) -> list[str]:
+def warnings_of(arms: Iterable[Sequence[RecordedRun]]) -> list[str]:
     """Return the warnings of the last evaluations, each once."""
     last = [run.evaluations[-1] for runs in arms for run in runs]
     texts = dict.fromkeys(text for evaluation in last for text in evaluation.warnings)
     return [f"Warning: {text}" for text in texts]
 
 
-def _evaluations(path: Path) -> Iterator[Evaluation]:
+def _evaluations(path: Path) -> Iterator[RecordedEvaluation]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
             if "evaluation" not in row:
                 continue
             result = row["evaluation"]
-            yield Evaluation(
+            yield RecordedEvaluation(
                 images_seen=int(row["images_seen"]),
                 scores={k: v | {"value": float(v["value"])} for k, v in result["scores"].items()},
                 protocol=rename_old_keys(result["protocol"]),

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from nacgen.errors import StorageError
-from nacgen.reporting.encoders.report import (
+from nacgen.reporting.encoders.encoder_pictures import retrieval_chart
+from nacgen.reporting.encoders.encoder_report import (
     Measurement,
     encoder_text,
     write_encoder_report,
     write_results,
 )
-from nacgen.reporting.encoders.retrieval import retrieval_chart
 
 
 def results(accuracy: float, precision: float = 0.5) -> dict[str, Any]:

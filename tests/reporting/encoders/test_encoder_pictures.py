@@ -5,7 +5,11 @@ import torch
 from PIL import Image
 
 from nacgen.probes.suite import RetrievedImages
-from nacgen.reporting.encoders.sheet import RIGHT_FRAME, WRONG_FRAME, write_retrieval_sheet
+from nacgen.reporting.encoders.encoder_pictures import (
+    RIGHT_FRAME,
+    WRONG_FRAME,
+    write_retrieval_sheet,
+)
 
 
 def test_the_sheet_frames_right_neighbors_green_and_wrong_ones_red(tmp_path: Path) -> None:

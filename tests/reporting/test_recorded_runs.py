@@ -4,7 +4,7 @@ import pytest
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
 from nacgen.reporting import load_run
-from nacgen.reporting.runs import Evaluation, Run, main_metric
+from nacgen.reporting.recorded_runs import RecordedEvaluation, RecordedRun, main_metric
 from tests.reporting.folders import MakeRun
 
 
@@ -89,11 +89,11 @@ def test_the_main_metric_is_a_frechet_distance_if_there_is_one(
     metrics: tuple[str, ...], chosen: str
 ) -> None:
     scores = {metric: {"value": 1.0} for metric in metrics}
-    run = Run(
+    run = RecordedRun(
         path=Path("run"),
         config={"seed": 0},
         environment={},
-        evaluations=(Evaluation(images_seen=1, scores=scores, protocol={}),),
+        evaluations=(RecordedEvaluation(images_seen=1, scores=scores, protocol={}),),
         summary=None,
     )
     assert main_metric([run]) == chosen

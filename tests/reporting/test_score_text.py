@@ -1,5 +1,5 @@
 from nacgen.metrics.result import EvaluationProtocol, EvaluationResult, Score
-from nacgen.reporting.scores import score_text
+from nacgen.reporting.blocks import score_text
 
 
 def test_each_score_has_a_line_with_what_helps_to_judge_it() -> None:

@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 import nacgen
-from nacgen.comparison.compare import Comparison, compare, compare_arms
+from nacgen.comparison.paired_comparison import Comparison, compare, compare_arms
 from nacgen.errors import ConfigurationError, NonFiniteError
-from nacgen.reporting.runs import Evaluation, Run
+from nacgen.reporting.recorded_runs import RecordedEvaluation, RecordedRun
 from tests.reporting.folders import MakeRun
 
 RANDOM = {0: (27.5, 14.0), 1: (32.2, 13.6), 2: (26.6, 15.0)}
@@ -156,12 +156,12 @@ def test_unlike_protocols_are_refused_with_both_values(make_run: MakeRun) -> Non
 
 def test_settings_of_a_score_belong_to_its_protocol() -> None:
     arms = [
-        Run(
+        RecordedRun(
             path=Path(arm),
             config={"seed": 0, "init": arm},
             environment={},
             evaluations=(
-                Evaluation(
+                RecordedEvaluation(
                     images_seen=9,
                     scores={"kid": {"value": 0.1, "settings": {"subsets": subsets}}},
                     protocol={"extractor": "inception"},
@@ -275,12 +275,12 @@ def test_a_run_of_an_earlier_version_compares_with_one_of_today(make_run: MakeRu
     assert comparison.differences == {"init": (("random",), ("nac",))}
 
 
-def invented(arm: str, seed: int, score: float) -> Run:
+def invented(arm: str, seed: int, score: float) -> RecordedRun:
     """A finished run that nobody trained."""
-    evaluation = Evaluation(
+    evaluation = RecordedEvaluation(
         images_seen=100, scores={"fid": {"value": score}}, protocol={"extractor": "inception"}
     )
-    return Run(
+    return RecordedRun(
         path=Path(f"{arm}-seed{seed}"),
         config={"seed": seed, "init": arm},
         environment={},
@@ -291,7 +291,7 @@ def invented(arm: str, seed: int, score: float) -> Run:
 
 def drawn(
     draw: np.random.Generator, effects: dict[str, float], num_pairs: int
-) -> dict[str, list[Run]]:
+) -> dict[str, list[RecordedRun]]:
     """Scores whose logarithms have a large part common to a seed, and a small one of their own."""
     seeds = draw.normal(0, 1.0, num_pairs)
     return {
@@ -335,7 +335,7 @@ def test_equal_arms_are_seldom_told_apart() -> None:
 
 
 def test_several_arms_are_corrected_after_holm() -> None:
-    def arm(name: str, *changes: float) -> list[Run]:
+    def arm(name: str, *changes: float) -> list[RecordedRun]:
         return [invented(name, seed, 10 * (1 + change)) for seed, change in enumerate(changes)]
 
     arms = {

@@ -1,19 +1,19 @@
 """Paired comparison of two arms over training seeds, and of several arms with one control.
 
-Both runs of a pair share the training seed: data order, latents and the start of the generator. The quantity
-compared is therefore the logarithm of the ratio of their scores.
+Both runs of a pair share the training seed, so the logarithm of the ratio of their scores is compared.
 """
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from nacgen.comparison.pairing import by_seed, common_end, common_protocol, differences
 from nacgen.comparison.statistics import (
+    MAX_PAIRS,
     ImagesToScore,
     PairedScores,
     holm,
@@ -22,10 +22,10 @@ from nacgen.comparison.statistics import (
 )
 from nacgen.comparison.verdict import LEVEL, Claim
 from nacgen.errors import ConfigurationError, NonFiniteError
-from nacgen.reporting.runs import Run, better, load_run, main_metric
+from nacgen.reporting.recorded_runs import RecordedRun, better, load_run, main_metric, options_of
 
 EARLY_FRACTION = 0.2
-Runs = Sequence[Run | str | Path]
+Runs = Sequence[RecordedRun | str | Path]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class Comparison(Claim):
     """The result of `compare`; `early` and `area` are None if there is only one evaluation."""
 
     metric: str
-    runs_a: tuple[Run, ...]  # by seed
-    runs_b: tuple[Run, ...]
+    runs_a: tuple[RecordedRun, ...]  # by seed
+    runs_b: tuple[RecordedRun, ...]
     early: PairedScores | None  # nearest to a fifth of the budget
     area: PairedScores | None  # geometric means over all of training
     images_to_score: ImagesToScore
@@ -69,7 +69,7 @@ def compare(
     """Compare two arms, paired by training seed: at the end, early, over all of training, and in images.
 
     Args:
-        runs_a: Finished runs of the control, one for each seed, as folders or as `Run`.
+        runs_a: Finished runs of the control, one for each seed, as folders or as `RecordedRun`.
         runs_b: Finished runs of the other arm, with the same seeds.
         metric: Metric to compare. None: FID, a Fréchet distance, or the first metric of the runs.
         names: Names of the arms. None: the initialization of their encoders.
@@ -98,7 +98,7 @@ def compare(
     left_out = {*diverged[0], *diverged[1]}
     both = [_loaded(runs) for runs in (runs_a, runs_b)]
     metric = metric or main_metric([*both[0], *both[1]])
-    a, b = (by_seed(runs, metric, left_out) for runs in both)
+    a, b = (_by_seed(runs, metric, left_out) for runs in both)
     arm_a, arm_b = names or (next(iter(arm.values())).arm for arm in (a, b))
     if arm_a == arm_b:
         raise ConfigurationError(
@@ -110,13 +110,13 @@ def compare(
             f"{_listed(b)}. Train or leave out {_listed(a.keys() ^ b.keys())}."
         )
     runs, seeds, num_pairs = [*a.values(), *b.values()], tuple(a), len(a)
-    end = common_end(runs, metric)
+    end = _common_end(runs, metric)
 
     # Compare at the positions at which all runs were scored.
     curves = [run.curve(metric) for run in runs]
     common = sorted(set.intersection(*map(set, curves)))
     curves = [{seen: curve[seen] for seen in common} for curve in curves]
-    protocols = {seen: common_protocol(a, b, metric, seen) for seen in common}
+    protocols = {seen: _common_protocol(a, b, metric, seen) for seen in common}
 
     def paired(when: str, seen: int, scores: Sequence[float]) -> PairedScores:
         return PairedScores(
@@ -159,7 +159,7 @@ def compare(
             images_b=tuple(reached[num_pairs:]),
             level=level,
         ),
-        differences=differences(a.values(), b.values()),
+        differences=_differences(a.values(), b.values()),
         diverged_a=tuple(sorted(diverged[0])),
         diverged_b=tuple(sorted(diverged[1])),
         adjusted_p_value=at_end.p_value,
@@ -213,16 +213,9 @@ def compare_arms(
             f"diverged ({seeds}). Lower a learning rate, or compare other arms or more seeds."
         )
     metric = metric or main_metric([run for each in runs.values() for run in each])
+    against = partial(compare, runs[control], metric=metric, target=target, level=level)
     comparisons = [
-        compare(
-            runs[control],
-            runs[arm],
-            metric=metric,
-            names=(control, arm),
-            target=target,
-            level=level,
-            diverged=(lost[control], lost[arm]),
-        )
+        against(runs[arm], names=(control, arm), diverged=(lost[control], lost[arm]))
         for arm in others
     ]
     adjusted = holm([comparison.end.p_value for comparison in comparisons])
@@ -232,8 +225,98 @@ def compare_arms(
     ]
 
 
-def _loaded(runs: Runs) -> list[Run]:
-    return [run if isinstance(run, Run) else load_run(run) for run in runs]
+def _loaded(runs: Runs) -> list[RecordedRun]:
+    return [run if isinstance(run, RecordedRun) else load_run(run) for run in runs]
+
+
+def _by_seed(
+    runs: Sequence[RecordedRun], metric: str, left_out: Collection[int]
+) -> dict[int, RecordedRun]:
+    """Return the runs of one arm by seed; refuse unfinished runs, a seed twice, and scores without a logarithm."""
+    runs = [run for run in runs if run.seed not in left_out]
+    if not 1 <= len(runs) <= MAX_PAIRS:
+        raise ConfigurationError(
+            f"an arm has 1 to {MAX_PAIRS} runs, one for each seed, got {len(runs)}. Give all run folders."
+        )
+    arm: dict[int, RecordedRun] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        if run.summary is None:
+            raise ConfigurationError(
+                f"only finished runs are compared, but {run.path} has no summary.json. Run its command again."
+            )
+        if run.seed in arm:
+            raise ConfigurationError(
+                f"an arm has one run for each seed, but {arm[run.seed].path} and {run.path} both "
+                f"have seed {run.seed}. Leave one out."
+            )
+        for seen, value in run.curve(metric).items():
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigurationError(
+                    f"{metric} must be positive and finite to have a logarithm, but is {value} in {run.path} at "
+                    f"{seen:,} images. Compare another metric, or leave the seed out of every arm and report it."
+                )
+        arm[run.seed] = run
+    return arm
+
+
+def _common_end(runs: Sequence[RecordedRun], metric: str) -> int:
+    """Return the images seen at the end of all runs; refuse unequal budgets and runs not scored at their end."""
+    ends = [max(run.curve(metric)) for run in runs]
+    for run, end in zip(runs, ends, strict=True):
+        assert run.summary is not None
+        if end != run.summary["images_seen"]:
+            raise ConfigurationError(
+                f"the last score must be that of the finished run, but {run.path} was last scored "
+                f"at {end:,} of {run.summary['images_seen']:,} images. Train it with a score at the end."
+            )
+        if end != ends[0]:
+            raise ConfigurationError(
+                f"arms are compared at one budget, but {runs[0].path} was last scored at "
+                f"{ends[0]:,} images and {run.path} at {end:,}. Use the same --total-images."
+            )
+    return ends[0]
+
+
+def _common_protocol(
+    a: Mapping[int, RecordedRun], b: Mapping[int, RecordedRun], metric: str, seen: int
+) -> dict[str, Any]:
+    """Return the protocol of all scores at a position; refuse any difference but the seeds of other pairs."""
+    first = next(iter(a.values()))
+    checks = [(first, run, "seed") for run in [*a.values(), *b.values()]]
+    checks += [(a[seed], b[seed], "") for seed in a]
+    for one, other, left_out in checks:
+        p, q = one.protocol(metric, seen), other.protocol(metric, seen)
+        unlike = [
+            f"{field} ({p.get(field, 'absent')!r} and {q.get(field, 'absent')!r})"
+            for field in {**p, **q}
+            if field != left_out and p.get(field) != q.get(field)
+        ]
+        if unlike:
+            raise ConfigurationError(
+                f"scores are comparable under one protocol only, but those of {one.path} and {other.path} "
+                f"differ in {', '.join(unlike)}. Score both in the same way."
+            )
+    protocol = dict(first.protocol(metric, seen))
+    if len({run.protocol(metric, seen).get("seed") for run in a.values()}) > 1:
+        protocol["seed"] = "one for each pair"
+    return protocol
+
+
+def _differences(
+    runs_a: Iterable[RecordedRun], runs_b: Iterable[RecordedRun]
+) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return the configuration fields in which any two runs differ, with the values found in each arm."""
+    a, b = ([options_of(run.config) for run in runs] for runs in (runs_a, runs_b))
+
+    def values(configs: Sequence[Mapping[str, Any]], field: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(config.get(field, "absent")) for config in configs))
+
+    fields = dict.fromkeys(field for config in [*a, *b] for field in config)
+    return {
+        field: (values(a, field), values(b, field))
+        for field in fields
+        if field not in ("seed", "run_dir") and len(values([*a, *b], field)) > 1
+    }
 
 
 def _listed(seeds: Collection[int]) -> str:

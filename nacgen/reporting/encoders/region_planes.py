@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from nacgen.probes.regions.slices import RegionSlice
@@ -55,23 +53,15 @@ def slice_picture(
     seen. Colors can be compared within a panel only. Each network has equally many slices.
     """
     columns = list(slices.items())
-    heights = {name: len(parts) for name, parts in columns}
-    if len(set(heights.values())) != 1 or 0 in heights.values():
-        raise ValueError(
-            f"slices must hold one or more, equally many for each network, got {heights}. Slice all networks "
-            "in the same way."
-        )
     num_rows = len(columns[0][1])
     width = GAP + (PANEL + GAP) * len(columns)
     height = HEADER + (PANEL + CAPTION) * num_rows
     figure = Figure(figsize=(width, height), dpi=200, facecolor="white")
-    FigureCanvasAgg(figure)
     figure.text(GAP / width, 1 - 0.34 / height, title, fontsize=12.5, fontweight="bold", color=INK)
     for column, (name, parts) in enumerate(columns):
         left = GAP + (PANEL + GAP) * column
-        figure.text(
-            left / width, 1 - 0.69 / height, name, fontsize=11, fontweight="bold", color=INK
-        )
+        style: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK}
+        figure.text(left / width, 1 - 0.69 / height, name, **style)
         for row, part in enumerate(parts):
             bottom = (PANEL + CAPTION) * (num_rows - 1 - row) + GAP
             box = (left / width, bottom / height, PANEL / width, PANEL / height)
@@ -86,7 +76,7 @@ def slice_picture(
 def _draw_panel(axes: Axes, part: RegionSlice, images: Tensor) -> None:
     resolution = len(part.region_ids)
     edges = (-0.5, resolution - 0.5)
-    axes.imshow(_paint(part), extent=(*edges, *edges[::-1]), interpolation="nearest")
+    axes.imshow(_paint(part).numpy(), extent=(*edges, *edges[::-1]), interpolation="nearest")
     axes.spines[:].set_visible(False)
     # With a region in nearly every pixel there are more regions than pixels can show.
     at_least = "over " if part.num_regions > 0.5 * resolution**2 else ""
@@ -100,19 +90,13 @@ def _draw_panel(axes: Axes, part: RegionSlice, images: Tensor) -> None:
             continue  # outside of an enlarged window
         extent = (x - half, x + half, y + half, y - half)
         axes.imshow(picture, extent=extent, zorder=3, interpolation="nearest")
-        frame_x, frame_y = (x - half, x + half), (y - half, y + half)
-        axes.fill(
-            np.repeat(frame_x, 2),
-            [*frame_y, *frame_y[::-1]],
-            fill=False,
-            edgecolor="white",
-            linewidth=2.2,
-            zorder=4,
-        )
+        corner, side = (x - half, y - half), 2 * half
+        frame = Rectangle(corner, side, side, fill=False, edgecolor="white", linewidth=2.2)
+        axes.add_patch(frame).set_zorder(4)
     axes.set(xticks=[], yticks=[], xlim=edges, ylim=edges[::-1])
 
 
-def _paint(part: RegionSlice) -> NDArray[np.float32]:
+def _paint(part: RegionSlice) -> Tensor:
     """Return the colors of a panel's pixels, (r, r, 3) in 0..1."""
     zoom = max(1, round(LINES_PER_PANEL / len(part.region_ids)))  # keeps the lines thin
     ids = repeat(part.region_ids, "y x -> (y i) (x j)", i=zoom, j=zoom)
@@ -122,19 +106,13 @@ def _paint(part: RegionSlice) -> NDArray[np.float32]:
     border[1:] |= ids[1:] != ids[:-1]
     covered = float(border.float().mean())
     strength = 0.6 * max(0.0, 1 - 2 * zoom * covered)  # lines everywhere would hide the colors
-    painted: NDArray[np.float32] = torch.where(
-        border[..., None], colors * (1 - strength), colors
-    ).numpy()
-    return painted
+    return torch.where(border[..., None], colors * (1 - strength), colors)
 
 
 def _colors(likeness: Float[Tensor, "g 3"]) -> Tensor:
     """Return colors of equal saturation whose visible distance follows that of the patterns, (g, 3)."""
-    a, b, light = (
-        CHROMA * likeness[:, 0],
-        CHROMA * likeness[:, 1],
-        LIGHTNESS + 0.1 * likeness[:, 2],
-    )
+    a, b = (CHROMA * likeness[:, :2]).T
+    light = LIGHTNESS + 0.1 * likeness[:, 2]
     cones = (torch.stack([light, a, b], dim=1) @ torch.tensor(TO_CONES).T) ** 3
     linear = (cones @ torch.tensor(TO_RGB).T).clamp(0, 1)
     return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
