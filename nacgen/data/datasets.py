@@ -16,13 +16,8 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from nacgen.data.folder import (
-    ImageFiles,
-    decoded_bytes,
-    find_unreadable,
-    list_folder,
-    read_images,
-)
+from nacgen.data.decoding import decoded_bytes, find_unreadable, read_images
+from nacgen.data.folder import ImageFiles, list_folder
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.sources.flickr25k import list_flickr25k
 from nacgen.data.sources.imagenet import list_imagenet
@@ -158,7 +153,7 @@ def load_dataset(
 
     # Image files are read into memory if they fit, else left to be decoded later.
     files = LISTINGS[name](root, split)
-    num_bytes = decoded_bytes(files, image_size)
+    num_bytes = decoded_bytes(files.paths, image_size)
     if num_bytes <= max_bytes and name != "imagenet":
         images, skipped = read_images(files.paths, image_size, skip_bad)
         kept = files.without(skipped)
@@ -170,7 +165,7 @@ def load_dataset(
             f"image_size must be given if images are decoded as they are read: those of {name} would take "
             f"{num_bytes / 1e9:.1f} GB in memory, of {max_bytes / 1e9:.1f} GB allowed. Add --data.image-size."
         )
-    skipped = find_unreadable(files, image_size, skip_bad)
+    skipped = find_unreadable(files.paths, files.no_files, image_size, skip_bad)
     kept = files.without(skipped)
     return LazyImageDataset(
         name, split, kept.paths, image_size, kept.labels, kept.class_names, None, skipped, files

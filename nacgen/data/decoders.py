@@ -9,10 +9,10 @@ import atexit
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import cache
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
 from nacgen.errors import DataError
@@ -20,24 +20,29 @@ from nacgen.errors import DataError
 T = TypeVar("T")
 
 NUM_THREADS = min(16, os.cpu_count() or 1)
-TIMEOUT_S = 120.0  # for one file, once all before it in the same batch are done
+TIMEOUT_S = 120.0  # for one file, from the moment that a thread takes it
 PATIENCE_S = 1.0  # for all threads together, when the process ends
 BLOCK = 1024  # files in progress at once
 
 
 class Decoders:
-    """Threads that take files from one queue."""
+    """Threads that take files from one queue; one that takes too long for a file is given up and replaced."""
 
     def __init__(self) -> None:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[str], Any], str] | None]
         self._tasks = SimpleQueue()
         self._process_id = os.getpid()
-        self._threads = [
-            Thread(target=self._work, name=f"decode-{i}", daemon=True) for i in range(NUM_THREADS)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._begun: dict[Future[Any], tuple[str, float]] = {}  # files in progress, and since when
+        self._lock = Lock()
+        self._threads: list[Thread] = []
+        for _ in range(NUM_THREADS):
+            self._start_thread()
         atexit.register(self._end)
+
+    def _start_thread(self) -> None:
+        name = f"decode-{len(self._threads)}"
+        self._threads.append(Thread(target=self._work, name=name, daemon=True))
+        self._threads[-1].start()
 
     def submit(self, work: Callable[[str], T], path: str) -> Future[T]:
         """Let a thread call `work` with a path; `result_of` waits for the result."""
@@ -49,11 +54,35 @@ class Decoders:
         while (task := self._tasks.get()) is not None:
             future, work, path = task
             if future.set_running_or_notify_cancel():
+                self._begun[future] = path, time.monotonic()
+                result, failure = None, None
                 try:
-                    future.set_result(work(path))
+                    result = work(path)
                 except BaseException as error:
-                    future.set_exception(error)
+                    failure = error
+                with self._lock:
+                    if self._begun.pop(future, None) is None:  # given up
+                        return
+                if failure is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(failure)
+                del result, failure
             del task, future, work  # which hold the batch
+
+    def give_up_slow(self) -> None:
+        """Let files in progress for more than `TIMEOUT_S` fail, and others take their threads' places."""
+        with self._lock:
+            for future, (path, start) in list(self._begun.items()):
+                if time.monotonic() - start > TIMEOUT_S:
+                    del self._begun[future]
+                    error = DataError(
+                        f"{path} must be decoded within {TIMEOUT_S:g} s, but is not. Repair or remove it, or "
+                        "check that its disk or network still answers."
+                    )
+                    error.__cause__ = TimeoutError(f"it takes more than {TIMEOUT_S:g} s")
+                    future.set_exception(error)
+                    self._start_thread()
 
     def _end(self) -> None:
         """Cancel waiting files, and wait a moment for those in progress."""
@@ -82,17 +111,14 @@ def decoders() -> Decoders:
 
 
 def result_of(task: Future[T], path: str) -> T:
-    """Return the result of `Decoders.submit`; a failure, or no result within `TIMEOUT_S`, is a `DataError`."""
+    """Return the result of `Decoders.submit`; a failure, or more than `TIMEOUT_S`, is a `DataError`."""
+    while not wait([task], min(1.0, TIMEOUT_S)).done:
+        decoders().give_up_slow()
     try:
-        return task.result(TIMEOUT_S)
+        return task.result()
     except DataError:
         raise
     except Exception as error:
-        if not task.done():
-            raise DataError(
-                f"{path} must be decoded within {TIMEOUT_S:g} s, but is not. Check that its disk or network still "
-                "answers."
-            ) from error
         raise DataError(
             f"{path} must be decoded, but its thread failed ({type(error).__name__}: {error})."
         ) from error

@@ -1,39 +1,23 @@
-"""Trees of image files: listing them, decoding one, reading all into memory.
-
-Files of unknown origin are decoded to RGB with 8 bits per channel, or refused by name:
-
-    decoded    gray, black and white, palettes, CMYK and other color spaces (without their color profiles), the
-               first picture of a JPEG that holds several; transparent pixels are put on white
-    as stored  the orientation that a camera notes beside the pixels is not applied, as in torchvision
-    refused    16 bits or floats per channel, animations and other files of several frames, more pixels than
-               `MAX_PIXELS`, formats that are not in `FORMATS` whatever the file's name, pipes, devices, folders
-               named like images, links that lead nowhere
+"""Trees of image files: finding them, their classes and splits, without opening a file.
 
 Links to files and folders are followed, also out of the tree, because subsets are often made of links.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Bool, Int64, UInt8
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from nacgen.data.decoders import try_each
 from nacgen.errors import DataError, DataNotFoundError
-from nacgen.system.files import open_regular
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"})
-# Pillow's other formats are not tried: PostScript, for example, would start a program.
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")
-MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB
-MAX_SKIPPED = 0.01  # of all images
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+    | {".pbm", ".pgm", ".ppm", ".pnm"}
+)
 
 
 @dataclass(frozen=True)
@@ -130,127 +114,3 @@ def _kind(entry: "os.DirEntry[str]") -> tuple[bool, bool, bool]:
         if not is_named:
             raise
         return is_named, False, False
-
-
-@contextmanager
-def open_image(path: str) -> Iterator[Image.Image]:
-    """Open an image file without decoding it; errors of Pillow or the block become a `DataError` with its name."""
-    try:
-        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"it has {image.width} x {image.height} pixels")
-            yield image
-    except (MemoryError, DataError):
-        raise
-    except Exception as error:  # damaged files make Pillow's readers raise almost anything
-        raise DataError(
-            f"{path} must be a readable image, but is not ({_reason(error)}). Repair or remove it."
-        ) from error
-
-
-def channel_depth(image: Image.Image) -> str:
-    """Return `"8 bits"`, or else the depth of an undecoded image's channels in words."""
-    # Only the raw mode tells: Pillow reads colored 16-bit files as 8 bits without a warning.
-    raw_modes = [
-        arg
-        for tile in getattr(image, "tile", [])
-        for arg in np.atleast_1d(tile.args)
-        if ";16" in str(arg)
-    ]
-    if raw_modes or image.mode.startswith("I;16"):
-        return "16 bits"
-    return {"I": "32 bits or 16", "F": "floats"}.get(image.mode, "8 bits")
-
-
-def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
-    """Read one image file as RGB; one that is damaged, or of a kind that is refused, is a `DataError`.
-
-    The shorter side is resized to `image_size` pixels (bicubic, antialiased) and the center is cropped. None keeps
-    the size of the file.
-    """
-    with open_image(path) as file:
-        depth, frames = channel_depth(file), getattr(file, "n_frames", 1)
-        if depth != "8 bits":
-            raise ValueError(f"it has {depth} a channel, and only you know how to round them")
-        if frames > 1 and file.format != "MPO":
-            raise ValueError(f"it has {frames} frames")
-        if image_size is not None and max(file.size) * image_size**2 > MAX_PIXELS * min(file.size):
-            raise ValueError(f"{file.width} x {file.height} pixels are too many at {image_size}")
-        if file.has_transparency_data:
-            opaque = Image.new("RGBA", file.size, "white")
-            image = Image.alpha_composite(opaque, file.convert("RGBA")).convert("RGB")
-        else:
-            image = file.convert("RGB")
-    if image_size is not None and image.size != (image_size, image_size):
-        scale = image_size / min(image.size)
-        width, height = (max(image_size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - image_size) // 2, (height - image_size) // 2
-        image = image.crop((left, top, left + image_size, top + image_size))
-    return np.asarray(image)
-
-
-def decoded_bytes(files: ImageFiles, image_size: int | None) -> int:
-    """Return the bytes of all images in memory, at the size of the first readable one if none is given."""
-    if image_size is not None:
-        return len(files.paths) * 3 * image_size**2
-    for path in files.paths:
-        try:
-            with open_image(path) as image:
-                return len(files.paths) * 3 * image.width * image.height
-        except DataError:  # read_images names it, together with the other unreadable ones
-            continue
-    return 0
-
-
-def read_images(
-    paths: Sequence[str], image_size: int | None, skip_bad: bool = False
-) -> tuple[UInt8[Tensor, "n 3 h w"], tuple[str, ...]]:
-    """Decode files of one square size into a tensor; return it and the unreadable paths that were left out."""
-    results = list(try_each(paths, lambda path: decode(path, image_size)))
-    errors = {p: r for p, r in zip(paths, results, strict=True) if isinstance(r, DataError)}
-    skipped = _check_readable(errors, len(paths), skip_bad)
-    arrays = [result for result in results if not isinstance(result, DataError)]
-    sizes = sorted({array.shape[:2] for array in arrays})
-    if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
-        raise DataError(
-            f"images of one square size are expected, got heights and widths {sizes[:5]}. "
-            "Give --data.image-size to resize and crop them."
-        )
-    return stack_images(arrays), skipped
-
-
-def stack_images(arrays: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[Tensor, "n 3 h w"]:
-    """Stack decoded images of one size."""
-    return torch.from_numpy(np.stack([rearrange(array, "h w c -> c h w") for array in arrays]))
-
-
-def find_unreadable(files: ImageFiles, image_size: int, skip_bad: bool) -> tuple[str, ...]:
-    """Return unreadable files to leave out, before images are decoded as they are read."""
-    suspects = files.paths if skip_bad else files.no_files
-    results = zip(suspects, try_each(suspects, lambda p: decode(p, image_size)), strict=True)
-    errors = {path: result for path, result in results if isinstance(result, DataError)}
-    return _check_readable(errors, len(files.paths), skip_bad)
-
-
-def _check_readable(
-    errors: Mapping[str, DataError], num_files: int, skip_bad: bool
-) -> tuple[str, ...]:
-    """Return the unreadable paths if they may be left out, or raise an error that names them."""
-    if not errors or (skip_bad and len(errors) <= MAX_SKIPPED * num_files):
-        return tuple(errors)
-    bound = f"all but {MAX_SKIPPED:.0%} of the images" if skip_bad else "every image"
-    listed = "; ".join(
-        f"{path} ({_reason(error.__cause__ or error)})" for path, error in list(errors.items())[:10]
-    )
-    how = "" if skip_bad else ", or pass over a few with --data.skip-bad"
-    raise DataError(
-        f"{bound} must be readable, but {len(errors)} of {num_files} are not: {listed}. Repair or remove "
-        f"them{how}."
-    )
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"it is damaged or none of {', '.join(FORMATS)}"
-    return f"{type(error).__name__}: {error}"

@@ -21,7 +21,15 @@ from torch import Tensor
 
 from nacgen.data.datasets import SPLITS, ImageDataset, load_dataset
 from nacgen.data.decoders import T, try_each
-from nacgen.data.folder import channel_depth, decode, list_images, open_image, stack_images
+from nacgen.data.decoding import (
+    SIDEWAYS,
+    channel_depth,
+    decode,
+    open_image,
+    stack_images,
+    stored_turn,
+)
+from nacgen.data.folder import list_images
 from nacgen.errors import DataError, DataNotFoundError
 from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
 
@@ -163,9 +171,12 @@ def read_npz(path: Path) -> ImageDataset:
 def _header(path: str) -> tuple[tuple[int, int], str]:
     """Return width and height, and format of a file, or refuse one that cannot be scored as it is."""
     with open_image(path) as image:
-        header = (image.size, str(image.format))
+        size, kind, turn = image.size, str(image.format), stored_turn(image)
         frames, depth = getattr(image, "n_frames", 1), channel_depth(image)
-        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        alpha = None
+        if image.has_transparency_data:
+            has_band = image.mode in ("LA", "RGBA")
+            alpha = (image if has_band else image.convert("RGBA")).getchannel("A")
     if frames > 1:
         raise DataError(
             f"{path} must be one image, but has {frames} frames. Save the one that is meant."
@@ -178,7 +189,7 @@ def _header(path: str) -> tuple[tuple[int, int], str]:
         raise DataError(
             f"{path} must be opaque, but is transparent in places. Put it onto a background."
         )
-    return header
+    return (size[::-1] if turn in SIDEWAYS else size), kind
 
 
 def _notes(folder: Path, paths: Sequence[str], kinds: Sequence[str]) -> Iterator[str]:

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from nacgen.data.decoders import decoders, result_of
-from nacgen.data.folder import ImageFiles, decode
+from nacgen.data.decoding import decode
+from nacgen.data.folder import ImageFiles
 
 
 class PendingImages:

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from nacgen.data.datasets import load_splits
-from nacgen.data.folder import decode, list_images
+from nacgen.data.decoding import decode
+from nacgen.data.folder import list_images
 from nacgen.errors import DataError
 from tests.data.files import write_photographs
 

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from threading import Event
 
@@ -17,9 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from nacgen.data import decoders, folder, lazy
+from nacgen.data import decoders, decoding, lazy
 from nacgen.data.datasets import ImageDataset, load_dataset, load_splits
-from nacgen.data.folder import MAX_PIXELS, decode, read_images
+from nacgen.data.decoding import MAX_PIXELS, decode, read_images
+from nacgen.data.image_sets import open_folder
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, DataError, DataNotFoundError
@@ -40,7 +42,7 @@ def encoded(image: Image.Image = PICTURE, kind: str = "PNG", **options: object) 
     return file.getvalue()
 
 
-def bomb(width: int, height: int) -> bytes:
+def bomb(width: int, height: int, color_type: int = 2) -> bytes:
     """A PNG of a few bytes that says it has so many pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
@@ -48,7 +50,7 @@ def bomb(width: int, height: int) -> bytes:
             struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
     data = zlib.compress(bytes(1000))
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
@@ -58,6 +60,23 @@ def bomb(width: int, height: int) -> bytes:
 def animation(kind: str) -> bytes:
     frames = [Image.new("RGB", (24, 20), color) for color in ("red", "green", "blue")]
     return encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+
+
+DEEP = ((16, b"P6"), (10, b"P6"), (15, b"P3"), (12, b"P5"))
+
+
+def deep(bits: int, magic: bytes) -> bytes:
+    """A PPM or PGM of so many bits a channel, which Pillow cuts to 8 without a warning."""
+    values = np.linspace(0, 2**bits - 1, 24 * 20 * (1 if magic == b"P5" else 3)).astype(">u2")
+    content = " ".join(map(str, values)).encode() if magic == b"P3" else values.tobytes()
+    return b"%b\n24 20\n%d\n%b" % (magic, 2**bits - 1, content)
+
+
+def progressive(num_scans: int) -> bytes:
+    """A JPEG that repeats its last scan so many times."""
+    content = encoded(PICTURE, "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + num_scans * last + content[-2:]
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 20\n%%EndComments\n(x) run\n%%EOF\n"
@@ -71,7 +90,7 @@ REFUSED: dict[str, tuple[bytes | Callable[[Path], object], str]] = {
     "text.png": (b"no image\n" * 100, DAMAGED),
     "page.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", DAMAGED),
     "postscript.png": (POSTSCRIPT, DAMAGED),
-    "gif.png": (encoded(kind="GIF"), DAMAGED),
+    "icon.png": (encoded(kind="ICO"), DAMAGED),
     "folder.png": (Path.mkdir, "it is a folder"),
     "pipe.png": (os.mkfifo, "it is a pipe"),
     "device.png": (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
@@ -83,11 +102,22 @@ REFUSED: dict[str, tuple[bytes | Callable[[Path], object], str]] = {
         encoded(Image.fromarray(np.zeros((20, 24), np.float32)), "TIFF"),
         "has floats a",
     ),
+    **{
+        f"{bits}bits.ppm": (deep(bits, magic), f"it has {bits} bits a channel")
+        for bits, magic in DEEP
+    },
     "moving.webp": (animation("WEBP"), "it has 3 frames"),
+    "moving.gif": (animation("GIF"), "it has 3 frames"),
     "moving.png": (animation("PNG"), "it has 3 frames"),
     "pages.tif": (animation("TIFF"), "it has 3 frames"),
     "bomb.png": (bomb(20_000, 20_000), "DecompressionBomb"),
     "large.png": (bomb(10_000, 10_000), "it has 10000 x 10000 pixels"),
+    "clear.png": (bomb(7_000, 7_000, color_type=6), "7000 x 7000 pixels and transparency"),
+    "scans.jpg": (progressive(3_000), "it has 342 scans or more"),
+    "segments.jpg": (
+        b"\xff\xd8" + b"\xff\xfe\0\2" * 30_000 + encoded(kind="JPEG")[2:],
+        "20000 segments",
+    ),
     "narrow.png": (bomb(1, 10_000_000), "1 x 10000000 pixels are too many at 16"),
 }
 
@@ -128,7 +158,7 @@ def test_a_hostile_folder_is_one_message_that_names_ten(hostile: Path) -> None:
         load_dataset("folder", "train", hostile, 16)
     assert str(e.value).count("; ") == 10 - 1
     assert e.value.exit_code == 4
-    with pytest.raises(DataError, match=rf"all but 1% of .* but {len(REFUSED)} of .*folder\.png"):
+    with pytest.raises(DataError, match=rf"all but 1% of .* but {len(REFUSED)} of .*device\.png"):
         load_dataset("folder", "train", hostile, 16, skip_bad=True)
 
 
@@ -137,7 +167,7 @@ def test_what_is_no_file_is_named_before_training_on_a_folder_that_fits_no_memor
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr(Image, "open", lambda *args, **options: opened.append(args[0]))
-    with pytest.raises(DataError, match=r"but 5 of 30 are not: .*dangling\.png .*pipe\.png"):
+    with pytest.raises(DataError, match=r"but 5 of 38 are not: .*dangling\.png .*pipe\.png"):
         load_dataset("folder", "train", hostile, 16, max_bytes=0)
     assert not opened
 
@@ -166,6 +196,8 @@ PALETTE = PICTURE.convert("P", palette=Image.Palette.ADAPTIVE)
         (encoded(kind="TIFF"), GRADIENT, 0),
         (encoded(kind="PPM"), GRADIENT, 0),
         (encoded(kind="BMP"), GRADIENT, 0),
+        (encoded(PALETTE, "GIF"), np.asarray(PALETTE.convert("RGB")), 0),
+        (b"P6\n24 20\n15\n" + (GRADIENT // 16).tobytes(), GRADIENT // 16 * 17, 0),
         (encoded(kind="WEBP", lossless=True), GRADIENT, 0),
         (encoded(Image.new("RGB", (1, 1), "red")), np.array([[[255, 0, 0]]]), 0),
     ],
@@ -186,10 +218,14 @@ def test_odd_modes_are_decoded_as_promised(
 
 
 def test_pictures_from_cameras_are_read_as_they_are_stored(tmp_path: Path) -> None:
-    turned = Image.Exif()
-    turned[0x0112] = 6  # a quarter to the right
-    (tmp_path / "turned.png").write_bytes(encoded(exif=turned))
-    assert (decode(str(tmp_path / "turned.png"), None) == GRADIENT).all()
+    for i, (kind, orientation) in enumerate(product(("PNG", "JPEG", "TIFF"), range(1, 9))):
+        turned, path = Image.Exif(), tmp_path / f"{i}.png"
+        turned[0x0112] = orientation
+        path.write_bytes(encoded(kind=kind, exif=turned, quality=100))
+        difference = np.abs(decode(str(path), None).astype(int) - GRADIENT)
+        assert difference.max() <= (8 if kind == "JPEG" else 0)
+    images = open_folder(tmp_path)  # of one size, as stored
+    assert images.read(torch.arange(24)).shape == (24, 3, 20, 24)
     second = Image.new("RGB", (12, 10), "red")
     (tmp_path / "two.jpg").write_bytes(
         encoded(PICTURE, "MPO", save_all=True, append_images=[second])
@@ -283,7 +319,7 @@ def test_a_thread_that_fails_or_hangs_is_an_error_that_names_the_file(
         over.wait(20)
         raise AssertionError
 
-    for module in (lazy, folder):
+    for module in (lazy, decoding):
         monkeypatch.setattr(module, "decode", broken)
     monkeypatch.setattr(decoders, "TIMEOUT_S", 0.3)
     start = time.monotonic()
@@ -295,6 +331,26 @@ def test_a_thread_that_fails_or_hangs_is_an_error_that_names_the_file(
         read_images([str(paths[1])], 16)
     assert time.monotonic() - start < 5
     over.set()
+
+
+def test_slow_files_are_named_and_the_good_ones_behind_them_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_slow, over = decoders.NUM_THREADS, Event()
+    paths = write_photographs(tmp_path, (f"{i:03}.png" for i in range(3 * num_slow)))
+    slow = [str(path) for path in paths[:num_slow]]  # as many as there are threads
+
+    def work(path: str) -> np.ndarray:
+        if path in slow:
+            over.wait(20)
+        return decode(path, 16)
+
+    monkeypatch.setattr(decoders, "TIMEOUT_S", 0.3)
+    results = list(decoders.try_each([str(path) for path in paths], work))
+    over.set()
+    named = [str(result) for result in results if isinstance(result, DataError)]
+    assert [text.partition(" must be decoded within")[0] for text in named] == slow
+    assert len(list(decoders.try_each([str(path) for path in paths], work))) == len(paths)
 
 
 def test_a_thread_that_hangs_does_not_keep_the_process(tmp_path: Path) -> None:

@@ -1,0 +1,221 @@
+"""Image files into pixels: one, or all into memory.
+
+Files of unknown origin are decoded to RGB with 8 bits per channel, or refused by name:
+
+    decoded    gray, black and white, palettes, CMYK and other color spaces (without their color profiles), the
+               first picture of a JPEG that holds several; transparent pixels are put on white
+    as stored  the orientation that a camera notes beside the pixels is not applied, as in torchvision
+    refused    more than 8 bits or floats per channel, animations and other files of several frames, more pixels
+               than `MAX_PIXELS`, or half of it with transparency, JPEGs of hundreds of scans, formats that are not
+               in `FORMATS` whatever the file's name, pipes, devices, folders named like images, links that lead
+               nowhere
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from torch import Tensor
+
+from nacgen.data.decoders import try_each
+from nacgen.errors import DataError
+from nacgen.system.files import open_regular
+
+# Pillow's other formats are not tried: PostScript, for example, would start a program. AVIF and JPEG 2000 do not
+# tell that they have more than 8 bits a channel.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB
+MAX_SCANNED = 16 * MAX_PIXELS  # pixels that a JPEG's scans may pass over, seconds of work
+MAX_SKIPPED = 0.01  # of all images
+
+SMALL = 2**22  # pixels that an image of fewer counts as, per scan of a JPEG
+ROWS = 2**20  # pixels that are put on white at once
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a segment of a JPEG
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+MAX_SEGMENTS = 20_000
+# Pillow turns a TIFF while it is loaded; these turn it back.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+SIDEWAYS = tuple(TURNS.values())[3:]  # which exchange height and width
+
+
+@contextmanager
+def open_image(path: str) -> Iterator[ImageFile.ImageFile]:
+    """Open an image file without decoding it; errors of Pillow or the block become a `DataError` with its name."""
+    try:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+            kind = " and transparency" if image.has_transparency_data else ""
+            if image.width * image.height > (MAX_PIXELS / 2 if kind else MAX_PIXELS):
+                raise ValueError(f"it has {image.width} x {image.height} pixels{kind}")
+            yield image
+    except (MemoryError, DataError):
+        raise
+    except Exception as error:  # damaged files make Pillow's readers raise almost anything
+        raise DataError(
+            f"{path} must be a readable image, but is not ({_reason(error)}). Repair or remove it."
+        ) from error
+
+
+def channel_depth(image: ImageFile.ImageFile) -> str:
+    """Return `"8 bits"`, or else the depth of an undecoded image's channels in words."""
+    # Only the arguments of the decoder tell: Pillow reads colored 16-bit files as 8 bits without a warning.
+    for tile in image.tile:
+        raw_mode, *others = map(str, np.atleast_1d(np.asarray(tile.args, dtype=object)))
+        if ";16" in raw_mode and raw_mode != "BGR;16":  # 16 bits for all three channels
+            return "16 bits"
+        if tile.codec_name.startswith("ppm") and int(others[0]) > 255:
+            return f"{int(others[0]).bit_length()} bits"
+    if image.mode.startswith("I;16"):
+        return "16 bits"
+    return {"I": "32 bits or 16", "F": "floats"}.get(image.mode, "8 bits")
+
+
+def stored_turn(image: ImageFile.ImageFile) -> Image.Transpose | None:
+    """Return what undoes the turning of a TIFF, which other formats leave to the reader; asked before decoding."""
+    return (
+        TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        if image.format == "TIFF"
+        else None
+    )
+
+
+def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
+    """Read one image file as RGB; one that is damaged, or of a kind that is refused, is a `DataError`.
+
+    The shorter side is resized to `image_size` pixels (bicubic, antialiased) and the center is cropped. None keeps
+    the size of the file.
+    """
+    with open_image(path) as file:
+        depth, frames, turn = channel_depth(file), getattr(file, "n_frames", 1), stored_turn(file)
+        if depth != "8 bits":
+            raise ValueError(f"it has {depth} a channel, and only you know how to round them")
+        if frames > 1 and file.format != "MPO":
+            raise ValueError(f"it has {frames} frames")
+        if image_size is not None and max(file.size) * image_size**2 > MAX_PIXELS * min(file.size):
+            raise ValueError(f"{file.width} x {file.height} pixels are too many at {image_size}")
+        if file.format in ("JPEG", "MPO"):
+            _check_scans(file)
+        image: Image.Image = _on_white(file) if file.has_transparency_data else file
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        if turn is not None:
+            image.load()
+            image = image.transpose(turn)
+        if image_size is not None and image.size != (image_size, image_size):
+            scale = image_size / min(image.size)
+            width, height = (max(image_size, round(side * scale)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+            left, top = (width - image_size) // 2, (height - image_size) // 2
+            image = image.crop((left, top, left + image_size, top + image_size))
+        return np.asarray(image)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Put transparent pixels on white, some rows at a time, which takes a third of the memory."""
+    result = Image.new("RGB", image.size)
+    step = max(1, ROWS // image.width)
+    for top in range(0, image.height, step):
+        box = (0, top, image.width, min(top + step, image.height))
+        rows = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", rows.size, "white")
+        result.paste(Image.alpha_composite(white, rows).convert("RGB"), box)
+    return result
+
+
+def _check_scans(image: ImageFile.ImageFile) -> None:
+    """Refuse a JPEG whose scans, each of which passes over all pixels, would take minutes."""
+    assert image.fp is not None
+    start = image.fp.tell()
+    image.fp.seek(0)
+    content = image.fp.read(MAX_SCANNED)
+    image.fp.seek(start)
+    scans, position = 0, 2
+    for number in range(MAX_SEGMENTS + 1):
+        match = MARKER.search(content, position)
+        if match is None or content[match.end() - 1] == END_OF_IMAGE:
+            break
+        scans += content[match.end() - 1] == START_OF_SCAN
+        length = int.from_bytes(content[match.end() : match.end() + 2], "big")
+        position = match.end() + max(2, length)
+        if number == MAX_SEGMENTS or scans * max(SMALL, image.width * image.height) > MAX_SCANNED:
+            raise ValueError(f"it has {scans} scans or more, and {number} segments")
+
+
+def decoded_bytes(paths: Sequence[str], image_size: int | None) -> int:
+    """Return the bytes of all images in memory, at the size of the first readable one if none is given."""
+    if image_size is not None:
+        return len(paths) * 3 * image_size**2
+    for path in paths:
+        try:
+            with open_image(path) as image:
+                return len(paths) * 3 * image.width * image.height
+        except DataError:  # read_images names it, together with the other unreadable ones
+            continue
+    return 0
+
+
+def read_images(
+    paths: Sequence[str], image_size: int | None, skip_bad: bool = False
+) -> tuple[UInt8[Tensor, "n 3 h w"], tuple[str, ...]]:
+    """Decode files of one square size into a tensor; return it and the unreadable paths that were left out."""
+    results = list(try_each(paths, lambda path: decode(path, image_size)))
+    errors = {p: r for p, r in zip(paths, results, strict=True) if isinstance(r, DataError)}
+    skipped = _check_readable(errors, len(paths), skip_bad)
+    arrays = [result for result in results if not isinstance(result, DataError)]
+    sizes = sorted({array.shape[:2] for array in arrays})
+    if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
+        raise DataError(
+            f"images of one square size are expected, got heights and widths {sizes[:5]}. "
+            "Give --data.image-size to resize and crop them."
+        )
+    return stack_images(arrays), skipped
+
+
+def stack_images(arrays: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[Tensor, "n 3 h w"]:
+    """Stack decoded images of one size."""
+    return torch.from_numpy(np.stack([rearrange(array, "h w c -> c h w") for array in arrays]))
+
+
+def find_unreadable(
+    paths: Sequence[str], no_files: Sequence[str], image_size: int, skip_bad: bool
+) -> tuple[str, ...]:
+    """Return unreadable files to leave out, before images are decoded as they are read."""
+    suspects = paths if skip_bad else no_files
+    results = zip(suspects, try_each(suspects, lambda p: decode(p, image_size)), strict=True)
+    errors = {path: result for path, result in results if isinstance(result, DataError)}
+    return _check_readable(errors, len(paths), skip_bad)
+
+
+def _check_readable(
+    errors: Mapping[str, DataError], num_files: int, skip_bad: bool
+) -> tuple[str, ...]:
+    """Return the unreadable paths if they may be left out, or raise an error that names them."""
+    if not errors or (skip_bad and len(errors) <= MAX_SKIPPED * num_files):
+        return tuple(errors)
+    bound = f"all but {MAX_SKIPPED:.0%} of the images" if skip_bad else "every image"
+    listed = "; ".join(
+        f"{path} ({_reason(error.__cause__ or error)})" for path, error in list(errors.items())[:10]
+    )
+    how = "" if skip_bad else ", or pass over a few with --data.skip-bad"
+    raise DataError(
+        f"{bound} must be readable, but {len(errors)} of {num_files} are not: {listed}. Repair or remove "
+        f"them{how}."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is damaged or none of {', '.join(FORMATS)}"
+    return f"{type(error).__name__}: {error}"
