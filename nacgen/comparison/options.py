@@ -1,5 +1,6 @@
 """Options of a comparison and its arms. Does not import torch, which keeps `--help` fast."""
 
+import math
 import re
 import shlex
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from nacgen.errors import ConfigurationError
-from nacgen.training.config import require_positive
+from nacgen.training.config import require_between, require_positive
 from nacgen.training.old_options import RENAMED
 
 INITS = ("nac", "random", "shuffled", "simclr", "supervised")
@@ -57,6 +58,7 @@ class CompareConfig:
                 raise ConfigurationError(
                     f"{option} must be {least} or more, all different, got {came}. Correct --{option}."
                 )
+        require_between(self, 0, math.inf, "seeds")
         require_positive(self, "jobs", *(["target"] if self.target is not None else []))
         if not 0 < self.level < 1:
             raise ConfigurationError(f"level must lie between 0 and 1, got {self.level}. Use 0.05.")

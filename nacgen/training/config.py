@@ -24,11 +24,12 @@ from nacgen.errors import (
     StorageError,
     is_storage_failure,
 )
-from nacgen.system.documents import flatten, read_yaml
+from nacgen.system.documents import LARGEST_WHOLE, flatten, read_yaml
 from nacgen.system.signals import stop_with_launcher
 from nacgen.training.old_options import as_flags, upgrade, upgrade_flags
 
 Config = TypeVar("Config")
+LARGEST_FLOAT = 3.4e38  # of float32
 # Presets that `parse` has seen, by class of configuration.
 _presets: dict[type, Mapping[str, Any]] = {}
 
@@ -47,7 +48,8 @@ def require_between(config: object, low: float, high: float, *names: str) -> Non
     """Raise `ConfigurationError` unless the named fields are finite and lie between two bounds, inclusive."""
     for name in names:
         value = getattr(config, name)
-        if not (low <= value <= high and math.isfinite(value)):
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(low <= number <= high and number < math.inf for number in numbers):
             bounds = f"{low} or more" if high == math.inf else f"between {low} and {high}"
             flag = flag_of(config, name)
             raise ConfigurationError(f"{name} must be {bounds}, got {value}. Change {flag}.")
@@ -77,7 +79,7 @@ def refuse_unheeded(config: Any, is_unheeded: bool, names: Iterable[str], reason
 
 def preset_of(config: Config, name: str) -> Config | None:
     """Return a preset for a class of configurations, None if `parse` has not seen it."""
-    return _presets.get(type(config), {}).get(name)
+    return _presets.get(type(config), {}).get(str(name))
 
 
 def flag_of(config: object, name: str) -> str:
@@ -149,6 +151,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         require_positive(self, "total_images", "batch_size")
+        require_between(self, 0, math.inf, "seed")
         if self.total_images % self.batch_size:
             whole = max(1, self.total_images // self.batch_size) * self.batch_size
             raise ConfigurationError(
@@ -201,13 +204,22 @@ def parse(
     # Positional arguments stay in front: a flag of the file that takes several words would take them.
     words = list(itertools.takewhile(lambda flag: not flag.startswith("-"), flags))
     try:
-        return read(words + as_flags(file_values) + flags[len(words) :])
+        config = read(words + as_flags(file_values) + flags[len(words) :])
     except SystemExit as end:
         if end.code and file_values:
             with contextlib.suppress(SystemExit):
                 read(flags, is_quiet=True)
                 print(f"The fault lies in {chosen.config}.", file=sys.stderr)
         raise
+    for name, value in flatten(to_dict(config)).items():
+        for number in value if isinstance(value, list) else [value]:
+            largest = LARGEST_WHOLE if isinstance(number, int) else LARGEST_FLOAT
+            if isinstance(number, int | float) and not abs(number) < largest:
+                raise ConfigurationError(
+                    f"{name} must be a number below {largest:.2g} in size, got {str(number)[:40]}. Correct "
+                    f"--{name.replace('_', '-')}."
+                )
+    return config
 
 
 def run_recipe(

@@ -99,10 +99,15 @@ def upgrade_flags(flags: Sequence[str]) -> list[str]:
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
-    """Return the flags that set options to values, which have dotted names."""
+    """Return the flags that set options to values, by dotted names; refuse a value that looks like a flag."""
     flags: list[str] = []
     for key, value in values.items():
         name = f"--{key}".replace("_", "-")
+        words = value if isinstance(value, list) else [value]
+        if flag := [word for word in words if isinstance(word, str) and word.startswith("--")]:
+            raise ConfigurationError(
+                f"a value of {key} in a file must not begin with --, got {flag[0]!r}. Correct the file."
+            )
         if isinstance(value, bool):
             head, dot, last = name[2:].rpartition(".")
             flags.append(name if value else f"--{head}{dot}no-{last}")

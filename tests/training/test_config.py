@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -186,9 +187,62 @@ def test_a_failing_disk_is_no_fault_of_the_configuration(monkeypatch: pytest.Mon
     def fail(*_: Any, **__: Any) -> str:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr("nacgen.system.documents.read_regular", fail)
     with pytest.raises(StorageError, match=r"x\.yaml cannot be read .*Mend the disk"):
         read_yaml(Path("x.yaml"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_a_configuration_that_is_no_file_is_refused_without_waiting(
+    kind: str, tmp_path: Path
+) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "config.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(ConfigurationError, match=f"YAML file, but {path}: it is a {kind}"):
+        read("--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            f"seed: {'9' * 400}",
+            r"seed must be a number below 9\.2e\+18 in size, got 9{40}\. Correct",
+        ),
+        ("optim: {limit: 1.0e+300}", r"optim\.limit must be a number .*3\.4e\+38 .* got 1e\+300\."),
+        (
+            "optim: {limit: .nan}",
+            r"optim\.limit must be a number .* got nan\. Correct --optim\.limit",
+        ),
+        ("dataset: --fresh", r"a value of dataset in a file must not begin with --, got '--fresh'"),
+        (
+            "optim: {channels: [--seed, 3]}",
+            r"optim\.channels .* must not begin with --, got '--seed'",
+        ),
+        (
+            "optim: {rate: 1}\noptim.rate: 2",
+            r"one value, but optim\.rate is given twice\. Leave one",
+        ),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused_by_name(
+    text: str, message: str, file: Callable[[Any], str]
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read("--config", file(text))
+
+
+def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbfseed: 3\r\noptim:\r\n  rate: 1.e-4\r\n")
+    config = read("--config", str(tmp_path / "c.yaml"))
+    assert (config.seed, config.optim.rate) == (3, 1e-4)
+
+
+def test_a_seed_is_0_or_more(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "seed must be 0 or more, got -1. Change --seed." in refusal(capsys, "--seed", "-1")
 
 
 def test_an_empty_file_changes_nothing(file: Callable[[Any], str]) -> None:
