@@ -7,7 +7,7 @@
 
 REFERENCE and GENERATED are folders of images, .npz archives (of images, or of statistics that `stats` or
 pytorch-fid wrote), datasets (digits/test, cifar10/train) or run folders of train_gan.py and train_vae.py. With no
-arguments the held-out digits are scored against the training digits, as a perfect generator's images would be.
+arguments the held-out digits are scored against the training digits.
 Scores go to stdout, all else to stderr; several processes divide the work under accelerate launch or torchrun.
 """
 

@@ -198,8 +198,10 @@ def diff_augment(
         images: Real or generated images in [-1, 1]; row `i` belongs to row `i` of the batch.
         batch: Batch that gives the position in the stream.
         purpose: Name of the draw, so that real and generated images are augmented differently.
-        translation: Largest shift as a fraction of the size. Pixels that move in are 0.
-        cutout: Side of the square, whose pixels become 0, as a fraction of the size.
+        translation: Largest shift as a fraction of the size; whole pixels up to it are equally likely. Pixels that
+            move in are 0.
+        cutout: Side of the square, whose pixels become 0, as a fraction of the size. Its place is uniform over
+            whole pixels, and it may reach over the edge by half.
         color: Change brightness by up to 0.5, saturation by a factor of 0 to 2, contrast of 0.5 to 1.5; the
             results may leave [-1, 1].
     """
@@ -207,8 +209,18 @@ def diff_augment(
         return images
     draw, n = batch.generator(purpose), batch.global_size
     height, width = images.shape[-2:]
-    shifts = (2 * torch.rand(n, 2, generator=draw) - 1) * translation
-    centers = torch.rand(n, 2, generator=draw)
+
+    def integers(low: int, high: int) -> Tensor:
+        return torch.randint(low, high, (n,), generator=draw)
+
+    reach, hole = (
+        [int(side * part + 0.5) for side in (height, width)] for part in (translation, cutout)
+    )
+    shifts = torch.stack([integers(-r, r + 1) for r in reach], dim=1)  # (n, 2)
+    places = zip(
+        (height, width), hole, strict=True
+    )  # middle of the square, for an even one between pixels
+    starts = torch.stack([integers(0, s + 1 - h % 2) - h // 2 for s, h in places], dim=1)
     if color:  # drawn last, so that shifts and squares are the same without it
         strength = batch.local(torch.rand(n, 3, generator=draw))
         brightness, saturation, contrast = rearrange(strength, "b k -> k b 1 1 1")
@@ -219,19 +231,19 @@ def diff_augment(
         images = mean + (images - mean) * (contrast + 0.5)
     if translation == cutout == 0:
         return images
-    pixels = batch.local((shifts * torch.tensor([height, width])).round())
+    pixels = batch.local(shifts)
     y = torch.arange(height, device=images.device) - pixels[:, :1]  # (b, h): source row
     x = torch.arange(width, device=images.device) - pixels[:, 1:]
     inside = _outer((y >= 0) & (y < height), (x >= 0) & (x < width))
-    rows = rearrange(y.clamp(0, height - 1).long(), "b h -> b 1 h 1").expand_as(images)
-    columns = rearrange(x.clamp(0, width - 1).long(), "b w -> b 1 1 w").expand_as(images)
+    rows = rearrange(y.clamp(0, height - 1), "b h -> b 1 h 1").expand_as(images)
+    columns = rearrange(x.clamp(0, width - 1), "b w -> b 1 1 w").expand_as(images)
     images = images.gather(2, rows).gather(3, columns) * inside
     if cutout > 0:
-        middle = batch.local(centers * torch.tensor([height, width])).floor()
-        half = torch.tensor([height, width], device=images.device) * cutout / 2
-        hole_y = (torch.arange(height, device=images.device) + 0.5 - middle[:, :1]).abs() < half[0]
-        hole_x = (torch.arange(width, device=images.device) + 0.5 - middle[:, 1:]).abs() < half[1]
-        images = images * ~_outer(hole_y, hole_x)
+        y, x = (torch.arange(side, device=images.device) for side in (height, width))
+        top, left = batch.local(starts).split(1, dim=1)
+        images = images * ~_outer(
+            (y >= top) & (y < top + hole[0]), (x >= left) & (x < left + hole[1])
+        )
     return images
 
 

@@ -34,7 +34,7 @@ class Memorization(NamedTuple):
 
     Args:
         probability: Probability that a generated image is closer than a test image, with ties counted half: 0.5
-            for a perfect generator, near 1 for one that copies, near 0 for one that is far from the data.
+            where both are drawn alike, near 1 for one that copies, near 0 for one that is far from the data.
         z_score: Mann-Whitney statistic in standard deviations, positive for copies.
         distances: Distance from each generated image to its nearest training image.
         nearest: Index of that training image.

@@ -44,8 +44,8 @@ def evaluate(
     `fid` is the Fréchet distance, `is` the Inception Score, `kid` the kernel distance over subsets and
     `kid_exact` over all pairs, `prdc` precision, recall, density and coverage, `fid_infinity` the extrapolated
     Fréchet distance. `memorization` is the probability that a generated image lies closer to the training images
-    than a reference image does: 0.5 for a perfect generator, towards 1 for one that copies. Its reference images
-    must be ones that the generator was not trained on.
+    than a reference image does: 0.5 where both are drawn alike, towards 1 for a generator that copies. Its
+    reference images must be ones that the generator was not trained on.
 
     Scores have these names in the features of the FID Inception, and are named after the extractor in others:
     `fd_digits_classifier`. `fid` and `is` take the same memory for any number of images; the others hold all

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from nacgen.functional.features import draw_rows
 from nacgen.functional.fid_infinity import fid_infinity
 from nacgen.functional.frechet import frechet_bias, frechet_distance
 from nacgen.functional.kernel_distance import kernel_distance, kernel_distance_of_subsets
@@ -18,7 +16,6 @@ from nacgen.metrics.reference import ReferenceStatistics
 from nacgen.metrics.result import MetricSettings, Score
 from nacgen.metrics.statistics import Collected
 
-JACKKNIFE_BLOCKS = 20
 LINE_SIZES = 15
 
 
@@ -111,12 +108,8 @@ def _kid(sets: Compared) -> dict[str, Score]:
 
 
 def _kid_exact(sets: Compared) -> dict[str, Score]:
-    seed = sets.settings.seed
-    generator = torch.Generator().manual_seed(seed)  # images may be sorted by class
-    shuffled = (draw_rows(rows, len(rows), generator) for rows in sets.features)
-    distance = kernel_distance(*shuffled, num_blocks=JACKKNIFE_BLOCKS)
-    spread = distance.spread, "standard error (block jackknife)"
-    score = _score(distance.value, 0, spread, blocks=JACKKNIFE_BLOCKS, seed=seed)
+    distance = kernel_distance(*sets.features)
+    score = _score(distance.value, 0, (distance.spread, "standard error"))
     return {sets.name("kid_exact", "kd_exact"): score}
 
 
@@ -160,9 +153,7 @@ METRICS: Mapping[str, Metric] = {
     "kid": Metric(
         _kid, lambda settings, dim: (settings.subset_size or 2,) * 2, needs_features=True
     ),
-    "kid_exact": Metric(
-        _kid_exact, lambda settings, dim: (JACKKNIFE_BLOCKS,) * 2, needs_features=True
-    ),
+    "kid_exact": Metric(_kid_exact, lambda settings, dim: (4, 4), needs_features=True),
     "prdc": Metric(_prdc, lambda settings, dim: (settings.neighbors + 1,) * 2, needs_features=True),
     "fid_infinity": Metric(
         _fid_infinity, lambda settings, dim: (2, 2 * dim + LINE_SIZES), needs_features=True

@@ -74,6 +74,9 @@ class NACQueueUpdate(NACUpdate):
     The posterior is the momentum encoder's, of the other view. A posterior with parameters of its own is
     trained to predict received codes; its gradient reaches neither codes nor features. Keys of earlier steps
     make the value an estimate of the bound.
+
+    The authors sum the posterior's own term over the two views of an image and average all else; here both are
+    averaged. With `divide`, the authors' form, it has their weight, twice that of a mean.
     """
 
     keys: MomentumEncoder
@@ -95,7 +98,8 @@ class NACQueueUpdate(NACUpdate):
         rows = nac_loss(code_logits, key_posterior, uniform, p, relaxation, keys, divide)
         if self.encoder.options["posterior"] != "shared":
             received = received_codes(code_logits.detach(), uniform, p, relaxation)
-            rows = rows - posterior_log_likelihood(received, own_posterior)
+            weight = 2 if divide else 1
+            rows = rows - weight * posterior_log_likelihood(received, own_posterior)
         if self.options.code_penalty:
             rows = rows + self.options.code_penalty * torch.tanh(code_logits).square().sum(1)
         # One step, which the momentum encoder follows.

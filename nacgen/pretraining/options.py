@@ -67,7 +67,8 @@ class NACConfig:
     code_penalty: float = 0.0
     """Weight of the relaxed codes' summed squares, with a queue; the authors use 0.1."""
     divide: bool = False
-    """Divide inner products by kappa, as the authors' queue does, in place of multiplying."""
+    """Divide inner products by kappa, in place of multiplying, and weigh a separate posterior's own term by two,
+    as the authors' queue does."""
 
     def __post_init__(self) -> None:
         """Check the number."""

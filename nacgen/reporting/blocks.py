@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from markdown_it import MarkdownIt
 
-from nacgen.metrics.result import EvaluationResult
+from nacgen.metrics.result import EvaluationResult, describe_bias
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59616b; --line: #d9dce1; --paper: #fff;
@@ -145,6 +145,6 @@ def score_text(result: EvaluationResult) -> str:
         if score.spread is not None:
             facts.append(f"± {score.spread:.3g}, {score.spread_kind}")
         if score.bias:
-            facts.append(f"independent samples of one Gaussian would score about {score.bias:.3g}")
+            facts.append(describe_bias(f"{score.bias:.3g}"))
         lines.append(f"{name:<{width}}  {score.value:<11.6g} {'; '.join(facts)}".rstrip())
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nacgen.metrics.result import describe_bias
 from nacgen.reporting.blocks import Block, Images, Table, to_html, to_markdown
 from nacgen.reporting.charts import run_curve, score
 from nacgen.reporting.recorded_runs import RecordedRun, better, load_run, options_of, warnings_of
@@ -130,10 +131,8 @@ def bias_note(runs: Sequence[RecordedRun], metric: str) -> str:
     if not (biases := [bias for bias in last if bias is not None]):
         return ""
     low, high = (f"{bias:.2g}" for bias in (min(biases), max(biases)))
-    return (
-        "A perfect generator would be expected to score about "
-        f"{low if low == high else f'{low} to {high}'} in `{metric}` with so many samples."
-    )
+    range_of_biases = low if low == high else f"{low} to {high}"
+    return f"In `{metric}`, {describe_bias(range_of_biases)}."
 
 
 def _score_history(run: RecordedRun) -> Table:

@@ -229,41 +229,42 @@ def test_translation_shifts_each_image_by_whole_pixels() -> None:
     assert {right for _, right in found} == {-2, -1, 0, 1, 2}
 
 
-def test_a_known_shift_of_one_image() -> None:
-    """The first draw at this seed and position, written out: 3 pixels up, 2 to the right."""
-    image = random_images(1, 16, 16) + 1
-    batch = batch_of(image / 2)
-    drawn = (2 * torch.rand(1, 2, generator=batch.generator("x")) - 1) * 0.25 * 16
-    down, right = (int(value) for value in drawn.round()[0])
-    moved = diff_augment(image, batch, "x", translation=0.25, cutout=0)
-    assert torch.equal(moved[0], shifted(image[0], down, right))
-    assert (down, right) != (0, 0)
+def test_shifts_are_uniform_over_whole_pixels() -> None:
+    """Zhao et al. 2020: each of -r, …, r as often as the others, both ends included."""
+    images = torch.arange(1.0, 17).expand(3 * 4000, 3, 16, 16)  # a pixel tells its column
+    moved = diff_augment(images, batch_of(images / 16), "x", translation=0.125, cutout=0)
+    shifts = 9 - moved[:, 0, 8, 8].long()
+    counts = (shifts + 2).bincount(minlength=5)
+    assert len(counts) == 5
+    assert counts.tolist() == pytest.approx([3 * 4000 / 5] * 5, rel=0.08)
 
 
-def test_cutout_blanks_one_square() -> None:
-    images = torch.ones(300, 3, 8, 8)
-    blank = diff_augment(images, batch_of(images), "x", translation=0, cutout=0.5) == 0
+@pytest.mark.parametrize(("size", "cutout", "side"), [(8, 0.5, 4), (16, 0.25, 4), (12, 0.25, 3)])
+def test_cutout_blanks_a_square_whose_place_is_uniform(size: int, cutout: float, side: int) -> None:
+    """Zhao et al. 2020: offsets 0, …, size - side % 2, the square around them cut at the image's edge."""
+    images = torch.ones(6000, 3, size, size)
+    blank = diff_augment(images, batch_of(images), "x", translation=0, cutout=cutout) == 0
     assert torch.equal(blank.all(1), blank.any(1))  # all colours alike
-    places = set()
-    for hole in blank[:, 0]:
-        rows, columns = hole.any(1).nonzero()[:, 0], hole.any(0).nonzero()[:, 0]
-        assert int(hole.sum()) == len(rows) * len(columns)  # a rectangle
-        middle = []
-        for line in (rows, columns):
-            first, last = int(line[0]), int(line[-1])
-            assert len(line) == last - first + 1
-            assert len(line) == 4 or first == 0 or last == 7  # cut only at the image's edge
-            assert len(line) >= 2
-            middle.append(last - 1 if first == 0 else first + 2)
-        places.add(tuple(middle))
-    assert len(places) == 64  # the middle can be at any pixel
+    hole = blank[:, 0]
+    expected = torch.zeros(size)
+    offsets = range(size + 1 - side % 2)
+    for offset in offsets:
+        first = offset - side // 2
+        expected[max(0, first) : first + side] += 6000 / len(offsets)
+    for axis in (1, 2):
+        lines = hole.any(axis)
+        assert torch.equal(lines.flip(1).sum(0) > 0, lines.sum(0) > 0)
+        assert lines.sum(0).tolist() == pytest.approx(expected.tolist(), rel=0.15)
+        assert int(lines.sum(1).max()) == side
+    assert torch.equal(hole.sum((1, 2)), hole.any(1).sum(1) * hole.any(2).sum(1))  # rectangles
 
 
 def test_colours_change_as_written_out_and_leave_the_rest_of_the_draw() -> None:
     images = random_images(5) * 2 - 1
     batch = batch_of(images)
     draw = batch.generator("x")
-    torch.rand(5, 2, generator=draw), torch.rand(5, 2, generator=draw)  # shifts and squares
+    for high in (1, 1, 13, 13):  # shifts and squares
+        torch.randint(high, (5,), generator=draw)
     strength = torch.rand(5, 3, generator=draw)
     result = diff_augment(images, batch, "x", translation=0, cutout=0, color=True)
     for image, (brightness, saturation, contrast), found in zip(

@@ -61,6 +61,15 @@ def test_transforms_come_as_often_as_asked(probability: float) -> None:
     assert brightened.float().mean().item() == pytest.approx(probability, abs=0.025)
 
 
+def test_both_axes_of_a_shift_pass_one_gate() -> None:
+    """Karras et al. 2020, appendix B: at p = 0.2 a share of 0.64 stays, and what rounds to 0."""
+    n, p, size = 20_000, 0.2, 32
+    matrices = random_geometry(n, size, p, draw())
+    shifts = matrices[:, :2, 2].abs() > 1e-6
+    stays = (1 - p) * (1 - p + p / (0.25 * size) ** 2)  # fractions of the size, then whole pixels
+    assert (~shifts.any(1)).float().mean().item() == pytest.approx(stays, abs=0.012)
+
+
 def test_colours_keep_the_grey_axis_and_scale_turns_about_it() -> None:
     matrices = random_colors(500, 1.0, draw())
     linear, offset = matrices[:, :3, :3], matrices[:, :3, 3]

@@ -19,6 +19,7 @@ from nacgen.pretraining.base import swap_views
 from nacgen.pretraining.nac import NACUpdate
 from nacgen.pretraining.options import NACConfig
 from nacgen.system.randomness import seeded
+from tests.pretraining.small_pretraining import build as build_small
 
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
 SAME = ViewPolicy((1.0, 1.0), 1.0, flip=False, jitter_probability=0.0, grayscale_probability=0.0)
@@ -37,6 +38,19 @@ def build(
 
 def batch_at(images_seen: int = 0, size: int = 16) -> Batch:
     return ImageStream(load_dataset("digits"), size, 0).batch(images_seen)
+
+
+def test_the_authors_queue_weighs_the_term_of_a_separate_posterior_by_two() -> None:
+    gradients = []
+    for divide in (False, True):
+        update, stream = build_small("nac_queue_authors")
+        update.options = NACConfig(divide=divide)
+        update.update(stream.batch(0))
+        of_posterior = update.encoder.posterior_head.parameters()
+        gradients.append([p.grad for p in of_posterior if p.grad is not None])
+    assert gradients[0]
+    for once, twice in zip(*gradients, strict=True):
+        torch.testing.assert_close(twice, 2 * once)
 
 
 def state_of(update: NACUpdate) -> dict[str, Tensor]:

@@ -25,8 +25,9 @@ def test_run_report_shows_scores_protocol_and_configuration(folders: dict[str, l
     text = markdown.read_text()
     assert text.startswith(
         "# digits: nac initialization, seed 1\n\n"
-        "> `fd_digits_classifier` 11.80 (lower is better) after 25,600 images. A perfect generator "
-        "would be expected to score about 0.21 in `fd_digits_classifier` with so many samples.\n"
+        "> `fd_digits_classifier` 11.80 (lower is better) after 25,600 images. In "
+        "`fd_digits_classifier`, independent samples of one Gaussian would score about 0.21 (real features, with "
+        "heavier tails, some 15 % more; splits with balanced classes less).\n"
     )
     assert "| 5,120 | 24.40 |\n| 25,600 | 11.80 |" in text
     for field, value in PROTOCOL.items():
