@@ -80,7 +80,7 @@ def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
             initial=percentage(),
             bar_format="{desc} {percentage:3.0f} % |{bar}| {elapsed}<{remaining}",
             miniters=0,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
+            mininterval=0.5 if os.isatty(2) else 30,
             dynamic_ncols=True,
         ) as bar,
     ):
@@ -161,8 +161,9 @@ def _failure(child: Child, code: int) -> NacgenError:
     lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
     end = "\n".join(f"    {line}" for line in lines[-10:])
     error = NacgenError(
-        f"{child.folder.name} should have run to its end, but stopped with exit code {code}; its log ends with\n\n"
-        f"{end}\n\nThe whole log is {child.log}. Correct the cause and repeat the command: it continues."
+        f"{child.folder.name} should have run to its end, but stopped with exit code {code}. Correct the cause "
+        f"and repeat the command: it continues. The log is {child.log}, with these last lines:"
     )
+    error.add_note(f"\n{end}\n")
     error.exit_code = 128 - code if code < 0 else code or 1
     return error

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 from markdown_it import MarkdownIt
 
 from nacgen.metrics.result import EvaluationResult, describe_bias
+from nacgen.system.terminal import printable
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59616b; --line: #d9dce1; --paper: #fff;
@@ -121,7 +122,7 @@ def to_html(blocks: Sequence[Block], title: str, base: Path) -> str:
 
 def to_text(table: Table) -> str:
     """Render a table with aligned columns for a terminal."""
-    lines = [table.header, *table.rows]
+    lines = [[printable(cell) for cell in line] for line in [table.header, *table.rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
     rendered = [
         "  ".join(

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, TypeVar
 
 from nacgen.errors import (
     EXIT_INTERRUPTED,
@@ -26,6 +26,7 @@ from nacgen.errors import (
 )
 from nacgen.system.documents import LARGEST_WHOLE, flatten, read_yaml
 from nacgen.system.signals import stop_with_launcher
+from nacgen.system.terminal import guarded_streams, printable
 from nacgen.training.old_options import as_flags, upgrade, upgrade_flags
 
 Config = TypeVar("Config")
@@ -225,7 +226,7 @@ def parse(
 def run_recipe(
     main: Callable[[Config], None], config_class: type[Config], presets: Mapping[str, Config]
 ) -> None:
-    """Parse the command line, run a recipe, and end with its exit code.
+    """Parse the command line, run a recipe, and end with its exit code, with streams that may be closed or broken.
 
     Raises:
         SystemExit: With the code of the error: 2 configuration, 3 non-finite loss, 4 data, 5 checkpoint,
@@ -234,26 +235,31 @@ def run_recipe(
     """
     stop_with_launcher()
     threading.excepthook = _report_thread
-    try:
-        main(parse(config_class, presets, description=sys.modules["__main__"].__doc__))
-    except KeyboardInterrupt:
-        print("interrupted; the same command starts again from the last save", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
-    except Exception as raised:
-        error = raised
-        if "torch.distributed" in sys.modules:  # another process may have caused it
-            from nacgen.system.lost_processes import agreed_error
+    with guarded_streams():
+        try:
+            main(parse(config_class, presets, description=sys.modules["__main__"].__doc__))
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            print("interrupted; the same command starts again from the last save", file=sys.stderr)
+            sys.exit(EXIT_INTERRUPTED)
+        except Exception as raised:
+            error = raised
+            if "torch.distributed" in sys.modules:  # another process may have caused it
+                from nacgen.system.lost_processes import agreed_error
 
-            error = agreed_error(raised)
-        if isinstance(error, NacgenError):
-            _exit(str(error), error.exit_code)
-        if not is_storage_failure(error):
-            raise error from None if error is raised else raised
-        _exit(
-            f"the system refuses a file ({error}). Free space, choose another --run-dir, or mend the "
-            "permissions; the same command goes on from the last save.",
-            StorageError.exit_code,
-        )
+                error = agreed_error(raised)
+            if is_storage_failure(error) and not isinstance(error, NacgenError):
+                error = StorageError(
+                    f"the system refuses a file ({error}). Free space, choose another --run-dir, or mend the "
+                    "permissions; the same command goes on from the last save."
+                )
+            if not isinstance(error, NacgenError):
+                raise error from None if error is raised else raised
+            rank = os.environ.get("RANK", "0")
+            source = "error" if rank == "0" else f"error on process {rank}"
+            print(f"{source}: {printable(str(error))}", file=sys.stderr)
+            print(*getattr(error, "__notes__", ()), sep="\n", end="", file=sys.stderr)
+            sys.exit(error.exit_code)
 
 
 def _report_thread(args: threading.ExceptHookArgs) -> None:
@@ -262,12 +268,6 @@ def _report_thread(args: threading.ExceptHookArgs) -> None:
         print(f"a tracker could not write: {args.exc_value}", file=sys.stderr)
     else:
         threading.__excepthook__(args)
-
-
-def _exit(message: str, code: int) -> NoReturn:
-    rank = os.environ.get("RANK", "0")
-    print(f"error{'' if rank == '0' else f' on process {rank}'}: {message}", file=sys.stderr)
-    sys.exit(code)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nacgen.errors import ConfigurationError
+from nacgen.system.terminal import printable
 
 # Today's names of options that were renamed.
 RENAMED = {
@@ -68,7 +69,7 @@ def upgrade(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 def warn(message: str) -> None:
     """Print a message to stderr, on the first process alone."""
     if os.environ.get("RANK", "0") == "0":
-        print(message, file=sys.stderr)
+        print(printable(message), file=sys.stderr)
 
 
 def upgrade_flags(flags: Sequence[str]) -> list[str]:

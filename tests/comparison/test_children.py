@@ -124,11 +124,11 @@ def test_a_failed_child_is_named_with_the_end_of_its_log(
         failing = Child(failing.folder, (*failing.command[:2], source, *failing.command[3:]))
     with pytest.raises(NacgenError) as caught:
         run_children([failing], jobs=1)
-    message = str(caught.value)
-    assert f"nac-seed1 should have run to its end, but stopped with exit code {code};" in message
-    assert "    line 2\n" in message
-    assert "line 1\n" not in message
-    assert f"The whole log is {tmp_path / 'nac-seed1.log'}" in message
+    message, (note,) = str(caught.value), caught.value.__notes__
+    assert f"nac-seed1 should have run to its end, but stopped with exit code {code}." in message
+    assert f"The log is {tmp_path / 'nac-seed1.log'}" in message
+    assert "    line 2\n" in note
+    assert "line 1\n" not in note
     assert caught.value.exit_code == exit_code
 
 

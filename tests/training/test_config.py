@@ -318,7 +318,9 @@ def test_an_error_of_a_recipe_is_one_line_and_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main(config: SmallConfig) -> None:
-        raise DataError(f"seed {config.seed} has no data.")
+        error = DataError(f"seed {config.seed} has no data in 'a\n\x1b[31m.png'.")
+        error.add_note("the end of a log,\nas it is\n")
+        raise error
 
     monkeypatch.setattr("sys.argv", ["recipe", "--seed", "3"])
     for rank, start in (("0", "error: "), ("1", "error on process 1: ")):
@@ -326,7 +328,9 @@ def test_an_error_of_a_recipe_is_one_line_and_its_exit_code(
         with pytest.raises(SystemExit) as end:
             run_recipe(main, SmallConfig, PRESETS)
         assert end.value.code == 4
-        assert capsys.readouterr().err == f"{start}seed 3 has no data.\n"
+        assert capsys.readouterr().err == (
+            f"{start}seed 3 has no data in 'a\\n\\x1b[31m.png'.\nthe end of a log,\nas it is\n"
+        )
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

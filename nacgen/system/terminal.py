@@ -1,0 +1,83 @@
+"""The terminal: printable text from outside, and streams that may be closed or lose their reader."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def printable(text: str, kept: str = "") -> str:
+    r"""Return a text with escapes such as `\x1b` for control characters, direction marks and undecodable bytes.
+
+    Example:
+        >>> printable("two\nlines and \x1b[31mred")
+        'two\\nlines and \\x1b[31mred'
+    """
+    shown = (c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(shown)
+
+
+class _Stream:
+    """A standard stream that writes printable text, and goes on without a reader."""
+
+    def __init__(self, stream: Any, is_result: bool) -> None:
+        self._stream, self._is_result = stream, is_result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def isatty(self) -> bool:
+        """Ask libraries for text without colors, since escapes are made visible."""
+        return False
+
+    def write(self, text: str) -> int:
+        with self._without_reader():
+            self._stream.write(printable(text, "\n\r\t"))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._without_reader():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _without_reader(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # a closed file is a ValueError
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # what is still in the buffer goes nowhere, too
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+            if self._is_result and getattr(error, "errno", None) in FULL_DISK:
+                raise
+
+
+@contextlib.contextmanager
+def guarded_streams() -> Iterator[None]:
+    """Guard stdout and stderr during a block: their text is printable, and it does not matter if they are closed.
+
+    A full disk under stdout is an `OSError`, since the result is lost; under stderr only messages are.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # no file that is opened later takes the place of a closed stream
+    os.close(descriptor)
+    before, nowhere = (sys.stdout, sys.stderr), Path(os.devnull)
+    streams = [stream or nowhere.open("w", encoding="utf-8") for stream in before]
+    sys.stdout, sys.stderr = (
+        cast(TextIO, _Stream(stream, is_result))
+        for stream, is_result in zip(streams, (True, False), strict=True)
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        sys.stdout, sys.stderr = before
