@@ -1,13 +1,19 @@
 """Scores of a generator against reference images, with the protocol that they were measured under."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeGuard
 
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from nacgen.data.image_sets import ImageSet
 from nacgen.data.pixels import QUANTIZATION
 from nacgen.errors import ConfigurationError
 from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.metrics.inputs import AnyImages, ImageSource, image_set
+from nacgen.metrics.options import ExtractorConfig
 from nacgen.metrics.reference import ReferenceStatistics
 from nacgen.metrics.result import (
     EvaluationProtocol,
@@ -17,13 +23,14 @@ from nacgen.metrics.result import (
     check_metrics,
 )
 from nacgen.metrics.scores import METRICS, Compared
-from nacgen.metrics.statistics import Collected, ImageSource, collect
+from nacgen.metrics.sources import open_source
+from nacgen.metrics.statistics import Collected, collect
 from nacgen.system.processes import Processes, ProcessInfo
 
 
 def evaluate(
-    generate: ImageSource | ReferenceStatistics,
-    reference: ImageSet | ReferenceStatistics,
+    generate: ImageSource | AnyImages | ReferenceStatistics,
+    reference: AnyImages | ReferenceStatistics,
     *,
     extractor: FeatureExtractor,
     num_samples: int | None = None,
@@ -32,8 +39,8 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 500,
     accelerator: ProcessInfo | None = None,
-    model_label: str = "ema",
-    training_images: ImageSet | ReferenceStatistics | None = None,
+    model_label: str | None = None,
+    training_images: AnyImages | ReferenceStatistics | None = None,
 ) -> EvaluationResult:
     """Score generated images against reference images, by all metrics in one pass.
 
@@ -52,18 +59,23 @@ def evaluate(
     features on every process.
 
     Args:
-        generate: Function from int64 indices `(b,)` to uint8 images `(b, 3, h, w)`; or the statistics of images
-            that were passed through the extractor before.
-        reference: Reference images, or their statistics.
+        generate: Function from int64 indices `(b,)` to uint8 images `(b, 3, h, w)`; or images in any form that
+            `reference` has.
+        reference: Reference images: a uint8 tensor or array, a torch Dataset or DataLoader of images or of pairs
+            that begin with one, a list of images, the path of a folder or an `.npz` archive, the path of a run,
+            a dataset's name and split, a dataset of `nacgen.data`, or statistics. Tensors and arrays are
+            `(n, 3, h, w)` or `(n, h, w, 3)`.
         extractor: Feature extractor that images are compared by.
-        num_samples: Number of images to generate, two or more; left out where `generate` is statistics.
+        num_samples: Number of images to generate, two or more. All, where `generate` holds images; left out where
+            it is statistics.
         metrics: Names of one or more metrics.
         settings: Choices that the metrics leave open; by default those of published figures.
         seed: Block of images to generate: 0 takes the first `num_samples` indices, 1 the next, and so on.
         batch_size: Number of images generated at a time, on each process.
         accelerator: Accelerator whose processes all call this function and divide the work; by default this
             process works alone.
-        model_label: Name of the weights that generate, for the protocol.
+        model_label: Name of the weights that generate, for the protocol; by default "files" where `generate` holds
+            images, else "ema".
         training_images: Images the generator was trained on, or their statistics; for `memorization` alone.
 
     Returns:
@@ -72,23 +84,28 @@ def evaluate(
     Raises:
         ConfigurationError: If a metric is unknown, if numbers contradict each other, or if statistics come from
             another extractor or lack what a metric needs.
-        DataError: If images are not uint8 `(b, 3, h, w)`.
+        DataError: If images are not uint8 `(b, 3, h, w)`, or in none of these forms.
         NonFiniteError: If a feature is NaN or infinite. Every process raises what one of them did.
 
     Example:
         >>> from nacgen.data.datasets import load_dataset
         >>> digits = load_dataset("digits", "train")
         >>> extractor = nacgen.metrics.build_extractor("digits_classifier")
-        >>> result = evaluate(digits.read, digits, extractor=extractor, num_samples=100)
+        >>> result = evaluate(digits.images[:100], "digits/train", extractor=extractor)
         >>> list(result.scores)
         ['fd_digits_classifier']
     """
     # Refuse what cannot be had, before anything is generated.
     settings = settings or MetricSettings()
+    metrics = (metrics,) if isinstance(metrics, str) else metrics
     check_metrics(metrics, training_images is not None)
     chosen = [METRICS[name] for name in metrics]
     needs_features = any(metric.needs_features for metric in chosen)
     needs_logits = any(metric.needs_logits for metric in chosen)
+    generate = (
+        generate if _is_function(generate) else _opened(generate, extractor, num_samples, seed)
+    )
+    reference = _opened(reference, extractor)
     num_samples = _num_samples(generate, num_samples, seed, needs_logits)
     for name, metric in zip(metrics, chosen, strict=True):
         of_reference, of_generated = metric.least(settings, extractor.feature_dim)
@@ -99,7 +116,8 @@ def evaluate(
             )
 
     # Statistics of real images, then of generated ones.
-    def statistics_of(kind: str, images: ImageSet | ReferenceStatistics) -> ReferenceStatistics:
+    def statistics_of(kind: str, images: AnyImages | ReferenceStatistics) -> ReferenceStatistics:
+        images = _opened(images, extractor)
         if not isinstance(images, ReferenceStatistics):
             images = ReferenceStatistics.compute(
                 images,
@@ -128,7 +146,7 @@ def evaluate(
         generated = Collected(stats=made.stats, features=made.features)
     else:
         generated = collect(
-            generate,
+            generate.read if isinstance(generate, ImageSet) else generate,
             torch.arange(num_samples) + seed * num_samples,
             extractor,
             batch_size=batch_size,
@@ -160,15 +178,38 @@ def evaluate(
             feature_dim=extractor.feature_dim,
             dtype="float32",
             seed=seed,
-            model=model_label,
+            model=model_label or ("files" if isinstance(generate, ImageSet) else "ema"),
             ddof=1,
         ),
         warnings=tuple(_warnings(extractor, sets, metrics)),
     )
 
 
+def _is_function(generate: object) -> TypeGuard[ImageSource]:
+    has_images = isinstance(generate, ImageSet | Tensor | Sequence | Dataset | ReferenceStatistics)
+    return callable(generate) and not has_images
+
+
+def _opened(
+    images: object,
+    extractor: FeatureExtractor,
+    num_samples: int | None = None,
+    seed: int = 0,
+) -> ImageSet | ReferenceStatistics:
+    """Bring images of any form to a numbered set, or read the file of statistics that a path leads to."""
+    if isinstance(images, str | Path):
+        device = getattr(extractor, "device", "cpu")
+        source = open_source(str(images), ExtractorConfig(num_samples=num_samples), device)
+        if isinstance(source, Path):
+            return ReferenceStatistics.load(source, extractor)
+        return source
+    if isinstance(images, ReferenceStatistics):
+        return images
+    return image_set(images, None if num_samples is None else num_samples * (seed + 1))
+
+
 def _num_samples(
-    generate: ImageSource | ReferenceStatistics,
+    generate: ImageSource | ImageSet | ReferenceStatistics,
     num_samples: int | None,
     seed: int,
     needs_logits: bool,
@@ -181,6 +222,13 @@ def _num_samples(
                 f"num_samples {num_samples}, seed {seed}{' and the metric is' * needs_logits}. Leave these out."
             )
         return n
+    if isinstance(generate, ImageSet):
+        num_samples = len(generate) if num_samples is None else num_samples
+        if num_samples * (seed + 1) > len(generate):
+            raise ConfigurationError(
+                f"num_samples times the number of blocks, seed + 1, must be at most the {len(generate)} images of "
+                f"{generate.name}, got {num_samples} and seed {seed}. Leave num_samples out to score all."
+            )
     if num_samples is None or num_samples < 2 or seed < 0:
         raise ConfigurationError(
             f"num_samples must be two or more and seed zero or more, got {num_samples} and {seed}."

@@ -23,6 +23,7 @@ from nacgen.data.image_sets import ImageSet
 from nacgen.errors import ConfigurationError, DataError, DataNotFoundError
 from nacgen.functional.frechet import ROUNDING
 from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.metrics.inputs import AnyImages, image_set
 from nacgen.metrics.statistics import GaussianStats, collect
 from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
 from nacgen.system.files import storage_errors, write_file
@@ -57,7 +58,7 @@ class ReferenceStatistics:
     @classmethod
     def compute(
         cls,
-        dataset: ImageSet,
+        dataset: AnyImages,
         extractor: FeatureExtractor,
         *,
         keep_features: bool = False,
@@ -66,9 +67,11 @@ class ReferenceStatistics:
     ) -> Self:
         """Pass two images or more through an extractor once; the result serves to score many times.
 
-        All metrics but `fid` and `is` need `keep_features`. The processes of an accelerator all call, divide the
-        work, and get the same statistics; by default this process works alone.
+        The images have any form that `evaluate` takes, but a run's. All metrics but `fid` and `is` need
+        `keep_features`. The processes of an accelerator all call, divide the work, and get the same statistics; by
+        default this process works alone.
         """
+        dataset = image_set(dataset)
         processes, seen = Processes.of(accelerator), _PixelDigest(len(dataset))
 
         def read(indices: Tensor) -> Tensor:
@@ -98,7 +101,7 @@ class ReferenceStatistics:
     @classmethod
     def cached(
         cls,
-        dataset: ImageSet,
+        dataset: AnyImages,
         extractor: FeatureExtractor,
         folder: str | Path,
         *,
@@ -112,7 +115,7 @@ class ReferenceStatistics:
         dataset of the same name, or other weights, never meet it. All images are read in any case, for their
         fingerprint. The other arguments are those of `compute`; the main process writes.
         """
-        processes = Processes.of(accelerator)
+        dataset, processes = image_set(dataset), Processes.of(accelerator)
         with processes.failing_together():
             fingerprint = fingerprint_images(dataset)
         content = f"{fingerprint} {extractor.fingerprint} {keep_features}"

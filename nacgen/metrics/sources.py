@@ -19,9 +19,9 @@ from nacgen.errors import (
 )
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.extractors.build import build_extractor
+from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.options import ExtractorConfig
 from nacgen.metrics.reference import ReferenceStatistics, says_origin
-from nacgen.metrics.statistics import ImageSource
 from nacgen.models.gan import Generator
 from nacgen.models.sampling import load_model, sample_images
 from nacgen.models.vae import Decoder
@@ -62,7 +62,7 @@ def open_sources(
     A name is that of a run folder, a folder of images, an `.npz` archive of images or of statistics, or a dataset
     with its split, for example `"digits/test"`. Files of statistics stay paths.
     """
-    sources = [_open(name, config, device) for name in names]
+    sources = [open_source(name, config, device) for name in names]
     for images in sources:
         if not isinstance(images, Path) and len(images) < 2:
             raise DataError(
@@ -76,7 +76,8 @@ def open_sources(
     return sources
 
 
-def _open(source: str, config: ExtractorConfig, device: torch.device | str) -> Source:
+def open_source(source: str, config: ExtractorConfig, device: torch.device | str) -> Source:
+    """Open a set of images by what names it, see `open_sources`."""
     path = Path(source)
     if holds_statistics(path):
         return path

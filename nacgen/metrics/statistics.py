@@ -4,12 +4,11 @@ Source:
     Chan, Golub & LeVeque 1979, Stanford STAN-CS-79-773 (the pairwise merge).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from einops import pack, unpack
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from nacgen.errors import ConfigurationError, DataError, NonFiniteError
@@ -19,10 +18,9 @@ from nacgen.functional.inception_score import (
     score_of_splits,
     split_of,
 )
-from nacgen.metrics.extractors.base import FeatureExtractor, check_images
+from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.metrics.inputs import ImageSource, image_batch
 from nacgen.system.processes import Processes, gather_parts
-
-ImageSource = Callable[[Int64[Tensor, " b"]], UInt8[Tensor, "b 3 h w"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +180,7 @@ def collect(
     with processes.failing_together(), torch.no_grad(), torch.random.fork_rng(devices):
         for start in range(0, len(own), batch_size):
             batch = own[start : start + batch_size]
-            images = images_of(batch)
-            check_images(images)
+            images = image_batch(images_of(batch))
             if len(images) != len(batch):
                 raise DataError(
                     f"generate must give one image for each of {len(batch)} indices, got {len(images)}."

@@ -22,7 +22,7 @@ from nacgen.functional.vae import (
     log_importance_weights,
 )
 from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.statistics import ImageSource
+from nacgen.metrics.inputs import ImageSource
 from nacgen.models.vae import VAE
 from nacgen.system.randomness import generator, normal_rows
 from nacgen.training.run import Run

@@ -429,7 +429,7 @@ def test_an_inception_score_needs_logits_that_are_finite() -> None:
     ("images", "message"),
     [
         (torch.zeros(8, 3, 4, 4), r"uint8 \(b, 3, h, w\), got torch.float32 \(8, 3, 4, 4\)"),
-        (torch.zeros(8, 4, 4, 3, dtype=torch.uint8), r"got torch.uint8 \(8, 4, 4, 3\)"),
+        (torch.zeros(8, 4, 4, 4, dtype=torch.uint8), r"got torch.uint8 \(8, 4, 4, 4\)"),
         (torch.zeros(8, 4, 4, dtype=torch.uint8), r"got torch.uint8 \(8, 4, 4\)"),
         (torch.zeros(7, 3, 4, 4, dtype=torch.uint8), r"each of 8 indices, got 7\."),
     ],

@@ -179,11 +179,23 @@ class CallableExtractor:
 
 
 def check_images(images: Tensor) -> None:
-    """Raise a `DataError` unless these are uint8 images `(b, 3, h, w)`."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+    """Raise a `DataError` unless these are uint8 images `(b, 3, h, w)`, of one pixel or more."""
+    if (
+        images.dtype != torch.uint8
+        or images.ndim != 4
+        or images.shape[1] != 3
+        or 0 in images.shape[1:]
+    ):
+        advice = "Give images of one size, red, green and blue, as whole numbers from 0 to 255."
+        if images.is_floating_point():
+            advice = (
+                "nacgen.data.pixels.to_uint8 converts floats in [-1, 1]; multiply floats in [0, 1] by 255, round "
+                "them and call .to(torch.uint8)."
+            )
+        elif images.ndim == 3 or images.shape[1:2] == (1,) or images.shape[-1:] == (1,):
+            advice = "Repeat a gray channel three times; put a single image into a batch of one."
         raise DataError(
-            f"images to score must be uint8 (b, 3, h, w), got {images.dtype} {tuple(images.shape)}. "
-            "nacgen.data.pixels.to_uint8 converts floats in [-1, 1]."
+            f"images to score must be uint8 (b, 3, h, w), got {images.dtype} {tuple(images.shape)}. {advice}"
         )
 
 

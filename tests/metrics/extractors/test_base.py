@@ -196,5 +196,5 @@ def test_images_of_another_size_are_refused(classifier: ImageClassifier) -> None
 @pytest.mark.parametrize("images", [torch.zeros(2, 3, 4, 4), torch.zeros(3, 4, 4).byte()])
 def test_what_is_no_batch_of_images_is_refused(classifier: ImageClassifier, images: Tensor) -> None:
     extractor = ClassifierExtractor(classifier)
-    with pytest.raises(DataError, match=rf"got {images.dtype} \({images.shape[0]}, .*to_uint8"):
+    with pytest.raises(DataError, match=rf"got {images.dtype} \({images.shape[0]}, "):
         extractor(images)
