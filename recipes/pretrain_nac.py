@@ -25,9 +25,9 @@ def main(config: PretrainConfig) -> None:
         pretraining_cost,
     )
     from nacgen.pretraining.evaluation import PretrainingEvaluation
+    from nacgen.training.data_record import record_data
     from nacgen.training.loop import train
     from nacgen.training.run import open_run
-    from nacgen.training.skipped import record_skipped
     from nacgen.training.update import warmup_cosine
 
     with open_run(f"pretrain_{config.objective}-{config.preset}", config) as run:
@@ -36,7 +36,7 @@ def main(config: PretrainConfig) -> None:
             return
         # Images to train on, and held-out ones.
         train_set, test_set = load_training_images(config)
-        record_skipped(run, train_set, test_set)
+        record_data(run, train_set, test_set)
         stream = run.stream(train_set)
 
         # The encoder, its evaluation before the first step, and the update of the objective.

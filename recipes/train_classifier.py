@@ -20,13 +20,14 @@ def main(config: ClassifierConfig) -> None:
     from nacgen.data.augment import ViewPolicy
     from nacgen.data.datasets import load_splits
     from nacgen.data.pixels import to_float
+    from nacgen.data.provenance import no_labels
     from nacgen.errors import DataError
     from nacgen.models.classifier import ImageClassifier
     from nacgen.pretraining.supervised import ClassifierUpdate
     from nacgen.system.randomness import seeded
+    from nacgen.training.data_record import record_data
     from nacgen.training.loop import Goal, train
     from nacgen.training.run import open_run
-    from nacgen.training.skipped import record_skipped
     from nacgen.training.update import warmup_cosine
 
     with open_run(f"train_classifier-{config.preset}", config) as run:
@@ -37,11 +38,11 @@ def main(config: ClassifierConfig) -> None:
         train_set, test_set = load_splits(
             config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
         )
-        record_skipped(run, train_set, test_set)
+        record_data(run, train_set, test_set)
         if train_set.labels is None or test_set.labels is None:
             raise DataError(
-                f"a classifier needs labels, but {config.dataset} has none. Put the images of each "
-                "class into a subfolder of its own."
+                f"a classifier needs labels, but {config.dataset} has {no_labels(train_set)}. Put the "
+                "images of each class into a subfolder of its own."
             )
         stream = run.stream(train_set)
 

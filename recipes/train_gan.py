@@ -29,9 +29,9 @@ def main(config: GANConfig) -> None:
     from nacgen.gan.build import build_update, num_classes_of
     from nacgen.gan.evaluation import GANEvaluation
     from nacgen.reporting.run_report import report_run
+    from nacgen.training.data_record import record_data
     from nacgen.training.loop import Goal, train
     from nacgen.training.run import open_run
-    from nacgen.training.skipped import record_skipped
     from nacgen.training.update import constant, linear_decay
 
     report = partial(report_run, preset=to_dict(PRESETS[config.preset]))
@@ -44,7 +44,7 @@ def main(config: GANConfig) -> None:
         dataset = load_dataset(config.dataset, "train", config.data_dir, size, skip_bad=skip_bad)
         config.check_networks()
         held_out = load_test_split(dataset, config.data_dir, size, skip_bad=skip_bad)
-        record_skipped(run, dataset, held_out)
+        record_data(run, dataset, held_out)
         if held_out is not None:
             num_classes_of(config, held_out)  # checks the labels that the first evaluation needs
         stream = run.stream(dataset)

@@ -28,9 +28,9 @@ def main(config: VAEConfig) -> None:
     from nacgen import metrics
     from nacgen.data.datasets import load_splits
     from nacgen.reporting.run_report import report_run
+    from nacgen.training.data_record import record_data
     from nacgen.training.loop import Goal, train
     from nacgen.training.run import open_run
-    from nacgen.training.skipped import record_skipped
     from nacgen.training.update import warmup_cosine
     from nacgen.vae.build import build_update
     from nacgen.vae.evaluation import VAEEvaluation
@@ -47,7 +47,7 @@ def main(config: VAEConfig) -> None:
         train_set, held_out = load_splits(
             config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
         )
-        record_skipped(run, train_set, held_out)
+        record_data(run, train_set, held_out)
         stream = run.stream(train_set)
         extractor = metrics.build_extractor(
             config.score.extractor or "digits_classifier",

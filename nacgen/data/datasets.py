@@ -17,7 +17,8 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from nacgen.data.decoding import decoded_bytes, find_unreadable, read_images
-from nacgen.data.folder import ImageFiles, list_folder
+from nacgen.data.folder import ImageFiles
+from nacgen.data.layout import find_splits, list_folder
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.sources.flickr25k import list_flickr25k
 from nacgen.data.sources.imagenet import list_imagenet
@@ -97,8 +98,8 @@ def load_dataset(
     """Load a dataset by name.
 
     `digits` is embedded. `cifar10`, `cifar100`, `stl10`, `flickr25k` and `imagenet` are read as their publishers
-    lay them out. `folder` is any tree of images: if all lie in subfolders, the first level names the class, and
-    `train/` and `test/` are the splits if they exist.
+    lay them out. `folder` is any tree of images: if all lie in subfolders, the first level names the class, above
+    which may be splits, see `nacgen.data.layout`.
 
     Args:
         name: Name of the dataset, one of the above.
@@ -212,7 +213,7 @@ def load_test_split(
     """Load the split `"test"` with the class numbers of training images, or None if there is none."""
     has_test = "test" in SPLITS[train.name]
     if train.name == "folder":
-        has_test = (Path(data_dir or "") / "test").is_dir()
+        has_test = find_splits(Path(data_dir or "")).held_out is not None
     if not has_test:
         return None
     test = load_dataset(train.name, "test", data_dir, image_size, max_bytes, skip_bad)

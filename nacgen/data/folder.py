@@ -1,11 +1,13 @@
-"""Trees of image files: finding them, their classes and splits, without opening a file.
+"""Trees of image files: finding them, their classes, and what is passed over, without opening a file.
 
-Links to files and folders are followed, also out of the tree, because subsets are often made of links.
+Links to files and folders are followed, also out of the tree, because subsets are often made of links. Hidden
+files and folders, and those that systems leave behind, are no images and no classes.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +20,12 @@ SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
     | {".pbm", ".pgm", ".ppm", ".pnm"}
 )
+LEFT_BEHIND = frozenset(  # by systems, in lower case
+    {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found"}
+    | {"$recycle.bin", "system volume information"}
+)
+MAX_DEPTH = 100  # of folders in folders
+MAX_REASONS = 8  # of passing files over, that are told apart
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,9 @@ class ImageFiles:
     class_names: tuple[str, ...] = ()
     root: str = ""  # folder that the paths lie in
     no_files: tuple[str, ...] = ()  # paths that are named like images but are not files
+    folders: tuple[str, ...] = ()  # all below the root
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # numbers of files, by suffix
+    notes: tuple[str, ...] = ()  # what a reader may not expect
 
     def without(self, skipped: Sequence[str]) -> "ImageFiles":
         """Return the listing without some paths; classes keep their numbers."""
@@ -39,78 +50,139 @@ class ImageFiles:
         return replace(self, paths=paths, labels=labels, no_files=())
 
 
-def list_folder(data_dir: Path, split: str) -> ImageFiles:
-    """Find the images of `"train"` or `"test"` of a folder that holds both, or only training images."""
-    if not data_dir.is_dir():
-        raise DataNotFoundError(
-            f"data_dir must be a folder of images, but {data_dir} does not exist or is no folder. "
-            "Give the folder with --data-dir."
-        )
-    root = data_dir / split
-    if root.is_dir():
-        return list_images(root)
-    if split != "train":
-        raise DataNotFoundError(
-            f"the {split} split was asked for, but {data_dir} has no subfolder {split!r}. "
-            f"Put held-out images into {root}, or use the train split."
-        )
-    return list_images(data_dir)
-
-
 def list_images(root: Path) -> ImageFiles:
     """Find all that is named like an image below a folder, in the order of paths, without opening a file.
 
     If all images lie in subfolders, the first level names the class.
     """
-    found = list(_walk(str(root), ()))
+    folders: list[str] = []
+    passed_over: Counter[str] = Counter()
+    found = list(walk(str(root), folders, passed_over))
     paths = [path for path, _ in found]
-    no_files = [path for path, is_file in found if not is_file]
+    no_files = tuple(path for path, is_file in found if not is_file)
+    reasons = in_words(passed_over)
     if not paths:
         raise DataNotFoundError(
-            f"{root} must hold images ({', '.join(sorted(SUFFIXES))}), but none was found in it or below."
+            f"{root} must hold images ({', '.join(sorted(SUFFIXES))}), but none was found in it or below"
+            f"{f'; there are {reasons}' if reasons else ''}."
         )
-    below = len(str(root)) + 1
+    below = len(os.path.join(root, ""))  # noqa: PTH118 - with its separator
     ends = [path.find(os.sep, below) for path in paths]
-    if min(ends) < 0:  # an image beside the subfolders
-        return ImageFiles(tuple(paths), root=str(root), no_files=tuple(no_files))
+    files = ImageFiles(
+        tuple(paths), None, (), str(root), no_files, tuple(folders), most_common(passed_over)
+    )
+    if min(ends) < 0:
+        if max(ends) < 0:
+            return files
+        stray = paths[ends.index(-1)][below:]
+        return replace(
+            files, notes=(f"no classes, because {stray!r} lies beside the folders of images",)
+        )
     numbers: dict[str, int] = {}  # in the order of the walk, which is that of the names
     labels = [
         numbers.setdefault(path[below:end], len(numbers))
         for path, end in zip(paths, ends, strict=True)
     ]
-    classes = tuple(numbers)
-    return ImageFiles(tuple(paths), torch.tensor(labels), classes, str(root), tuple(no_files))
+    empty = [f[below:] for f in folders if os.sep not in f[below:] and f[below:] not in numbers]
+    return replace(
+        files,
+        labels=torch.tensor(labels),
+        class_names=tuple(numbers),
+        notes=(f"no images in {quoted(empty)}",) if empty else (),
+    )
 
 
-def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, bool]]:
-    """Yield paths that are named like images, and True for those that are files."""
+def walk(
+    root: str, folders: list[str] | None = None, passed_over: Counter[str] | None = None
+) -> Iterator[tuple[str, bool]]:
+    """Yield paths that are named like images, and True for those that are files, depth first.
+
+    The folders below the root, and the number of files passed over, are added to the arguments.
+    """
+    seen: dict[tuple[int, int], str] = {}
+    stack = [_enter(root, seen, passed_over)]
+    while stack:
+        for _, path, is_named, is_folder, is_file in stack[-1]:
+            if is_named:
+                yield path, is_file
+            elif is_folder:
+                if len(stack) == MAX_DEPTH:
+                    raise DataError(
+                        f"folders must lie in each other at most {MAX_DEPTH} deep, but {path[:200]}… is deeper. "
+                        "Give a folder closer to the images."
+                    )
+                if folders is not None:
+                    folders.append(path)
+                stack.append(_enter(path, seen, passed_over))
+                break
+        else:
+            stack.pop()
+
+
+def _enter(
+    folder: str, seen: dict[tuple[int, int], str], passed_over: Counter[str] | None
+) -> Iterator[tuple[str, str, bool, bool, bool]]:
+    """List a folder that was not listed before, by whichever path."""
+    found, others = scan(folder)
+    status = Path(folder).stat()
+    first = seen.setdefault((status.st_dev, status.st_ino), folder)
+    if first != folder and os.path.realpath(first) == os.path.realpath(folder):
+        raise DataError(
+            f"{folder} must not lead back to {first}, whose images would be read again and again, but is a link "
+            "to it. Remove it."
+        )
+    if passed_over is not None:
+        passed_over.update(others)
+    return iter(found)
+
+
+def scan(folder: str) -> tuple[list[tuple[str, str, bool, bool, bool]], Counter[str]]:
+    """List a folder: what is named like an image or is a folder, sorted, and the number of other files.
+
+    Each entry has its name, its path, and says if it is named like an image, is a folder, and is a file.
+    """
+    others: Counter[str] = Counter()
+    found = []
     try:
-        status = Path(folder).stat()
         with os.scandir(folder) as entries:
-            found = sorted((e.name, e.path, *_kind(e)) for e in entries)
+            for entry in entries:
+                name = entry.name
+                if name.startswith(".") or name.casefold() in LEFT_BEHIND:
+                    others["hidden"] += 1
+                    continue
+                suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a million times
+                is_named = suffix in SUFFIXES
+                try:
+                    is_folder, is_file = entry.is_dir(), entry.is_file()
+                except OSError:  # a link to itself
+                    if not is_named:
+                        raise
+                    is_folder = is_file = False
+                if is_named or is_folder:
+                    found.append((name, entry.path, is_named, is_folder, is_file))
+                else:
+                    is_word = suffix[1:].isalnum() and not suffix[1:].isdigit()
+                    others[suffix if is_word and suffix.isascii() else "of other names"] += 1
     except OSError as error:
         raise DataError(
             f"every folder must be readable, but {error.filename} is not ({error.strerror}). "
             "Change its permissions or remove it."
         ) from error
-    identity = (status.st_dev, status.st_ino)
-    if identity in parents:
-        raise DataError(
-            f"{folder} must not lead back to a folder that it lies in, but is a link to one. Remove it."
-        )
-    for _, path, is_named, is_folder, is_file in found:
-        if is_named:
-            yield path, is_file
-        elif is_folder:
-            yield from _walk(path, (*parents, identity))
+    return sorted(found), others
 
 
-def _kind(entry: "os.DirEntry[str]") -> tuple[bool, bool, bool]:
-    """Return whether an entry is named like an image, is a folder, and is a file."""
-    is_named = os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million times
-    try:
-        return is_named, entry.is_dir(), entry.is_file()
-    except OSError:  # a link to itself
-        if not is_named:
-            raise
-        return is_named, False, False
+def most_common(passed_over: Mapping[str, int]) -> dict[str, int]:
+    """Return the most frequent reasons, and the sum of all others."""
+    ordered = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in ordered[MAX_REASONS:])
+    return Counter(dict(ordered[:MAX_REASONS])) + Counter({"of other names": rest})
+
+
+def in_words(passed_over: Mapping[str, int]) -> str:
+    """Return reasons in words, such as `"24 .avif, 1 hidden"`."""
+    return ", ".join(f"{count} {reason}" for reason, count in most_common(passed_over).items())
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Return names in quotes, with control characters escaped; of many the first five."""
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if names[5:] else "")

@@ -4,7 +4,6 @@ Files that could only be read with changed pixels are refused, because scores wo
 per channel, transparency, animations. Files that change scores by their nature, such as lossy ones, are noted.
 """
 
-import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ from nacgen.data.decoding import (
     stack_images,
     stored_turn,
 )
-from nacgen.data.folder import list_images
+from nacgen.data.folder import ImageFiles, in_words, list_images
 from nacgen.errors import DataError, DataNotFoundError
 from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
 
@@ -109,7 +108,8 @@ def open_folder(folder: Path, image_size: int | None = None) -> FolderImages:
     A file that is transparent, or has several frames or 16 bits per channel, is a `DataError`; files of several
     sizes are, too, unless `image_size` resizes them.
     """
-    paths = list_images(folder).paths
+    files = list_images(folder)
+    paths = files.paths
     sizes, kinds = zip(*_each(paths, _header), strict=True)
     counts = Counter(sizes)
     if image_size is None and len(counts) > 1:
@@ -122,7 +122,7 @@ def open_folder(folder: Path, image_size: int | None = None) -> FolderImages:
             f"images of one size are expected in {folder}, got {len(counts)} sizes: {found}. Bring them to one "
             "size, or give an image size (--image-size) to resize and crop them here."
         )
-    return FolderImages(str(folder), paths, image_size, tuple(_notes(folder, paths, kinds)))
+    return FolderImages(str(folder), paths, image_size, tuple(_notes(folder, files, kinds)))
 
 
 def holds_statistics(path: Path) -> bool:
@@ -192,14 +192,15 @@ def _header(path: str) -> tuple[tuple[int, int], str]:
     return (size[::-1] if turn in SIDEWAYS else size), kind
 
 
-def _notes(folder: Path, paths: Sequence[str], kinds: Sequence[str]) -> Iterator[str]:
+def _notes(folder: Path, files: ImageFiles, kinds: Sequence[str]) -> Iterator[str]:
+    paths = files.paths
     nested = [path for path in paths if Path(path).parent != folder]
     if nested:
         num_folders = len({Path(path).parent for path in nested})
         yield f"nested: {len(nested)} of {len(paths)} images lie in {num_folders} folders below {folder}."
-    num_files = sum(len(files) for _, _, files in os.walk(folder, followlinks=True))
-    if num_files > len(paths):
-        yield f"passed_over: {num_files - len(paths)} files in {folder} are not named like images."
+    if number := sum(files.passed_over.values()):
+        reasons = in_words(files.passed_over)
+        yield f"passed_over: {number} files in {folder} are not named like images ({reasons})."
     lossy = Counter(kind for kind in kinds if kind in LOSSY)
     if lossy:
         yield (

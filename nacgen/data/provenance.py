@@ -1,11 +1,13 @@
-"""Fingerprints of images, by which a run knows on resume whether they are still those it began with."""
+"""Facts about images for the record of a run, and fingerprints, by which it knows them again on resume."""
 
 import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nacgen.data.datasets import Dataset, ImageDataset
+from nacgen.data.folder import ImageFiles, in_words
 from nacgen.system.files import open_regular
 
 MAX_WHOLE_BYTES = 64 * 2**20  # of all files together, up to which every byte is read
@@ -74,3 +76,52 @@ def _add_contents(digest: "hashlib._Hash", paths: Sequence[str], is_small: bool)
             content = b""
         digest.update(hashlib.sha256(content).digest())
     return "names and contents" if is_small else "names, sizes and a sample"
+
+
+def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """Return what a dataset holds, where it comes from and what was passed over, for `environment.json`."""
+    files = dataset.files or ImageFiles(())
+    return {
+        "name": f"{dataset.name}/{dataset.split}",
+        "folder": None if dataset.name == "digits" else files.root or None,
+        "images": len(dataset),
+        "classes": len(dataset.class_names) or None,
+        "passed_over": _passed_over(dataset),
+        "notes": list(files.notes),
+    }
+
+
+def data_line(train: Dataset, held_out: Dataset | None) -> str:
+    """Describe training images, held-out ones, and files passed over, in one line."""
+    classes = len(train.class_names)
+    line = f"data: {_source(train)}, {f'{classes} classes' if classes else 'no classes'}"
+    if held_out is None:
+        return f"{line}{_remarks(train)}; none held out"
+    is_apart = held_out.files is not train.files
+    return f"{line}{_remarks(train)}; held out: {_source(held_out)}{_remarks(held_out) if is_apart else ''}"
+
+
+def _source(dataset: Dataset) -> str:
+    text = f"{len(dataset)} images of {dataset.name}/{dataset.split}"
+    return (
+        f"{text} in {dataset.files.root!r}" if dataset.name == "folder" and dataset.files else text
+    )
+
+
+def _remarks(dataset: Dataset) -> str:
+    passed_over = in_words(_passed_over(dataset))
+    files = dataset.files or ImageFiles(())
+    if passed_over or dataset.name == "folder":
+        passed_over = f"; passed over: {passed_over or 'no file'}"
+    return "".join([passed_over, *(f"; {note}" for note in files.notes)])
+
+
+def no_labels(dataset: Dataset) -> str:
+    """Return "none", and the reason if files outside of the class folders are it."""
+    notes = dataset.files.notes if dataset.files is not None else ()
+    return " ".join(["none", *(f"({note})" for note in notes if note.startswith("no classes"))])
+
+
+def _passed_over(dataset: Dataset) -> dict[str, int]:
+    passed_over = dict(dataset.files.passed_over) if dataset.files is not None else {}
+    return passed_over | ({"unreadable": len(dataset.skipped)} if dataset.skipped else {})

@@ -8,6 +8,7 @@ from torch import nn
 
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
+from nacgen.data.provenance import no_labels
 from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.gan.options import GANConfig
@@ -26,7 +27,7 @@ def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:
     if not config.conditional:
         return None
     if dataset.labels is None or dataset.labels.ndim != 1:
-        came = "none" if dataset.labels is None else "several an image"
+        came = no_labels(dataset) if dataset.labels is None else "several an image"
         raise DataError(
             f"--conditional needs one class for each image, but the {dataset.split} split of {dataset.name} has "
             f"{came}. Put the images of each class into a subfolder of its own, or leave --conditional out."

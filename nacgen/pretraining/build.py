@@ -9,6 +9,7 @@ from torch import nn
 
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import Dataset, load_splits
+from nacgen.data.provenance import no_labels
 from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
@@ -84,8 +85,8 @@ def load_training_images(config: PretrainConfig) -> tuple[Dataset, Dataset]:
         train, test = load_protocol(config.protocol, train, test, config.seed)
     if config.objective == "supervised" and train.labels is None:
         raise DataError(
-            f"a supervised encoder needs labels, but {config.dataset} has none. Put the images of each "
-            "class into a subfolder of its own."
+            f"a supervised encoder needs labels, but {config.dataset} has {no_labels(train)}. Put the "
+            "images of each class into a subfolder of its own."
         )
     if config.objective == "distillhash" and len(train) > NUM_IMAGES:
         train = train.subset(torch.linspace(0, len(train) - 1, NUM_IMAGES).long())

@@ -50,7 +50,7 @@ def test_nested_folders_and_files_passed_over_are_said(tmp_path: Path) -> None:
     assert torch.equal(opened.read(torch.arange(3)), images)
     assert opened.notes == (
         f"nested: 2 of 3 images lie in 2 folders below {tmp_path}.",
-        f"passed_over: 1 files in {tmp_path} are not named like images.",
+        f"passed_over: 1 files in {tmp_path} are not named like images (1 .txt).",
     )
 
 

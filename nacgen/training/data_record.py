@@ -1,31 +1,49 @@
-"""Images that a run leaves out because they cannot be read: the same on every process and in every session."""
+"""The record of a run's images: a line on the terminal, `data` in `environment.json`, and the unreadable ones.
+
+Images that are left out because they cannot be read are the same on every process and in every session.
+"""
 
 import hashlib
+import json
+import os
 import sys
 
 from accelerate.utils import gather_object
 
 from nacgen.data.datasets import Dataset
+from nacgen.data.provenance import data_line, dataset_facts
 from nacgen.errors import DataError
 from nacgen.training.run import Run
 
 SKIPPED_FILE = "skipped.txt"
 
 
-def record_skipped(run: Run, *datasets: Dataset | None) -> None:
-    """List the images that are left out in the run folder, and hold the run to the list.
+def record_data(run: Run, train: Dataset, held_out: Dataset | None) -> None:
+    """Tell and record which images a run trains on, holds out and leaves out, and hold it to the last.
 
     The order of images is a function of their number, so one more or less would change every batch. Every process
-    calls it, with all datasets of the run, before training.
+    calls it before training.
 
     Raises:
         DataError: Another process, or an earlier session of the run, left out other images.
     """
-    if not run.config.data.skip_bad:
-        return
-    loaded = [dataset for dataset in datasets if dataset is not None]
-    names = sorted({path for dataset in loaded for path in dataset.skipped})
-    text = "".join(f"{name!r}\n" for name in names)  # as Python writes it: names may hold anything
+    datasets = [train] if held_out is None else [train, held_out]
+    facts = {"train": dataset_facts(train), "held_out": held_out and dataset_facts(held_out)}
+    run.environment["data"] = facts
+    with run.processes.failing_together():
+        if run.is_main:
+            run.write("environment.json", json.dumps(run.environment, indent=2) + "\n")
+            print(data_line(train, held_out), file=sys.stderr)
+    if run.config.data.skip_bad:
+        _hold_to_skipped(run, datasets)
+
+
+def _hold_to_skipped(run: Run, datasets: list[Dataset]) -> None:
+    paths = sorted({path for dataset in datasets for path in dataset.skipped})
+    roots = [dataset.files.root for dataset in datasets if dataset.files is not None]
+    root = os.path.join(os.path.commonpath(roots), "") if roots else ""  # noqa: PTH118
+    names = [path.removeprefix(root) for path in paths]  # so that the images may be moved
+    text, text_of_paths = ("".join(f"{name!r}\n" for name in each) for each in (names, paths))
     digests = gather_object([hashlib.sha256(text.encode()).hexdigest()])
     if len(set(digests)) > 1:
         raise DataError(
@@ -36,7 +54,7 @@ def record_skipped(run: Run, *datasets: Dataset | None) -> None:
         if run.is_main:
             path = run.path / SKIPPED_FILE
             before = path.read_text("utf-8") if run.has_begun and path.is_file() else text
-            if before != text:
+            if before not in (text, text_of_paths):  # runs of 0.1.0 have paths
                 changed = sorted(set(before.splitlines()) ^ set(text.splitlines()))
                 raise DataError(
                     f"the run in {run.path} must leave out the images that {SKIPPED_FILE} lists, but "
@@ -44,7 +62,7 @@ def record_skipped(run: Run, *datasets: Dataset | None) -> None:
                     "or choose another --run-dir."
                 )
             run.write(SKIPPED_FILE, text)
-            total = sum(len(dataset) for dataset in loaded) + len(names)
+            total = sum(map(len, datasets)) + len(names)
             print(
                 f"left out {len(names)} of {total} images, which cannot be read: "
                 f"{', '.join(map(repr, names[:10]))}{', …' if len(names) > 10 else ''}; {SKIPPED_FILE} lists them",

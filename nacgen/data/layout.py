@@ -1,0 +1,203 @@
+"""Layouts of image folders: what is trained on, what is held out, and what cannot be told apart.
+
+    train/ and test/, or val/   splits by the names of the field in any capitals: `training`, `val2017`, …; test
+                                images are held out, or validation images where there are no others
+    cat/ and dog/               classes, in a split or alone
+    data/                       a single folder around splits or classes, as archives have, is looked into
+    images/ (and labels/)       a folder of images beside other files is looked into and is no class
+
+All that could be misread is refused with the choices: held-out images beside classes or below them, a folder
+`train` among classes, `trainA` and `testA`, two folders for one split, images beside masks.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nacgen.data.folder import ImageFiles, list_images, most_common, quoted, scan, walk
+from nacgen.errors import DataError, DataNotFoundError
+
+ROLES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout"), "test"),
+}
+SPLIT_NAME = re.compile(
+    rf"({'|'.join(ROLES)})(?:[ _-]?(?:set|split|data|images?|imgs?|[12]\d{{3}}))?", re.IGNORECASE
+)
+WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+NO_CLASSES = frozenset(
+    {"images", "image", "imgs", "img", "jpegimages", "jpegs", "pictures", "photos"}
+)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits of a folder of images, by `"train"`, `"val"` and `"test"`; none if it holds training images."""
+
+    root: Path
+    folders: dict[str, str]  # names
+    others: tuple[str, ...] = ()  # that hold images beside the splits
+    passed_over: Counter[str] | None = None
+
+    @property
+    def held_out(self) -> Path | None:
+        """Folder of the held-out images."""
+        name = self.folders.get("test", self.folders.get("val"))
+        return None if name is None else self.root / name
+
+
+def list_folder(data_dir: Path, split: str) -> ImageFiles:
+    """Find the images of `"train"` or `"test"` of a folder in one of the layouts above."""
+    if not data_dir.is_dir():
+        raise DataNotFoundError(
+            f"data_dir must be a folder of images, but {data_dir} does not exist or is no folder. "
+            "Give the folder with --data-dir."
+        )
+    splits = find_splits(data_dir)
+    if split == "test":
+        if splits.held_out is None:
+            raise DataNotFoundError(
+                f"the test split was asked for, but {data_dir} has no subfolder 'test'. "
+                f"Put held-out images into {data_dir / 'test'}, or use the train split."
+            )
+        root = _class_root(splits.held_out)
+        if "train" in splits.folders:  # whose classes may lie deeper
+            train = splits.root / splits.folders["train"]
+            inner = _class_root(train).relative_to(train)
+            root = (
+                splits.held_out / inner
+                if inner.parts and (splits.held_out / inner).is_dir()
+                else root
+            )
+        return _check_folders(list_images(root), is_trained_on=False)
+    if not splits.folders:
+        return _check_folders(list_images(_class_root(data_dir)))
+    _check_splits(splits)
+    train = splits.root / splits.folders["train"]
+    files = _check_folders(list_images(_class_root(train)))
+    used = {train, splits.held_out}
+    unused = [name for name in splits.folders.values() if splits.root / name not in used]
+    unused += splits.others
+    notes = (f"not used: {quoted(unused)}",) if unused else ()
+    passed_over = most_common(Counter(files.passed_over) + (splits.passed_over or Counter()))
+    return replace(files, notes=files.notes + notes, passed_over=passed_over)
+
+
+def find_splits(folder: Path) -> Splits:
+    """Find the splits in a folder, or in the only folder in it that holds images."""
+    entries, passed_over = scan(str(folder))
+    names = [name for name, _, is_named, is_folder, _ in entries if is_folder and not is_named]
+    by_role: dict[str, list[str]] = {}
+    for name in names:
+        if role := _role(name):
+            by_role.setdefault(role, []).append(name)
+    for same in by_role.values():
+        if len(same) > 1:
+            raise DataError(
+                f"{folder} must have one folder for each split, but {quoted(same)} mean the same. Merge or "
+                "rename them."
+            )
+    loose = [name for name, _, is_named, _, _ in entries if is_named]
+    if by_role:
+        others = [name for name in names if not _role(name) and _holds_images(folder / name)]
+        others += loose[:1]
+        found = {role: same[0] for role, same in by_role.items()}
+        return Splits(folder, found, tuple(others), passed_over)
+    words = {n: {ROLES.get(word.lower()) for word in WORDS.findall(n)} - {None} for n in names}
+    alike = [name for name, roles in words.items() if roles]
+    roles = set().union(*words.values())
+    if "train" in roles and len(roles) > 1:
+        raise DataError(
+            f"folders in {folder} must be classes or splits, but {quoted(alike)} could be either. Rename splits "
+            "to train, val and test, or give one of them with --data-dir."
+        )
+    inner = _only_folder(folder)
+    if inner is not None:
+        splits = find_splits(inner)
+        if splits.folders:
+            return splits
+    return Splits(folder, {})
+
+
+def _check_splits(splits: Splits) -> None:
+    """Refuse splits without training images, a `train` that may be a class, and two splits that are one folder."""
+    root, held_out, others = splits.root, splits.held_out, quoted(splits.others)
+    if "train" not in splits.folders:
+        names = quoted([*splits.folders.values()])
+        raise DataError(
+            f"images to train on must lie in {root / 'train'} if there are others in {names}, but lie "
+            f"in {others or 'no other folder'}. Move them there; or move {names} elsewhere to train on all "
+            f"others; or give --data-dir {held_out} to train on those."
+        )
+    train = root / splits.folders["train"]
+    if held_out is None and splits.others:
+        raise DataError(
+            f"{train} may be a split or a class, because {others} in {root} hold images, too. To train on it "
+            f"alone, give --data-dir {train}; if it is a class, put all classes into one folder named train."
+        )
+    if held_out is not None and held_out.samefile(train):
+        raise DataError(
+            f"held-out images must differ from training images, but {held_out} is {train}. Remove one of them, "
+            "and a fifth is held out."
+        )
+
+
+def _class_root(folder: Path) -> Path:
+    """Return the folder of the classes: this one, or the one it leads to through folders that only wrap others."""
+    inner = _only_folder(folder)
+    if inner is None:
+        return folder
+    root = _class_root(inner)
+    is_wrapped = root != inner or inner.name.casefold() in NO_CLASSES
+    return root if is_wrapped or len(_image_folders(inner)) > 1 else folder
+
+
+def _only_folder(folder: Path) -> Path | None:
+    """Return the only folder in a folder that holds images; None if there are more, or images beside it."""
+    if any(is_named for _, _, is_named, _, _ in scan(str(folder))[0]):
+        return None
+    names = _image_folders(folder)
+    return folder / names[0] if len(names) == 1 else None
+
+
+def _image_folders(folder: Path) -> list[str]:
+    """Return the names of the first two folders in a folder that hold images."""
+    names: list[str] = []
+    for name, _, is_named, is_folder, _ in scan(str(folder))[0]:
+        if is_folder and not is_named and len(names) < 2 and _holds_images(folder / name):
+            names.append(name)
+    return names
+
+
+def _holds_images(folder: Path) -> bool:
+    try:
+        return any(True for _ in walk(str(folder)))
+    except DataError as error:
+        if isinstance(error.__cause__, PermissionError):  # it may
+            return True
+        raise
+
+
+def _check_folders(files: ImageFiles, is_trained_on: bool = True) -> ImageFiles:
+    """Refuse held-out images below training images, and images beside masks or the like."""
+    for path in map(Path, files.folders):
+        if is_trained_on and _role(path.name) in ("val", "test") and _holds_images(path):
+            raise DataError(
+                f"{files.root} must hold images to train on alone, but those in {path} seem to be held out. Sort "
+                "images as train/CLASS and test/CLASS, or give the folder another name if it is a class."
+            )
+        names = _image_folders(path.parent) if path.name.casefold() in NO_CLASSES else []
+        if len(names) > 1:
+            raise DataError(
+                f"a folder named {path.name} must be the only one with images, but beside {path} there are "
+                f"others, such as masks or classes: {quoted(names)}. Give --data-dir {path}, or rename the folder "
+                "if it is a class."
+            )
+    return files
+
+
+def _role(name: str) -> str | None:
+    match = SPLIT_NAME.fullmatch(name)
+    return ROLES[match[1].lower()] if match else None
