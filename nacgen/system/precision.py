@@ -11,6 +11,8 @@ import torch
 def plain_float32(device_type: str) -> Iterator[None]:
     """Compute float32 as float32 in a block, without autocast, TF32, or bf16 inside of products.
 
+    New tensors are float32 too, whatever torch's default dtype is.
+
     Example:
         >>> with torch.autocast("cpu"), plain_float32("cpu"):
         ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
@@ -18,12 +20,14 @@ def plain_float32(device_type: str) -> Iterator[None]:
     """
     on: Any = torch.backends
     switches = (on.cuda.matmul, on.cudnn.conv, on.mkldnn.matmul, on.mkldnn.conv)
-    before = [switch.fp32_precision for switch in switches]
+    before, default = [switch.fp32_precision for switch in switches], torch.get_default_dtype()
     try:
+        torch.set_default_dtype(torch.float32)
         for switch in switches:
             switch.fp32_precision = "ieee"
         with torch.autocast(device_type, enabled=False):
             yield
     finally:
+        torch.set_default_dtype(default)
         for switch, precision in zip(switches, before, strict=True):
             switch.fp32_precision = precision

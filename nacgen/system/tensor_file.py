@@ -1,4 +1,4 @@
-"""Reading untrusted safetensors files.
+"""Reading untrusted safetensors files, and writing them.
 
 A safetensors file consists of eight bytes with the length of a header, the header in JSON, and the bytes of
 the tensors. The header is checked here, against limits and against what is expected, before any tensor is
@@ -7,8 +7,10 @@ kill the process.
 """
 
 import io
+import json
 import math
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,10 +40,17 @@ DTYPES = {  # by their names in safetensors
     "I64": torch.int64,
     "F64": torch.float64,
 }
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 HEADER_BYTES, BYTES_PER_TENSOR = 1_000_000, 300  # length of the longest header that is read
 MANY_TENSORS = 10_000  # for files of which nothing is expected
 MAX_AXES = 16
 ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
+CASTS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+MISTAKEN = {  # first bytes of files that are taken for weights
+    b"version https://git-lfs": "it is a Git LFS pointer: run `git lfs pull` for the file itself",
+    b"<": "it is an HTML page in place of a download: fetch the file itself",
+    b"{": "it is JSON, as the index of a model in shards is: merge the shards into one file",
+}
 
 Tensors = dict[str, Tensor]
 
@@ -55,13 +64,15 @@ class TensorFile(NamedTuple):
 
 def read_tensor_file(
     path: str | Path,
-    expected: Mapping[str, Tensor] | None = None,
+    expected: Mapping[str, Tensor] | Callable[[dict[str, str]], Mapping[str, Tensor]] | None = None,
     inside: Path | None = None,
+    cast: bool = False,
 ) -> TensorFile:
     """Read a safetensors file, or a link to one that stays in the folder `inside`, if it is given.
 
     The file must match the names, shapes and dtypes of the `expected` tensors exactly; they may be on the meta
-    device. No tensor is read unless everything fits. By default any file is accepted.
+    device, or a function may make them from the texts of the header. With `cast`, floats of 16 to 64 bits are
+    converted to the expected dtype. No tensor is read unless everything fits. By default any file is accepted.
 
     Raises:
         CheckpointError: If the file cannot be read, is not a whole safetensors file, or does not fit.
@@ -73,20 +84,27 @@ def read_tensor_file(
         >>> read_tensor_file(path).tensors
         {'weight': tensor([1., 1.])}
     """
-    num_tensors = MANY_TENSORS if expected is None else len(expected)
+    num_tensors = len(expected) if isinstance(expected, Mapping) else MANY_TENSORS
     try:
         with open_regular(path, inside) as file:
             size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            if kind := mistaken_for(file.read(64)):
+                raise ValueError(kind)
             file.seek(0)
             head = _read_head(file, size, HEADER_BYTES + BYTES_PER_TENSOR * num_tensors)
             entries, metadata = _parse_head(head[8:])
             _check_layout(entries, size - len(head))
             if expected is not None:
-                _check_fit(entries, expected, str(path))
+                expected = expected if isinstance(expected, Mapping) else expected(metadata)
+                _check_fit(entries, expected, str(path), cast)
             content = head + file.read(size - len(head))
         if len(content) != size:
             raise ValueError(f"it ends after {len(content):,} of {size:,} bytes")
-        return TensorFile(load(content), metadata)
+        tensors = load(content)
+        if cast and expected is not None:
+            tensors = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
+        return TensorFile(tensors, metadata)
     except OSError as error:
         raise CheckpointError(
             f"{path} must be a file that can be read, but is not ({error}). Give a safetensors file."
@@ -95,6 +113,36 @@ def read_tensor_file(
         raise CheckpointError(
             f"{path} is no whole safetensors file ({error}). Save or download it again."
         ) from error
+
+
+def serialized(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Iterator[bytes | memoryview]:
+    """Yield the pieces of a safetensors file of tensors on the CPU, always the same bytes for the same content.
+
+    The library's `save` makes two copies of all tensors, and draws the order of the metadata.
+    """
+    largest_first = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    end = 0
+    for name in largest_first:  # so that each starts at a multiple of its size
+        tensor = tensors[name]
+        start, end = end, end + tensor.nbytes
+        kind, shape = _DTYPE_NAMES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for name in largest_first:
+        yield tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def mistaken_for(head: bytes) -> str | None:
+    """Say what a file is by its first bytes, if it is text that is often found in the place of weights."""
+    if len(head) < 8 or min(head[:8]) < 9:  # text has no such bytes, and every safetensors header
+        return None
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    return next((kind for text, kind in MISTAKEN.items() if start.startswith(text)), None)
 
 
 def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
@@ -177,14 +225,20 @@ def _check_layout(entries: Mapping[str, _Entry], num_bytes: int) -> None:
         )
 
 
-def _check_fit(entries: Mapping[str, _Entry], expected: Mapping[str, Tensor], source: str) -> None:
+def _check_fit(
+    entries: Mapping[str, _Entry], expected: Mapping[str, Tensor], source: str, cast: bool
+) -> None:
     differences = [f"{name} is missing" for name in expected if name not in entries]
     differences += [f"{name} is unexpected" for name in entries if name not in expected]
     for name, tensor in expected.items():
         there, shape = entries.get(name), tuple(tensor.shape)
         if there is not None and there.shape != shape:
             differences.append(f"{name}: {there.shape} in the file, {shape} in the model")
-        elif there is not None and there.dtype != tensor.dtype:
+        elif (
+            there is not None
+            and there.dtype != tensor.dtype
+            and not (cast and {there.dtype, tensor.dtype} <= CASTS)
+        ):
             differences.append(f"{name}: {there.dtype} in the file, {tensor.dtype} in the model")
     if differences:
         raise CheckpointError(

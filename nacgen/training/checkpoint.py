@@ -10,22 +10,20 @@ import math
 import os
 import re
 import shutil
-import struct
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
 from nacgen.errors import CheckpointError, StorageError
 from nacgen.system.documents import strict_json
 from nacgen.system.files import read_regular, storage_errors, sync_folder, write_synced
-from nacgen.system.tensor_file import DTYPES, Tensors
+from nacgen.system.tensor_file import Tensors, serialized
 
 MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", ".safetensors"
 FORMAT = 1
@@ -34,7 +32,6 @@ LARGEST_JSON = 1 << 20  # bytes
 Contents = tuple[dict[str, Tensors], dict[str, Any]]
 
 _NAME = re.compile(r"step_\d{12}")
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _TEMPORARY, _REPLACED, _SET_ASIDE = ".new-", ".old-", "damaged-"
 # Errors that files cause which were cut off, altered or made up.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
@@ -163,7 +160,7 @@ def _folders(root: Path) -> list[Path]:
 def _write(room: Path, parts: Mapping[str, Tensors], record: Mapping[str, Any]) -> None:
     """Write one file after the other, each hashed while it is written, and the manifest last."""
     state = json.dumps(record, indent=2, allow_nan=False).encode()
-    contents = {f"{name}{TENSORS}": [*_serialized(part)] for name, part in parts.items()}
+    contents = {f"{name}{TENSORS}": [*serialized(part)] for name, part in parts.items()}
     contents[STATE] = [state]
     files = {}
     with ThreadPoolExecutor(1) as pool:
@@ -175,22 +172,6 @@ def _write(room: Path, parts: Mapping[str, Tensors], record: Mapping[str, Any]) 
     manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
     write_synced(room / MANIFEST, [manifest.encode()])
     sync_folder(room)
-
-
-def _serialized(tensors: Tensors) -> Iterator[bytes | memoryview]:
-    """Yield the pieces of a safetensors file, without the two copies of all tensors that `save` makes."""
-    largest_first = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    header, end = {}, 0
-    for name in largest_first:  # so that each starts at a multiple of its size
-        tensor = tensors[name]
-        start, end = end, end + tensor.nbytes
-        kind, shape = _DTYPE_NAMES[tensor.dtype], list(tensor.shape)
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text
-    for name in largest_first:
-        yield tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _put_in_place(room: Path, target: Path) -> None:
