@@ -1,7 +1,6 @@
 """The encoder that Neural Activation Coding trains: a trunk, a code head and a posterior head."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -167,17 +166,10 @@ class NACEncoder(nn.Module, PretrainedModel):
     def pretraining(self, cost: Mapping[str, Any] | None) -> None:
         self._pretraining = None if cost is None else _complete_cost(cost)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
-        """Write the encoder's folder, see `PretrainedModel.save_pretrained`.
-
-        Example:
-            >>> nacgen.NACEncoder(code_dim=32).save_pretrained("encoder")
-            >>> sorted(path.name for path in Path("encoder").iterdir())
-            ['README.md', 'config.json', 'model.safetensors']
-        """
+    def configuration(self) -> dict[str, Any]:
+        """Return the constructor's arguments; the cost of the weights is among them if it is known."""
         known = {} if self.pretraining is None else {"pretraining": self.pretraining}
-        kwargs["config"] = kwargs.get("config") or self.options | known
-        return super().save_pretrained(save_directory, **kwargs)
+        return self.options | known
 
     def normalize(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Normalize images in [-1, 1] as the backbone expects them."""
@@ -268,6 +260,10 @@ class NACEncoder(nn.Module, PretrainedModel):
 
 def _complete_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
     """Copy the cost of a pretraining if it names images, seconds and hardware."""
+    if not isinstance(cost, Mapping):
+        raise ConfigurationError(
+            f"pretraining must be a mapping or None, got a {type(cost).__name__}."
+        )
     numbers = (cost.get("images"), cost.get("seconds"))
     are_numbers = all(isinstance(number, int | float) and number > 0 for number in numbers)
     if not (are_numbers and isinstance(cost.get("hardware"), str) and cost["hardware"]):

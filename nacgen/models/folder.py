@@ -3,32 +3,54 @@
 Other files in a folder are ignored, and no file outside it is read.
 """
 
+import hashlib
 import inspect
-import tempfile
+import json
+import time
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
-from safetensors.torch import save
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_url
+from huggingface_hub.errors import HFValidationError
 
-from nacgen.errors import CheckpointError, CheckpointNotFoundError
+from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError, StorageError
 from nacgen.system.documents import strict_json
-from nacgen.system.files import read_regular, sync_folder, write_file
+from nacgen.system.files import read_regular, write_file
 from nacgen.system.hub import download
-from nacgen.system.tensor_file import read_tensor_file, require_finite
+from nacgen.system.precision import default_float32
+from nacgen.system.tensor_file import read_tensor_file, require_finite, serialized
 
 MAX_CONFIG_BYTES = 1_000_000
+MAX_NUMBERS = 2**32  # of one layer; 16 GiB
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+CARD_MARK = "library_name: nacgen"  # in every model card; a README without it is somebody else's
+DIGEST = "config_sha256"  # in the header of the weights, of the configuration they belong to
+ATTEMPTS, PAUSE_S = 20, 0.1  # of a reader, until a writer has written both files
+
+
+class MixedFolderError(CheckpointError):
+    """A configuration and weights that were not saved together."""
 
 
 def resolve_folder(path_or_id: str | Path) -> Path | None:
     """Find a local model folder, as given or among the released models in `checkpoints/`, if there is one."""
     package = Path(__file__).parents[1]
     for base in (Path(), package.parent, package):  # as given; source checkout; installed wheel
-        if (base / path_or_id).is_dir():
-            return base / path_or_id
+        try:
+            if (base / path_or_id).is_dir():
+                return base / path_or_id
+        except OSError:  # longer than a path can be
+            continue
     return None
+
+
+def check_memory(numbers: int, what: str) -> None:
+    """Raise a `ConfigurationError` if a layer is to hold more numbers than any machine would give it."""
+    if numbers > MAX_NUMBERS:
+        raise ConfigurationError(
+            f"a layer may hold {MAX_NUMBERS:,} numbers (16 GiB), but {what:.200} make more. Choose smaller ones."
+        )
 
 
 class PretrainedModel(PyTorchModelHubMixin):
@@ -39,50 +61,63 @@ class PretrainedModel(PyTorchModelHubMixin):
 
     def model_card(self) -> str:
         """Return Markdown that describes the model."""
-        return f"# {type(self).__name__}\n\nA model of the nacgen library.\n"
+        return f"---\n{CARD_MARK}\n---\n# {type(self).__name__}\n\nA model of the nacgen library.\n"
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
-        """Write the model's folder. Readers see the old folder or the new one, never a mixture.
+    def configuration(self) -> dict[str, Any]:
+        """Return the constructor's arguments, as plain values."""
+        config: Any = self._hub_mixin_config  # which the mixin made from the arguments
+        return dict(config or {})
 
-        The options are those of `huggingface_hub.ModelHubMixin.save_pretrained`. If they push the model to the
-        Hub, the address of the commit is returned.
+    def save_pretrained(
+        self, save_directory: str | Path, *, push_to_hub: bool = False, **kwargs: Any
+    ) -> str | None:
+        """Write `config.json`, `model.safetensors` and `README.md`, each whole; other files are left alone.
+
+        The weights name the configuration they belong to, so that a reader beside the writer sees the old model or
+        the new one. A `README.md` that is no model card of this library is kept.
+
+        Args:
+            save_directory: Path of the folder, which is made if it is missing.
+            push_to_hub: Whether to upload the model as well.
+            kwargs: Options of `huggingface_hub.ModelHubMixin.save_pretrained`, such as `repo_id`.
+
+        Returns:
+            The address of the commit on the Hub, if the model is pushed.
+
+        Raises:
+            StorageError: There is a file in the folder's place.
+
+        Example:
+            >>> nacgen.NACEncoder(code_dim=32).save_pretrained("encoder")
+            >>> sorted(path.name for path in Path("encoder").iterdir())
+            ['README.md', 'config.json', 'model.safetensors']
         """
-        target = Path(save_directory)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as room:
-            new, old = Path(room) / "new", Path(room) / "old"
-            kwargs.setdefault("repo_id", target.name)
-            result: str | None = super().save_pretrained(new, **kwargs)
-            config = (new / CONFIG_FILE).read_bytes()
-            old_config = target / CONFIG_FILE
-            if old_config.is_file() and old_config.read_bytes() == config:  # only new weights
-                for file in (CARD_FILE, WEIGHTS_FILE):
-                    (new / file).replace(target / file)
-                sync_folder(target)
-                return result
-            write_file(new / CONFIG_FILE, config)  # the Hub's client does not sync it
-            try:
-                if target.exists():
-                    target.rename(old)
-                new.rename(target)
-            except BaseException:
-                if old.exists() and not target.exists():
-                    old.rename(target)
-                raise
-            sync_folder(target.parent)
-        return result
-
-    def _save_pretrained(self, save_directory: Path) -> None:
         assert isinstance(self, torch.nn.Module)
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        write_file(save_directory / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
-        write_file(save_directory / CARD_FILE, self.model_card())
+        folder, repo_id = Path(save_directory), kwargs.pop("repo_id", None)
+        config = kwargs.pop("config", None) or self.configuration()
+        if folder.exists() and not folder.is_dir():
+            raise StorageError(
+                f"a model is saved in a folder, but {folder} is a file. Choose another name."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
+        metadata = {"format": "pt", DIGEST: _digest(config)}
+        write_file(
+            folder / WEIGHTS_FILE, serialized(tensors, metadata)
+        )  # what can fail comes first
+        write_file(folder / CONFIG_FILE, json.dumps(config, sort_keys=True, indent=2))
+        card = folder / CARD_FILE
+        if not card.exists() or CARD_MARK.encode() in card.read_bytes():
+            write_file(card, self.model_card())
+        if push_to_hub:
+            return self.push_to_hub(repo_id or folder.name, config=config, **kwargs)
+        return None
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # fewer options: no pickles, nothing but strict
         cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None
     ) -> Self:
-        """Load a model from a folder or the Hub.
+        """Load a model from a folder or the Hub. Weights of 16 or 64 bits are converted to float32.
 
         Args:
             pretrained_model_name_or_path: Path of a folder, `"checkpoints/<name>"` for a released model wherever
@@ -101,23 +136,53 @@ class PretrainedModel(PyTorchModelHubMixin):
             >>> encoder.backbone_name, encoder.code_dim
             ('tiny', 128)
         """
-        name = str(pretrained_model_name_or_path)
-        config_path, weights_path = _find_files(name, revision)
-        config = _read_config(cls, config_path)
-        try:
-            with torch.device("meta"):  # takes no memory before the weights are known to fit
-                outline: Any = cls(**config)
-            file = read_tensor_file(weights_path, outline.state_dict(), weights_path.parent)
-            require_finite(file.tensors, str(weights_path))
-            model: Any = cls(**config)
-        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(
-                f"{config_path} does not describe a {cls.__name__}: {error}"
-            ) from error
-        model.load_state_dict(file.tensors)
+        config_path, weights_path = _find_files(str(pretrained_model_name_or_path), revision)
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return cls._load(config_path, weights_path)
+            except MixedFolderError:  # a writer has replaced one of the files
+                time.sleep(PAUSE_S)
+        return cls._load(config_path, weights_path)
+
+    @classmethod
+    def _load(cls, config_path: Path, weights_path: Path) -> Self:
+        config: dict[str, Any] = {}
+
+        def outline(metadata: dict[str, str]) -> dict[str, torch.Tensor]:
+            """Read the configuration while the weights are open, so that both are of one moment."""
+            config.update(_read_config(cls, config_path))
+            # On the meta device it takes no memory before the weights are known to fit.
+            expected: dict[str, torch.Tensor] = _build(
+                cls, config, config_path, "meta"
+            ).state_dict()
+            if metadata.get(DIGEST, digest := _digest(config)) != digest:
+                raise MixedFolderError(
+                    f"{config_path} must be the configuration that {weights_path.name} was saved with, but is "
+                    "another: it was edited, or saving was stopped between the two. Save the model again."
+                )
+            return expected
+
+        tensors = read_tensor_file(weights_path, outline, weights_path.parent, cast=True).tensors
+        require_finite(tensors, str(weights_path))
+        model = _build(cls, config, config_path, "cpu")
+        model.load_state_dict(tensors)
         return model.eval()  # type: ignore[no-any-return]
+
+
+def _digest(config: dict[str, Any]) -> str:
+    """Hash a configuration by its values, which a change of white space leaves alone."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _build(cls: type, config: dict[str, Any], path: Path, device: str) -> Any:
+    """Call a constructor with what a file says, under no default dtype or device of the caller."""
+    try:
+        with default_float32(), torch.device(device):
+            return cls(**config)
+    except Exception as error:  # arguments of the wrong type fail in many ways
+        raise CheckpointError(
+            f"{path} does not describe a {cls.__name__}: {error!s:.500}"
+        ) from error
 
 
 def _find_files(name: str, revision: str | None) -> tuple[Path, Path]:
@@ -125,12 +190,19 @@ def _find_files(name: str, revision: str | None) -> tuple[Path, Path]:
     if folder is not None:
         for file in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / file).is_file():
+                is_sharded = (folder / f"{WEIGHTS_FILE}.index.json").exists()
+                found = "; its weights are in shards" if is_sharded else ""
                 raise CheckpointNotFoundError(
-                    f"a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}, but {folder} has no {file}. "
+                    f"a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}, but {folder} has no {file}{found}. "
                     "Give the folder that save_pretrained wrote; pickled weights are not read."
                 )
         return folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    if name.count("/") != 1 or name.startswith((".", "/", "checkpoints/")):
+    try:
+        hf_hub_url(name, CONFIG_FILE)
+        is_id = name.count("/") == 1 and not name.startswith("checkpoints/")
+    except HFValidationError:
+        is_id = False
+    if not is_id or Path(name).exists():
         raise CheckpointNotFoundError(
             f"{name} is no model folder, and no Hub id (owner/name) either. Check the path; released "
             "models are named checkpoints/<name>."

@@ -11,7 +11,7 @@ import torch
 def plain_float32(device_type: str) -> Iterator[None]:
     """Compute float32 as float32 in a block, without autocast, TF32, or bf16 inside of products.
 
-    New tensors are float32 too, whatever torch's default dtype is.
+    New tensors are float32 too, see `default_float32`.
 
     Example:
         >>> with torch.autocast("cpu"), plain_float32("cpu"):
@@ -20,14 +20,23 @@ def plain_float32(device_type: str) -> Iterator[None]:
     """
     on: Any = torch.backends
     switches = (on.cuda.matmul, on.cudnn.conv, on.mkldnn.matmul, on.mkldnn.conv)
-    before, default = [switch.fp32_precision for switch in switches], torch.get_default_dtype()
+    before = [switch.fp32_precision for switch in switches]
     try:
-        torch.set_default_dtype(torch.float32)
         for switch in switches:
             switch.fp32_precision = "ieee"
-        with torch.autocast(device_type, enabled=False):
+        with default_float32(), torch.autocast(device_type, enabled=False):
             yield
     finally:
-        torch.set_default_dtype(default)
         for switch, precision in zip(switches, before, strict=True):
             switch.fp32_precision = precision
+
+
+@contextmanager
+def default_float32() -> Iterator[None]:
+    """Make new tensors float32 in a block, whatever torch's default dtype is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

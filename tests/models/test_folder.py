@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nacgen.errors import CheckpointError, CheckpointNotFoundError
+from nacgen.errors import CheckpointError, CheckpointNotFoundError, StorageError
 from nacgen.models.folder import PretrainedModel, resolve_folder
+from nacgen.system.files import write_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +64,12 @@ def test_a_folder_gives_the_model_back(folder: Path) -> None:
         ({"other": torch.zeros(2)}, "1 differences: other is unexpected"),
         ({"weight": torch.zeros(4)}, r"1 differences: weight: \(4,\) in the file, \(3,\) in"),
         ({"weight": torch.zeros(1, 3)}, r"weight: \(1, 3\) in the file, \(3,\) in the model"),
-        ({"weight": torch.zeros(3).half()}, "weight: torch.float16 in the file, torch.float32 in"),
+        ({"weight": torch.zeros(3).int()}, "weight: torch.int32 in the file, torch.float32 in"),
+        (
+            {"weight": torch.zeros(3).to(torch.float8_e4m3fn)},
+            "weight: torch.float8_e4m3fn in the file, torch.float32 in",
+        ),
+        ({"count": torch.tensor(7.0)}, "count: torch.float32 in the file, torch.int64 in"),
         (
             {"weight": None, "bias": torch.zeros(3), "count": torch.zeros(2)},
             r"3 differences: weight is missing; bias is unexpected; count: \(2,\) in the file, \(\)",
@@ -82,6 +91,32 @@ def test_no_more_than_ten_differences_are_listed(folder: Path) -> None:
     assert str(caught.value).count("is unexpected") == 10
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n",
+            "a Git LFS pointer",
+        ),
+        (b"\n<!DOCTYPE html><html></html>", "an HTML page"),
+        (b'{"metadata": {}, "weight_map": {}}', "JSON, as the index of a model in shards"),
+    ],
+)
+def test_text_in_the_place_of_weights_is_called_what_it_is(
+    folder: Path, content: bytes, kind: str
+) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"no whole safetensors file \(it is {kind}"):
+        Line.from_pretrained(folder)
+
+
+def test_shards_are_named(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(CheckpointNotFoundError, match=r"no model\.safetensors; its .* in shards"):
+        Line.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("content", [b"", b"x", b"\x80\x04cos\nsystem\n.", None])
 def test_a_damaged_weights_file_is_named(folder: Path, content: bytes | None) -> None:
     file = folder / "model.safetensors"
@@ -100,7 +135,11 @@ def test_a_damaged_weights_file_is_named(folder: Path, content: bytes | None) ->
         ('{"width": 0}', r"config\.json does not describe a Line: width must be .* got 0"),
         ('{"width": "3"}', r"config\.json does not describe a Line: "),
         ('{"width": null}', r"config\.json does not describe a Line: "),
+        ("null", r"arguments of Line \(name, width\), got also NoneType"),
+        ('{"width": %s}' % ("9" * 400), r"config\.json does not describe a Line: "),
+        ('{"width": %s}' % ("9" * 5000), r"config\.json is not valid JSON \("),
     ],
+    ids=lambda value: value[:20],
 )
 def test_a_configuration_that_cannot_be_is_named(folder: Path, text: str, message: str) -> None:
     (folder / "config.json").write_text(text)
@@ -122,7 +161,11 @@ def test_a_missing_file_is_named_and_no_other_is_read(folder: Path, file: str) -
 
 
 @pytest.mark.parametrize(
-    "name", ["nowhere", "./a/b", "/no/such", "checkpoints/none", "a/b/c", "../x/y"]
+    "name",
+    [
+        *("nowhere", "./a/b", "/no/such", "checkpoints/none", "a/b/c", "../x/y", "é/encoder"),
+        *("my runs/encoder", "~/encoder", "a--b/encoder", "lr=0.1/encoder", "a/b.git", "a/" * 400),
+    ],
 )
 def test_what_is_neither_folder_nor_hub_name_asks_nobody(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -184,6 +227,7 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> 
 
 
 def test_no_memory_is_taken_for_what_the_weights_do_not_bear_out(folder: Path) -> None:
+    rewrite(folder)  # as another program, without our digest
     (folder / "config.json").write_text(json.dumps({"width": 10**15}))
     with pytest.raises(CheckpointError, match=r"weight: \(3,\) in the file, \(10{15},\) in the"):
         Line.from_pretrained(folder)
@@ -226,12 +270,73 @@ def test_released_models_are_found_from_anywhere(
     assert not found.is_absolute()  # a folder of that name here comes first
 
 
-def test_saving_again_replaces_the_folder(folder: Path) -> None:
-    (folder / "old.txt").write_text("of another model")
+def everything(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_saving_again_replaces_its_own_files_and_leaves_the_others(folder: Path) -> None:
+    (folder / ".git" / "refs").mkdir(parents=True)
+    (folder / ".git" / "config").write_text("[core]")
+    (folder / "thesis.tex").write_text("years of work")
+    killed = folder / f".model.safetensors.{socket.gethostname()}.99999999.new"
+    killed.write_bytes(b"half of the weights")  # whose writer no longer runs
+    before = everything(folder)
     Line(2, name="new").save_pretrained(folder)
+    after = everything(folder)
     assert Line.from_pretrained(folder).name == "new"
-    assert not (folder / "old.txt").exists()
+    assert before.keys() - after.keys() == {killed.name}
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"config.json", "model.safetensors"}
     assert [path.name for path in folder.parent.iterdir()] == ["line"]  # no debris
+
+
+def test_a_readme_of_somebody_else_is_kept(folder: Path) -> None:
+    card = folder / "README.md"
+    ours = card.read_text()
+    card.write_text(ours + "an older model's figures")
+    Line().save_pretrained(folder)
+    assert card.read_text() == ours
+    card.write_text("# My thesis\n")
+    Line().save_pretrained(folder)
+    assert card.read_text() == "# My thesis\n"
+
+
+def test_a_file_in_the_place_of_the_folder_is_kept_and_named(tmp_path: Path) -> None:
+    (tmp_path / "line").write_text("a thesis")
+    with pytest.raises(
+        StorageError, match=rf"in a folder, but {tmp_path / 'line'} is a file\. Cho"
+    ):
+        Line().save_pretrained(tmp_path / "line")
+    assert (tmp_path / "line").read_text() == "a thesis"
+
+
+def test_equal_models_are_equal_bytes(folder: Path, tmp_path: Path) -> None:
+    Line(3, name="b").save_pretrained(tmp_path / "again")
+    assert everything(tmp_path / "again") == everything(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_become_float32(folder: Path, dtype: torch.dtype) -> None:
+    Line(3, name="b").to(dtype).save_pretrained(folder)
+    line = Line.from_pretrained(folder)
+    assert (line.weight.dtype, line.count.dtype) == (torch.float32, torch.int64)
+    assert line.weight.tolist() == [0, 1, 2]
+    rewrite(folder, weight=torch.full((3,), 1e300, dtype=torch.float64))  # no float32
+    with pytest.raises(CheckpointError, match="must be finite"):
+        Line.from_pretrained(folder)
+
+
+def test_the_callers_default_dtype_and_device_do_not_count(folder: Path) -> None:
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.device("meta"):
+                line = Line.from_pretrained(folder)
+            assert torch.get_default_dtype() == dtype
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert (line.weight.dtype, line.weight.tolist()) == (torch.float32, [0, 1, 2])
 
 
 def test_a_folder_that_is_not_there_is_made_with_its_parents(tmp_path: Path) -> None:
@@ -239,31 +344,38 @@ def test_a_folder_that_is_not_there_is_made_with_its_parents(tmp_path: Path) -> 
     assert Line.from_pretrained(tmp_path / "a" / "b" / "line").name == "a"
 
 
-@pytest.mark.parametrize("step", ["writing", "first rename", "second rename"])
-def test_saving_that_fails_leaves_the_old_folder(
-    folder: Path, step: str, monkeypatch: pytest.MonkeyPatch
+def test_saving_that_fails_leaves_the_old_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    fails_at, rename = {"first rename": 1, "second rename": 2}.get(step), Path.rename
-    renamed: list[Path] = []
-
     def full(*args: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    def fail_once(self: Path, target: Path) -> Path:
-        renamed.append(self)
-        if len(renamed) == fails_at:
-            full()
-        return rename(self, target)
-
-    if step == "writing":
-        monkeypatch.setattr("nacgen.models.folder.save", full)
-    else:
-        monkeypatch.setattr(Path, "rename", fail_once)
+    before = everything(folder)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         Line(2, name="new").save_pretrained(folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert [path.name for path in folder.parent.iterdir()] == ["line"]  # no debris
+    assert everything(folder) == before
+
+
+def test_weights_and_configuration_that_do_not_belong_together_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(path: Path, content: Any) -> None:
+        if path.name == "config.json":
+            raise KeyboardInterrupt
+        write_file(path, content)
+
+    monkeypatch.setattr("nacgen.models.folder.PAUSE_S", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("nacgen.models.folder.write_file", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            Line(3, name="new").save_pretrained(folder)
+    with pytest.raises(CheckpointError, match=r"config\.json must be the .* that model\.safetens"):
+        Line.from_pretrained(folder)
+    Line(3, name="new").save_pretrained(folder)
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text())) + "\n")  # only white space
+    assert Line.from_pretrained(folder).name == "new"
 
 
 def test_pushing_uses_the_name_of_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,24 +386,21 @@ def test_pushing_uses_the_name_of_the_folder(folder: Path, monkeypatch: pytest.M
     assert pushed == ["line", "someone/else"]
 
 
-def test_a_reader_never_sees_a_mixture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever stands at the folder's place, at each step of saving, is one whole model."""
-    seen = []
-    rename = Path.rename
+def test_a_reader_beside_a_writer_never_sees_a_mixture(folder: Path) -> None:
+    is_over = threading.Event()
 
-    def look() -> None:
-        if folder.exists():
-            seen.append(Line.from_pretrained(folder).name)
+    def write() -> None:
+        while not is_over.is_set():
+            for width in (2, 3):
+                Line(width, name="b" * width).save_pretrained(folder)
 
-    def watched(self: Path, target: Path) -> Path:
-        look()
-        moved = rename(self, target)
-        look()
-        return moved
-
-    monkeypatch.setattr(Path, "rename", watched)
-    Line(3, name="new").save_pretrained(folder)
-    assert seen == ["b", "new"]
+    Line(2, name="bb").save_pretrained(folder)
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write)
+        lines = [Line.from_pretrained(folder) for _ in range(100)]
+        is_over.set()
+        writer.result()
+    assert {(len(line.weight), line.name) for line in lines} == {(2, "bb"), (3, "bbb")}
 
 
 def test_a_folder_that_was_moved_still_loads(folder: Path, tmp_path: Path) -> None:
