@@ -1,12 +1,15 @@
 """Conversion of images between floats in [-1, 1], as models use them, and uint8, as files and scores use them."""
 
+import math
+
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from nacgen.errors import DataError, NonFiniteError
 
 QUANTIZATION = "uint8, round half up"
+LARGEST = 64  # value of an image in [-1, 1] under any augmentation of its colors
 
 
 def to_uint8(images: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
@@ -42,3 +45,40 @@ def to_float(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         tensor([-1.0000, -0.6000,  1.0000])
     """
     return images.float() / 127.5 - 1
+
+
+def check_images(images: Tensor, owner: nn.Module) -> None:
+    """Raise a `DataError` unless a network's input may be a batch of color images in [-1, 1], `(b, 3, h, w)`.
+
+    Augmented images leave [-1, 1] a little; values from 0 to 255 are far out. NaN is left to the loss in training.
+    There, on an accelerator, only the first batch that `owner` gets is looked at: looking waits for the device.
+    """
+    if not images.dtype.is_floating_point:
+        raise DataError(
+            f"images must be floats in [-1, 1], got {images.dtype}. Bring uint8 images there with "
+            "nacgen.data.pixels.to_float."
+        )
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise DataError(
+            f"images must be a batch of color images (b, 3, h, w), got {tuple(images.shape)}. Add the axis of the "
+            "batch with images[None], put channels first, or repeat gray ones three times."
+        )
+    if not _has_values(images) or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    if owner.training and images.device.type != "cpu" and "_has_seen_images" in owner.__dict__:
+        return
+    owner.__dict__["_has_seen_images"] = True
+    low, high = torch.stack(torch.aminmax(images.detach())).tolist()
+    if max(-low, high) > LARGEST or not (owner.training or math.isfinite(low + high)):
+        raise DataError(
+            f"images must be finite numbers in [-1, 1], got {low:.4g} to {high:.4g}. Bring values from 0 to 255 "
+            "there with images / 127.5 - 1."
+        )
+
+
+def _has_values(images: Tensor) -> bool:
+    """Tell a tensor of numbers from an empty one and those that stand for others while a program is traced."""
+    is_plain = type(images) in (Tensor, nn.Parameter) and not images.is_meta
+    is_traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    is_mapped = torch._C._functorch.is_functorch_wrapped_tensor(images)
+    return is_plain and not is_traced and not is_mapped and images.numel() > 0

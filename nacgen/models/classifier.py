@@ -6,8 +6,9 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nacgen.data.pixels import check_images
 from nacgen.errors import ConfigurationError
-from nacgen.models.folder import PretrainedModel
+from nacgen.models.folder import PretrainedModel, check_memory
 
 NORM_GROUPS = 8
 
@@ -78,7 +79,9 @@ class ImageClassifier(nn.Module, PretrainedModel):
                 "num_classes must be two or more and feature_dim one or more, got "
                 f"{num_classes} and {feature_dim}."
             )
-        if not channels or any(width < 1 or width % NORM_GROUPS for width in channels):
+        if not 0 < len(channels) <= 16 or any(
+            width < 1 or width % NORM_GROUPS for width in channels
+        ):
             raise ConfigurationError(
                 f"channels must be one or more multiples of {NORM_GROUPS}, got {tuple(channels)}."
             )
@@ -87,6 +90,10 @@ class ImageClassifier(nn.Module, PretrainedModel):
                 f"image_size must be at least {smallest} px, to be halved {len(channels) - 1} times, got "
                 f"{image_size}. Give fewer channels."
             )
+        widest = max(feature_dim * channels[-1], num_classes * feature_dim, 9 * max(channels) ** 2)
+        check_memory(
+            widest, f"{num_classes} classes, feature_dim {feature_dim}, channels {channels}"
+        )
         self.num_classes, self.feature_dim, self.image_size = num_classes, feature_dim, image_size
         self.dataset = dataset
         pairs = zip((3, *channels), channels, strict=False)
@@ -99,6 +106,7 @@ class ImageClassifier(nn.Module, PretrainedModel):
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Return the outputs of the penultimate layer for images in [-1, 1], after its SiLU."""
+        check_images(images, self)
         pooled = reduce(self.trunk(images), "b c h w -> b c", "mean")
         features: Tensor = self.penultimate(pooled)  # (b, c) -> (b, d)
         return features

@@ -9,10 +9,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nacgen.data.pixels import check_images
 from nacgen.errors import ConfigurationError, check_choice
 from nacgen.functional.nac import check_flip_probability, marginal_posterior_logits
 from nacgen.models.backbones import Stem, build_backbone
-from nacgen.models.folder import PretrainedModel
+from nacgen.models.folder import PretrainedModel, check_memory
 
 Posterior = Literal["shared", "scaled", "separate"]
 CodeNormalization = Literal["batch", "sphere", "sqrt_dim"]
@@ -150,6 +151,9 @@ class NACEncoder(nn.Module, PretrainedModel):
         self.register_buffer("std", rearrange(torch.tensor(std), "c -> c 1 1"))
         self.backbone = build_backbone(backbone, stem)
         self.feature_dim = self.backbone.feature_dim
+        check_memory(
+            self.feature_dim * code_dim, f"code_dim {code_dim} and {self.feature_dim} features"
+        )
         head = (self.feature_dim, code_dim, code_normalization)
         self.code_head = CodeHead(*head)
         self.posterior_scale = nn.Parameter(torch.tensor(1.0)) if posterior == "scaled" else None
@@ -172,8 +176,8 @@ class NACEncoder(nn.Module, PretrainedModel):
         return self.options | known
 
     def normalize(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Normalize images in [-1, 1] as the backbone expects them."""
-        return normalize_input(images, self.mean, self.std)
+        """Normalize images in [-1, 1] as the backbone expects them; others, such as uint8, are a `DataError`."""
+        return normalize_input(images, self)
 
     def feature_maps(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
         """Return feature maps `(b, c, h, w)` of images in [-1, 1] by stage: `"stem"`, `"layer1"` and so on.
@@ -274,9 +278,13 @@ def _complete_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
     return dict(cost)
 
 
-def normalize_input(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Normalize images `(b, 3, h, w)` in [-1, 1] by means and deviations `(3, 1, 1)` given for [0, 1].
+def normalize_input(images: Tensor, owner: Any) -> Tensor:
+    """Normalize images `(b, 3, h, w)` in [-1, 1] by the owner's means and deviations `(3, 1, 1)` for [0, 1].
 
-    Not folded into the first convolution, whose zero padding would then stand for another color.
+    Not folded into the first convolution, whose zero padding would then stand for another color. The result has
+    the precision of the owner.
     """
-    return (images * 0.5 + 0.5 - mean) / std
+    check_images(images, owner)
+    normalized: Tensor = (images * 0.5 + 0.5 - owner.mean) / owner.std
+    dtype: torch.dtype = owner.mean.dtype
+    return normalized if normalized.dtype == dtype else normalized.to(dtype)

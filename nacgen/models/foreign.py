@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError
-from nacgen.system.tensor_file import read_tensor_file
+from nacgen.system.files import open_regular
+from nacgen.system.tensor_file import mistaken_for, read_tensor_file
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of weights in training checkpoints
 
@@ -36,7 +37,15 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointNotFoundError(
             f"a file of weights was expected, but {path} is none. Give a .safetensors, .pt, .pth or .ckpt file."
         )
-    if path.suffix == ".safetensors":
+    if re.search(r"-\d+-of-(?!0*1\.)\d+\.", path.name):
+        raise CheckpointError(
+            f"{path} should hold all tensors, but is one shard of a model. Merge its shards into one file."
+        )
+    with open_regular(path) as file:
+        head = file.read(64)
+    if kind := mistaken_for(head):
+        raise CheckpointError(f"{path} should hold tensors, but {kind}.")
+    if path.suffix.lower() == ".safetensors" or head[8:9] == b"{":
         return read_tensor_file(path).tensors
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)

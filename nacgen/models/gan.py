@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError, check_choice
-from nacgen.models.folder import PretrainedModel
+from nacgen.models.folder import PretrainedModel, check_memory
 from nacgen.models.sngan import SNGANGeneratorBlock, check_labels, check_num_classes
 
 Block = Literal["small", "sngan"]
@@ -39,7 +39,7 @@ def check_upsampling(image_size: int, latent_dim: int, channels: Sequence[int], 
 
     `flag` is the command-line flag of `channels`, for the message.
     """
-    if len(channels) < 2 or image_size != 4 * 2 ** (len(channels) - 1):
+    if not 2 <= len(channels) <= 16 or image_size != 4 * 2 ** (len(channels) - 1):
         raise ConfigurationError(
             f"image_size must be 4 doubled once for each entry of channels after the first, got "
             f"{image_size} px with channels {tuple(channels)}. 16 px need three entries, 32 px four; "
@@ -49,6 +49,8 @@ def check_upsampling(image_size: int, latent_dim: int, channels: Sequence[int], 
         raise ConfigurationError(f"channels must be multiples of 8, got {tuple(channels)}.")
     if latent_dim < 1:
         raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim}.")
+    widest = max(16 * latent_dim * channels[0], *(9 * a * b for a, b in pairwise(channels)))
+    check_memory(widest, f"latent_dim {latent_dim} and channels {tuple(channels)}")
 
 
 class GeneratorBlock(nn.Module):
@@ -99,6 +101,9 @@ class Generator(nn.Module, PretrainedModel):
         check_upsampling(image_size, latent_dim, channels, "--generator.channels")
         check_choice("block", block, get_args(Block))
         check_num_classes(num_classes)
+        check_memory(
+            (num_classes or 0) * latent_dim, f"{num_classes} classes of latent_dim {latent_dim}"
+        )
         self.latent_dim, self.image_size, self.num_classes = latent_dim, image_size, num_classes
         self.activation = F.silu if block == "small" else F.relu
         make = GeneratorBlock if block == "small" else SNGANGeneratorBlock

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from nacgen.data.pixels import check_images
 from nacgen.errors import ConfigurationError
 
 
@@ -98,6 +99,7 @@ class SNGANDiscriminator(nn.Module):
 
         The size is a multiple of 4 px. `full_precision` leaves autocast, as gradient penalties must.
         """
+        check_images(images, self)
         check_labels(labels, self.num_classes)
         device = images.device.type
         with torch.autocast(device, enabled=False) if full_precision else nullcontext():

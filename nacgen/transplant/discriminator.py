@@ -24,7 +24,7 @@ from nacgen.transplant.heads import (
 )
 from nacgen.transplant.prepare import Mode, PreparedTrunk, Source
 from nacgen.transplant.report import Transplant
-from nacgen.transplant.trunk import BatchNormUse, Trunk
+from nacgen.transplant.trunk import BatchNormUse, Trunk, check_image_size
 
 
 class Discriminator(nn.Module):
@@ -45,7 +45,8 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         check_num_classes(num_classes)
-        self.trunk, self.num_classes, make = trunk, num_classes, HEADS[head]
+        self.trunk, self.image_size, self.num_classes = trunk, image_size, num_classes
+        make = HEADS[head]
         shapes = trunk.select(image_size, return_nodes)
         self.return_nodes, self.mixing = tuple(shapes), None
         if head == "projected":
@@ -68,6 +69,7 @@ class Discriminator(nn.Module):
         Labels are classes from 0, given if and only if the discriminator has classes. `full_precision` leaves
         autocast, as gradient penalties must.
         """
+        check_image_size(images, self.image_size)
         check_labels(labels, self.num_classes)
         device = images.device.type
         with torch.autocast(device, enabled=False) if full_precision else nullcontext():

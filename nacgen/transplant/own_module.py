@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from nacgen.models.backbone import Backbone
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.precision import plain_float32
 from nacgen.transplant.matching import Match, match_tensors
-from nacgen.transplant.prepare import Mode, PreparedTrunk, Source, relative_difference
+from nacgen.transplant.prepare import Mode, PreparedTrunk, Source, relative_difference, unwrap
 from nacgen.transplant.report import SKIPPED, M, Transplant, TransplantReport, flop_share, shares
 from nacgen.transplant.trunk import BatchNormUse, stage_parameters
 
@@ -35,6 +36,8 @@ def into_module(
     seed: int = 0,
 ) -> Transplant[M]:
     """Fill a module of your own with an encoder's trunk, in place. Its input is what `encoder.normalize` gives.
+
+    A module in DataParallel or under torch.compile is filled within. A weight that layers share is filled once.
 
     Frozen BatchNorm stays in evaluation mode through every `train()`, by hooks that `remove_hooks()` of the result
     takes away. A module that cannot be filled or called is left as it was.
@@ -68,14 +71,23 @@ def into_module(
         >>> part.report.loaded["backbone.conv1.weight"]
         'weight'
     """
+    own, prefix = unwrap(module, "module")
     if batch_norm is None:
-        has_norm = any(isinstance(part, BatchNorm) for part in module.modules())
+        has_norm = any(isinstance(part, BatchNorm) for part in own.modules())
         batch_norm = "fold" if not has_norm else "freeze" if mode == "frozen" else "train"
     prepared = PreparedTrunk(
         encoder, mode, frozen_stages, image_size, source, calibration_images, batch_norm, seed
     )
     backbone, tensors = prepared.backbone, prepared.backbone.state_dict()
-    pairs, left_behind = match_tensors(tensors, _tensors(module), match)
+    pairs, left_behind = match_tensors(tensors, _tensors(own), match)
+    first, filled = _first_names(own), set[str]()
+    for name, place in list(pairs.items()):
+        if (home := first[place]) in filled:
+            left_behind[name] = f"its place {place} is shared with {home}, which is filled"
+            del pairs[name]
+        else:
+            filled.add(home)
+            pairs[name] = home
     stages = {
         stage: tuple(pairs[name] for name in names if name in pairs)
         for stage, names in stage_parameters(backbone).items()
@@ -86,17 +98,17 @@ def into_module(
 
     # Try everything on a copy, so that a module that fails is left as it was.
     is_trial = dry_run or image_size is not None
-    target = copy.deepcopy(module) if is_trial else module
+    target = copy.deepcopy(own) if is_trial else own
     hooks = _fill(target, new, frozen, batch_norm)
     share = difference = None
     if image_size is not None:
         images = prepared.model.normalize(prepared.probe)
         share, difference = _measure(target.cpu(), backbone, layers, images)
     skipped = {f"backbone.{name}": reason for name, reason in left_behind.items()}
-    others = [name for name in encoder.state_dict() if not name.startswith("backbone.")]
+    others = [name for name in prepared.encoder.state_dict() if not name.startswith("backbone.")]
     untouched = [name for name, _ in target.named_parameters() if name not in new]
     report = TransplantReport(
-        target=type(module).__name__,
+        target=type(own).__name__,
         loaded={f"backbone.{name}": place for name, place in pairs.items()},
         skipped=skipped | {name: SKIPPED[name.partition(".")[0]] for name in others},
         flop_share=share,
@@ -108,12 +120,24 @@ def into_module(
     if dry_run:
         hooks = []
     elif is_trial:
-        hooks = _fill(module, new, frozen, batch_norm)
+        hooks = _fill(own, new, frozen, batch_norm)
+    stages = {stage: tuple(prefix + name for name in names) for stage, names in stages.items()}
     return Transplant(module, report, stages, tuple(hooks))
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: x for name, x in module.state_dict().items() if isinstance(x, Tensor)}
+
+
+def _first_names(module: nn.Module) -> dict[str, str]:
+    """Return the first name of each tensor, which differs from its own where layers share a weight."""
+    first: dict[tuple[Any, Any], str] = {}
+    return {
+        name: first.setdefault((x.untyped_storage().data_ptr(), x.storage_offset()), name)
+        if x.numel()
+        else name
+        for name, x in _tensors(module).items()
+    }
 
 
 def _fill(

@@ -13,7 +13,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from nacgen.errors import CheckpointError, ConfigurationError, check_choice
 from nacgen.models.backbone import calibrate_batch_norm
@@ -25,6 +27,7 @@ from nacgen.transplant.trunk import BatchNormUse, Trunk, fold_batch_norm, stage_
 
 Mode = Literal["init", "partial", "frozen"]
 Source = Literal["encoder", "random", "shuffled"]
+WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
 PROBE_TOLERANCE = 1e-4  # relative to the largest value, or to 1 if all are smaller
 
 
@@ -46,6 +49,13 @@ class PreparedTrunk:
         batch_norm: BatchNormUse,
         seed: int,
     ) -> None:
+        encoder = unwrap(encoder, "encoder")[0]
+        if not isinstance(encoder, NACEncoder):
+            got = repr(encoder) if isinstance(encoder, str) else f"a {type(encoder).__name__}"
+            raise ConfigurationError(
+                f"encoder must be a nacgen.NACEncoder, got {got:.200}. Load a folder with "
+                "NACEncoder.from_pretrained, and convert other networks' weights with recipes/convert_encoder.py."
+            )
         check_choice("mode", mode, get_args(Mode))
         check_choice("source", source, get_args(Source))
         check_choice("batch_norm", batch_norm, get_args(BatchNormUse))
@@ -139,6 +149,23 @@ class PreparedTrunk:
         return Transplant(module.train().to(self.encoder.mean.device), report, stages)
 
 
+def unwrap(module: Any, name: str) -> tuple[Any, str]:
+    """Return the module within DataParallel, an average, or a compiled one, and the prefix of its names there.
+
+    Refuse it if it is on the meta device, where there are no numbers; `name` is that of the argument.
+    """
+    prefix = ""
+    while isinstance(module, WRAPPERS) or "_orig_mod" in getattr(module, "_modules", {}):
+        inner = "module" if isinstance(module, WRAPPERS) else "_orig_mod"
+        module, prefix = getattr(module, inner), f"{prefix}{inner}."
+    tensors = module.state_dict() if isinstance(module, nn.Module) else {}
+    if any(isinstance(x, Tensor) and x.is_meta for x in tensors.values()):
+        raise ConfigurationError(
+            f"{name} must hold numbers, but is on the meta device. Build or load it on the CPU first."
+        )
+    return module, prefix
+
+
 def source_of_weights(
     encoder: NACEncoder, source: Source, calibration_images: Tensor | None, seed: int
 ) -> NACEncoder:
@@ -147,7 +174,7 @@ def source_of_weights(
     Controls set their BatchNorm statistics on the calibration images, a data-dependent initialization. Without
     it a folded random network would have no scale, and the comparison with it would be unfair.
     """
-    model = copy.deepcopy(encoder).cpu().requires_grad_(True).eval()
+    model = copy.deepcopy(encoder).cpu().float().requires_grad_(True).eval()
     if source == "encoder":
         return model
     if calibration_images is None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from nacgen.errors import ConfigurationError
+from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.backbone import Backbone
 from nacgen.models.encoder import normalize_input
 
@@ -87,8 +87,17 @@ class Trunk(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
         """Return the maps of images in [-1, 1], `{"stem": (b, c, h, w), "layer1": ..., ...}`."""
-        maps: dict[str, Tensor] = self.backbone(normalize_input(images, self.mean, self.std))
+        maps: dict[str, Tensor] = self.backbone(normalize_input(images, self))
         return maps
+
+
+def check_image_size(images: Tensor, size: int) -> None:
+    """Raise a `DataError` unless images have the size in pixels that a model was built for."""
+    if images.shape[-2:] != (size, size):
+        raise DataError(
+            f"images must have the image_size of this model, {size}x{size} px, got "
+            f"{images.shape[-2]}x{images.shape[-1]}. Resize them, or build the model for their size."
+        )
 
 
 def stage_parameters(backbone: Backbone) -> dict[str, tuple[str, ...]]:

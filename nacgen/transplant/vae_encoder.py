@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
+from nacgen.models.folder import check_memory
 from nacgen.system.precision import plain_float32
 from nacgen.system.randomness import seeded
 from nacgen.transplant.heads import RGBBranch
 from nacgen.transplant.prepare import Mode, PreparedTrunk, Source
 from nacgen.transplant.report import Transplant
-from nacgen.transplant.trunk import BatchNormUse, Trunk
+from nacgen.transplant.trunk import BatchNormUse, Trunk, check_image_size
 
 HEAD_SCALE = 0.1  # of the usual weights: posteriors start near the prior, the KL near zero
 
@@ -42,13 +43,14 @@ class VAEEncoder(nn.Module):
         super().__init__()
         if latent_dim < 1:
             raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim}.")
-        self.trunk, self.latent_dim = trunk, latent_dim
+        self.trunk, self.image_size, self.latent_dim = trunk, image_size, latent_dim
         shapes = trunk.select(image_size, return_nodes)
         self.return_nodes, self.map_size = tuple(shapes), min(size for _, size in shapes.values())
         channels = sum(width for width, _ in shapes.values())
         self.rgb_branch = RGBBranch() if rgb_branch else None
         if self.rgb_branch is not None:
             channels += self.rgb_branch.out_channels
+        check_memory(2 * latent_dim * channels * self.map_size**2, f"a latent_dim of {latent_dim}")
         self.head = nn.Linear(channels * self.map_size**2, 2 * latent_dim)
         nn.init.normal_(self.head.weight, std=HEAD_SCALE * self.head.in_features**-0.5)
         nn.init.zeros_(self.head.bias)
@@ -57,6 +59,7 @@ class VAEEncoder(nn.Module):
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b z"]]:
         """Compute the posterior of images in [-1, 1], `(mean, log_variance)`; the logarithm is natural."""
+        check_image_size(images, self.image_size)
         all_maps = self.trunk(images)
         maps = [all_maps[node] for node in self.return_nodes]
         if self.rgb_branch is not None:

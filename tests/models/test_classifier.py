@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from einops import rearrange
+from safetensors.torch import load_file, save_file
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
 from nacgen.models.classifier import ImageClassifier
@@ -99,6 +100,10 @@ def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
     small_classifier().save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"feature_dim": 7}))
+    with pytest.raises(CheckpointError, match=r"must be the configuration that .* was saved with"):
+        ImageClassifier.from_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors")  # by another program, without our digest
     with pytest.raises(CheckpointError, match=r"head.weight: \(4, 6\) in the file, \(4, 7\)"):
         ImageClassifier.from_pretrained(folder)
 

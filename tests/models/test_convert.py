@@ -294,6 +294,33 @@ def test_files_are_read_with_and_without_a_wrapper(tmp_path: Path) -> None:
         assert torch.equal(read["conv1.weight"], tensors["conv1.weight"])
 
 
+@pytest.mark.parametrize("suffix", [".SAFETENSORS", ".bin", "-00001-of-00001.safetensors"])
+def test_a_safetensors_file_may_have_any_name(tmp_path: Path, suffix: str) -> None:
+    save_file({"weight": torch.ones(2)}, tmp_path / f"x{suffix}")
+    assert read_foreign(tmp_path / f"x{suffix}")["weight"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "x.safetensors.index.json",
+            b'{"weight_map": {}}',
+            "it is JSON, as the index of .* in shards",
+        ),
+        ("x-00001-of-00002.safetensors", b"", "is one shard of a model. Merge"),
+        ("x.pth", b"<!DOCTYPE html><html></html>", "it is an HTML page in place of a download"),
+        ("x.pt", b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer: run"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_called_what_it_is(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_foreign(tmp_path / name)
+
+
 def test_objects_besides_tensors_are_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "lightning.ckpt"
     torch.save({"state_dict": {}, "hyper_parameters": Namespace(lr=1)}, path)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nacgen.errors import ConfigurationError
+from nacgen.data.pixels import to_uint8
+from nacgen.errors import ConfigurationError, DataError
 from nacgen.functional.nac import marginal_posterior_logits
 from nacgen.models.encoder import NACEncoder, normalize_input
 
@@ -51,10 +52,36 @@ def test_features_codes_and_logits_agree() -> None:
 
 
 def test_a_logit_that_is_no_number_is_no_bit() -> None:
-    encoder, pixels = build(), random_images()
-    pixels[1, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match="but 10 of 40 are NaN"):
-        encoder.codes(pixels)
+    encoder = build()
+    with torch.no_grad():
+        encoder.code_head.mlp[2].bias[0] = torch.nan
+    with pytest.raises(ValueError, match="but 40 of 40 are NaN"):
+        encoder.codes(random_images())
+
+
+@pytest.mark.parametrize("entry", ["codes", "features", "feature_maps", "forward", "normalize"])
+def test_what_cannot_be_images_is_refused_at_each_entry(entry: str, as_users_run_it: None) -> None:
+    call, images = getattr(build(), entry), random_images()
+    pixels = to_uint8(images)
+    for wrong, message in (
+        (pixels, r"floats in \[-1, 1\], got torch\.uint8\. .* nacgen\.data\.pixels\.to_float"),
+        (pixels.float(), r"numbers in \[-1, 1\], got [0-9.]* to 25\d\. .* images / 127\.5 - 1"),
+        (images * torch.nan, "finite numbers in .*, got nan to nan"),
+        (images[:, :1], r"color images \(b, 3, h, w\), got \(4, 1, 16, 16\)\. .* gray"),
+        (images[0], r"color images \(b, 3, h, w\), got \(3, 16, 16\)\. .* images\[None\]"),
+    ):
+        with pytest.raises(DataError, match=message):
+            call(wrong)
+    call(images[:0])
+    call(images * 1.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_and_encoders_of_any_precision_meet(dtype: torch.dtype) -> None:
+    encoder, images = build(), random_images()
+    expected = encoder.features(images)
+    for got in (encoder.features(images.to(dtype)), encoder.to(dtype).features(images)):
+        torch.testing.assert_close(got.float(), expected, rtol=0.05, atol=0.05)
 
 
 def test_images_are_normalised_inside() -> None:
@@ -63,9 +90,7 @@ def test_images_are_normalised_inside() -> None:
     unit = (images + 1) / 2  # in [0, 1], where statistics of datasets are given
     expected = torch.stack([(unit[:, c] - mean[c]) / std[c] for c in range(3)], dim=1)
     torch.testing.assert_close(encoder.normalize(images), expected)
-    assert torch.equal(
-        normalize_input(images, encoder.mean, encoder.std), encoder.normalize(images)
-    )
+    assert torch.equal(normalize_input(images, encoder), encoder.normalize(images))
 
 
 @pytest.mark.parametrize("posterior", ["shared", "separate"])

@@ -397,7 +397,7 @@ def test_a_reader_beside_a_writer_never_sees_a_mixture(folder: Path) -> None:
     Line(2, name="bb").save_pretrained(folder)
     with ThreadPoolExecutor(1) as pool:
         writer = pool.submit(write)
-        lines = [Line.from_pretrained(folder) for _ in range(100)]
+        lines = [Line.from_pretrained(folder) for _ in range(30)]
         is_over.set()
         writer.result()
     assert {(len(line.weight), line.name) for line in lines} == {(2, "bb"), (3, "bbb")}

@@ -2,13 +2,19 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nacgen.models.encoder import NACEncoder
 
 
 def images(count: int = 8, size: int = 16) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def eager(module: nn.Module) -> nn.Module:
+    """As torch.compile wraps it, without a compiler."""
+    compiled: nn.Module = torch.compile(module, backend="eager")
+    return compiled
 
 
 @pytest.fixture

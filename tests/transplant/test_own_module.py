@@ -1,5 +1,6 @@
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
 from nacgen.transplant.transplant import transplant
-from tests.transplant.conftest import images
+from nacgen.transplant.trunk import fold_batch_norm
+from tests.transplant.conftest import eager, images
 
 
 @pytest.fixture
@@ -200,3 +202,63 @@ def test_a_module_that_fails_while_it_is_measured_is_left_as_it_was(encoder: NAC
 def test_an_empty_mapping_is_not_the_default(encoder: NACEncoder) -> None:
     with pytest.raises(ConfigurationError, match="by the mapping none does"):
         transplant(encoder, copy.deepcopy(encoder.backbone), match={})
+
+
+class Tied(nn.Module):
+    """Three convolutions, two of which share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(n, 16, 3, padding=1) for n in (3, 16, 16))
+        self.c.weight = self.b.weight
+
+    def forward(self, normalized: Tensor) -> Tensor:
+        return self.c(self.b(self.a(normalized)))
+
+
+@pytest.mark.parametrize("match", ["order", {"layer1.0.conv1": "b", "layer1.0.conv2": "c"}])
+def test_a_shared_weight_is_filled_and_reported_once(encoder: NACEncoder, match: str) -> None:
+    module = Tied()
+    part = transplant(encoder, module, match=match, image_size=16)  # type: ignore[call-overload]
+    places = [place for place in part.report.loaded.values() if "weight" in place]
+    assert len(places) == len(set(places))
+    skipped = part.report.skipped["backbone.layer1.0.conv2.weight"]
+    assert skipped == "its place c.weight is shared with b.weight, which is filled"
+    folded = fold_batch_norm(encoder.backbone).get_parameter("layer1.0.conv1.weight")
+    assert torch.equal(module.b.weight, folded)
+
+
+def test_a_weight_is_counted_under_whichever_of_its_names(encoder: NACEncoder) -> None:
+    part = transplant(encoder, Tied(), match={"layer1.0.conv2": "c"})  # type: ignore[call-overload]
+    assert part.report.loaded["backbone.layer1.0.conv2.weight"] == "b.weight"
+    assert "b.weight" not in part.report.untouched
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, eager])
+def test_a_wrapped_module_is_filled_within(
+    encoder: NACEncoder, wrap: Any, as_users_run_it: None
+) -> None:
+    inner, plain = Own(), Own()
+    module = wrap(inner)
+    part = transplant(encoder, module, mode="partial", image_size=16)  # type: ignore[call-overload]
+    expected = transplant(encoder, plain, mode="partial", image_size=16)  # type: ignore[call-overload]
+    assert part.module is module
+    assert str(part.report) == str(expected.report)
+    assert all(
+        torch.equal(a, b) for a, b in zip(inner.parameters(), plain.parameters(), strict=True)
+    )
+    sizes = [[len(group["params"]) for group in p.param_groups(lr=1)] for p in (part, expected)]
+    assert sizes[0] == sizes[1]
+
+
+def test_a_module_of_another_precision_keeps_it(encoder: NACEncoder) -> None:
+    module = Own().half()
+    part = transplant(encoder, module)  # type: ignore[call-overload]
+    assert part.report.loaded
+    weight = encoder.backbone.get_parameter("conv1.weight")
+    assert torch.equal(module.net.get_parameter("conv1.weight"), weight.half())
+
+
+def test_a_module_without_numbers_is_refused(encoder: NACEncoder) -> None:
+    with pytest.raises(ConfigurationError, match="module must hold numbers, but is on the meta"):
+        transplant(encoder, Own().to("meta"))  # type: ignore[call-overload]

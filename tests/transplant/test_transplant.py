@@ -3,9 +3,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
-from nacgen.errors import CheckpointError, ConfigurationError
+from nacgen.data.pixels import to_uint8
+from nacgen.errors import CheckpointError, ConfigurationError, DataError
 from nacgen.models.backbone import Backbone
 from nacgen.models.backbones import ResNet
 from nacgen.models.encoder import NACEncoder
@@ -13,7 +15,7 @@ from nacgen.transplant import prepare
 from nacgen.transplant.transplant import transplant
 from nacgen.transplant.trunk import fold_batch_norm
 from tests.launch import python
-from tests.transplant.conftest import images
+from tests.transplant.conftest import eager, images
 
 MODES, SOURCES = ("init", "partial", "frozen"), ("encoder", "random", "shuffled")
 
@@ -245,3 +247,61 @@ def test_the_package_of_the_same_name_does_not_hide_the_function() -> None:
     program = "import nacgen.transplant.trunk; import nacgen; nacgen.transplant(None, into='flow')"
     done = python("-c", program)
     assert "into must be a module or one of discriminator" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.nn.DataParallel, AveragedModel, eager, torch.nn.Module.half]
+)
+def test_wrapped_encoders_and_those_of_another_precision_work(
+    encoder: NACEncoder, wrap: Any, as_users_run_it: None
+) -> None:
+    right = transplant(encoder, image_size=16).module(images())
+    got = transplant(wrap(copy.deepcopy(encoder)), image_size=16).module(images())
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, right, rtol=0.01, atol=0.01)
+
+
+def test_the_default_dtype_changes_nothing(encoder: NACEncoder) -> None:
+    right = transplant(encoder, image_size=16).module(images())
+    torch.set_default_dtype(torch.float64)
+    try:
+        part = transplant(encoder, image_size=16)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(part.module(images()), right)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("checkpoints/digits-nac", "got 'checkpoints/digits-nac'. .* NACEncoder.from_pretrained"),
+        (models.resnet18(), r"got a ResNet\. .* recipes/convert_encoder\.py"),
+        (None, "got a NoneType"),
+        (NACEncoder().to("meta"), "encoder must hold numbers, but is on the meta device"),
+    ],
+)
+def test_what_is_no_encoder_is_called_what_it_is(
+    other: Any, message: str, as_users_run_it: None
+) -> None:
+    for into in ("discriminator", torch.nn.Conv2d(3, 16, 3)):
+        with pytest.raises(ConfigurationError, match=message):
+            transplant(other, into, **({"image_size": 16} if into == "discriminator" else {}))
+
+
+@pytest.mark.parametrize("into", ["discriminator", "vae_encoder", "perceptual"])
+def test_parts_refuse_what_cannot_be_their_images(
+    encoder: NACEncoder, into: str, as_users_run_it: None
+) -> None:
+    sizes = {
+        "discriminator": {"image_size": 16},
+        "vae_encoder": {"image_size": 16, "latent_dim": 2},
+    }
+    module = transplant(encoder, into, **sizes.get(into, {})).module
+    others = (images(),) if into == "perceptual" else ()
+    module(images() * 4, *others)  # augmented ones leave [-1, 1]
+    wrong = [(to_uint8(images()), "got torch.uint8"), (images() * 127 + 128, "got .* to 25")]
+    if into != "perceptual":
+        wrong.append((images(8, 32), r"16x16 px, got 32x32\. Resize them"))
+    for pixels, message in wrong:
+        with pytest.raises(DataError, match=message):
+            module(pixels, *(pixels for _ in others))
