@@ -1,6 +1,9 @@
 """Images written as PNG files, alone or in a grid, and as an animated GIF; the files' folders must exist."""
 
+import contextlib
 import io
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,12 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from nacgen.system.files import write_file
+from nacgen.system.files import open_regular, write_file
+from nacgen.system.terminal import printable
 
 FRAME = 96  # gray
 MAX_FRAMES = 40  # of a GIF
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # in Pillow's words
 
 
 def _save(
@@ -53,21 +58,30 @@ def write_gif(frames: Sequence[Path], path: str | Path, shrink: int = 1) -> None
     """Write an endless GIF of picture files of one size, five per second, the last one shown for two seconds.
 
     Pictures are reduced by the whole factor `shrink`. If there are more than `MAX_FRAMES`, this many are taken at
-    even distances, first and last included.
+    even distances, first and last included. Damaged ones, and those of another size than most, are passed over.
     """
     last, count = len(frames) - 1, min(len(frames), MAX_FRAMES)
-    chosen = [frames[round(i * last / max(1, count - 1))] for i in range(count)]
-    pictures = []
-    for file in chosen:
-        with Image.open(file) as picture:
-            size = (picture.width // shrink, picture.height // shrink)
-            pictures.append(picture.convert("RGB").resize(size, Image.Resampling.NEAREST))
+    opened: dict[Path, Image.Image] = {}
+    for file in [frames[round(i * last / max(1, count - 1))] for i in range(count)]:
+        with contextlib.suppress(*UNREADABLE), open_regular(file) as source:
+            opened[file] = Image.open(source).convert("RGB")
+    sizes = Counter(picture.size for picture in opened.values())
+    size = max(sizes, key=sizes.__getitem__, default=(0, 0))
+    small = (size[0] // shrink, size[1] // shrink)
+    pictures = [
+        p.resize(small, Image.Resampling.NEAREST) for p in opened.values() if p.size == size
+    ]
+    if len(pictures) < count:
+        lost = f"{count - len(pictures)} of {count} pictures are damaged or of another size"
+        print(f"{lost} and were left out of {printable(str(path))}", file=sys.stderr)
+    if not pictures:
+        return
     _save(
         pictures[0],
         path,
         format="GIF",
         save_all=True,
         append_images=pictures[1:],
-        duration=[200] * (count - 1) + [2000],
+        duration=[200] * (len(pictures) - 1) + [2000],
         loop=0,
     )

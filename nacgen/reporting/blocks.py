@@ -1,6 +1,6 @@
 """Reports as lists of blocks, rendered to Markdown, to HTML in one file, or to plain text.
 
-Text may hold `code` between backticks; in HTML all other characters are literal.
+Text may hold `code` between backticks; all other characters are literal, since names and values come from outside.
 """
 
 import base64
@@ -68,7 +68,12 @@ class Images:
     kind: Literal["chart", "samples"]
 
 
-Block = str | Table | Images  # text is Markdown: a heading, a paragraph, a quotation or commands
+Block = (
+    str | Table | Images
+)  # text begins as in Markdown: a heading, a paragraph, a quotation or commands
+_MARKUP = re.compile(
+    r"[\\`*~$<\[\]]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)"
+)  # an underscore in a name is none
 
 
 def to_markdown(blocks: Sequence[Block], base: Path) -> str:
@@ -76,22 +81,36 @@ def to_markdown(blocks: Sequence[Block], base: Path) -> str:
     return "\n\n".join(_markdown(block, base) for block in blocks) + "\n"
 
 
+def _literal(text: str) -> str:
+    """Escape what would be markup outside of code, and what would break the line."""
+    parts = re.split("(`[^`]+`)", printable(text))
+    return "".join(p if i % 2 else _MARKUP.sub(r"\\\g<0>", p) for i, p in enumerate(parts))
+
+
 def _markdown(block: Block, base: Path) -> str:
     match block:
         case str(text):
-            return text
+            start = next(s for s in ("# ", "## ", "> ", "    ", "") if text.startswith(s))
+            rest = text.removeprefix(start)
+            return start + (printable(rest) if start.isspace() else _literal(rest))
         case Images(paths, captions, kind):
             links = [
-                f"![{caption}]({quote(_relative(path, base))})"
+                f"![{_literal(caption)}]({quote(_relative(path, base))})"
                 for path, caption in zip(paths, captions, strict=True)
             ]
             if kind == "chart":
-                return "\n\n".join(filter(None, chain(*zip(links, captions, strict=True))))
-            return _markdown(Table(captions, [links]), base)
+                texts = map(_literal, captions)
+                return "\n\n".join(filter(None, chain(*zip(links, texts, strict=True))))
+            return _rows([[_literal(caption) for caption in captions], ["---"] * len(links), links])
         case Table(header, rows):
             rules = ["---:" if block.is_number(i) else "---" for i in range(len(header))]
-            lines = [[cell.replace("|", "\\|") for cell in row] for row in [header, rules, *rows]]
-            return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            head, *body = [[_literal(cell) for cell in row] for row in (header, *rows)]
+            return _rows([head, rules, *body])
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> str:
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _relative(path: Path, base: Path) -> str:
@@ -100,22 +119,21 @@ def _relative(path: Path, base: Path) -> str:
 
 def to_html(blocks: Sequence[Block], title: str, base: Path) -> str:
     """Render blocks to one HTML 5 file without references to anything outside it; images are inlined."""
-    # Without rules for emphasis, links and HTML, names and values are shown as they are.
-    rules = ["backticks", "blockquote", "code", "heading", "image", "table"]
+    rules = ["backticks", "blockquote", "code", "escape", "heading", "image", "table"]
     renderer = MarkdownIt("zero").enable(rules)
     shown = [path for block in blocks if isinstance(block, Images) for path in block.paths]
     contents = {_relative(path, base): path.read_bytes() for path in shown}
 
     def inline(source: re.Match[str]) -> str:
-        content = contents.get(unquote(source[1]), b"")  # a value may look like an image
-        return f'src="data:image/png;base64,{base64.b64encode(content).decode()}"'
+        content = base64.b64encode(contents[unquote(source[1])]).decode()
+        return f'src="data:image/png;base64,{content}"'
 
     body = renderer.render(to_markdown(blocks, base)).replace(" %", "&nbsp;%")
     body = re.sub('src="([^"]*)"', inline, body)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
+        f"<title>{escape(printable(title))}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
         f"<body>\n{body}</body>\n</html>\n"
     )
 

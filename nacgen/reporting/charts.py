@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from nacgen.reporting.recorded_runs import RecordedRun, better
@@ -122,7 +123,9 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def save_chart(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as a PNG file and return its path."""
+    """Write a figure as a PNG file and return its path; a dollar sign in a name is no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     with storage_errors(f"the chart {path}", "Free space and repeat the command."):

@@ -1,17 +1,18 @@
 """Run folders as data: the configuration, every score on the way, and the summary."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
 from nacgen.metrics.result import is_higher_better, rename_old_keys
-from nacgen.system.documents import flatten
-from nacgen.training.old_options import REMOVED, RENAMED
+from nacgen.system.documents import flatten, parse_yaml, strict_json
+from nacgen.system.files import read_regular
+from nacgen.training.old_options import REMOVED, RENAMED, warn
+
+LARGEST_DOCUMENT, LARGEST_PICTURE = 1_000_000, 30_000_000  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +73,9 @@ class RecordedRun:
         return {**evaluation.protocol, **{f"{metric}.{name}": settings[name] for name in settings}}
 
     def sample_grid(self, images_seen: int) -> Path | None:
-        """Return the path of the sample grid drawn at a position, or None if there is none."""
+        """Return the path of the sample grid drawn at a position, or None if there is no whole one."""
         path = self.path / "samples" / f"images_{images_seen:08d}.png"
-        return path if path.is_file() else None
+        return path if is_picture(path) else None
 
 
 def load_run(run_dir: str | Path) -> RecordedRun:
@@ -102,17 +103,31 @@ def load_run(run_dir: str | Path) -> RecordedRun:
                 f"a run folder holds config.yaml and metrics.jsonl, but {path} has no {name}. Give "
                 "the folder that a training recipe printed as run_dir."
             )
-    config = _mapping(path / "config.yaml", yaml.safe_load) or {}
+    config = _mapping(path / "config.yaml", parse_yaml) or {}
     if "seed" not in config:
         raise _damaged(path / "config.yaml", "a seed", f"only {', '.join(config)}")
+    environment = None
+    try:
+        environment = _mapping(path / "environment.json", strict_json)
+    except CheckpointError as error:  # every session writes it again
+        warn(f"passed over: {error}")
     evaluations = _evaluations(path / "metrics.jsonl")
     return RecordedRun(
         path=path,
         config=config,
-        environment=_mapping(path / "environment.json", json.loads) or {},
+        environment=environment or {},
         evaluations=tuple(sorted(evaluations, key=lambda evaluation: evaluation.images_seen)),
-        summary=_mapping(path / "summary.json", json.loads),
+        summary=_mapping(path / "summary.json", partial(strict_json, allow_nan=True)),
     )
+
+
+def is_picture(path: Path) -> bool:
+    """Return True for a whole PNG file of a size that a page can hold."""
+    try:
+        content = read_regular(path, LARGEST_PICTURE)
+    except OSError:
+        return False
+    return content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +167,7 @@ def warnings_of(arms: Iterable[Sequence[RecordedRun]]) -> list[str]:
 def _evaluations(path: Path) -> Iterator[RecordedEvaluation]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            row = json.loads(line)
+            row = strict_json(line, allow_nan=True)
             if "evaluation" not in row:
                 continue
             result = row["evaluation"]
@@ -162,17 +177,17 @@ def _evaluations(path: Path) -> Iterator[RecordedEvaluation]:
                 protocol=rename_old_keys(result["protocol"]),
                 warnings=tuple(result.get("warnings", ())),
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
             came = f"{type(error).__name__}: {error}"
             raise _damaged(path, f"a training row or a score row in line {number}", came) from error
 
 
-def _mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any] | None:
+def _mapping(path: Path, parse: Callable[[bytes], Any]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
+        content = parse(read_regular(path, LARGEST_DOCUMENT))
+    except (OSError, ValueError) as error:
         raise _damaged(path, "a mapping", error) from error
     if not isinstance(content, dict):
         raise _damaged(path, "a mapping", type(content).__name__)

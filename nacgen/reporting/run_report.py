@@ -10,7 +10,14 @@ from typing import Any
 from nacgen.metrics.result import describe_bias
 from nacgen.reporting.blocks import Block, Images, Table, to_html, to_markdown
 from nacgen.reporting.charts import run_curve, score
-from nacgen.reporting.recorded_runs import RecordedRun, better, load_run, options_of, warnings_of
+from nacgen.reporting.recorded_runs import (
+    RecordedRun,
+    better,
+    is_picture,
+    load_run,
+    options_of,
+    warnings_of,
+)
 from nacgen.system.documents import flatten
 from nacgen.system.files import storage_errors, write_file
 
@@ -44,7 +51,9 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
         blocks += ["## Scores", _score_history(run), *warnings_of([[run]])]
         blocks += samples({run.arm: run}, [last.images_seen])
         for path in sorted((run.path / "samples").glob("*.png")):
-            if not path.name.startswith("images_"):  # no sample grid
+            if not is_picture(path):
+                blocks += [f"{path.name} is no whole PNG file and is passed over."]
+            elif not path.name.startswith("images_"):  # no sample grid
                 caption = _CAPTIONS.get(path.stem, path.stem)
                 blocks += [Images([path], [caption], "samples")]
         blocks += ["## Protocol of the scores", mapping_table("Field", last.protocol)]

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,24 @@ def test_a_gif_shows_the_pictures_in_order_and_holds_the_last(
                 durations.append(film.info["duration"])
         assert seen == pytest.approx(shades, abs=4)  # a palette
         assert durations == [200] * (count - 1) + [2000]
+
+
+def test_damaged_and_foreign_pictures_are_left_out_of_a_gif_with_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(6)]
+    for i, size in enumerate((4, 4, 9, 4, 4, 4)):
+        write_grid(torch.full((1, 3, size, size), 40 * i, dtype=torch.uint8), files[i], 1)
+    files[0].write_bytes(b"")
+    files[3].write_bytes(files[3].read_bytes()[:60])
+    files[5].unlink()
+    os.mkfifo(files[5])
+    write_gif(files, tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as film:
+        assert (film.size, getattr(film, "n_frames", 1)) == ((6, 6), 2)
+    message = (
+        f"4 of 6 pictures are damaged or of another size and were left out of {tmp_path}/film.gif"
+    )
+    assert message in capsys.readouterr().err
+    write_gif(files[:1], tmp_path / "none.gif")
+    assert not (tmp_path / "none.gif").exists()

@@ -2,6 +2,8 @@ import base64
 import re
 from pathlib import Path
 
+import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from nacgen.reporting.blocks import (
@@ -35,9 +37,42 @@ def test_text_is_literal_except_for_code() -> None:
     assert "<pre><code>x &gt; 1\n</code></pre>" in html
     assert "<th>a|b</th>" in html
     assert "<title>&lt;title&gt;</title>" in html
-    markdown = to_markdown(blocks, Path())
-    assert markdown.startswith(f"# <b>\n\n{text}\n\n    x > 1\n\n| a\\|b |")
-    assert 'src="data:image/png;base64,"' in to_html(["![x](http://y)"], "t", Path())
+    assert to_markdown(blocks, Path()).startswith(
+        "# \\<b>\n\n`a<b` & \\*c\\* \\_\\_d\\_\\_ \\[e\\](http://f) \\<script>\n\n    x > 1\n\n| a\\|b |"
+    )
+
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "![x](http://y)",
+    "a | b",
+    "\\| b \\",
+    "&lt;b&gt;",
+    "~~a~~ $b$ _c_ **d**",
+    "a\n\n# b\n\n    c",
+    "\x1b[31m`",
+    "`<b>`",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_names_from_outside_are_shown_as_they_are(text: str, tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (2, 2)).save(image)
+    places = [f"# {text}", f"Name {text}", f"> {text}", Table(["N", text], [["1", text]])]
+    blocks = [*places, Images([image], [text], "samples"), Images([image], [text], "chart")]
+    html = to_html(blocks, text, tmp_path)
+    tags = {"a", "html", "head", "meta", "title", "style", "body", "h1", "p", "blockquote", "code"}
+    tags |= {"table", "thead", "tbody", "tr", "th", "td", "img"}
+    assert set(re.findall(r"<([a-z0-9]+)", html.partition("</style>")[2])) <= tags
+    assert html.count("<img ") == html.count('src="data:image/png;base64,iVBOR') == 2
+    assert [html.count(tag) for tag in ("<h1>", "<blockquote>", "<tr>", "<pre>")] == [1, 1, 4, 0]
+    assert "\x1b" not in html + to_markdown(blocks, tmp_path)
+    # GitHub's rules, all of them, find no more markup in the Markdown.
+    page = MarkdownIt("gfm-like", {"linkify": False}).render(to_markdown(blocks, tmp_path))
+    found = set(re.findall(r"<([a-z0-9]+)", page.replace('<p><img src="a.png"', "")))
+    assert found <= tags - {"a"}
+    assert page.count("<img ") == 2
 
 
 def test_html_holds_its_images_and_markdown_links_them(tmp_path: Path) -> None:

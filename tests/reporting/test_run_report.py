@@ -49,6 +49,23 @@ def test_run_report_of_another_kind_of_run(make_run: MakeRun) -> None:
     assert "Compare initializations" not in text
 
 
+def test_pictures_and_facts_that_are_damaged_are_passed_over(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run({640: 9.0, 1280: 8.0})
+    for name in ("curve.png", "report.md", "report.html", "environment.json"):
+        (run / name).write_bytes(b"")
+    grids = sorted((run / "samples").glob("*.png"))
+    grids[0].write_bytes(b"")
+    grids[1].write_bytes(grids[1].read_bytes()[:-5])
+    os.mkfifo(run / "samples" / "mixture.png")
+    markdown, html = write_run_report(run)
+    for name in (*(grid.name for grid in grids), "mixture.png"):
+        assert f"{name} is no whole PNG file and is passed over." in markdown.read_text()
+    assert html.read_text().count("<img ") == 1  # the curve, made again
+    assert f"passed over: {run}/environment.json should hold a mapping" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("init", "arm"), [("nac", "nac"), ("random", "nac"), ("shuffled",) * 2])
 def test_compare_command_is_short_for_a_run_as_its_preset(
     make_run: MakeRun, init: str, arm: str

@@ -57,7 +57,7 @@ def write_encoder_report(
         blocks += [note] if note else []
     for name, results in arms.items():
         warnings = {w for r in results for w in r.get("health", {}).get("warnings", ())}
-        blocks += [f"{name}: {warning}" for warning in sorted(warnings)]
+        blocks += [f"Warning, {name}: {warning}" for warning in sorted(warnings)]
     for caption, path in pictures.items():
         blocks += [f"## {caption}", Images([path], [""], "chart")]
     rows = [[m.name, f"`{m.source}`"] for m in measurements]
