@@ -95,7 +95,7 @@ def _markdown(block: Block, base: Path) -> str:
             return start + (printable(rest) if start.isspace() else _literal(rest))
         case Images(paths, captions, kind):
             links = [
-                f"![{_literal(caption)}]({quote(_relative(path, base))})"
+                f"![{_literal(caption.replace('`', ''))}]({quote(_relative(path, base))})"
                 for path, caption in zip(paths, captions, strict=True)
             ]
             if kind == "chart":

@@ -87,4 +87,4 @@ def test_html_holds_its_images_and_markdown_links_them(tmp_path: Path) -> None:
     assert "<p><code>c</code></p>" in html
     markdown = to_markdown(blocks, tmp_path)
     assert "| ![left](runs/seed%200/grid.png) | ![right](runs/seed%200/grid.png) |" in markdown
-    assert markdown.endswith("![`c`](runs/seed%200/grid.png)\n\n`c`\n")
+    assert markdown.endswith("![c](runs/seed%200/grid.png)\n\n`c`\n")

@@ -18,9 +18,9 @@ open_regular("pyproject.toml").close()
 """
 
 
-def test_everything_imports_where_the_system_is_not_unix() -> None:
+def test_everything_imports_where_the_system_is_not_unix(tmp_path: Path) -> None:
     recipes = [path.stem for path in (ROOT / "recipes").glob("*.py")]
-    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'recipes'}", "PATH": ""}
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'recipes'}", "PATH": "", "HOME": str(tmp_path)}
     command = [sys.executable, "-c", IMPORT_ALL, *recipes]
     ended = subprocess.run(
         command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True
