@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import sys
@@ -36,6 +35,7 @@ from nacgen.training.run_folder import (
     has_begun,
     hold_folder,
 )
+from nacgen.training.trackers import require_tracker
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,8 @@ def open_run(name: str, config: TrainingConfig, allow_fp16: bool = True) -> Iter
         allow_fp16: False for adversarial training.
 
     Raises:
-        ConfigurationError: The tracker is not installed, the folder holds another run, or the launcher chose fp16
-            where it is not allowed.
+        ConfigurationError: The tracker is not installed or logged in, the folder holds another run, or
+            the launcher chose fp16 where it is not allowed.
         LockedError: Another process trains in the folder.
         StorageError: The folder cannot be written.
 
@@ -236,15 +236,9 @@ def open_run(name: str, config: TrainingConfig, allow_fp16: bool = True) -> Iter
         True
     """
     path = Path(config.run_dir or f"runs/{name}-seed{config.seed}")
-    tracker = config.run.tracker
-    # Accelerate would ignore a tracker that is not installed.
-    if tracker != "none" and importlib.util.find_spec(tracker) is None:
-        raise ConfigurationError(
-            f"run.tracker {tracker} needs the package {tracker}, which is not installed. "
-            f"pip install {tracker}, or use --run.tracker none."
-        )
     with storage_errors(f"the run in {path}", "Free space, or choose another --run-dir."):
         check_folder(path, config)
+    require_tracker(config.run.tracker)
     accelerator = _build_accelerator(path, config)
     if accelerator.mixed_precision == "fp16" and not allow_fp16:
         raise ConfigurationError(

@@ -35,6 +35,7 @@ from nacgen.training.config import (
     run_recipe,
 )
 from nacgen.training.run import TrainingResult, open_run
+from nacgen.training.trackers import require_tracker
 from tests.gan.small_gan import build
 
 ROOT = Path(__file__).parents[2]
@@ -162,6 +163,29 @@ def test_a_tracker_that_is_not_installed_is_refused(
     with pytest.raises(ConfigurationError, match=message), open_run("x", options):
         pass
     assert not (tmp_path / "new").exists()
+
+
+def test_wandb_without_a_login_ends_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "wandb"
+    package.mkdir()
+    (package / "errors.py").write_text("class Error(Exception): ...\n")
+    refusal = 'raise Error("api_key not configured (no-tty)")'
+    (package / "__init__.py").write_text(
+        f"from wandb.errors import Error\ndef login():\n    {refusal}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    options = TrainingConfig(run_dir=str(tmp_path / "new"), run=RunConfig(tracker="wandb"))
+    message = r"W&B says: api_key not configured \(no-tty\)\. Run `wandb login`, set WANDB_API_KEY"
+    with pytest.raises(ConfigurationError, match=message), open_run("x", options):
+        pass
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    require_tracker("wandb")
+    for name in ("wandb", "wandb.errors"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 @dataclass(frozen=True)
