@@ -14,9 +14,10 @@ from nacgen.comparison.options import Arm, CompareConfig, parse_arm
 from nacgen.errors import ConfigurationError
 from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.reporting.recorded_runs import load_run, options_of
-from nacgen.system.documents import read_yaml
+from nacgen.system.documents import flatten, read_yaml
 from nacgen.system.files import is_temporary, write_file
-from nacgen.training.config import parse, to_dict
+from nacgen.training.config import TrainingConfig, parse, to_dict
+from nacgen.training.run_folder import NOT_COMPARED
 from nacgen.vae.presets import PRESETS as VAE_PRESETS
 
 OF_EACH_RUN = ("seed", "run_dir", "config")  # set by the comparison, run by run
@@ -77,8 +78,9 @@ def check_arms(config: CompareConfig) -> None:
     for arm in map(parse_arm, config.arms):
         if all((run_folder(config, arm, s) / "summary.json").is_file() for s in config.seeds):
             continue
+        seed = next(iter(_seeds_of(config, arm)), config.seeds[0])
         try:
-            flags = run_flags(config, arm, config.seeds[0])
+            flags = run_flags(config, arm, seed)
             run = parse(type(presets["digits"]), presets, flags)
         except (ConfigurationError, SystemExit) as error:
             reason = "see above" if isinstance(error, SystemExit) else error
@@ -87,6 +89,11 @@ def check_arms(config: CompareConfig) -> None:
                 f"{shlex.join(arm.flags)} ({reason}). Correct the arm."
             ) from error
         budgets[arm.name] = run.total_images
+        if changed := _changes(run, run_folder(config, arm, seed)):
+            raise ConfigurationError(
+                f"an arm is the same with every seed, but {arm.name} has changed since it was trained with seed "
+                f"{seed} ({'; '.join(changed)}). Bring it back to what it was, or choose another --run-dir."
+            )
         scores = SCORES.get(run.score.extractor or "digits_classifier", ())
         scores += ("bits_per_dim",) if config.recipe == "train_vae" and scores else ()
         if config.metric is not None and scores and config.metric not in scores:
@@ -101,6 +108,23 @@ def check_arms(config: CompareConfig) -> None:
         )
 
 
+def _seeds_of(config: CompareConfig, arm: Arm) -> list[int]:
+    """Return the seeds with which an arm has runs in the folder."""
+    start = f"{arm.name}-seed"
+    files = config.folder.glob(f"{start}*/config.yaml")
+    seeds = (file.parent.name.removeprefix(start) for file in files)
+    return sorted(int(seed) for seed in seeds if seed.isdecimal())
+
+
+def _changes(run: TrainingConfig, folder: Path) -> list[str]:
+    """Return in words the options of a run that differ from those it would have today; nothing for a new run."""
+    if not (folder / "metrics.jsonl").is_file():
+        return []
+    there, here = options_of(read_yaml(folder / "config.yaml")), flatten(to_dict(run))
+    names = [name for name in here if name in there and name not in NOT_COMPARED]
+    return [f"{n}: {there[n]} there, {here[n]} here" for n in names if there[n] != here[n]]
+
+
 def join_folder(config: CompareConfig) -> CompareConfig:
     """Fill in what the user left open from the comparison in the folder; refuse a folder of anything else."""
     before = _earlier_comparison(config.folder)
@@ -113,13 +137,11 @@ def join_folder(config: CompareConfig) -> CompareConfig:
     known = {parse_arm(text).name: text for text in before.get("arms", ())}
     for text in config.arms:
         arm = parse_arm(text)
-        start = f"{arm.name}-seed"
-        files = sorted(config.folder.glob(f"{start}*/config.yaml"))
-        files = [file for file in files if file.parent.name.removeprefix(start).isdigit()]
-        if files and known.get(arm.name, text) != text:  # an arm without a run may be corrected
+        folders = [run_folder(config, arm, seed) for seed in _seeds_of(config, arm)]
+        if folders and known.get(arm.name, text) != text:  # an arm without a run may be corrected
             differences[f"arm {arm.name}: {known[arm.name]} there, {text} here"] = None
-        for file in files:
-            there = options_of(read_yaml(file))
+        for folder in folders:
+            there = options_of(read_yaml(folder / "config.yaml"))
             differences |= {
                 f"{name}: {there[name]} there, {value} here": None
                 for name, value in asked.items()

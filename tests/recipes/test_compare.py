@@ -35,7 +35,6 @@ flags = parser.parse_args()
 flags.config = None
 folder, seed = pathlib.Path(flags.run_dir), int(flags.seed)
 total = int(flags.total_images or 25600)
-flags.encoder = flags.encoder or "checkpoints/digits-nac"
 if os.environ.get("FAIL") == folder.name:
     raise SystemExit("no such encoder")
 if folder.name in os.environ.get("DIVERGE", "").split():
@@ -45,6 +44,8 @@ folder.mkdir(exist_ok=True)
 (folder / "starts").open("a").write("x")
 config = {**vars(flags), "seed": seed, "total_images": total, "dataset": "digits",
           "run_dir": str(folder)}
+if not config["discriminator.mode"]:
+    del config["discriminator.mode"]
 (folder / "config.yaml").write_text(yaml.safe_dump(config))
 end = {"random": 14.0, "nac": 11.5, "shuffled": 13.9}[flags.init] + 0.1 * seed
 evaluations = [{"scores": {"fd_digits_classifier": {"value": value, "bias": 0.2}},
@@ -138,7 +139,7 @@ def test_its_configuration_is_a_valid_config_file(
     ("flags", "message"),
     [
         (("--total-images", "640"), "total_images: 25600 there, 640 here"),
-        (("--encoder", "other"), "encoder: checkpoints/digits-nac there, other here"),
+        (("--encoder", "other"), "encoder: None there, other here"),
         (("--preset", "smoke"), "preset: digits there, smoke here"),
         (("--recipe", "train_vae"), "recipe: train_gan there, train_vae here"),
         (
@@ -171,6 +172,28 @@ def test_an_arm_that_never_ran_may_be_corrected(
         )
     monkeypatch.delenv("FAIL")
     run(tmp_path, "--seeds", "0", "--arms", "random", "b=--init nac --discriminator.mode frozen")
+
+
+def test_an_arm_whose_configuration_file_was_edited_gets_no_further_seed(tmp_path: Path) -> None:
+    file = tmp_path / "arm.yaml"
+    file.write_text("preset: smoke\ndata_dir: one\n")
+    arms = ("--arms", "random", f"nac=--init nac --config {file}")
+    run(tmp_path, "--seeds", "0", "--total-images", "640", *arms)
+    file.write_text("preset: smoke\ndata_dir: two  # edited\n")
+    message = r"nac has changed since it was trained with seed 0 \(data_dir: one there, two here\)\. Bring it"
+    with pytest.raises(ConfigurationError, match=message):
+        run(tmp_path, "--seeds", "0", "1", *arms)
+    assert not (tmp_path / "runs" / "nac-seed1").exists()
+    assert not (tmp_path / "runs" / "random-seed1").exists()
+    file.write_text("preset: smoke  # a remark\ndata_dir: one\n")
+    run(tmp_path, "--seeds", "0", "1", *arms)
+
+
+def test_seeds_are_0_or_more() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"seeds must be 0 or more, got \(0, -1\)\. Change"
+    ):
+        CompareConfig(seeds=(0, -1))
 
 
 def test_an_arm_is_not_taken_for_one_whose_name_it_begins(tmp_path: Path) -> None:
@@ -279,7 +302,7 @@ def test_a_failed_run_ends_the_comparison_and_a_repeat_completes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FAIL", "nac-seed1")
-    with pytest.raises(NacgenError, match=r"nac-seed1 .* exit code 1;[\s\S]*no such encoder"):
+    with pytest.raises(NacgenError, match=r"nac-seed1 .* exit code 1\.[\s\S]*no such encoder"):
         run(tmp_path, "--jobs", "1")
     assert (tmp_path / "runs" / "nac-seed0" / "summary.json").is_file()
     assert not (tmp_path / "runs" / "report.md").exists()
