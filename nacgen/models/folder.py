@@ -13,6 +13,8 @@ from typing import Any, Self
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_url
 from huggingface_hub.errors import HFValidationError
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError, StorageError
 from nacgen.system.documents import strict_json
@@ -174,10 +176,29 @@ def _digest(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
+class _WithoutDraws(TorchFunctionMode):
+    """A mode in which no initial weights are drawn: a file is about to replace them.
+
+    On the meta device drawing them would import torch's compiler, which takes seconds.
+    """
+
+    DRAWS = (
+        *(torch.Tensor.normal_, torch.Tensor.uniform_),
+        *(nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_, nn.init.orthogonal_),
+        *(nn.init.kaiming_normal_, nn.init.kaiming_uniform_),
+        *(nn.init.xavier_normal_, nn.init.xavier_uniform_),
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def _build(cls: type, config: dict[str, Any], path: Path, device: str) -> Any:
     """Call a constructor with what a file says, under no default dtype or device of the caller."""
     try:
-        with default_float32(), torch.device(device):
+        with default_float32(), torch.device(device), _WithoutDraws():
             return cls(**config)
     except Exception as error:  # arguments of the wrong type fail in many ways
         raise CheckpointError(

@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.launch import python
+
 ROOT = Path(__file__).parents[2]
 IMPORT_ALL = """
 import importlib, os, pkgutil, sys
@@ -26,3 +28,14 @@ def test_everything_imports_where_the_system_is_not_unix(tmp_path: Path) -> None
         command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
+
+
+def test_an_encoder_loads_without_compiler_pictures_or_trackers() -> None:
+    code = """
+import sys, nacgen
+nacgen.NACEncoder.from_pretrained("checkpoints/digits-nac")
+slow = ("torch._dynamo", "matplotlib", "tensorboard", "timm", "scipy", "torchvision")
+print([name for name in slow if name in sys.modules])
+"""
+    ended = python("-c", code)
+    assert ended.stdout.strip() == "[]", ended.stderr
