@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nacgen.data.decoding import decoded_bytes, find_unreadable, read_images
 from nacgen.data.folder import ImageFiles
-from nacgen.data.layout import find_splits, list_folder
+from nacgen.data.layout import list_folder
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.sources.flickr25k import list_flickr25k
 from nacgen.data.sources.imagenet import list_imagenet
@@ -213,7 +213,7 @@ def load_test_split(
     """Load the split `"test"` with the class numbers of training images, or None if there is none."""
     has_test = "test" in SPLITS[train.name]
     if train.name == "folder":
-        has_test = find_splits(Path(data_dir or "")).held_out is not None
+        has_test = train.files is not None and train.files.held_out != ""
     if not has_test:
         return None
     test = load_dataset(train.name, "test", data_dir, image_size, max_bytes, skip_bad)

@@ -38,6 +38,7 @@ class ImageFiles:
     root: str = ""  # folder that the paths lie in
     no_files: tuple[str, ...] = ()  # paths that are named like images but are not files
     folders: tuple[str, ...] = ()  # all below the root
+    held_out: str = ""  # folder of held-out images that belong to these
     passed_over: Mapping[str, int] = field(default_factory=dict)  # numbers of files, by suffix
     notes: tuple[str, ...] = ()  # what a reader may not expect
 
@@ -69,7 +70,7 @@ def list_images(root: Path) -> ImageFiles:
     below = len(os.path.join(root, ""))  # noqa: PTH118 - with its separator
     ends = [path.find(os.sep, below) for path in paths]
     files = ImageFiles(
-        tuple(paths), None, (), str(root), no_files, tuple(folders), most_common(passed_over)
+        tuple(paths), None, (), str(root), no_files, tuple(folders), "", most_common(passed_over)
     )
     if min(ends) < 0:
         if max(ends) < 0:
@@ -146,12 +147,10 @@ def scan(folder: str) -> tuple[list[tuple[str, str, bool, bool, bool]], Counter[
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                name = entry.name
-                if name.startswith(".") or name.casefold() in LEFT_BEHIND:
+                name, is_named = entry.name, is_image_name(entry.name)
+                if name.startswith(".") or (not is_named and name.casefold() in LEFT_BEHIND):
                     others["hidden"] += 1
                     continue
-                suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a million times
-                is_named = suffix in SUFFIXES
                 try:
                     is_folder, is_file = entry.is_dir(), entry.is_file()
                 except OSError:  # a link to itself
@@ -161,6 +160,7 @@ def scan(folder: str) -> tuple[list[tuple[str, str, bool, bool, bool]], Counter[
                 if is_named or is_folder:
                     found.append((name, entry.path, is_named, is_folder, is_file))
                 else:
+                    suffix = Path(name).suffix.lower()
                     is_word = suffix[1:].isalnum() and not suffix[1:].isdigit()
                     others[suffix if is_word and suffix.isascii() else "of other names"] += 1
     except OSError as error:
@@ -169,6 +169,11 @@ def scan(folder: str) -> tuple[list[tuple[str, str, bool, bool, bool]], Counter[
             "Change its permissions or remove it."
         ) from error
     return sorted(found), others
+
+
+def is_image_name(name: str) -> bool:
+    """Return True for a name with a suffix of images that is not hidden."""
+    return name[name.rfind(".") :].lower() in SUFFIXES and not name.startswith(".")
 
 
 def most_common(passed_over: Mapping[str, int]) -> dict[str, int]:

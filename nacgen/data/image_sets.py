@@ -32,7 +32,7 @@ from nacgen.data.folder import ImageFiles, in_words, list_images
 from nacgen.errors import DataError, DataNotFoundError
 from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
 
-LOSSY = ("JPEG", "MPO", "WEBP")
+LOSSY = ("JPEG", "MPO", "WEBP", "GIF")
 
 
 @runtime_checkable

@@ -10,16 +10,25 @@ All that could be misread is refused with the choices: held-out images beside cl
 `train` among classes, `trainA` and `testA`, two folders for one split, images beside masks.
 """
 
+import os
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nacgen.data.folder import ImageFiles, list_images, most_common, quoted, scan, walk
+from nacgen.data.folder import (
+    ImageFiles,
+    is_image_name,
+    list_images,
+    most_common,
+    quoted,
+    scan,
+    walk,
+)
 from nacgen.errors import DataError, DataNotFoundError
 
 ROLES = {
-    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout"), "test"),
 }
@@ -28,7 +37,19 @@ SPLIT_NAME = re.compile(
 )
 WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 NO_CLASSES = frozenset(
-    {"images", "image", "imgs", "img", "jpegimages", "jpegs", "pictures", "photos"}
+    {
+        "images",
+        "image",
+        "imgs",
+        "img",
+        "jpegimages",
+        "jpegs",
+        "jpg",
+        "jpeg",
+        "png",
+        "pictures",
+        "photos",
+    }
 )
 
 
@@ -39,7 +60,7 @@ class Splits:
     root: Path
     folders: dict[str, str]  # names
     others: tuple[str, ...] = ()  # that hold images beside the splits
-    passed_over: Counter[str] | None = None
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     @property
     def held_out(self) -> Path | None:
@@ -56,33 +77,31 @@ def list_folder(data_dir: Path, split: str) -> ImageFiles:
             "Give the folder with --data-dir."
         )
     splits = find_splits(data_dir)
+    held_out = splits.held_out
+    if split == "train" and splits.folders:
+        _check_splits(splits)
+    train = splits.root / splits.folders["train"] if "train" in splits.folders else None
     if split == "test":
-        if splits.held_out is None:
+        if held_out is None:
             raise DataNotFoundError(
                 f"the test split was asked for, but {data_dir} has no subfolder 'test'. "
                 f"Put held-out images into {data_dir / 'test'}, or use the train split."
             )
-        root = _class_root(splits.held_out)
-        if "train" in splits.folders:  # whose classes may lie deeper
-            train = splits.root / splits.folders["train"]
-            inner = _class_root(train).relative_to(train)
-            root = (
-                splits.held_out / inner
-                if inner.parts and (splits.held_out / inner).is_dir()
-                else root
-            )
-        return _check_folders(list_images(root), is_trained_on=False)
-    if not splits.folders:
-        return _check_folders(list_images(_class_root(data_dir)))
-    _check_splits(splits)
-    train = splits.root / splits.folders["train"]
-    files = _check_folders(list_images(_class_root(train)))
-    used = {train, splits.held_out}
+        # Classes lie as deep as those of training images, if they can.
+        inner = _class_root(train).relative_to(train) if train is not None else Path()
+        is_alike = inner.parts and (held_out / inner).is_dir()
+        return _checked(list_images(held_out / inner if is_alike else _class_root(held_out)))
+    files = _checked(list_images(_class_root(train or data_dir)))
+    _check_trained_on(files, held_out)
+    used = (train, held_out)
     unused = [name for name in splits.folders.values() if splits.root / name not in used]
     unused += splits.others
-    notes = (f"not used: {quoted(unused)}",) if unused else ()
-    passed_over = most_common(Counter(files.passed_over) + (splits.passed_over or Counter()))
-    return replace(files, notes=files.notes + notes, passed_over=passed_over)
+    return replace(
+        files,
+        held_out=str(held_out or ""),
+        notes=files.notes + ((f"not used: {quoted(unused)}",) if unused else ()),
+        passed_over=most_common(Counter(files.passed_over) + splits.passed_over),
+    )
 
 
 def find_splits(folder: Path) -> Splits:
@@ -156,8 +175,9 @@ def _class_root(folder: Path) -> Path:
 
 def _only_folder(folder: Path) -> Path | None:
     """Return the only folder in a folder that holds images; None if there are more, or images beside it."""
-    if any(is_named for _, _, is_named, _, _ in scan(str(folder))[0]):
-        return None
+    with os.scandir(str(folder)) as entries:
+        if any(is_image_name(entry.name) for entry in entries):
+            return None
     names = _image_folders(folder)
     return folder / names[0] if len(names) == 1 else None
 
@@ -180,14 +200,9 @@ def _holds_images(folder: Path) -> bool:
         raise
 
 
-def _check_folders(files: ImageFiles, is_trained_on: bool = True) -> ImageFiles:
-    """Refuse held-out images below training images, and images beside masks or the like."""
+def _checked(files: ImageFiles) -> ImageFiles:
+    """Refuse images beside masks or the like."""
     for path in map(Path, files.folders):
-        if is_trained_on and _role(path.name) in ("val", "test") and _holds_images(path):
-            raise DataError(
-                f"{files.root} must hold images to train on alone, but those in {path} seem to be held out. Sort "
-                "images as train/CLASS and test/CLASS, or give the folder another name if it is a class."
-            )
         names = _image_folders(path.parent) if path.name.casefold() in NO_CLASSES else []
         if len(names) > 1:
             raise DataError(
@@ -196,6 +211,18 @@ def _check_folders(files: ImageFiles, is_trained_on: bool = True) -> ImageFiles:
                 "if it is a class."
             )
     return files
+
+
+def _check_trained_on(files: ImageFiles, held_out: Path | None) -> None:
+    """Refuse held-out images among those to train on."""
+    home = None if held_out is None else held_out.resolve()
+    for path in map(Path, files.folders):
+        is_link = home is not None and path.is_symlink() and path.resolve().is_relative_to(home)
+        if is_link or (_role(path.name) in ("val", "test") and _holds_images(path)):
+            raise DataError(
+                f"{files.root} must hold images to train on alone, but those in {path} seem to be held out. Sort "
+                "images as train/CLASS and test/CLASS, or give the folder another name if it is a class."
+            )
 
 
 def _role(name: str) -> str | None:

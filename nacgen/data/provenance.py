@@ -81,12 +81,13 @@ def _add_contents(digest: "hashlib._Hash", paths: Sequence[str], is_small: bool)
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     """Return what a dataset holds, where it comes from and what was passed over, for `environment.json`."""
     files = dataset.files or ImageFiles(())
+    unreadable = {"unreadable": len(dataset.skipped)} if dataset.skipped else {}
     return {
         "name": f"{dataset.name}/{dataset.split}",
         "folder": None if dataset.name == "digits" else files.root or None,
         "images": len(dataset),
-        "classes": len(dataset.class_names) or None,
-        "passed_over": _passed_over(dataset),
+        "classes": len(dataset.class_names),
+        "passed_over": {**files.passed_over, **unreadable},
         "notes": list(files.notes),
     }
 
@@ -94,34 +95,29 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
 def data_line(train: Dataset, held_out: Dataset | None) -> str:
     """Describe training images, held-out ones, and files passed over, in one line."""
     classes = len(train.class_names)
-    line = f"data: {_source(train)}, {f'{classes} classes' if classes else 'no classes'}"
+    kinds = f"{classes} class{'es' if classes > 1 else ''}" if classes else "no classes"
+    parts = [f"data: {_source(train)}, {kinds}", *_remarks(train)]
     if held_out is None:
-        return f"{line}{_remarks(train)}; none held out"
+        return "; ".join([*parts, "none held out"])
     is_apart = held_out.files is not train.files
-    return f"{line}{_remarks(train)}; held out: {_source(held_out)}{_remarks(held_out) if is_apart else ''}"
-
-
-def _source(dataset: Dataset) -> str:
-    text = f"{len(dataset)} images of {dataset.name}/{dataset.split}"
-    return (
-        f"{text} in {dataset.files.root!r}" if dataset.name == "folder" and dataset.files else text
+    return "; ".join(
+        [*parts, f"held out: {_source(held_out)}", *(_remarks(held_out) if is_apart else [])]
     )
 
 
-def _remarks(dataset: Dataset) -> str:
-    passed_over = in_words(_passed_over(dataset))
-    files = dataset.files or ImageFiles(())
-    if passed_over or dataset.name == "folder":
-        passed_over = f"; passed over: {passed_over or 'no file'}"
-    return "".join([passed_over, *(f"; {note}" for note in files.notes)])
-
-
 def no_labels(dataset: Dataset) -> str:
-    """Return "none", and the reason if files outside of the class folders are it."""
+    """Return "none", and the reason if a file beside the class folders is it."""
     notes = dataset.files.notes if dataset.files is not None else ()
     return " ".join(["none", *(f"({note})" for note in notes if note.startswith("no classes"))])
 
 
-def _passed_over(dataset: Dataset) -> dict[str, int]:
-    passed_over = dict(dataset.files.passed_over) if dataset.files is not None else {}
-    return passed_over | ({"unreadable": len(dataset.skipped)} if dataset.skipped else {})
+def _source(dataset: Dataset) -> str:
+    facts = dataset_facts(dataset)
+    place = f" in {facts['folder']!r}" if dataset.name == "folder" and facts["folder"] else ""
+    return f"{len(dataset)} image{'s' if len(dataset) > 1 else ''} of {facts['name']}{place}"
+
+
+def _remarks(dataset: Dataset) -> list[str]:
+    facts = dataset_facts(dataset)
+    reasons = in_words(facts["passed_over"]) or ("no file" if dataset.name == "folder" else "")
+    return [*([f"passed over: {reasons}"] if reasons else []), *facts["notes"]]

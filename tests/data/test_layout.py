@@ -48,6 +48,7 @@ def contents(dataset: Dataset) -> set[bytes]:
         ),
         (("train/a/images/", "train/b/images/", "val/images/", "wnids.txt"), "ab", "train", "val/images"),
         (("train/", "train.csv", "test/", "test.csv"), "", "train", "test"),
+        (("trainval/a/", "trainval/b/", "test/a/"), "ab", "trainval", "test"),
         (("train/car/", "train/train/", "test/train/"), ["car", "train"], "train", "test"),
     ],
 )  # fmt: skip
@@ -74,6 +75,8 @@ def test_splits_of_the_field_are_read(
         (("a/deep/er/",), "a"),
         (("./",), ""),
         (("images/", "labels/0.txt"), ""),
+        (("jpg/", "imagelabels.mat"), ""),
+        (("CUB/images/a/", "CUB/images/b/", "CUB/attributes/0.txt"), "ab"),
         (("VOC/JPEGImages/", "VOC/Annotations/0.xml"), ""),
         (("train/a/", "train/b/", "labels.csv"), "ab"),
         (("bullet_train/", "latest/", "trained/"), ["bullet_train", "latest", "trained"]),
@@ -109,6 +112,8 @@ def test_without_held_out_images_a_fifth_is_held_out(
         (("v7/JPEGImages/", "v7/Masks/", "v8/JPEGImages/", "v8/Masks/"), "beside .*/v7/JPEGImages"),
         (("train/images/", "train/masks/", "test/images/"), "beside .*/train/images"),
         (("train/", "test/images/", "test/gt/"), "beside .*/test/images"),
+        (("images/training/", "images/validation/", "annotations/training/"), "--data-dir .*/images, or"),
+        (("annotations/val/", "leftImg8bit/train/", "leftImg8bit/val/"), "those in .*/val seem to be held out"),
     ],
 )  # fmt: skip
 def test_what_could_be_misread_is_refused_by_name(
@@ -132,6 +137,11 @@ def test_one_folder_is_not_two_splits(tmp_path: Path) -> None:
     make(tmp_path, "train/a/")
     (tmp_path / "test").symlink_to("train")
     with pytest.raises(DataError, match=f"{tmp_path}/test is {tmp_path}/train"):
+        load_splits("folder", tmp_path, 8)
+    (tmp_path / "test").unlink()
+    make(tmp_path, "test/a/")
+    (tmp_path / "train" / "b").symlink_to("../test/a")
+    with pytest.raises(DataError, match=f"those in {tmp_path}/train/b seem to be held out"):
         load_splits("folder", tmp_path, 8)
 
 

@@ -104,7 +104,7 @@ def test_a_run_tells_and_records_what_it_passes_over(
     line, facts = recorded(tmp_path, capsys)
     assert line == (
         f"data: 12 images of folder/train in '{data}/train', 2 classes; passed over: 2 .avif; no images in 'c'; "
-        f"not used: 'val'; held out: 1 images of folder/test in '{data}/test'; passed over: 1 .heic"
+        f"not used: 'val'; held out: 1 image of folder/test in '{data}/test'; passed over: 1 .heic"
     )
     assert facts["train"]["passed_over"] == {".avif": 2}
     assert facts["train"]["notes"] == ["no images in 'c'", "not used: 'val'"]
@@ -115,7 +115,7 @@ def test_a_run_tells_and_records_what_it_passes_over(
     assert facts["held_out"] is None
     begin(tmp_path, *load_splits("folder", data / "val", 8), skip_bad=False, fresh=True)
     line, _ = recorded(tmp_path, capsys)
-    assert line.endswith(f"hidden; held out: 1 images of folder/held-out fifth in '{data}/val'")
+    assert line.endswith(f"hidden; held out: 1 image of folder/held-out fifth in '{data}/val'")
 
 
 def test_what_is_left_out_stays_so_where_images_were_moved(
