@@ -59,8 +59,6 @@ def stats(config: StatsConfig) -> None:
     from nacgen.metrics import ReferenceStatistics
     from nacgen.metrics import sources as find
 
-    if Path(config.output).suffix != ".npz":
-        raise ConfigurationError(f"output must end in .npz, got {config.output}.")
     accelerator = build_accelerator()
     (source,) = sources = find.open_sources([config.reference], config, accelerator.device)
     if isinstance(source, Path):

@@ -35,10 +35,12 @@ def main(config: ProbeConfig) -> None:
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     folder = Path(config.run_dir or f"runs/probe_encoder-{config.preset}")
-    if (folder / "results.json").exists():
-        raise ConfigurationError(
-            f"run_dir must not hold results yet, but {folder} does. Choose another --run-dir."
-        )
+    for name in ("results.json", "report.md", "config.yaml", "config.json"):
+        if (folder / name).exists():
+            raise ConfigurationError(
+                f"run_dir must hold no results, run or model yet, but {folder} holds {name}. Choose another "
+                "--run-dir."
+            )
     train, test = load_splits(
         config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
     )

@@ -40,6 +40,8 @@ class SampleConfig:
         """Check the numbers."""
         require_positive(self, "num_images", "zoom")
         require_between(self, 0, float("inf"), "first", "columns")
+        if self.columns and self.output and Path(self.output).suffix.lower() != ".png":
+            raise ConfigurationError(f"output must end in .png for a sheet, got {self.output}.")
         if self.columns and self.num_images % self.columns:
             raise ConfigurationError(
                 f"num_images must fill rows of {self.columns}, got {self.num_images}. Change --num-images or "

@@ -16,6 +16,7 @@ from nacgen.metrics.inputs import AnyImages, ImageSource, image_set
 from nacgen.metrics.options import ExtractorConfig
 from nacgen.metrics.reference import ReferenceStatistics
 from nacgen.metrics.result import (
+    MAX_IMAGES,
     EvaluationProtocol,
     EvaluationResult,
     MetricName,
@@ -229,9 +230,10 @@ def _num_samples(
                 f"num_samples times the number of blocks, seed + 1, must be at most the {len(generate)} images of "
                 f"{generate.name}, got {num_samples} and seed {seed}. Leave num_samples out to score all."
             )
-    if num_samples is None or num_samples < 2 or seed < 0:
+    if num_samples is None or not 2 <= num_samples <= MAX_IMAGES or seed < 0:
         raise ConfigurationError(
-            f"num_samples must be two or more and seed zero or more, got {num_samples} and {seed}."
+            f"num_samples must be two or more and seed zero or more, got {num_samples} and {seed}. At most "
+            f"{MAX_IMAGES:,} images are scored at a time."
         )
     return num_samples
 
@@ -246,6 +248,11 @@ def _warnings(
                 f"rank_deficient: {stats.n} {kind} images for {extractor.feature_dim} features; the score "
                 "depends strongly on their number."
             )
+    if 100 * sets.reference.stats.covariance.trace() < sets.generated.stats.covariance.trace():
+        yield (
+            "scales_differ: the features of reference images vary a hundred times less than those of generated "
+            "ones; see that both come from pixels of 0 to 255."
+        )
     if "kid" in metrics and any(stats.n == sets.subset_size for stats in by_kind.values()):
         yield (
             f"subsets_alike: each subset holds all {sets.subset_size} images of a set; the spread of the kernel "

@@ -6,7 +6,9 @@ from typing import Literal
 import tyro
 
 from nacgen.errors import ConfigurationError
-from nacgen.metrics.result import check_metrics
+from nacgen.metrics.result import MAX_IMAGES, check_metrics
+from nacgen.system.files import refuse_overwriting
+from nacgen.training.config import require_between, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +37,12 @@ class ExtractorConfig:
     """Images that a run's generator or decoder makes. None: as many as the run itself is scored on."""
 
     def __post_init__(self) -> None:
-        """Check the number."""
-        if self.batch_size < 1:
-            raise ConfigurationError(
-                f"batch_size must be above 0, got {self.batch_size}. Change --batch-size."
-            )
+        """Check the numbers, whose bounds keep what is allocated within reason."""
+        require_positive(self, "batch_size")
+        if self.image_size is not None:
+            require_between(self, 1, 4_096, "image_size")
+        if self.num_samples is not None:
+            require_between(self, 2, MAX_IMAGES, "num_samples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class EvaluateConfig(ExtractorConfig):
     def __post_init__(self) -> None:
         """Split words at commas, and check them."""
         super().__post_init__()
+        if self.foreign_images is not None:
+            require_between(self, 2, 10**12, "foreign_images")
         names = tuple(name for word in self.metrics for name in word.split(","))
         object.__setattr__(self, "metrics", names)
         check_metrics(names, self.training_images is not None)
@@ -77,6 +82,13 @@ class StatsConfig(ExtractorConfig):
     """Path of the .npz file to write, which pytorch-fid reads, too."""
     keep_features: bool = False
     """Keep the features as well, which kid, prdc, fid_infinity and memorization need."""
+
+    def __post_init__(self) -> None:
+        """Check the path of the output."""
+        super().__post_init__()
+        if not self.output.endswith(".npz"):
+            raise ConfigurationError(f"output must end in .npz, got {self.output}.")
+        refuse_overwriting(self.output, self.reference, self.weights, self.config)
 
 
 @dataclass(frozen=True, kw_only=True)

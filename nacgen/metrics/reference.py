@@ -187,6 +187,9 @@ class ReferenceStatistics:
         texts: dict[str, str] = {
             name: str(arrays.pop(name)) for name in ("origin", "digest") if name in arrays
         }
+        for name, array in arrays.items():
+            if array.dtype.kind not in "biuf":
+                raise _damaged(path, f"its {name} is {array.dtype}, no numbers")
         if texts:
             origin = _checked_origin(path, arrays, texts)
             if foreign_images is not None:
@@ -214,9 +217,12 @@ class ReferenceStatistics:
                 "fingerprint": _digest(arrays, "foreign"),
                 "extractor_fingerprint": extractor.fingerprint,
             }
-        stats = _statistics(path, arrays, extractor.feature_dim, origin["n"], is_foreign=not texts)
-        has_features = texts and "features" in arrays
-        features = torch.from_numpy(arrays["features"]) if has_features else None
+        stats, features = _statistics(path, arrays, extractor, origin["n"]), None
+        if texts and "features" in arrays:
+            kept, expected = arrays["features"], (stats.n, extractor.feature_dim)
+            if kept.dtype.kind != "f" or kept.shape != expected or not np.isfinite(kept).all():
+                raise _damaged(path, f"its features are not finite floats {expected}")
+            features = torch.from_numpy(np.require(kept, np.float32, ["C", "W"]))
         return cls(stats=stats, features=features, **{name: origin[name] for name in ORIGIN})
 
 
@@ -264,31 +270,41 @@ def _checked_origin(
 ) -> dict[str, Any]:
     if texts.get("digest") != _digest(arrays, texts.get("origin", "")):
         raise _damaged(path, "it was changed after it was written")
-    origin: dict[str, Any] = json.loads(texts["origin"])
-    if origin["format"] != FORMAT:
-        raise _damaged(path, f"its format is {origin['format']!r}, not {FORMAT!r}")
+    try:
+        origin = json.loads(texts.get("origin", ""))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"its origin is no JSON ({error})") from error
+    origin = origin if isinstance(origin, dict) else {}
+    if origin.get("format") != FORMAT:
+        raise _damaged(path, f"its format is {origin.get('format')!r}, not {FORMAT!r}")
+    n, names = origin.get("n"), [origin.get(name) for name in ORIGIN]
+    if type(n) is not int or not 2 <= n < 2**53 or not all(isinstance(name, str) for name in names):
+        raise _damaged(path, f"its origin says {n!r} images, and {', '.join(map(repr, names))}")
     return origin
 
 
 def _statistics(
-    path: Path, arrays: Mapping[str, Any], dim: int, n: int, *, is_foreign: bool
+    path: Path, arrays: Mapping[str, Any], extractor: FeatureExtractor, n: int
 ) -> GaussianStats:
+    dim = extractor.feature_dim
     if missing := {"mu", "sigma"} - set(arrays):
         raise _damaged(path, f"it has no {' and no '.join(sorted(missing))}")
     mean, covariance = arrays["mu"], arrays["sigma"]
     is_float = mean.dtype.kind == covariance.dtype.kind == "f"
     if not is_float or mean.shape != (dim,) or covariance.shape != (dim, dim):
-        shapes = f"{mean.dtype} {mean.shape} and {covariance.dtype} {covariance.shape}"
-        raise _damaged(path, f"mu and sigma are {shapes} for {dim} features")
+        raise DataError(
+            f"{path} must hold mu ({dim},) and sigma ({dim}, {dim}), the floats of {extractor.name}, got "
+            f"{mean.dtype} {mean.shape} and {covariance.dtype} {covariance.shape}. Give statistics of these "
+            "features."
+        )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise _damaged(path, "mu or sigma hold NaN or infinity")
     if not np.allclose(covariance, covariance.T, rtol=0, atol=ROUNDING * np.abs(covariance).max()):
         raise _damaged(path, "sigma is not symmetric")
     stats = GaussianStats(n, *(torch.from_numpy(a.astype(np.float64)) for a in (mean, covariance)))
-    if is_foreign:
-        eigenvalues = torch.linalg.eigvalsh(stats.covariance)
-        if (lowest := eigenvalues[0]) < -ROUNDING * eigenvalues.abs().max():
-            raise _damaged(path, f"sigma has eigenvalues below zero, {lowest:.3g} the lowest")
+    eigenvalues = torch.linalg.eigvalsh(stats.covariance)
+    if (lowest := eigenvalues[0]) < -ROUNDING * eigenvalues.abs().max():
+        raise _damaged(path, f"sigma has eigenvalues below zero, {lowest:.3g} the lowest")
     return stats
 
 

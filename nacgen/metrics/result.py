@@ -9,6 +9,7 @@ from nacgen.errors import ConfigurationError
 MetricName = Literal["fid", "is", "kid", "kid_exact", "prdc", "fid_infinity", "memorization"]
 
 HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "density", "coverage", "elbo")
+MAX_IMAGES = 100_000_000  # in one evaluation; their numbers alone take 800 MB
 OLD_KEYS = {"quantisation": "quantization", "neighbours": "neighbors"}
 
 

@@ -18,7 +18,7 @@ from nacgen.functional.inception_score import (
     score_of_splits,
     split_of,
 )
-from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.metrics.extractors.base import MAX_FEATURES, FeatureExtractor
 from nacgen.metrics.inputs import ImageSource, image_batch
 from nacgen.system.processes import Processes, gather_parts
 
@@ -170,8 +170,11 @@ def collect(
     did. Memory does not grow with the number of images unless features are kept. The Inception Score is computed
     if its number of splits is given.
     """
-    if batch_size < 1:
-        raise ConfigurationError(f"batch_size must be one or more, got {batch_size}.")
+    if batch_size < 1 or not 1 <= extractor.feature_dim <= MAX_FEATURES:
+        raise ConfigurationError(
+            f"batch_size must be one or more, got {batch_size}, and feature_dim of {extractor.name} between 1 and "
+            f"{MAX_FEATURES:,}, got {extractor.feature_dim}."
+        )
     sums = StatsAccumulator(extractor.feature_dim, processes.device)
     classes = None if num_splits is None else ClassSums(len(indices), num_splits, processes)
     kept = [torch.empty(0, extractor.feature_dim, device=processes.device)]

@@ -1,14 +1,22 @@
 """Options and presets of measuring encoders, without torch, so that `--help` stays fast."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from nacgen.data.options import ViewConfig
 from nacgen.errors import ConfigurationError
-from nacgen.training.config import DataConfig
+from nacgen.training.config import DataConfig, require_between
 
 Evaluator = Literal["linear", "linear_sgd", "knn", "retrieval", "health", "regions"]
 RegionMethod = Literal["exact", "sampled"]
+
+
+def name_and_path(entry: str) -> tuple[str, str]:
+    """Split `NAME=PATH` at the first equals sign; a path that exists as a whole is named after its last part."""
+    name, equals, path = entry.partition("=")
+    is_path = not equals or Path(entry).exists()
+    return (Path(entry).name, entry) if is_path else (name or Path(path).name, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +28,8 @@ class ProbeConfig:
     config: str | None = None
     """YAML file whose values replace the preset's."""
     encoders: tuple[str, ...] = ("untrained", "NAC=checkpoints/digits-nac")
-    """NAME=PATH_OR_ID of each encoder; give one name several times for several seeds. The path untrained
-    means random weights in the architecture of the first encoder that is loaded."""
+    """NAME=PATH_OR_ID of each encoder, or a path alone; give one name several times for several seeds. The path
+    untrained means random weights in the architecture of the first encoder that is loaded."""
     evaluators: tuple[Evaluator, ...] = ("linear", "knn", "retrieval", "health", "regions")
     """Measurements; linear_sgd is the paper's protocol, 100 passes over the training images."""
     protocol: str = "split"
@@ -44,11 +52,8 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         """Check the options that need neither data nor weights."""
-        if self.num_segments < 2:
-            raise ConfigurationError(
-                f"num_segments must be 2 or more, got {self.num_segments}. Change --num-segments."
-            )
-        if all(entry.rpartition("=")[2] == "untrained" for entry in self.encoders):
+        require_between(self, 2, 100_000, "num_segments")
+        if all(name_and_path(entry)[1] == "untrained" for entry in self.encoders):
             raise ConfigurationError(
                 "encoders must name at least one trained encoder, got "
                 f"{' '.join(self.encoders) or 'none'}. Use --encoders NAC=PATH."

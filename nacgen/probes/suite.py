@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from nacgen.probes.features import extract
 from nacgen.probes.knn import knn_probe
 from nacgen.probes.linear import fit_linear
 from nacgen.probes.linear_sgd import linear_probe_sgd
-from nacgen.probes.options import ProbeConfig
+from nacgen.probes.options import ProbeConfig, name_and_path
 from nacgen.probes.regions.regions import measure_regions
 from nacgen.probes.regions.slices import RegionSlice, slice_regions
 from nacgen.probes.report import EncoderProbe, thin
@@ -187,26 +186,26 @@ def load_encoders(
 ) -> list[tuple[str, str, NACEncoder]]:
     """Load encoders, and return the name, path and encoder of each entry.
 
-    An entry is `"NAME=PATH_OR_ID"`, or `"PATH_OR_ID"` with the path's last part as name. The path `untrained`
+    An entry is `"NAME=PATH_OR_ID"` or a path, see `name_and_path`. The path `untrained`
     stands for random weights in the architecture of the first trained encoder, with BatchNorm calibrated on
     the training images.
     """
-    parts = [entry.rpartition("=") for entry in entries]
+    parts = [name_and_path(entry) for entry in entries]
     trained = {
         path: NACEncoder.from_pretrained(path).to(device)
-        for _, _, path in parts
+        for _, path in parts
         if path != "untrained"
     }
     step = max(1, len(train) // CALIBRATION_IMAGES)
     images = to_float(train.read(torch.arange(0, len(train), step))).to(device)
     loaded: list[tuple[str, str, NACEncoder]] = []
-    for name, _, path in parts:
+    for name, path in parts:
         if path == "untrained":
             seed = sum(source == "untrained" for _, source, _ in loaded)
             encoder = untrained_like(next(iter(trained.values())), images, seed)
         else:
             encoder = trained[path]
-        loaded.append((name or Path(path).name, path, encoder))
+        loaded.append((name, path, encoder))
     return loaded
 
 

@@ -5,6 +5,7 @@ Arrays are read into memory, so that the name of a member cannot lead anywhere.
 
 import lzma
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,8 +15,9 @@ import numpy as np
 from nacgen.system.files import open_regular
 
 ARCHIVE_ERRORS = (  # errors of reading a damaged or hostile archive
-    *(AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError, TypeError),
-    *(ValueError, lzma.LZMAError, struct.error, zipfile.BadZipFile, zlib.error),
+    *(ArithmeticError, AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError),
+    *(SyntaxError, TypeError, ValueError, lzma.LZMAError, struct.error, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
 )
 MAX_MEMBERS = 1000
 MAX_RATIO = 200  # unpacked bytes per packed byte, for archives that unpack to more than SMALL_BYTES
@@ -37,4 +39,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"its {packed:,} bytes would become {unpacked:,}")
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            read = {name: arrays[name] for name in arrays.files}
+    if foreign := [name for name, array in read.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"its member {foreign[0]} is no array")
+    return read

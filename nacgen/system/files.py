@@ -161,6 +161,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def refuse_overwriting(output: str | Path, *inputs: str | Path | None) -> None:
+    """Raise a `ConfigurationError` if a file to be written is one of those that are read, under any name of it."""
+    for source in inputs:
+        if source is None:
+            continue
+        try:
+            is_same = Path(output).samefile(source)
+        except (OSError, ValueError):  # one of them does not exist, or is no path
+            continue
+        if is_same:
+            raise ConfigurationError(
+                f"output must be a file of its own, but {output} is {source}, which is read. Choose another "
+                "output."
+            )
+
+
 @contextlib.contextmanager
 def storage_errors(
     what: str, advice: str = "Free space, or choose another folder."

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from nacgen.errors import ConfigurationError, DataError, DataNotFoundError, StorageError
 from nacgen.metrics import ReferenceStatistics, evaluate
-from nacgen.metrics.reference import fingerprint_images
+from nacgen.metrics.reference import _digest, fingerprint_images
 from tests.metrics.means import ChannelMeans, dataset, generate
 
 EXTRACTOR = ChannelMeans()
@@ -142,12 +143,19 @@ def test_a_file_that_was_changed_is_refused(
     [
         ({"mu": np.zeros(3)}, "it has no sigma"),
         ({"images": np.zeros(3)}, "it has no mu and no sigma"),
-        ({"mu": np.zeros(4), "sigma": np.eye(4)}, r"\(4,\) and float64 \(4, 4\) for 3 features"),
+        (
+            {"mu": np.zeros(4), "sigma": np.eye(4)},
+            r"sigma \(3, 3\), .* float64 \(4,\) and float64 \(4, 4\)",
+        ),
         ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "mu or sigma hold NaN or infinity"),
         ({"mu": np.zeros(3), "sigma": np.triu(np.ones((3, 3)))}, "sigma is not symmetric"),
         ({"mu": np.zeros(3), "sigma": np.diag([1, -1.5, 1])}, "below zero, -1.5 the lowest"),
         ({"mu": np.array([print] * 3), "sigma": np.eye(3)}, "allow_pickle=False"),
-        ({"mu": np.array(["a"] * 3), "sigma": np.eye(3)}, "mu and sigma are <U1"),
+        ({"mu": np.array(["a"] * 3), "sigma": np.eye(3)}, "its mu is <U1, no numbers"),
+        (
+            {"mu": np.zeros(3), "sigma": np.eye(3), "label": np.array("a")},
+            "its label is <U1, no num",
+        ),
     ],
 )
 def test_what_holds_no_statistics_is_refused(
@@ -156,6 +164,70 @@ def test_what_holds_no_statistics_is_refused(
     np.savez(tmp_path / "stats.npz", **arrays)
     with pytest.raises(DataError, match=message):
         ReferenceStatistics.load(tmp_path / "stats.npz", EXTRACTOR, foreign_images=10)
+
+
+def forge(arrays: dict[str, np.ndarray], origin: str) -> None:
+    """Replace the origin by another, with its right digest."""
+    kept = {name: array for name, array in arrays.items() if name not in ("origin", "digest")}
+    arrays |= {"origin": np.array(origin), "digest": np.array(_digest(kept, origin))}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("no JSON", "its origin is no JSON"),
+        ("[" * 100_000, "its origin is no JSON"),
+        ("[]", "its format is None"),
+        ({"n": "40"}, "its origin says '40' images"),
+        ({"n": True}, "its origin says True images"),
+        ({"n": 10**400}, "its origin says 1000"),
+        ({"n": 1}, "its origin says 1 images"),
+        ({"name": None}, "its origin says 40 images, and None"),
+        ({"extractor_fingerprint": ["sha256"]}, "its origin says 40 images, and 'noise/train', "),
+        ({"n": 39}, r"its features are not finite floats \(39, 3\)"),
+    ],
+)
+def test_a_forged_origin_is_refused(
+    change: str | dict[str, object], message: str, path: Path
+) -> None:
+    def forged(arrays: dict[str, np.ndarray]) -> None:
+        if isinstance(change, str):
+            return forge(arrays, change)
+        return forge(arrays, json.dumps(json.loads(str(arrays["origin"])) | change))
+
+    rewrite(path, forged)
+    with pytest.raises(DataError, match=message):
+        ReferenceStatistics.load(path, EXTRACTOR)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": np.array("text")}, "its features is <U4, no numbers"),
+        ({"features": np.zeros((40, 4))}, r"its features are not finite floats \(40, 3\)"),
+        ({"features": np.full((40, 3), np.nan)}, "its features are not finite"),
+        ({"sigma": np.diag([1, -1.5, 1])}, "below zero, -1.5 the lowest"),
+    ],
+)
+def test_forged_arrays_are_refused(
+    changes: dict[str, np.ndarray], message: str, path: Path
+) -> None:
+    def forged(arrays: dict[str, np.ndarray]) -> None:
+        arrays |= changes
+        with contextlib.suppress(ValueError):  # text has no digest
+            forge(arrays, str(arrays["origin"]))
+
+    rewrite(path, forged)
+    with pytest.raises(DataError, match=message):
+        ReferenceStatistics.load(path, EXTRACTOR)
+
+
+def test_statistics_of_dark_images_are_warned_of() -> None:
+    """As of images in 0 to 1, taken for 0 to 255."""
+    images = replace(dataset(), images=dataset().images // 255)
+    found = evaluate(generate, images, extractor=EXTRACTOR, num_samples=30)
+    assert [warning.split(":")[0] for warning in found.warnings] == ["scales_differ"]
+    assert not evaluate(generate, dataset(), extractor=EXTRACTOR, num_samples=30).warnings
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\x80\x04K\x01.", b"PK\x03\x04cut"])

@@ -68,6 +68,39 @@ def test_statistics_score_as_their_images_do(
         stats(StatsConfig(output="out.csv"))
 
 
+def test_the_output_is_none_of_the_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pics.npz").write_bytes(b"images")
+    Path("link.npz").symlink_to("pics.npz")
+    Path("hard.npz").hardlink_to("pics.npz")
+    Path("folder").mkdir()
+    for output in ("pics.npz", "./pics.npz", "folder/../pics.npz", "link.npz", "hard.npz"):
+        for inputs in ({"reference": "pics.npz"}, {"weights": str(tmp_path / "pics.npz")}):
+            with pytest.raises(
+                ConfigurationError, match=rf"but {output} is .*pics\.npz, which is read"
+            ):
+                StatsConfig(output=output, **inputs)
+    Path("reference.npz").write_bytes(b"images")
+    with pytest.raises(ConfigurationError, match=r"but reference\.npz is reference\.npz"):
+        StatsConfig(reference="reference.npz")
+    StatsConfig(reference="pics.npz", output="new.npz")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 10**6}, "image_size must be between 1 and 4096, got 1000000"),
+        ({"image_size": 0}, "image_size must be between 1 and 4096, got 0"),
+        ({"num_samples": 10**12}, "num_samples must be between 2 and 100000000, got 1000000000000"),
+        ({"foreign_images": 1}, "foreign_images must be between 2 and"),
+        ({"batch_size": 0}, "batch_size must be above 0, got 0"),
+    ],
+)
+def test_absurd_sizes_are_refused_at_once(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        EvaluateConfig(**options)  # type: ignore[arg-type]
+
+
 def test_what_pytorch_fid_wrote_needs_the_number_of_images(
     folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

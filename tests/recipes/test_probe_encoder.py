@@ -6,7 +6,7 @@ import pytest
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
 from nacgen.probes import suite
-from nacgen.probes.options import PRESETS, ProbeConfig
+from nacgen.probes.options import PRESETS, ProbeConfig, name_and_path
 from recipes.probe_encoder import main
 
 PICTURES = ("precision_recall.png", "regions.png", "neighbors_0.png", "neighbors_1.png")
@@ -35,7 +35,7 @@ def test_everything_is_measured_and_drawn(
         assert (folder / name).is_file()
         assert name in report
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["run_dir"] == str(folder)
-    with pytest.raises(ConfigurationError, match=f"but {folder} does"):
+    with pytest.raises(ConfigurationError, match=f"but {folder} holds results.json"):
         main(config)
 
 
@@ -43,9 +43,32 @@ def test_options_that_cannot_work_are_refused_at_once() -> None:
     with pytest.raises(ConfigurationError, match="got untrained x=untrained"):
         ProbeConfig(encoders=("untrained", "x=untrained"))
     with pytest.raises(
-        ConfigurationError, match=r"must be 2 or more, got 1\. Change --num-segments"
+        ConfigurationError, match=r"must be between 2 and 100000, got 1\. Change --num-segments"
     ):
         ProbeConfig(num_segments=1)
+    with pytest.raises(ConfigurationError, match=r"got 10000000000\. Change --num-segments"):
+        ProbeConfig(num_segments=10**10)
+
+
+def test_a_path_with_an_equals_sign_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=0.1,bs=64/encoder").mkdir(parents=True)
+    path = "lr=0.1,bs=64/encoder"
+    assert name_and_path(path) == ("encoder", path)
+    assert name_and_path(f"NAC={path}") == ("NAC", path)
+    assert name_and_path("NAC=a=b/c") == ("NAC", "a=b/c")
+    assert name_and_path("user/model") == ("model", "user/model")
+    assert name_and_path("=some/model") == ("model", "some/model")
+
+
+def test_a_run_or_a_model_in_the_folder_of_the_report_is_kept(tmp_path: Path) -> None:
+    for name in ("report.md", "config.yaml", "config.json"):
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(ConfigurationError, match=f"but {tmp_path} holds {name}"):
+            main(ProbeConfig(evaluators=("knn",), run_dir=str(tmp_path)))
+        (tmp_path / name).unlink()
 
 
 def test_seeds_of_one_encoder_share_their_name(tmp_path: Path) -> None:

@@ -107,6 +107,48 @@ def test_a_shape_that_no_data_bear_out_is_refused(tmp_path: Path) -> None:
         refused(path, "")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '|u1",
+        "{'descr': \\",
+        "  {\n a",
+        "((((",
+        "'",
+        '"""',
+        "{'shape': (1,), }",
+        "\x00",
+        "[" * 110,
+        "0777L",
+    ],
+)
+def test_a_header_that_is_no_expression_is_refused(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    path.write_bytes(packed({"images.npy": npy(header, bytes(8))}))
+    refused(path, "")
+
+
+@pytest.mark.parametrize(
+    "shape", ["(10**30,)", f"({2**63},)", f"({10**30}, 1)", "(True,)", "(1.5,)"]
+)
+def test_a_shape_of_no_numbers_is_refused(shape: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}"
+    path.write_bytes(packed({"images.npy": npy(header, bytes(8))}))
+    with pytest.raises(DataError, match=str(path)):
+        read_npz(path)
+
+
+def test_a_member_that_is_text_is_refused(tmp_path: Path) -> None:
+    path, array = tmp_path / "x.npz", BytesIO()
+    np.save(array, IMAGES)
+    for name in ("README.txt", "notes.npy", "empty.npy"):
+        path.write_bytes(
+            packed({"images.npy": array.getvalue(), name: b"made by us" * (name[0] != "e")})
+        )
+        refused(path, "its member")
+
+
 def test_too_many_members_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     path.write_bytes(packed({f"{i}.npy": b"" for i in range(MAX_MEMBERS + 1)}))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.system.precision import plain_float32
 
+MAX_FEATURES = 32_768  # a covariance of them takes 8.6 GB
 RESERVED = ("inception", "digits_classifier")  # names that stand for published weights
 
 FeatureFunction = Callable[
@@ -105,7 +106,7 @@ class CallableExtractor:
 
     Raises:
         ConfigurationError: If the name is no lower-case identifier or belongs to published weights, if
-            `feature_dim` is below one, or if a plain function has no version.
+            `feature_dim` is below one or absurdly large, or if a plain function has no version.
 
     Example:
         >>> def mean_color(images):
@@ -131,8 +132,10 @@ class CallableExtractor:
             raise ConfigurationError(
                 f"name must be lower-case letters, digits and _, and not {' or '.join(RESERVED)}, got {name!r}."
             )
-        if feature_dim < 1:
-            raise ConfigurationError(f"feature_dim must be one or more, got {feature_dim}.")
+        if not 1 <= feature_dim <= MAX_FEATURES:
+            raise ConfigurationError(
+                f"feature_dim must lie between 1 and {MAX_FEATURES:,}, got {feature_dim}. Pool feature maps."
+            )
         if version is None and not isinstance(function, nn.Module):
             raise ConfigurationError(
                 f"version must be given for {name}, a plain function whose weights cannot be seen: scores are "

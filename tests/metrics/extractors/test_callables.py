@@ -77,7 +77,8 @@ def test_features_are_plain_float32_under_autocast() -> None:
     [
         ({"name": "inception"}, "not inception or digits_classifier, got 'inception'"),
         ({"name": "My VGG"}, "lower-case .*, got 'My VGG'"),
-        ({"feature_dim": 0}, "feature_dim must be one or more, got 0"),
+        ({"feature_dim": 0}, "feature_dim must lie between 1 and 32,768, got 0"),
+        ({"feature_dim": 10**9}, "feature_dim must lie between 1 and 32,768, got 1000000000"),
         ({"version": None}, "version must be given for means, a plain function"),
     ],
 )
