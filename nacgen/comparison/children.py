@@ -1,6 +1,5 @@
 """Several runs side by side, each in a child process that does not outlive this one."""
 
-import json
 import os
 import re
 import signal
@@ -15,8 +14,8 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from nacgen.errors import EXIT_PREEMPTED, ConfigurationError, NacgenError, NonFiniteError
-from nacgen.system.documents import read_yaml
+from nacgen.errors import EXIT_PREEMPTED, NacgenError, NonFiniteError
+from nacgen.system.documents import read_yaml, strict_json
 from nacgen.system.signals import StopSignals, stop_with_parent
 
 SECONDS_TO_SAVE = 30.0
@@ -51,10 +50,10 @@ class Child:
         if self.is_complete:
             return 1.0
         try:
-            last = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+            last = (self.folder / "metrics.jsonl").read_bytes().splitlines()[-1]
             total = read_yaml(self.folder / "config.yaml")["total_images"]
-            return float(json.loads(last)["images_seen"] / total)
-        except (OSError, IndexError, KeyError, ValueError, ConfigurationError):
+            return float(strict_json(last, allow_nan=True)["images_seen"] / total)
+        except (OSError, ArithmeticError, LookupError, TypeError, ValueError):
             return 0.0  # not started, or read while it was being written
 
 
