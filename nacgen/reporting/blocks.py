@@ -68,12 +68,10 @@ class Images:
     kind: Literal["chart", "samples"]
 
 
-Block = (
-    str | Table | Images
-)  # text begins as in Markdown: a heading, a paragraph, a quotation or commands
-_MARKUP = re.compile(
-    r"[\\`*~$<\[\]]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)"
-)  # an underscore in a name is none
+# Text begins as in Markdown: a heading, a paragraph, a quotation or commands.
+Block = str | Table | Images
+# An underscore within a name is none.
+_MARKUP = re.compile(r"[\\`*~$<\[\]]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 
 
 def to_markdown(blocks: Sequence[Block], base: Path) -> str:
@@ -95,7 +93,7 @@ def _markdown(block: Block, base: Path) -> str:
             return start + (printable(rest) if start.isspace() else _literal(rest))
         case Images(paths, captions, kind):
             links = [
-                f"![{_literal(caption.replace('`', ''))}]({quote(_relative(path, base))})"
+                f"![{_literal(caption.replace('`', ''))}]({quote(os.fsencode(_relative(path, base)))})"
                 for path, caption in zip(paths, captions, strict=True)
             ]
             if kind == "chart":
@@ -125,7 +123,7 @@ def to_html(blocks: Sequence[Block], title: str, base: Path) -> str:
     contents = {_relative(path, base): path.read_bytes() for path in shown}
 
     def inline(source: re.Match[str]) -> str:
-        content = base64.b64encode(contents[unquote(source[1])]).decode()
+        content = base64.b64encode(contents[unquote(source[1], errors="surrogateescape")]).decode()
         return f'src="data:image/png;base64,{content}"'
 
     body = renderer.render(to_markdown(blocks, base)).replace(" %", "&nbsp;%")

@@ -52,7 +52,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
         blocks += samples({run.arm: run}, [last.images_seen])
         for path in sorted((run.path / "samples").glob("*.png")):
             if not is_picture(path):
-                blocks += [f"{path.name} is no whole PNG file and is passed over."]
+                blocks += [f"Passed over, since it is no whole PNG file: {path.name}"]
             elif not path.name.startswith("images_"):  # no sample grid
                 caption = _CAPTIONS.get(path.stem, path.stem)
                 blocks += [Images([path], [caption], "samples")]

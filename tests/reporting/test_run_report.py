@@ -61,7 +61,7 @@ def test_pictures_and_facts_that_are_damaged_are_passed_over(
     os.mkfifo(run / "samples" / "mixture.png")
     markdown, html = write_run_report(run)
     for name in (*(grid.name for grid in grids), "mixture.png"):
-        assert f"{name} is no whole PNG file and is passed over." in markdown.read_text()
+        assert f"Passed over, since it is no whole PNG file: {name}\n" in markdown.read_text()
     assert html.read_text().count("<img ") == 1  # the curve, made again
     assert f"passed over: {run}/environment.json should hold a mapping" in capsys.readouterr().err
 
