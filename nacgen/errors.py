@@ -91,10 +91,15 @@ def is_storage_failure(error: BaseException) -> bool:
         >>> is_storage_failure(OSError(28, "No space left on device"))
         True
     """
+    return storage_errno(error) in _STORAGE_REASONS
+
+
+def storage_errno(error: BaseException) -> int | None:
+    """Return the system's number of an error, None if it has none."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
         number = int(match[1])
-    return number in _STORAGE_REASONS
+    return number
 
 
 class LockedError(NacgenError, RuntimeError):

@@ -36,7 +36,7 @@ def main(config: PretrainConfig) -> None:
             return
         # Images to train on, and held-out ones.
         train_set, test_set = load_training_images(config)
-        record_data(run, train_set, test_set)
+        record_data(run, train_set, test_set, encoder=config.encoder)
         stream = run.stream(train_set)
 
         # The encoder, its evaluation before the first step, and the update of the objective.

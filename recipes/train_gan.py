@@ -44,7 +44,6 @@ def main(config: GANConfig) -> None:
         dataset = load_dataset(config.dataset, "train", config.data_dir, size, skip_bad=skip_bad)
         config.check_networks()
         held_out = load_test_split(dataset, config.data_dir, size, skip_bad=skip_bad)
-        record_data(run, dataset, held_out)
         if held_out is not None:
             num_classes_of(config, held_out)  # checks the labels that the first evaluation needs
         stream = run.stream(dataset)
@@ -53,6 +52,8 @@ def main(config: GANConfig) -> None:
             weights=config.score.weights,
             device=run.device,
         )
+        encoder_path = config.encoder_or_default
+        record_data(run, dataset, held_out, extractor.fingerprint, encoder=encoder_path)
 
         # Both networks and their update.
         update, encoder = build_update(config, run.accelerator, dataset, stream)

@@ -47,12 +47,19 @@ def main(config: VAEConfig) -> None:
         train_set, held_out = load_splits(
             config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
         )
-        record_data(run, train_set, held_out)
         stream = run.stream(train_set)
         extractor = metrics.build_extractor(
             config.score.extractor or "digits_classifier",
             weights=config.score.weights,
             device=run.device,
+        )
+        record_data(
+            run,
+            train_set,
+            held_out,
+            extractor.fingerprint,
+            encoder=config.encoder_or_default,
+            perceptual_encoder=config.perceptual_encoder,
         )
 
         # The networks and their update.

@@ -17,9 +17,8 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator, channels_for
 from nacgen.models.sngan import SNGANDiscriminator
 from nacgen.system.randomness import seeded
+from nacgen.training.generative import DIGITS_ENCODER
 from nacgen.transplant.discriminator import into_discriminator
-
-DIGITS_ENCODER = "checkpoints/digits-nac"
 
 
 def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:

@@ -128,6 +128,6 @@ def save_chart(figure: Figure, path: str | Path) -> Path:
         text.set_parse_math(False)
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
-    with storage_errors(f"the chart {path}", "Free space and repeat the command."):
+    with storage_errors(f"the chart {path}", "Mend the folder, and repeat the command."):
         write_file(Path(path), content.getvalue())
     return Path(path)

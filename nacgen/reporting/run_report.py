@@ -184,7 +184,7 @@ def write_blocks(blocks: Sequence[Block], title: str, folder: Path) -> Reports:
     reports = folder / "report.md", folder / "report.html"
     contents = to_markdown(blocks, folder), to_html(blocks, title, folder)
     for path, content in zip(reports, contents, strict=True):
-        with storage_errors(f"the report {path}", "Free space and repeat the command."):
+        with storage_errors(f"the report {path}", "Mend the folder, and repeat the command."):
             # A path may hold bytes that are no text.
             write_file(path, content.encode("utf-8", errors="backslashreplace"))
     return reports

@@ -1,17 +1,30 @@
 """Reading and writing files safely: regular files only, written whole, synced to the disk."""
 
 import contextlib
+import errno
 import io
 import os
 import re
+import shutil
 import socket
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from nacgen.errors import ConfigurationError, NacgenError, StorageError, is_storage_failure
+from nacgen.errors import (
+    ConfigurationError,
+    NacgenError,
+    StorageError,
+    is_storage_failure,
+    storage_errno,
+)
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# Errors of an operation that a file system lacks, such as locks on Lustre or NFS, or fsync of folders under FUSE.
+LACKING = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_warned: set[str] = set()
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -56,6 +69,14 @@ def read_regular(path: str | Path, max_bytes: int, inside: Path | None = None) -
     if len(content) > max_bytes:
         raise OSError(f"it is larger than {max_bytes:,} bytes")
     return content
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it, or anything else of that name; a link alone, not its target."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def move_aside(folder: Path) -> Path:
@@ -137,7 +158,7 @@ def _remove_leftovers(path: Path) -> None:
                 continue
 
 
-def write_synced(path: Path, pieces: Iterable[bytes | memoryview], sync: bool = True) -> None:
+def write_synced(path: Path, pieces: Iterable[bytes | memoryview], is_synced: bool = True) -> None:
     """Write the content of a file to the disk, for a folder that is renamed into place when it is whole.
 
     A link in the file's place raises an `OSError`.
@@ -146,8 +167,8 @@ def write_synced(path: Path, pieces: Iterable[bytes | memoryview], sync: bool = 
         for piece in pieces:
             file.write(piece)
         file.flush()
-        if sync:
-            os.fsync(file.fileno())
+        if is_synced:
+            sync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -156,7 +177,7 @@ def sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -177,14 +198,33 @@ def refuse_overwriting(output: str | Path, *inputs: str | Path | None) -> None:
             )
 
 
+def sync(descriptor: int) -> None:
+    """Sync an open file or folder to the disk, where its file system can; else warn once of what is lost."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        warn_once(
+            error,
+            "a file system cannot sync files or folders",
+            "a power cut may lose what was saved last",
+        )
+
+
+def warn_once(error: OSError, fact: str, loss: str) -> None:
+    """Warn once that a file system lacks an operation, and what that means; raise any other error again."""
+    if error.errno not in LACKING:
+        raise error
+    if fact not in _warned:
+        _warned.add(fact)
+        print(f"warning: {fact} ({error}): {loss}", file=sys.stderr)
+
+
 @contextlib.contextmanager
-def storage_errors(
-    what: str, advice: str = "Free space, or choose another folder."
-) -> Iterator[None]:
+def storage_errors(what: str, advice: str = "Choose another folder.") -> Iterator[None]:
     """Turn an `OSError` of a block that writes, or a library's error that stands for one, into a `StorageError`.
 
     `what` is the message's subject with its path, for example `"the index runs/a/index.json"`. `advice` is its
-    last sentence, for the user.
+    last sentence, for the user; on a full disk the advice to free space stands before it.
     """
     try:
         yield
@@ -193,6 +233,8 @@ def storage_errors(
     except Exception as error:
         if not (isinstance(error, OSError) or is_storage_failure(error)):
             raise
+        if storage_errno(error) in FULL:
+            advice = f"Free space, or {advice[0].lower()}{advice[1:]}"
         raise StorageError(f"{what} cannot be written ({error}). {advice}") from error
 
 
@@ -202,4 +244,10 @@ def open_text(path: Path, mode: str) -> IO[str]:
 
 
 def _without_links(name: str, flags: int) -> int:
-    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """Open a regular file to write it; neither follow a link nor wait for the reader of a pipe."""
+    no_waiting = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK"))
+    descriptor = os.open(name, flags | no_waiting, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{name} is no regular file")
+    return descriptor

@@ -10,7 +10,7 @@ from typing import IO
 from filelock import lock_descriptor
 
 from nacgen.errors import LockedError
-from nacgen.system.files import open_text
+from nacgen.system.files import open_text, warn_once
 
 
 def lock_folder(folder: Path) -> IO[str]:
@@ -23,10 +23,15 @@ def lock_folder(folder: Path) -> IO[str]:
     path = folder / ".lock"
     file = open_text(path, "a+")
     try:
-        is_locked = lock_descriptor(file.fileno(), blocking=False)
+        try:
+            is_locked = lock_descriptor(file.fileno(), blocking=False)
+        except OSError as error:
+            warn_once(
+                error, f"the file system of {folder} has no locks", "start no second run in it"
+            )
+            is_locked = True
         # A folder that was moved aside in the meantime took the locked file along.
-        is_moved = not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno()))
-        if not is_locked or is_moved:
+        if not is_locked or not is_in_place(file):
             raise LockedError(
                 f"one run trains in one folder, but {folder} is in use by {_owner(file)}. Wait for it, or choose "
                 "another --run-dir."
@@ -39,6 +44,14 @@ def lock_folder(folder: Path) -> IO[str]:
             file.close()
         raise
     return file
+
+
+def is_in_place(file: IO[str]) -> bool:
+    """Tell whether a locked file still has its name, so that nobody else can have locked the folder."""
+    try:
+        return os.path.samestat(Path(file.name).stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _owner(file: IO[str]) -> str:

@@ -53,8 +53,8 @@ def save_checkpoint(
     target = root / _name(images_seen)
     needed = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
     advice = (
-        f"It needs {needed:,} bytes, {shutil.disk_usage(root.parent).free:,} are free. Free space or choose "
-        "another --run-dir; earlier checkpoints are intact."
+        f"Choose another --run-dir; it needs {needed:,} bytes, {shutil.disk_usage(root.parent).free:,} are free, "
+        "and earlier checkpoints are intact."
     )
     with storage_errors(f"the checkpoint {target}", advice):
         root.mkdir(parents=True, exist_ok=True)

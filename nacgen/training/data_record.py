@@ -1,4 +1,4 @@
-"""The record of a run's images: a line on the terminal, `data` in `environment.json`, and the unreadable ones.
+"""The record of what a run is made from: a line on the terminal, `environment.json`, fingerprints, skipped images.
 
 Images that are left out because they cannot be read are the same on every process and in every session.
 """
@@ -7,29 +7,49 @@ import hashlib
 import json
 import os
 import sys
+from typing import Any
 
 from accelerate.utils import gather_object
 
 from nacgen.data.datasets import Dataset
-from nacgen.data.provenance import data_line, dataset_facts
+from nacgen.data.provenance import data_line, dataset_facts, dataset_fingerprint
 from nacgen.errors import DataError
+from nacgen.training.fingerprints import model_fingerprint
 from nacgen.training.run import Run
 
 SKIPPED_FILE = "skipped.txt"
 
 
-def record_data(run: Run, train: Dataset, held_out: Dataset | None) -> None:
-    """Tell and record which images a run trains on, holds out and leaves out, and hold it to the last.
+def record_data(
+    run: Run,
+    train: Dataset,
+    held_out: Dataset | None,
+    extractor: str | None = None,
+    **models: str | None,
+) -> None:
+    """Tell and record which images and models a run is made from, and hold a resumed run to them.
 
-    The order of images is a function of their number, so one more or less would change every batch. Every process
-    calls it before training.
+    Paths do not count: the same content elsewhere is the same input. Every process calls it before training.
+
+    Args:
+        run: Run that is opened and not complete.
+        train: Images to train on.
+        held_out: Images to measure on, if there are any.
+        extractor: Fingerprint of the features that scores compare, if there are scores.
+        models: Folder or Hub id of each model that the run starts from, by name; None for none.
 
     Raises:
+        ConfigurationError: The run was begun with other inputs; the message names them.
         DataError: Another process, or an earlier session of the run, left out other images.
     """
     datasets = [train] if held_out is None else [train, held_out]
     facts = {"train": dataset_facts(train), "held_out": held_out and dataset_facts(held_out)}
     run.environment["data"] = facts
+    inputs: dict[str, Any] = {"training images": dataset_fingerprint(train), "extractor": extractor}
+    if held_out is not None:
+        inputs["held-out images"] = dataset_fingerprint(held_out)
+    inputs |= {name: path and model_fingerprint(path) for name, path in models.items()}
+    run.hold_to_inputs({name: value for name, value in inputs.items() if value is not None})
     with run.processes.failing_together():
         if run.is_main:
             run.write("environment.json", json.dumps(run.environment, indent=2) + "\n")
@@ -39,6 +59,7 @@ def record_data(run: Run, train: Dataset, held_out: Dataset | None) -> None:
 
 
 def _hold_to_skipped(run: Run, datasets: list[Dataset]) -> None:
+    """Refuse other images than were left out before: their order is a function of their number."""
     paths = sorted({path for dataset in datasets for path in dataset.skipped})
     roots = [dataset.files.root for dataset in datasets if dataset.files is not None]
     root = os.path.join(os.path.commonpath(roots), "") if roots else ""  # noqa: PTH118

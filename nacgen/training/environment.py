@@ -50,6 +50,8 @@ def describe_environment(recipe: str, accelerator: Accelerator) -> dict[str, Any
         "device": str(accelerator.device),
         "num_processes": processes,
         "mixed_precision": accelerator.mixed_precision,
+        "gradient_accumulation": accelerator.gradient_accumulation_steps,
+        "dynamo_backend": accelerator.state.dynamo_plugin.backend.value.lower(),
         "hardware": {
             "kind": kind,
             "count": processes * (threads if kind == "cpu" else 1),

@@ -7,6 +7,8 @@ from typing import Literal
 from nacgen.errors import ConfigurationError
 from nacgen.training.config import TrainingConfig, require_between, require_positive
 
+DIGITS_ENCODER = "checkpoints/digits-nac"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
@@ -43,6 +45,11 @@ class GenerativeConfig(TrainingConfig):
     def source(self) -> Literal["encoder", "random", "shuffled"]:
         """The source of weights as `transplant` names it; every method's encoder is an encoder."""
         return self.init if self.init in ("random", "shuffled") else "encoder"
+
+    @property
+    def encoder_or_default(self) -> str | None:
+        """Folder or Hub id of the encoder, None where no network is made from one."""
+        return (self.encoder or DIGITS_ENCODER) if self.needs_encoder else None
 
     @property
     def needs_encoder(self) -> bool:

@@ -26,11 +26,13 @@ from nacgen.training.checkpoint import (
     resume_checkpoint,
     save_checkpoint,
 )
+from nacgen.training.fingerprints import differences
 from nacgen.training.monitors import images_beyond
 from nacgen.training.run import Run, TrainingResult
 from nacgen.training.snapshot import capture, restore
 from nacgen.training.update import Schedule, Update, constant, group_factor
 
+LOG = "log"  # part of a checkpoint with the rows of metrics.jsonl
 Evaluation = Callable[[int], dict[str, Any]]
 
 
@@ -92,7 +94,7 @@ def train(
 
     with StopRequests() as requests, _progress(run, session.images_seen) as bar:
         # Repeat an evaluation that a signal interrupted in the last session.
-        if not session.is_evaluated:
+        if session.owes_evaluation:
             with session.clock.paused():
                 if session.evaluate(requests) or is_due(times.checkpoint_every):
                     session.save()
@@ -111,7 +113,7 @@ def train(
                     discard_checkpoints_after(run.checkpoints, error.since)
                 raise
             session.images_seen += batch_size
-            session.is_evaluated = evaluate is None or not is_due(evaluate_every)
+            session.owes_evaluation = evaluate is not None and is_due(evaluate_every)
             bar.update(batch_size)
             # Log.
             if is_due(times.log_every):
@@ -122,7 +124,7 @@ def train(
                 run.log(session.images_seen, values, {"images_per_second": session.rate()})
             # Evaluation and checkpoint.
             with session.clock.paused():
-                is_best = not session.is_evaluated and session.evaluate(requests)
+                is_best = session.owes_evaluation and session.evaluate(requests)
                 if is_best or is_due(times.checkpoint_every):
                     session.save()
     # Evaluate again if the run was killed between its last checkpoint and its summary.
@@ -144,10 +146,9 @@ class _Session:
         self.evaluation: dict[str, Any] = {}
         state = self._resume()
         self.images_seen = self.saved_at = int(state["images_seen"])
-        self.is_evaluated = evaluation is None or bool(state.get("is_evaluated", True))
+        self.owes_evaluation = evaluation is not None and not state.get("is_evaluated", True)
         self.best: dict[str, Any] | None = state.get("best")
         self.clock = _Clock(state["seconds"], state["training_seconds"])
-        run.cut_log(self.images_seen, state.get("rows"))
 
     def _resume(self) -> dict[str, Any]:
         """Find the newest whole checkpoint on the first process, and read it into the update on all."""
@@ -158,6 +159,7 @@ class _Session:
         position = 0 if loaded is None else 1 + loaded[1]["images_seen"]
         position = int(self.processes.sum(torch.tensor(position, device=self.processes.device)))
         if position == 0:
+            self.run.restore_log(b"")
             return {"images_seen": 0, "seconds": 0.0, "training_seconds": 0.0}
         with self.processes.failing_together():
             parts, state = loaded or read_checkpoint(root, position - 1)
@@ -166,7 +168,18 @@ class _Session:
                     f"the checkpoint in {root} should say how long the run took, but does not. Resume with the "
                     "version that wrote it."
                 )
+            if (run := state.get("run", self.run.identity)) != self.run.identity:
+                raise CheckpointError(
+                    f"the checkpoint of {position - 1} images in {root} belongs to another run "
+                    f"({'; '.join(differences(run, self.run.identity))}). Remove it, which resumes from the one "
+                    "before, or start over with --fresh."
+                )
+            log = parts.pop(LOG, None)
             restore(self.update, parts, root)
+        if log is None:
+            self.run.cut_log(position - 1, state.get("rows"))
+        else:
+            self.run.restore_log(log["rows"].numpy().tobytes())
         return state
 
     def next_batch(self, stream: ImageStream, requests: StopRequests) -> Batch:
@@ -189,7 +202,7 @@ class _Session:
         except InterruptedBlock:
             self.stop()
         self.run.log(self.images_seen, self.evaluation)
-        self.is_evaluated = True
+        self.owes_evaluation = False
         return self.note_best()
 
     def note_best(self) -> bool:
@@ -200,10 +213,10 @@ class _Session:
             is_best = value is not None and (
                 self.best is None or self.goal.is_better(value, self.best["value"])
             )
-        if self.processes.agree(not is_best):
-            return False
-        self.best = {"images_seen": self.images_seen, "value": value}
-        return True
+        is_best = bool(self.processes.sum(torch.tensor(int(is_best), device=self.processes.device)))
+        if is_best:
+            self.best = {"images_seen": self.images_seen, "value": value}
+        return is_best
 
     def rate(self) -> float:
         """Return the number of images per second."""
@@ -213,16 +226,18 @@ class _Session:
         """Write a checkpoint; if the first process cannot, all raise."""
         with self.processes.failing_together():
             if self.run.is_main:
+                self.run.check_lock()
                 state = {
                     "seconds": self.clock.seconds(),
                     "training_seconds": self.clock.training_seconds(),
-                    "rows": self.run.sync_log(),
-                    "is_evaluated": self.is_evaluated,
+                    "run": self.run.identity,
+                    "is_evaluated": not self.owes_evaluation,
                     "best": self.best,
                 }
+                rows = torch.frombuffer(bytearray(self.run.synced_log()), dtype=torch.uint8)
                 save_checkpoint(
                     self.run.checkpoints,
-                    capture(self.update),
+                    capture(self.update) | {LOG: {"rows": rows}},
                     state,
                     self.images_seen,
                     best=None if self.best is None else self.best["images_seen"],

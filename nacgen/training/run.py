@@ -3,37 +3,53 @@
 import contextlib
 import dataclasses
 import json
-import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import torch
 import yaml
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+from accelerate import Accelerator
 
 from nacgen.data.datasets import Dataset
 from nacgen.data.stream import ImageStream
-from nacgen.errors import CheckpointError, ConfigurationError
-from nacgen.models.folder import PretrainedModel
-from nacgen.system.documents import flatten
-from nacgen.system.files import open_text, storage_errors, write_file
+from nacgen.errors import ConfigurationError, LockedError
+from nacgen.models.folder import CONFIG_FILE, WEIGHTS_FILE, PretrainedModel
+from nacgen.system.documents import flatten, strict_json
+from nacgen.system.files import (
+    open_regular,
+    open_text,
+    read_regular,
+    storage_errors,
+    sync,
+    write_file,
+)
+from nacgen.system.locks import is_in_place, lock_folder
 from nacgen.system.processes import Processes
 from nacgen.training.config import TrainingConfig, to_dict
 from nacgen.training.environment import describe_environment, describe_hardware
+from nacgen.training.fingerprints import (
+    FINGERPRINTS,
+    LARGEST,
+    differences,
+    digest,
+    file_digest,
+    read_fingerprints,
+)
+from nacgen.training.launcher import build_accelerator
 from nacgen.training.run_folder import (
     CHECKPOINTS,
     CONFIG,
+    ENVIRONMENT,
+    INPUT_PATHS,
     LOG,
+    NOT_COMPARED,
     SUMMARY,
     check_folder,
     has_begun,
     hold_folder,
+    is_finished,
 )
 from nacgen.training.trackers import require_tracker
 
@@ -68,11 +84,18 @@ class Run:
         self.config = dataclasses.replace(config, run_dir=str(path), config=None, fresh=False)
         self.processes = Processes.of(accelerator)
         self.device, self.is_main = accelerator.device, accelerator.is_main_process
-        self.is_complete = not config.fresh and (path / SUMMARY).is_file()
+        self.is_complete = is_finished(path, config, self.is_main)
         self.has_begun = not config.fresh and has_begun(path)
+        options = flatten(to_dict(config))
+        compared = options.keys() - {*NOT_COMPARED, *INPUT_PATHS}
+        now = {"configuration": digest({name: options[name] for name in compared}), "inputs": {}}
+        self._fingerprints: dict[str, Any] = now
+        if self.has_begun:  # a later version may have more options
+            self._fingerprints |= read_fingerprints(path)
         self.environment = describe_environment(recipe, accelerator)
         self.checkpoints = path / CHECKPOINTS
-        self._log, self._num_rows = path / LOG, 0
+        self._log, self._exported = path / LOG, set[str]()
+        self._lock: IO[str] | None = None
 
     @property
     def hardware(self) -> str:
@@ -94,8 +117,8 @@ class Run:
         """Return a context that turns failures to write into a `StorageError` that names `what`."""
         return storage_errors(
             f"the {what} in {self.path}",
-            "Free space, or choose another --run-dir; earlier checkpoints are intact, and the same command "
-            "resumes from them.",
+            "Choose another --run-dir; earlier checkpoints are intact, and the same command resumes from "
+            "them.",
         )
 
     @contextlib.contextmanager
@@ -104,13 +127,49 @@ class Run:
         with contextlib.ExitStack() as stack:
             with self.processes.failing_together(), self.writing("configuration"):
                 if self.is_main:
-                    stack.enter_context(hold_folder(self.path, is_fresh))
+                    self._lock = stack.enter_context(hold_folder(self.path, is_fresh))
+                    self._compare_environment()
                     (self.path / "samples").mkdir(exist_ok=True)
                     config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
                     write_file(self.path / CONFIG, config)
                     facts = json.dumps(self.environment, indent=2)
-                    write_file(self.path / "environment.json", facts + "\n")
+                    write_file(self.path / ENVIRONMENT, facts + "\n")
             yield
+
+    def _compare_environment(self) -> None:
+        """Refuse to resume in another precision, and warn where sums may be rounded otherwise."""
+        there: Any = None
+        with contextlib.suppress(OSError, ValueError):
+            there = strict_json(read_regular(self.path / ENVIRONMENT, LARGEST))
+        if not self.has_begun or not isinstance(there, dict):
+            return
+        here = self.environment
+        precision = there.get("mixed_precision", here["mixed_precision"])
+        if precision != here["mixed_precision"]:
+            raise ConfigurationError(
+                f"{self.path} holds a run in mixed precision {precision}, but the launcher chose "
+                f"{here['mixed_precision']}. Launch with --mixed_precision {precision}, or choose another "
+                "--run-dir."
+            )
+        names = ("device", "gpu", "threads", "num_processes")
+        changed = differences(*({name: each.get(name) for name in names} for each in (there, here)))
+        if changed:
+            print(
+                f"warning: {self.path} is resumed on other hardware ({'; '.join(changed)}): sums are rounded "
+                "otherwise, and the run will not equal an uninterrupted one bit for bit",
+                file=sys.stderr,
+            )
+
+    def check_lock(self) -> None:
+        """End if another run has worked in the folder since the lock was deleted; else lock it again."""
+        if self._lock is None or is_in_place(self._lock):
+            return
+        if Path(self._lock.name).exists():
+            raise LockedError(
+                f"one run trains in one folder, but the lock of {self.path} was deleted, and another run has "
+                "begun in it. Wait for it; the same command then goes on from the last checkpoint."
+            )
+        self._lock = lock_folder(self.path)
 
     def write(self, name: str, text: str) -> None:
         """Write a text file into the folder, whole or not at all. Only the main process calls it."""
@@ -122,6 +181,37 @@ class Run:
         with self.processes.failing_together(), self.writing(name):
             if self.is_main:
                 model.save_pretrained(self.path / name)
+        self._exported.add(name)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The seed and digests of configuration and inputs, which a checkpoint keeps."""
+        held = self._fingerprints
+        return {
+            "seed": self.config.seed,
+            "configuration": held["configuration"],
+            "inputs": digest(held["inputs"]),
+        }
+
+    def hold_to_inputs(self, here: Mapping[str, Any]) -> None:
+        """Record fingerprints by name, or compare them with those it began with; every process calls it."""
+        there = self._fingerprints["inputs"]
+        if there and (changed := differences(there, here)):
+            raise ConfigurationError(
+                f"{self.path} holds a run that was made from something else ({'; '.join(changed)}). Bring the "
+                "files back to what they were, choose another --run-dir, or start over with --fresh, which moves "
+                "the folder aside."
+            )
+        self._fingerprints["inputs"] = here
+        with self.processes.failing_together():
+            if self.is_main:
+                if self.has_begun and not there:
+                    told = "does not say what it was made from; from now on it does"
+                    print(f"the run in {self.path} {told}", file=sys.stderr)
+                self._write_fingerprints()
+
+    def _write_fingerprints(self) -> None:
+        self.write(FINGERPRINTS, json.dumps(self._fingerprints, indent=2) + "\n")
 
     def start_trackers(self) -> None:
         """Start the trackers that the configuration names; every process calls it."""
@@ -147,21 +237,41 @@ class Run:
         with self.processes.failing_together():
             if self.is_main:
                 row = json.dumps({"images_seen": images_seen, **values})
+                self.check_lock()
                 with self.writing("log"), open_text(self._log, "a") as file:
                     file.write(row + "\n")
-                self._num_rows += 1
             if tracked is not None:
                 with self.writing("tracker's files"):
                     self.accelerator.log({**values, **tracked}, images_seen)
 
-    def sync_log(self) -> int:
-        """Sync the log to the disk, and return the number of its rows. Only the main process calls it."""
-        with self.writing("log"), contextlib.suppress(FileNotFoundError), self._log.open() as file:
-            os.fsync(file.fileno())
-        return self._num_rows
+    def synced_log(self) -> bytes:
+        """Return the log, synced to the disk, for a checkpoint. Only the main process calls it."""
+        with (
+            self.writing("log"),
+            contextlib.suppress(FileNotFoundError),
+            self._log.open("rb") as file,
+        ):
+            sync(file.fileno())
+            return file.read()
+        return b""
+
+    def restore_log(self, rows: bytes) -> None:
+        """Give the log the rows of a checkpoint, so that a resumed log equals an uninterrupted one."""
+        with self.processes.failing_together(), self.writing("log"):
+            if not self.is_main:
+                return
+            found = b""
+            with contextlib.suppress(FileNotFoundError), open_regular(self._log) as file:
+                found = file.read()
+            if not found.startswith(rows):
+                print(
+                    f"{self._log} is damaged; it gets the rows of the checkpoint", file=sys.stderr
+                )
+            if found != rows:
+                write_file(self._log, rows)
 
     def cut_log(self, images_seen: int, num_rows: int | None = None) -> None:
-        """Drop the rows after a position, so that a resumed log equals an uninterrupted one.
+        """Drop the rows after a position, of a run of an earlier version, whose checkpoints have no log.
 
         At most `num_rows` stay: a position may have been evaluated after it was saved. Every process calls it.
         """
@@ -173,9 +283,7 @@ class Run:
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off by a kill
                     if json.loads(line)["images_seen"] <= images_seen:
                         kept.append(line + "\n")
-            kept = kept[:num_rows]
-            write_file(self._log, "".join(kept))
-            self._num_rows = len(kept)
+            write_file(self._log, "".join(kept[:num_rows]))
 
     def finish(
         self,
@@ -197,18 +305,15 @@ class Run:
         else:
             summary = {"run_dir": str(self.path), **dataclasses.asdict(result), **extra}
             summary |= summary.pop("evaluation")
+            files = [
+                f"{m}/{f}" for m in sorted(self._exported) for f in (CONFIG_FILE, WEIGHTS_FILE)
+            ]
+            self._fingerprints["outputs"] = {file: file_digest(self.path / file) for file in files}
+            self._write_fingerprints()
             self.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         if report is not None:
             print(f"\n{report(self.path)}\n", file=sys.stderr)
-        path = self.path / SUMMARY
-        try:
-            summary = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise CheckpointError(
-                f"{path} should hold a JSON object, but does not ({error}). Remove it and repeat the "
-                "command, which writes it again from the last checkpoint."
-            ) from error
-        print(json.dumps(summary), flush=True)
+        print(json.dumps(json.loads((self.path / SUMMARY).read_text("utf-8"))), flush=True)
 
 
 @contextlib.contextmanager
@@ -236,37 +341,13 @@ def open_run(name: str, config: TrainingConfig, allow_fp16: bool = True) -> Iter
         True
     """
     path = Path(config.run_dir or f"runs/{name}-seed{config.seed}")
-    with storage_errors(f"the run in {path}", "Free space, or choose another --run-dir."):
+    with storage_errors(f"the run in {path}", "Choose another --run-dir."):
         check_folder(path, config)
     require_tracker(config.run.tracker)
-    accelerator = _build_accelerator(path, config)
-    if accelerator.mixed_precision == "fp16" and not allow_fp16:
-        raise ConfigurationError(
-            "mixed precision must be no or bf16 for adversarial training, got fp16: Accelerate's optimizers "
-            "share one gradient scaler, and gradient penalties overflow in it. Launch with "
-            "--mixed_precision bf16."
-        )
+    accelerator = build_accelerator(path, config, allow_fp16)
     run = Run(path, config, accelerator, recipe=name.partition("-")[0])
     if run.is_complete:
         yield run
         return
     with run._held(config.fresh):
         yield run
-
-
-def _build_accelerator(path: Path, config: TrainingConfig) -> Accelerator:
-    # Two warnings of DistributedDataParallel that point to no fault. torch 2.15 renames broadcast_buffers, but
-    # torch 2.10 and Accelerate do not know the new name. The gradient of a head with one output is a transposed
-    # column.
-    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
-    return Accelerator(
-        # Explicit: under torchrun on a machine without a device each process would work alone.
-        cpu=not torch.accelerator.is_available(),
-        log_with=None if config.run.tracker == "none" else config.run.tracker,
-        project_config=ProjectConfiguration(str(path), logging_dir=str(path / "tensorboard")),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=config.run.timeout)),
-        ],
-    )

@@ -1,21 +1,26 @@
 """The folder of a run: its checks before anything is written, and its lock."""
 
 import contextlib
-import shutil
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from nacgen.errors import ConfigurationError, StorageError
-from nacgen.system.documents import flatten, read_yaml
-from nacgen.system.files import is_temporary, move_aside
+from nacgen.errors import CheckpointError, ConfigurationError, StorageError
+from nacgen.system.documents import flatten, read_yaml, strict_json
+from nacgen.system.files import is_temporary, move_aside, read_regular, remove
 from nacgen.system.locks import lock_folder
 from nacgen.training.config import TrainingConfig, preset_of, to_dict
+from nacgen.training.fingerprints import LARGEST, file_digest, read_fingerprints
 from nacgen.training.old_options import upgrade, warn
 
 CONFIG, LOG, CHECKPOINTS, SUMMARY = "config.yaml", "metrics.jsonl", "checkpoints", "summary.json"
+ENVIRONMENT = "environment.json"
 NOT_COMPARED = ("config", "run_dir", "run.timeout")
+# Paths of inputs, of which the fingerprints are compared.
+INPUT_PATHS = ("data_dir", "encoder", "perceptual_encoder", "score.weights")
 # A run that was stopped while it was being set up leaves no more than these, and a temporary file.
 BEGINNINGS = {".lock", "samples"}
 
@@ -52,18 +57,67 @@ def check_folder(folder: Path, config: TrainingConfig) -> None:
         _probe(folder)
 
 
+def is_finished(folder: Path, config: TrainingConfig, is_main: bool) -> bool:
+    """Tell whether a folder holds this run, complete and whole.
+
+    A complete run whose files are damaged, or whose inputs are given by other paths, is opened as one that was
+    stopped before its summary: its inputs are compared, and its models and reports are made again.
+
+    Raises:
+        CheckpointError: There is no checkpoint from which that could be done.
+    """
+    if config.fresh or not os.path.lexists(folder / SUMMARY):
+        return False
+    problems = [
+        f"{name} is damaged"
+        for name, digest in read_fingerprints(folder).get("outputs", {}).items()
+        if file_digest(folder / name) != digest
+    ]
+    try:
+        strict_json(read_regular(folder / SUMMARY, LARGEST), allow_nan=True)
+    except (OSError, ValueError) as error:
+        problems.append(f"{SUMMARY} is damaged ({error})")
+    there, here = flatten(read_yaml(folder / CONFIG)), flatten(to_dict(config))
+    problems += [
+        f"{name} was {there.get(name)}, is {here[name]}"
+        for name in INPUT_PATHS
+        if name in here and not _is_same(there.get(name), here[name])
+    ]
+    if not problems:
+        return True
+    told = f"{folder} holds this run, complete, but {'; '.join(problems)}"
+    checkpoints = folder / CHECKPOINTS
+    if not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+        raise CheckpointError(
+            f"{told}, and no checkpoint to make it whole from. Bring the files and the paths back, or choose "
+            "another --run-dir."
+        )
+    if is_main:
+        print(f"{told}; its end is repeated from the last checkpoint", file=sys.stderr)
+    return False
+
+
+def _is_same(there: object, here: object) -> bool:
+    return there == here or (
+        isinstance(there, str)
+        and isinstance(here, str)
+        and os.path.realpath(there) == os.path.realpath(here)
+    )
+
+
 def _compare(folder: Path, config: TrainingConfig) -> None:
     there = flatten(read_yaml(folder / CONFIG))
     if not has_begun(folder):
         return
     there, here = upgrade(there, str(folder / CONFIG)), flatten(to_dict(config))
+    not_compared = NOT_COMPARED + (INPUT_PATHS if read_fingerprints(folder).get("inputs") else ())
     # Options of today that an old file lacks have the value that the file gives them when it is parsed.
     defaults = preset_of(config, there.get("preset", "")) or type(config)()
     missing = {key: value for key, value in flatten(to_dict(defaults)).items() if key not in there}
     differences = [
         f"{key}: {value}{' (default)' if key in missing else ''} there, {here.get(key, 'absent')} here"
         for key, value in sorted((there | missing).items())
-        if key not in NOT_COMPARED and (key not in here or value != here[key])
+        if key not in not_compared and (key not in here or value != here[key])
     ]
     if differences:
         named = f"; {config.config} names this one" if config.config else ""
@@ -93,8 +147,10 @@ def _probe(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def hold_folder(folder: Path, is_fresh: bool) -> Iterator[None]:
-    """Make and lock a run folder. An error that ends a run before it has begun leaves what was there before.
+def hold_folder(folder: Path, is_fresh: bool) -> Iterator[IO[str]]:
+    """Make and lock a run folder and yield its lock.
+
+    An error that ends a run before it has begun leaves what was there before.
 
     `is_fresh` moves an older run aside. Raises `LockedError` if another process trains in the folder.
     """
@@ -106,13 +162,14 @@ def hold_folder(folder: Path, is_fresh: bool) -> Iterator[None]:
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     names = {path.name for path in folder.iterdir()}
-    with lock_folder(folder):
+    with lock_folder(folder) as lock:
         try:
-            yield
+            yield lock
         except BaseException:
             if not has_begun(folder):
                 for path in [path for path in folder.iterdir() if path.name not in names]:
-                    _remove(path)
+                    with contextlib.suppress(OSError):
+                        remove(path)
                 with contextlib.suppress(OSError):
                     if is_new:
                         folder.rmdir()
@@ -120,11 +177,3 @@ def hold_folder(folder: Path, is_fresh: bool) -> Iterator[None]:
                         aside.rename(folder)
                         print(f"{aside} was moved back to {folder}", file=sys.stderr)
             raise
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

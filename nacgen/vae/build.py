@@ -13,6 +13,7 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import channels_for
 from nacgen.models.vae import VAE, Decoder
 from nacgen.system.randomness import seeded
+from nacgen.training.generative import DIGITS_ENCODER
 from nacgen.transplant.discriminator import into_discriminator
 from nacgen.transplant.perceptual import PerceptualDistance, into_perceptual
 from nacgen.transplant.prepare import Source
@@ -21,7 +22,6 @@ from nacgen.vae.adversary import Adversary
 from nacgen.vae.options import VAEConfig
 from nacgen.vae.update import VAEUpdate
 
-DIGITS_ENCODER = "checkpoints/digits-nac"
 BETAS = {"vae": (0.9, 0.99), "discriminator": (0.0, 0.99)}  # of Adam
 DISCRIMINATOR_RATE = 1e-3  # learning rate of its heads; that of its trunk is 0.3 times as large
 
