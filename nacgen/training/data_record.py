@@ -49,13 +49,13 @@ def record_data(
     if held_out is not None:
         inputs["held-out images"] = dataset_fingerprint(held_out)
     inputs |= {name: path and model_fingerprint(path) for name, path in models.items()}
-    run.hold_to_inputs({name: value for name, value in inputs.items() if value is not None})
     with run.processes.failing_together():
         if run.is_main:
             run.write("environment.json", json.dumps(run.environment, indent=2) + "\n")
             print(data_line(train, held_out), file=sys.stderr)
     if run.config.data.skip_bad:
         _hold_to_skipped(run, datasets)
+    run.hold_to_inputs({name: value for name, value in inputs.items() if value is not None})
 
 
 def _hold_to_skipped(run: Run, datasets: list[Dataset]) -> None:

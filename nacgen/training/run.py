@@ -309,7 +309,8 @@ class Run:
                 f"{m}/{f}" for m in sorted(self._exported) for f in (CONFIG_FILE, WEIGHTS_FILE)
             ]
             self._fingerprints["outputs"] = {file: file_digest(self.path / file) for file in files}
-            self._write_fingerprints()
+            if files:
+                self._write_fingerprints()
             self.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         if report is not None:
             print(f"\n{report(self.path)}\n", file=sys.stderr)

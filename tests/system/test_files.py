@@ -21,7 +21,7 @@ def test_a_write_that_fails_keeps_the_old_content(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    words = r"the index cannot be written \(.*No space.*\. Retry\."
+    words = r"the index cannot be written \(.*No space.*\. Free space, or retry\."
     with pytest.raises(StorageError, match=words), storage_errors("the index", "Retry."):
         write_file(path, iter([b"ne", b"w"]))
     assert [file.name for file in tmp_path.iterdir()] == ["index.json"]
