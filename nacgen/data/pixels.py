@@ -53,9 +53,10 @@ def check_images(images: Tensor, owner: nn.Module) -> None:
     Augmented images leave [-1, 1] a little; values from 0 to 255 are far out. NaN is left to the loss in training.
     There, on an accelerator, only the first batch that `owner` gets is looked at: looking waits for the device.
     """
-    if not images.dtype.is_floating_point:
+    if not (isinstance(images, Tensor) and images.dtype.is_floating_point):
+        got = getattr(images, "dtype", type(images).__name__)
         raise DataError(
-            f"images must be floats in [-1, 1], got {images.dtype}. Bring uint8 images there with "
+            f"images must be a tensor of floats in [-1, 1], got {got}. Bring a tensor of uint8 there with "
             "nacgen.data.pixels.to_float."
         )
     if images.ndim != 4 or images.shape[1] != 3:

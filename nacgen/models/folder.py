@@ -16,9 +16,9 @@ from huggingface_hub.errors import HFValidationError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError, StorageError
+from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
 from nacgen.system.documents import strict_json
-from nacgen.system.files import read_regular, write_file
+from nacgen.system.files import read_regular, storage_errors, write_file
 from nacgen.system.hub import download
 from nacgen.system.precision import default_float32
 from nacgen.system.tensor_file import read_tensor_file, require_finite, serialized
@@ -87,7 +87,7 @@ class PretrainedModel(PyTorchModelHubMixin):
             The address of the commit on the Hub, if the model is pushed.
 
         Raises:
-            StorageError: There is a file in the folder's place.
+            StorageError: A file cannot be written, or there is one in the folder's place.
 
         Example:
             >>> nacgen.NACEncoder(code_dim=32).save_pretrained("encoder")
@@ -97,20 +97,16 @@ class PretrainedModel(PyTorchModelHubMixin):
         assert isinstance(self, torch.nn.Module)
         folder, repo_id = Path(save_directory), kwargs.pop("repo_id", None)
         config = kwargs.pop("config", None) or self.configuration()
-        if folder.exists() and not folder.is_dir():
-            raise StorageError(
-                f"a model is saved in a folder, but {folder} is a file. Choose another name."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
         metadata = {"format": "pt", DIGEST: _digest(config)}
-        write_file(
-            folder / WEIGHTS_FILE, serialized(tensors, metadata)
-        )  # what can fail comes first
-        write_file(folder / CONFIG_FILE, json.dumps(config, sort_keys=True, indent=2))
         card = folder / CARD_FILE
-        if not card.exists() or CARD_MARK.encode() in card.read_bytes():
-            write_file(card, self.model_card())
+        with storage_errors(f"the model folder {folder}", "Free space, or choose another folder."):
+            folder.mkdir(parents=True, exist_ok=True)
+            # The largest file comes first: if it does not fit, the old model is whole.
+            write_file(folder / WEIGHTS_FILE, serialized(tensors, metadata))
+            write_file(folder / CONFIG_FILE, json.dumps(config, sort_keys=True, indent=2))
+            if not card.exists() or (card.is_file() and CARD_MARK.encode() in card.read_bytes()):
+                write_file(card, self.model_card())
         if push_to_hub:
             return self.push_to_hub(repo_id or folder.name, config=config, **kwargs)
         return None

@@ -17,6 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from nacgen.data.pixels import check_images
 from nacgen.errors import ConfigurationError
+from nacgen.models.folder import check_memory
 
 
 class SNGANGeneratorBlock(nn.Module):
@@ -76,6 +77,8 @@ class SNGANDiscriminator(nn.Module):
 
     def __init__(self, channels: int = 128, num_classes: int | None = None) -> None:
         super().__init__()
+        widest = channels * max(9 * channels, num_classes or 0)
+        check_memory(widest, f"channels {channels} and {num_classes} classes")
         self.num_classes = num_classes
         self.blocks = nn.Sequential(
             SNGANDiscriminatorBlock(3, channels, downsample=True, is_first=True),

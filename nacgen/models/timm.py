@@ -1,10 +1,8 @@
 """Models of timm as backbones; they need `pip install "nacgen[timm]"`."""
 
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -54,15 +52,6 @@ class TimmBackbone(Backbone):
             "a timm trunk can be pretrained and probed, but not transplanted into a discriminator: its "
             "stages are not known. Use a backbone of ours."
         )
-
-    def convolution_norm_pairs(self) -> Iterator[tuple[nn.Module, str, str]]:
-        """Raise an error, as `stages`."""
-        self.stages()
-        yield from ()
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Raise an error: timm initializes its models itself."""
-        self.stages()
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
         """Return timm's feature maps of normalized images in order, under our names: `"stem"`, `"layer1"`, …."""

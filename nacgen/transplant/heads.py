@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
+from nacgen.models.folder import check_memory
+
 HeadName = Literal["linear", "basis", "projected"]
 SpectralNorm = Literal["none", "heads", "cap"]
 CHANNELS = 64  # between the layers of a head
@@ -32,6 +34,7 @@ class Head(nn.Module, ABC):
 
     def add_output(self, vector_dim: int, num_classes: int | None) -> None:
         """Make the last layer, after a subclass has made its own."""
+        check_memory((num_classes or 0) * vector_dim, f"{num_classes} classes")
         self.linear = nn.Linear(vector_dim, 1)
         self.embedding = None if num_classes is None else nn.Embedding(num_classes, vector_dim)
         if self.embedding is not None:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from nacgen.errors import CheckpointError, ConfigurationError, check_choice
@@ -63,7 +64,7 @@ class PreparedTrunk:
             raise ConfigurationError(
                 "a frozen trunk needs batch_norm 'fold' or 'freeze', got batch_norm 'train' in mode frozen."
             )
-        stages = list(encoder.backbone.stage_channels)
+        stages = list(encoder.backbone.stages())
         half, all_stages = (len(stages) + 1) // 2, len(stages)
         if frozen_stages is None:
             frozen_stages = {"init": 0, "partial": half, "frozen": all_stages}[mode]
@@ -158,10 +159,11 @@ def unwrap(module: Any, name: str) -> tuple[Any, str]:
     while isinstance(module, WRAPPERS) or "_orig_mod" in getattr(module, "_modules", {}):
         inner = "module" if isinstance(module, WRAPPERS) else "_orig_mod"
         module, prefix = getattr(module, inner), f"{prefix}{inner}."
-    tensors = module.state_dict() if isinstance(module, nn.Module) else {}
-    if any(isinstance(x, Tensor) and x.is_meta for x in tensors.values()):
+    tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
+    if any(is_lazy(x) or x.is_meta for x in tensors):
         raise ConfigurationError(
-            f"{name} must hold numbers, but is on the meta device. Build or load it on the CPU first."
+            f"{name} must hold numbers, but is on the meta device or lazy. Build or load it on the CPU first, and "
+            "call a lazy module once."
         )
     return module, prefix
 

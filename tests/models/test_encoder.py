@@ -65,6 +65,8 @@ def test_what_cannot_be_images_is_refused_at_each_entry(entry: str, as_users_run
     pixels = to_uint8(images)
     for wrong, message in (
         (pixels, r"floats in \[-1, 1\], got torch\.uint8\. .* nacgen\.data\.pixels\.to_float"),
+        (pixels.numpy(), r"a tensor of floats in \[-1, 1\], got uint8\."),
+        ([images], r"a tensor of floats in \[-1, 1\], got list\."),
         (pixels.float(), r"numbers in \[-1, 1\], got [0-9.]* to 25\d\. .* images / 127\.5 - 1"),
         (images * torch.nan, "finite numbers in .*, got nan to nan"),
         (images[:, :1], r"color images \(b, 3, h, w\), got \(4, 1, 16, 16\)\. .* gray"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from nacgen.errors import ConfigurationError
 from nacgen.models.backbones import build_backbone
 from nacgen.models.encoder import NACEncoder
+from nacgen.transplant.own_module import into_module
 
 SWIN = "timm:swin_tiny_patch4_window7_224"
 
@@ -84,7 +85,8 @@ def test_what_a_model_of_timm_cannot_do_is_named(monkeypatch: pytest.MonkeyPatch
     trunk = build_backbone("timm:mobilenetv3_small_050")
     with pytest.raises(ConfigurationError, match=r"at least 32 px .* got 16x16"):
         trunk(images(16))
-    for ask in (trunk.stages, trunk.reset_parameters, lambda: list(trunk.convolution_norm_pairs())):
+    encoder = NACEncoder("timm:mobilenetv3_small_050", code_dim=4)
+    for ask in (trunk.stages, lambda: into_module(encoder, torch.nn.Conv2d(3, 8, 3))):
         with pytest.raises(ConfigurationError, match="not transplanted into a discriminator"):
             ask()
     monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not there

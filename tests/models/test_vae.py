@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
-from nacgen.models.likelihoods import GaussianLikelihood
-from nacgen.models.vae import VAE, Decoder
+from nacgen.models.vae import VAE, Decoder, GaussianLikelihood
 from nacgen.system.randomness import seeded
 
 
