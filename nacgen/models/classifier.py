@@ -17,20 +17,20 @@ library_name: nacgen
 license: apache-2.0
 tags: [image-classification, image-feature-extraction]
 ---
-# Image classifier: {num_classes} classes, {image_size}x{image_size} px
+# Image classifier: {model.num_classes} classes, {model.image_size}x{model.image_size} px
 
-A small convolutional classifier whose {feature_dim} penultimate features measure generated images
+A small convolutional classifier whose {model.feature_dim} penultimate features measure generated images
 by a Fréchet distance. It knows nothing of Neural Activation Coding.
 
 ```python
 from nacgen.models.classifier import ImageClassifier
 
 classifier = ImageClassifier.from_pretrained("path/to/this/folder")
-classifier(images)           # images: float (b, 3, h, w) in [-1, 1] -> logits (b, {num_classes})
-classifier.features(images)  # -> (b, {feature_dim})
+classifier(images)           # images: float (b, 3, h, w) in [-1, 1] -> logits (b, {model.num_classes})
+classifier.features(images)  # -> (b, {model.feature_dim})
 ```
 
-{notes}
+{model.card_notes}
 """
 
 
@@ -118,9 +118,4 @@ class ImageClassifier(nn.Module, PretrainedModel):
 
     def model_card(self) -> str:
         """Return Markdown that describes the classifier, with `card_notes` at its end."""
-        return CARD.format(
-            num_classes=self.num_classes,
-            image_size=self.image_size,
-            feature_dim=self.feature_dim,
-            notes=self.card_notes,
-        )
+        return CARD.format(model=self)

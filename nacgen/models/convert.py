@@ -28,7 +28,7 @@ CARD = """---
 library_name: nacgen
 tags: [image-feature-extraction]
 ---
-# Converted encoder: {backbone}, {stem} stem
+# Converted encoder: {model.backbone_name}, {model.options[stem]} stem
 
 Weights that another project trained, under nacgen's names. Their licence is that of their source.
 
@@ -36,10 +36,10 @@ Weights that another project trained, under nacgen's names. Their licence is tha
 import nacgen
 
 encoder = nacgen.NACEncoder.from_pretrained("path/to/this/folder")
-encoder.features(images)  # images: float (b, 3, h, w) in [-1, 1] -> ({feature_dim},) each
+encoder.features(images)  # images: float (b, 3, h, w) in [-1, 1] -> ({model.feature_dim},) each
 ```
 
-{notes}
+{model.card_notes}
 """
 
 
@@ -91,14 +91,9 @@ def convert_state_dict(
     The translated names and the shapes must be exactly those of one of our backbones, but BatchNorm's counters
     may be missing. Anything else, incomplete heads, and tensors that are not finite are a `CheckpointError`.
 
-    Args:
-        tensors: All tensors of the checkpoint.
-        mean: Channel means in [0, 1] that images were normalized with when the trunk was trained.
-        std: Channel standard deviations in [0, 1] of the same normalization.
-        source: Name of the origin, for report and model card.
-        prefix: Prefix of the trunk's names; None to find that of the only trunk.
-        code_dim: Number of bits of a new code head, if the source has none.
-        flip_probability: Flip probability of the channel that codes were or will be trained for.
+    `mean` and `std` are of the channels in [0, 1], as the trunk's images were normalized. `source` is the name
+    in report and card. Without `prefix` that of the only trunk is found. `code_dim` is that of a new code head, if
+    the source has none; codes were or will be trained for `flip_probability`.
 
     Example:
         >>> import torchvision

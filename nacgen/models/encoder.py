@@ -23,23 +23,23 @@ library_name: nacgen
 license: apache-2.0
 tags: [neural-activation-coding, image-feature-extraction]
 ---
-# NAC encoder: {backbone}, {code_dim} bits
+# NAC encoder: {model.backbone_name}, {model.code_dim} bits
 
 An image encoder pretrained with Neural Activation Coding (Park, Lee, Kim & Blei, ICML 2021,
 arXiv:2112.04014): its binary activation code survives a channel that flips each bit with probability
-{flip_probability}.
+{model.flip_probability}.
 
 ```python
 import nacgen
 
 encoder = nacgen.NACEncoder.from_pretrained("path/to/this/folder")
-encoder.features(images)  # images: float (b, 3, h, w) in [-1, 1] -> ({feature_dim},) each
-encoder.codes(images)  # -> bool, {code_dim} bits each
+encoder.features(images)  # images: float (b, 3, h, w) in [-1, 1] -> ({model.feature_dim},) each
+encoder.codes(images)  # -> bool, {model.code_dim} bits each
 ```
 
 Tensors under `backbone.` carry torchvision's names. Input is normalised inside the model.
 
-{pretraining}{notes}
+{pretraining}{model.card_notes}
 """
 
 
@@ -251,15 +251,8 @@ class NACEncoder(nn.Module, PretrainedModel):
     def model_card(self) -> str:
         """Return Markdown that describes the encoder, with `card_notes` at its end."""
         cost = "Pretraining: {images:,} images, {seconds:,.0f} s on {hardware}.\n\n"
-        return self.card.format(
-            backbone=self.backbone_name,
-            stem=self.options["stem"],
-            code_dim=self.code_dim,
-            flip_probability=self.flip_probability,
-            feature_dim=self.feature_dim,
-            pretraining="" if self.pretraining is None else cost.format(**self.pretraining),
-            notes=self.card_notes,
-        )
+        known = "" if self.pretraining is None else cost.format(**self.pretraining)
+        return self.card.format(model=self, pretraining=known)
 
 
 def _complete_cost(cost: Mapping[str, Any]) -> dict[str, Any]:

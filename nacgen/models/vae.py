@@ -155,9 +155,7 @@ class VAE(nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
-    def posterior(
-        self, images: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b z"]]:
+    def posterior(self, images: Images) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b z"]]:
         """Return mean and log-variance of each image's posterior, in float32."""
         mean, log_variance = self.encoder(images)
         return mean.float(), log_variance.float()

@@ -41,14 +41,14 @@ class Head(nn.Module, ABC):
             nn.init.normal_(self.embedding.weight, std=vector_dim**-0.5)
 
     @abstractmethod
-    def vector(self, feature_map: Tensor) -> Tensor:
+    def _vector(self, feature_map: Tensor) -> Tensor:
         """Reduce each map to one vector, `(b, c, h, w) -> (b, d)`."""
 
     def forward(
         self, feature_map: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b 1"]:
         """Return one logit for each image."""
-        vector = self.vector(feature_map)
+        vector = self._vector(feature_map)
         logits: Tensor = self.linear(vector)
         if self.embedding is None or labels is None:
             return logits
@@ -63,8 +63,7 @@ class LinearHead(Head):
         super().__init__()
         self.add_output(in_channels, num_classes)
 
-    def vector(self, feature_map: Tensor) -> Tensor:
-        """Average over pixels."""
+    def _vector(self, feature_map: Tensor) -> Tensor:
         vector: Tensor = reduce(feature_map, "b c h w -> b c", "mean")
         return vector
 
@@ -78,8 +77,7 @@ class BasisHead(Head):
         self.basis = nn.Conv2d(CHANNELS, CHANNELS, map_size, groups=CHANNELS, bias=False)
         self.add_output(CHANNELS, num_classes)
 
-    def vector(self, feature_map: Tensor) -> Tensor:
-        """Sum over pixels with the learned weights."""
+    def _vector(self, feature_map: Tensor) -> Tensor:
         x: Tensor = self.basis(F.leaky_relu(self.conv(feature_map), 0.2))
         return rearrange(x, "b c 1 1 -> b c")
 
@@ -101,8 +99,7 @@ class DownsamplingHead(Head):
         self.conv = nn.Conv2d(in_channels, CHANNELS, map_size)
         self.add_output(CHANNELS, num_classes)
 
-    def vector(self, feature_map: Tensor) -> Tensor:
-        """Apply the convolutions."""
+    def _vector(self, feature_map: Tensor) -> Tensor:
         x = F.leaky_relu(self.conv(self.layers(feature_map)), 0.2)
         return rearrange(x, "b c 1 1 -> b c")
 

@@ -66,7 +66,7 @@ def test_a_class_adds_its_projection_of_the_vector(name: str) -> None:
     head, x = HEADS[name](6, 4, num_classes=3), maps(4)  # type: ignore[index]
     labels = torch.tensor([2, 0, 2])
     assert head.embedding is not None
-    added = [head.embedding.weight[y] @ v for y, v in zip(labels, head.vector(x), strict=True)]
+    added = [head.embedding.weight[y] @ v for y, v in zip(labels, head._vector(x), strict=True)]
     torch.testing.assert_close((head(x, labels) - head(x))[:, 0], torch.stack(added))
     assert (head(x, labels) - head(x)).abs().min() > 1e-4
 
