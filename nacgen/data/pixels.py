@@ -54,7 +54,7 @@ def check_images(images: Tensor, owner: nn.Module) -> None:
     There, on an accelerator, only the first batch that `owner` gets is looked at: looking waits for the device.
     """
     if not (isinstance(images, Tensor) and images.dtype.is_floating_point):
-        got = getattr(images, "dtype", type(images).__name__)
+        got = images.dtype if isinstance(images, Tensor) else f"a {type(images).__name__}"
         raise DataError(
             f"images must be a tensor of floats in [-1, 1], got {got}. Bring a tensor of uint8 there with "
             "nacgen.data.pixels.to_float."
@@ -64,13 +64,14 @@ def check_images(images: Tensor, owner: nn.Module) -> None:
             f"images must be a batch of color images (b, 3, h, w), got {tuple(images.shape)}. Add the axis of the "
             "batch with images[None], put channels first, or repeat gray ones three times."
         )
-    if not _has_values(images) or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if torch.compiler.is_compiling() or not _has_values(images):
         return
     if owner.training and images.device.type != "cpu" and "_has_seen_images" in owner.__dict__:
         return
     owner.__dict__["_has_seen_images"] = True
     low, high = torch.stack(torch.aminmax(images.detach())).tolist()
-    if max(-low, high) > LARGEST or not (owner.training or math.isfinite(low + high)):
+    largest = 8 if low >= 0 else LARGEST  # augmentation brightens no whole batch that much
+    if max(-low, high) > largest or not (owner.training or math.isfinite(low + high)):
         raise DataError(
             f"images must be finite numbers in [-1, 1], got {low:.4g} to {high:.4g}. Bring values from 0 to 255 "
             "there with images / 127.5 - 1."
@@ -79,7 +80,8 @@ def check_images(images: Tensor, owner: nn.Module) -> None:
 
 def _has_values(images: Tensor) -> bool:
     """Tell a tensor of numbers from an empty one and those that stand for others while a program is traced."""
-    is_plain = type(images) in (Tensor, nn.Parameter) and not images.is_meta
-    is_traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    is_mapped = torch._C._functorch.is_functorch_wrapped_tensor(images)
-    return is_plain and not is_traced and not is_mapped and images.numel() > 0
+    if type(images) not in (Tensor, nn.Parameter) or images.is_meta or images.numel() == 0:
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(images) or torch._C._get_tracing_state():
+        return False
+    return not (images.is_cuda and torch.cuda.is_current_stream_capturing())

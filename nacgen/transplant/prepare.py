@@ -57,6 +57,8 @@ class PreparedTrunk:
                 f"encoder must be a nacgen.NACEncoder, got {got:.200}. Load a folder with "
                 "NACEncoder.from_pretrained, and convert other networks' weights with recipes/convert_encoder.py."
             )
+        if image_size is not None and not (isinstance(image_size, int) and image_size > 0):
+            raise ConfigurationError(f"image_size must be a number of pixels, got {image_size!r}.")
         check_choice("mode", mode, get_args(Mode))
         check_choice("source", source, get_args(Source))
         check_choice("batch_norm", batch_norm, get_args(BatchNormUse))
@@ -153,17 +155,17 @@ class PreparedTrunk:
 def unwrap(module: Any, name: str) -> tuple[Any, str]:
     """Return the module within DataParallel, an average, or a compiled one, and the prefix of its names there.
 
-    Refuse it if it is on the meta device, where there are no numbers; `name` is that of the argument.
+    A module that cannot be copied or filled is refused; `name` is that of the argument.
     """
     prefix = ""
     while isinstance(module, WRAPPERS) or "_orig_mod" in getattr(module, "_modules", {}):
         inner = "module" if isinstance(module, WRAPPERS) else "_orig_mod"
         module, prefix = getattr(module, inner), f"{prefix}{inner}."
     tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
-    if any(is_lazy(x) or x.is_meta for x in tensors):
+    if any(is_lazy(x) or x.is_meta for x in tensors) or isinstance(module, torch.jit.ScriptModule):
         raise ConfigurationError(
-            f"{name} must hold numbers, but is on the meta device or lazy. Build or load it on the CPU first, and "
-            "call a lazy module once."
+            f"{name} must hold numbers in Python, but is on the meta device, lazy or scripted. Build or load it "
+            "on the CPU first, call a lazy module once, and script it afterwards."
         )
     return module, prefix
 

@@ -50,7 +50,7 @@ def transplant(
         options["return_nodes"] = options.pop("taps")
     if isinstance(into, nn.Module):
         return into_module(encoder, into, **options)
-    if into not in TARGETS:
+    if not isinstance(into, str) or into not in TARGETS:
         raise ConfigurationError(
             f"into must be a module or one of {', '.join(TARGETS)}, got {into!r}."
         )

@@ -65,9 +65,10 @@ def test_what_cannot_be_images_is_refused_at_each_entry(entry: str, as_users_run
     pixels = to_uint8(images)
     for wrong, message in (
         (pixels, r"floats in \[-1, 1\], got torch\.uint8\. .* nacgen\.data\.pixels\.to_float"),
-        (pixels.numpy(), r"a tensor of floats in \[-1, 1\], got uint8\."),
-        ([images], r"a tensor of floats in \[-1, 1\], got list\."),
+        (pixels.numpy(), r"a tensor of floats in \[-1, 1\], got a ndarray\."),
+        ([images], r"a tensor of floats in \[-1, 1\], got a list\."),
         (pixels.float(), r"numbers in \[-1, 1\], got [0-9.]* to 25\d\. .* images / 127\.5 - 1"),
+        (pixels.float() / 10, r"numbers in \[-1, 1\], got [0-9.e-]* to 25"),
         (images * torch.nan, "finite numbers in .*, got nan to nan"),
         (images[:, :1], r"color images \(b, 3, h, w\), got \(4, 1, 16, 16\)\. .* gray"),
         (images[0], r"color images \(b, 3, h, w\), got \(3, 16, 16\)\. .* images\[None\]"),
@@ -76,6 +77,17 @@ def test_what_cannot_be_images_is_refused_at_each_entry(entry: str, as_users_run
             call(wrong)
     call(images[:0])
     call(images * 1.5)
+
+
+def test_programs_that_trace_the_encoder_go_on_working(as_users_run_it: None) -> None:
+    encoder, images = build(), random_images()
+    expected = encoder.features(images)
+    whole = torch.compile(encoder.features, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(images), expected)
+    one_by_one = torch.func.vmap(lambda image: encoder.features(image[None])[0])
+    torch.testing.assert_close(one_by_one(images), expected)
+    assert torch.func.grad(lambda x: encoder.features(x).sum())(images).shape == images.shape
+    assert encoder.to("meta").features(images.to("meta")).shape == expected.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

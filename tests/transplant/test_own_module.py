@@ -259,6 +259,12 @@ def test_a_module_of_another_precision_keeps_it(encoder: NACEncoder) -> None:
     assert torch.equal(module.net.get_parameter("conv1.weight"), weight.half())
 
 
-def test_a_module_without_numbers_is_refused(encoder: NACEncoder) -> None:
-    with pytest.raises(ConfigurationError, match="module must hold numbers, but is on the meta"):
-        transplant(encoder, Own().to("meta"))  # type: ignore[call-overload]
+@pytest.mark.parametrize(
+    "module",
+    [lambda: Own().to("meta"), lambda: nn.LazyConv2d(16, 3), lambda: torch.jit.script(chain(16))],
+    ids=["meta", "lazy", "scripted"],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_a_module_without_numbers_is_refused(encoder: NACEncoder, module: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"module must hold numbers in Python, but"):
+        transplant(encoder, module(), match="order")  # type: ignore[call-overload]
