@@ -97,7 +97,12 @@ class PretrainedModel(PyTorchModelHubMixin):
         assert isinstance(self, torch.nn.Module)
         folder, repo_id = Path(save_directory), kwargs.pop("repo_id", None)
         config = kwargs.pop("config", None) or self.configuration()
-        tensors = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
+        state = self.state_dict()
+        if any(tensor.is_meta for tensor in state.values()):
+            raise ConfigurationError(
+                f"{type(self).__name__} must hold numbers to be saved, but is on the meta device. Load it first."
+            )
+        tensors = {name: tensor.detach().cpu() for name, tensor in state.items()}
         metadata = {"format": "pt", DIGEST: _digest(config)}
         card = folder / CARD_FILE
         with storage_errors(f"the model folder {folder}", "Free space, or choose another folder."):
@@ -240,10 +245,13 @@ def _read_config(cls: type, path: Path) -> dict[str, Any]:
             f"{path} is not valid JSON ({error}). Save the model again."
         ) from error
     known = set(inspect.signature(cls).parameters)
-    unknown = sorted(set(config) - known) if isinstance(config, dict) else [type(config).__name__]
-    if unknown:
+    is_mapping = isinstance(config, dict)
+    if not is_mapping or set(config) - known:
+        found = (
+            f"also {', '.join(sorted(set(config) - known))}" if is_mapping else f"{config!r:.50}"
+        )
         raise CheckpointError(
-            f"{path} must hold arguments of {cls.__name__} ({', '.join(sorted(known))}), got also "
-            f"{', '.join(unknown)}. Load it with the class that wrote it."
+            f"{path} must hold arguments of {cls.__name__} ({', '.join(sorted(known))}), got {found}. Load it "
+            "with the class that wrote it."
         )
     return config  # type: ignore[no-any-return]

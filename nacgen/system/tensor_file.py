@@ -139,7 +139,7 @@ def serialized(
 
 def mistaken_for(head: bytes) -> str | None:
     """Say what a file is by its first bytes, if it is text that is often found in the place of weights."""
-    if len(head) < 8 or min(head[:8]) < 9:  # text has no such bytes, and every safetensors header
+    if min(head[:8], default=0) < 9:  # text has no such bytes, every safetensors file has
         return None
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     return next((kind for text, kind in MISTAKEN.items() if start.startswith(text)), None)

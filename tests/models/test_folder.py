@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nacgen.errors import CheckpointError, CheckpointNotFoundError, StorageError
+from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError, StorageError
 from nacgen.models.folder import PretrainedModel, resolve_folder
 from nacgen.system.files import write_file
 
@@ -99,6 +99,7 @@ def test_no_more_than_ten_differences_are_listed(folder: Path) -> None:
             "a Git LFS pointer",
         ),
         (b"\n<!DOCTYPE html><html></html>", "an HTML page"),
+        (b"<html>", "an HTML page"),
         (b'{"metadata": {}, "weight_map": {}}', "JSON, as the index of a model in shards"),
     ],
 )
@@ -131,11 +132,11 @@ def test_a_damaged_weights_file_is_named(folder: Path, content: bytes | None) ->
         ("{", r"config\.json is not valid JSON \("),
         ("", r"config\.json is not valid JSON \("),
         ('{"width": 3, "depth": 2}', r"arguments of Line \(name, width\), got also depth\. Load"),
-        ("[3]", r"arguments of Line \(name, width\), got also list"),
+        ("[3]", r"arguments of Line \(name, width\), got \[3\]\. Load"),
         ('{"width": 0}', r"config\.json does not describe a Line: width must be .* got 0"),
         ('{"width": "3"}', r"config\.json does not describe a Line: "),
         ('{"width": null}', r"config\.json does not describe a Line: "),
-        ("null", r"arguments of Line \(name, width\), got also NoneType"),
+        ("null", r"arguments of Line \(name, width\), got None\. Load"),
         ('{"width": %s}' % ("9" * 400), r"config\.json is not valid JSON \("),
         ('{"width": %s}' % ("9" * 5000), r"config\.json is not valid JSON \("),
     ],
@@ -309,6 +310,13 @@ def test_a_file_in_the_place_of_the_folder_is_kept_and_named(tmp_path: Path) -> 
     ):
         Line().save_pretrained(tmp_path / "line")
     assert (tmp_path / "line").read_text() == "a thesis"
+
+
+def test_a_model_without_numbers_is_not_saved(folder: Path) -> None:
+    before = everything(folder)
+    with pytest.raises(ConfigurationError, match=r"Line must hold numbers .* on the meta device"):
+        Line().to("meta").save_pretrained(folder)
+    assert everything(folder) == before
 
 
 def test_equal_models_are_equal_bytes(folder: Path, tmp_path: Path) -> None:
