@@ -17,6 +17,7 @@ from nacgen.data.stream import Batch
 from nacgen.errors import ConfigurationError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in torchvision's rgb_to_grayscale
+MAX_SIZE = 4_096  # pixels of a view's side
 RANGES = {  # largest value of some fields of a policy, and SimCLR's
     "jitter": (1, 0.4),
     "saturation": (1, 0.4),
@@ -52,8 +53,8 @@ class ViewPolicy:
                 raise ConfigurationError(
                     f"{name} must lie between 0 and {largest}, got {value}. SimCLR's is {usual}."
                 )
-        if self.size is not None and self.size < 1:
-            raise ConfigurationError(f"size must be 1 pixel or more, got {self.size}.")
+        if self.size is not None and not 1 <= self.size <= MAX_SIZE:
+            raise ConfigurationError(f"size must be 1 to {MAX_SIZE:,} pixels, got {self.size}.")
 
 
 def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor, "b 3 h w"]:

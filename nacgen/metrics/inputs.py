@@ -93,9 +93,16 @@ def image_batch(images: object) -> UInt8[Tensor, "b 3 h w"]:
             )
         if images.dtype.kind not in "buif":
             raise DataError(f"images must be {ACCEPTED}, got an array of {images.dtype}.")
+        if (
+            images.dtype != np.uint8
+        ):  # numbers of any size and byte order are refused by their shape and kind
+            kind = torch.float32 if images.dtype.kind == "f" else torch.int64
+            check_images(torch.empty(images.shape, dtype=kind, device="meta"))
         images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-    if not isinstance(images, Tensor):
-        raise DataError(f"images must be {ACCEPTED}, got {type(images).__name__}.")
+    if not isinstance(images, Tensor) or images.is_meta or images.layout != torch.strided:
+        raise DataError(
+            f"images must be {ACCEPTED}, with all their pixels, got {type(images).__name__}."
+        )
     if images.ndim == 4 and images.shape[1] != 3 and images.shape[3] == 3:
         images = rearrange(images, "b h w c -> b c h w")
     check_images(images)

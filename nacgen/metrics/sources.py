@@ -22,6 +22,7 @@ from nacgen.metrics.extractors.build import build_extractor
 from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.options import ExtractorConfig
 from nacgen.metrics.reference import ReferenceStatistics, says_origin
+from nacgen.metrics.result import MAX_IMAGES
 from nacgen.models.gan import Generator
 from nacgen.models.sampling import load_model, sample_images
 from nacgen.models.vae import Decoder
@@ -79,15 +80,30 @@ def open_sources(
 def open_source(source: str, config: ExtractorConfig, device: torch.device | str) -> Source:
     """Open a set of images by what names it, see `open_sources`."""
     path = Path(source)
+    try:
+        has_name = bool(source.strip())
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):  # perhaps a dataset's name
+        pass
+    except (OSError, ValueError):
+        has_name = False
+    if not has_name:
+        raise DataNotFoundError(
+            f"images must be named by a path that can be read, or by a dataset, got {source[:100]!r}."
+        )
     if holds_statistics(path):
         return path
     if not (path / "config.yaml").is_file():
         return open_images(source, data_dir=config.data_dir, image_size=config.image_size)
     num_samples = config.num_samples
     if num_samples is None:
-        num_samples = read_yaml(path / "config.yaml").get("score", {}).get("num_samples", 2_000)
-    if num_samples < 2:
-        raise ConfigurationError(f"num_samples must be two or more, got {num_samples}.")
+        score = read_yaml(path / "config.yaml").get("score")
+        num_samples = score.get("num_samples", 2_000) if isinstance(score, dict) else 2_000
+        if type(num_samples) is not int or not 2 <= num_samples <= MAX_IMAGES:
+            raise ConfigurationError(
+                f"score.num_samples in {path / 'config.yaml'} must be between 2 and {MAX_IMAGES}, got "
+                f"{num_samples!r}."
+            )
     try:
         model = load_model(path)
     except CheckpointNotFoundError as error:

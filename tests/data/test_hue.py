@@ -146,5 +146,7 @@ def test_strengths_that_cannot_be_are_refused() -> None:
             ViewPolicy(crop_scale=scale)
     with pytest.raises(ConfigurationError, match=r"and ratio 0\.75\. SimCLR"):
         ViewPolicy(crop_ratio=0.75)
-    with pytest.raises(ConfigurationError, match="size must be 1 pixel or more, got 0"):
+    with pytest.raises(ConfigurationError, match=r"size must be 1 to 4,096 pixels, got 1000000\."):
+        ViewPolicy(size=10**6)
+    with pytest.raises(ConfigurationError, match="size must be 1 to 4,096 pixels, got 0"):
         ViewPolicy(size=0)

@@ -70,8 +70,17 @@ def test_the_number_of_a_runs_images_can_be_chosen(run: Path) -> None:
     images = opened(run, num_samples=5)
     assert isinstance(images, RunImages)
     assert len(images) == 5
-    with pytest.raises(ConfigurationError, match="num_samples must be two or more, got 1"):
+    with pytest.raises(
+        ConfigurationError, match="num_samples must be between 2 and 100000000, got 1"
+    ):
         opened(run, num_samples=1)
+    for score in ("score: [1]", "other: 1", "score: {num_samples: 12}"):
+        (run / "config.yaml").write_text(score)
+        assert len(opened(run)) == (12 if "12" in score else 2_000)
+    for number in ("1", "many", "1000000000000", "null", "2.5"):
+        (run / "config.yaml").write_text(f"score: {{num_samples: {number}}}")
+        with pytest.raises(ConfigurationError, match=r"config.yaml must be between 2 and 1000000"):
+            opened(run)
 
 
 def test_a_run_without_a_model_is_named(run: Path) -> None:
