@@ -16,7 +16,9 @@ from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.reporting.recorded_runs import load_run, options_of
 from nacgen.system.documents import flatten, read_yaml
 from nacgen.system.files import is_temporary, write_file
-from nacgen.training.config import TrainingConfig, parse, to_dict
+from nacgen.training.config import parse, to_dict
+from nacgen.training.fingerprints import differences, model_fingerprint, read_fingerprints
+from nacgen.training.generative import GenerativeConfig
 from nacgen.training.run_folder import NOT_COMPARED
 from nacgen.vae.presets import PRESETS as VAE_PRESETS
 
@@ -116,13 +118,17 @@ def _seeds_of(config: CompareConfig, arm: Arm) -> list[int]:
     return sorted(int(seed) for seed in seeds if seed.isdecimal())
 
 
-def _changes(run: TrainingConfig, folder: Path) -> list[str]:
-    """Return in words the options of a run that differ from those it would have today; nothing for a new run."""
+def _changes(run: GenerativeConfig, folder: Path) -> list[str]:
+    """Return in words the options and models of a run that differ from those it would have today."""
     if not (folder / "metrics.jsonl").is_file():
         return []
     there, here = options_of(read_yaml(folder / "config.yaml")), flatten(to_dict(run))
     names = [name for name in here if name in there and name not in NOT_COMPARED]
-    return [f"{n}: {there[n]} there, {here[n]} here" for n in names if there[n] != here[n]]
+    changed = [f"{n}: {there[n]} there, {here[n]} here" for n in names if there[n] != here[n]]
+    inputs = read_fingerprints(folder).get("inputs", {})
+    paths = {name: here.get(name) for name in inputs} | {"encoder": run.encoder_or_default}
+    models = {n: model_fingerprint(path) for n, path in paths.items() if n in inputs and path}
+    return changed + differences({name: inputs[name] for name in models}, models)
 
 
 def join_folder(config: CompareConfig) -> CompareConfig:
@@ -131,25 +137,25 @@ def join_folder(config: CompareConfig) -> CompareConfig:
     asked = {} if config.run_config is None else read_template(Path(config.run_config))
     asked = {"preset": config.preset, **options_of(asked)}
     asked |= {k: v for k in ("total_images", "encoder") if (v := getattr(config, k)) is not None}
-    differences: dict[str, None] = {}
+    unlike: dict[str, None] = {}
     if before.get("recipe", config.recipe) != config.recipe:
-        differences[f"recipe: {before['recipe']} there, {config.recipe} here"] = None
+        unlike[f"recipe: {before['recipe']} there, {config.recipe} here"] = None
     known = {parse_arm(text).name: text for text in before.get("arms", ())}
     for text in config.arms:
         arm = parse_arm(text)
         folders = [run_folder(config, arm, seed) for seed in _seeds_of(config, arm)]
         if folders and known.get(arm.name, text) != text:  # an arm without a run may be corrected
-            differences[f"arm {arm.name}: {known[arm.name]} there, {text} here"] = None
+            unlike[f"arm {arm.name}: {known[arm.name]} there, {text} here"] = None
         for folder in folders:
             there = options_of(read_yaml(folder / "config.yaml"))
-            differences |= {
+            unlike |= {
                 f"{name}: {there[name]} there, {value} here": None
                 for name, value in asked.items()
                 if name not in arm.options and there.get(name, value) != value
             }
-    if differences:
+    if unlike:
         raise ConfigurationError(
-            f"{config.folder} holds runs of another configuration ({'; '.join(differences)}). Repeat that one, or "
+            f"{config.folder} holds runs of another configuration ({'; '.join(unlike)}). Repeat that one, or "
             "choose another --run-dir."
         )
     left_open = [n for n in ("run_config", "total_images", "encoder") if getattr(config, n) is None]

@@ -23,6 +23,8 @@ from nacgen.comparison.statistics import (
 from nacgen.comparison.verdict import LEVEL, Claim
 from nacgen.errors import ConfigurationError, NonFiniteError
 from nacgen.reporting.recorded_runs import RecordedRun, better, load_run, main_metric, options_of
+from nacgen.training.fingerprints import differences as unlike_inputs
+from nacgen.training.run_folder import INPUT_PATHS
 
 EARLY_FRACTION = 0.2
 Runs = Sequence[RecordedRun | str | Path]
@@ -239,6 +241,7 @@ def _by_seed(
             f"an arm has 1 to {MAX_PAIRS} runs, one for each seed, got {len(runs)}. Give all run folders."
         )
     arm: dict[int, RecordedRun] = {}
+    made: dict[tuple[str, ...], RecordedRun] = {}  # the first run by paths of its inputs
     for run in sorted(runs, key=lambda run: run.seed):
         if run.summary is None:
             raise ConfigurationError(
@@ -256,6 +259,13 @@ def _by_seed(
                     f"{seen:,} images. Compare another metric, or leave the seed out of every arm and report it."
                 )
         arm[run.seed] = run
+        options = options_of(run.config)
+        first = made.setdefault(tuple(str(options.get(name)) for name in INPUT_PATHS), run)
+        if run.inputs and (changed := unlike_inputs(first.inputs or run.inputs, run.inputs)):
+            raise ConfigurationError(
+                f"the runs of an arm are made from the same files, but {first.path} and {run.path} are not "
+                f"({'; '.join(changed)}). Train one of them again in a new folder, or leave its seed out."
+            )
     return arm
 
 

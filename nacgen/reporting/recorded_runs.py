@@ -1,7 +1,7 @@
 """Run folders as data: the configuration, every score on the way, and the summary."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from nacgen.errors import CheckpointError, CheckpointNotFoundError, Configuratio
 from nacgen.metrics.result import is_higher_better, rename_old_keys
 from nacgen.system.documents import flatten, parse_yaml, strict_json
 from nacgen.system.files import read_regular
+from nacgen.training.fingerprints import read_fingerprints
 from nacgen.training.old_options import REMOVED, RENAMED, warn
 
 LARGEST_DOCUMENT, LARGEST_PICTURE = 1_000_000, 30_000_000  # bytes
@@ -39,6 +40,8 @@ class RecordedRun:
     """Evaluations in the order of images seen."""
     summary: Mapping[str, Any] | None
     """Contents of `summary.json`, or None while the run is unfinished."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Fingerprints of images and models that the run is made from; empty for a run of an earlier version."""
 
     @property
     def seed(self) -> int:
@@ -118,6 +121,7 @@ def load_run(run_dir: str | Path) -> RecordedRun:
         environment=environment or {},
         evaluations=tuple(sorted(evaluations, key=lambda evaluation: evaluation.images_seen)),
         summary=_mapping(path / "summary.json", partial(strict_json, allow_nan=True)),
+        inputs=read_fingerprints(path).get("inputs", {}),
     )
 
 

@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,24 @@ def test_a_score_without_a_logarithm_is_refused(make_run: MakeRun, value: float)
     random = make_run({640: 9.0}, init="random")
     with pytest.raises(ConfigurationError, match=rf"is {value} in \S+nac-seed0 at 640 images"):
         compare([random], [make_run({640: value})])
+
+
+def test_an_arm_of_two_encoders_under_one_path_is_refused(make_run: MakeRun) -> None:
+    arms = [
+        [make_run({640: 9.0 + seed}, init=init, seed=seed) for seed in (0, 1, 2)]
+        for init in ("random", "nac")
+    ]
+    for runs in arms:
+        for folder in runs[:2]:  # the last one is of an earlier version
+            inputs = {"encoder": {"model.safetensors": "aa"}, "extractor": "sha256:bb"}
+            content = {"configuration": "x", "inputs": inputs}
+            (folder / "fingerprints.json").write_text(json.dumps(content))
+    assert compare(*arms).end.seeds == (0, 1, 2)
+    content["inputs"]["encoder"] = {"model.safetensors": "cc"}  # type: ignore[index]
+    (arms[1][1] / "fingerprints.json").write_text(json.dumps(content))
+    message = r"nac-seed0 and \S+nac-seed1 are not \(encoder: model\.safetensors aa there, model\.safetensors cc"
+    with pytest.raises(ConfigurationError, match=message):
+        compare(*arms)
 
 
 def test_two_runs_of_one_seed_are_refused(make_run: MakeRun, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from recipes import compare
 
 # Stands for train_gan.py: leaves a run folder with invented scores at once.
 STUB = """
-import argparse, json, os, pathlib, yaml
+import argparse, hashlib, json, os, pathlib, yaml
 parser = argparse.ArgumentParser()
 for flag in ("preset", "config", "init", "seed", "run-dir", "total-images", "encoder", "data-dir",
              "discriminator.mode"):
@@ -44,6 +44,10 @@ folder.mkdir(exist_ok=True)
 (folder / "starts").open("a").write("x")
 config = {**vars(flags), "seed": seed, "total_images": total, "dataset": "digits",
           "run_dir": str(folder)}
+if config["encoder"] and (encoder := pathlib.Path(config["encoder"])).is_dir():
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in encoder.iterdir()}
+    made = {"configuration": "x", "inputs": {"encoder": digests}}
+    (folder / "fingerprints.json").write_text(json.dumps(made))
 if not config["discriminator.mode"]:
     del config["discriminator.mode"]
 (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -187,6 +191,23 @@ def test_an_arm_whose_configuration_file_was_edited_gets_no_further_seed(tmp_pat
     assert not (tmp_path / "runs" / "random-seed1").exists()
     file.write_text("preset: smoke  # a remark\ndata_dir: one\n")
     run(tmp_path, "--seeds", "0", "1", *arms)
+
+
+def test_an_arm_whose_encoder_was_replaced_gets_no_further_seed(tmp_path: Path) -> None:
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    for name, content in (("config.json", "{}"), ("model.safetensors", "weights")):
+        (encoder / name).write_text(content)
+    flags = ("--encoder", str(encoder))
+    run(tmp_path, "--seeds", "0", *flags)
+    (encoder / "model.safetensors").write_text("other weights")
+    message = (
+        r"seed 0 \(encoder: .*safetensors 9a129038d9a0.* there, .*safetensors 53959fa102f3.* here\)"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        run(tmp_path, "--seeds", "0", "1", *flags)
+    (encoder / "model.safetensors").write_text("weights")
+    run(tmp_path, "--seeds", "0", "1", *flags)
 
 
 def test_seeds_are_0_or_more() -> None:
