@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from nacgen.data.decoders import try_each
@@ -38,17 +38,17 @@ ROWS = 2**20  # pixels that are put on white at once
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a segment of a JPEG
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 MAX_SEGMENTS = 20_000
-# Pillow turns a TIFF while it is loaded; these turn it back.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-SIDEWAYS = tuple(TURNS.values())[3:]  # which exchange height and width
+# Pillow turns a TIFF by its orientation, 2 to 8, while it is loaded; these turn it back.
+T = Image.Transpose
+TURNS = (
+    T.FLIP_LEFT_RIGHT,
+    T.ROTATE_180,
+    T.FLIP_TOP_BOTTOM,
+    T.TRANSPOSE,
+    T.ROTATE_90,
+    T.TRANSVERSE,
+    T.ROTATE_270,
+)
 
 
 @contextmanager
@@ -70,25 +70,23 @@ def open_image(path: str) -> Iterator[ImageFile.ImageFile]:
 
 def channel_depth(image: ImageFile.ImageFile) -> str:
     """Return `"8 bits"`, or else the depth of an undecoded image's channels in words."""
-    # Only the arguments of the decoder tell: Pillow reads colored 16-bit files as 8 bits without a warning.
-    for tile in image.tile:
+    # Pillow reads colored 16-bit files as 8 bits without a warning.
+    bits = {"I": 32, "I;16": 16, "I;16B": 16}.get(image.mode, 8)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = int(np.max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, 1)))
+    for tile in image.tile:  # only the arguments of their decoders tell
         raw_mode, *others = map(str, np.atleast_1d(np.asarray(tile.args, dtype=object)))
         if ";16" in raw_mode and raw_mode != "BGR;16":  # 16 bits for all three channels
-            return "16 bits"
-        if tile.codec_name.startswith("ppm") and int(others[0]) > 255:
-            return f"{int(others[0]).bit_length()} bits"
-    if image.mode.startswith("I;16"):
-        return "16 bits"
-    return {"I": "32 bits or 16", "F": "floats"}.get(image.mode, "8 bits")
+            bits = 16
+        if tile.codec_name.startswith("ppm") and others:
+            bits = int(others[0]).bit_length()
+    return "floats" if image.mode == "F" else f"{max(8, bits)} bits"
 
 
-def stored_turn(image: ImageFile.ImageFile) -> Image.Transpose | None:
-    """Return what undoes the turning of a TIFF, which other formats leave to the reader; asked before decoding."""
-    return (
-        TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        if image.format == "TIFF"
-        else None
-    )
+def orientation(image: ImageFile.ImageFile) -> int:
+    """Return the orientation, 1 to 8, by which an undecoded image will be turned: that of a TIFF, or 1."""
+    noted = image.getexif().get(ExifTags.Base.Orientation, 1) if image.format == "TIFF" else 1
+    return int(noted) if noted in range(1, 9) else 1
 
 
 def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
@@ -98,7 +96,8 @@ def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
     the size of the file.
     """
     with open_image(path) as file:
-        depth, frames, turn = channel_depth(file), getattr(file, "n_frames", 1), stored_turn(file)
+        depth, frames = channel_depth(file), getattr(file, "n_frames", 1)
+        turned = orientation(file)
         if depth != "8 bits":
             raise ValueError(f"it has {depth} a channel, and only you know how to round them")
         if frames > 1 and file.format != "MPO":
@@ -110,9 +109,9 @@ def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
         image: Image.Image = _on_white(file) if file.has_transparency_data else file
         if image.mode != "RGB":
             image = image.convert("RGB")
-        if turn is not None:
+        if turned > 1:
             image.load()
-            image = image.transpose(turn)
+            image = image.transpose(TURNS[turned - 2])
         if image_size is not None and image.size != (image_size, image_size):
             scale = image_size / min(image.size)
             width, height = (max(image_size, round(side * scale)) for side in image.size)

@@ -39,7 +39,7 @@ class ImageFiles:
     no_files: tuple[str, ...] = ()  # paths that are named like images but are not files
     folders: tuple[str, ...] = ()  # all below the root
     held_out: str = ""  # folder of held-out images that belong to these
-    passed_over: Mapping[str, int] = field(default_factory=dict)  # numbers of files, by suffix
+    passed_over: Counter[str] = field(default_factory=Counter)  # numbers of files, by suffix
     notes: tuple[str, ...] = ()  # what a reader may not expect
 
     def without(self, skipped: Sequence[str]) -> "ImageFiles":
@@ -61,17 +61,14 @@ def list_images(root: Path) -> ImageFiles:
     found = list(walk(str(root), folders, passed_over))
     paths = [path for path, _ in found]
     no_files = tuple(path for path, is_file in found if not is_file)
-    reasons = in_words(passed_over)
     if not paths:
         raise DataNotFoundError(
             f"{root} must hold images ({', '.join(sorted(SUFFIXES))}), but none was found in it or below"
-            f"{f'; there are {reasons}' if reasons else ''}."
+            f"{f'; passed over: {in_words(passed_over)}' if passed_over else ''}."
         )
     below = len(os.path.join(root, ""))  # noqa: PTH118 - with its separator
     ends = [path.find(os.sep, below) for path in paths]
-    files = ImageFiles(
-        tuple(paths), None, (), str(root), no_files, tuple(folders), "", most_common(passed_over)
-    )
+    files = ImageFiles(tuple(paths), None, (), str(root), no_files, tuple(folders), "", passed_over)
     if min(ends) < 0:
         if max(ends) < 0:
             return files

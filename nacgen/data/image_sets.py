@@ -20,14 +20,7 @@ from torch import Tensor
 
 from nacgen.data.datasets import SPLITS, ImageDataset, load_dataset
 from nacgen.data.decoders import T, try_each
-from nacgen.data.decoding import (
-    SIDEWAYS,
-    channel_depth,
-    decode,
-    open_image,
-    stack_images,
-    stored_turn,
-)
+from nacgen.data.decoding import channel_depth, decode, open_image, orientation, stack_images
 from nacgen.data.folder import ImageFiles, in_words, list_images
 from nacgen.errors import DataError, DataNotFoundError
 from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
@@ -171,7 +164,8 @@ def read_npz(path: Path) -> ImageDataset:
 def _header(path: str) -> tuple[tuple[int, int], str]:
     """Return width and height, and format of a file, or refuse one that cannot be scored as it is."""
     with open_image(path) as image:
-        size, kind, turn = image.size, str(image.format), stored_turn(image)
+        size = image.size if orientation(image) < 5 else image.size[::-1]  # as stored
+        kind = str(image.format)
         frames, depth = getattr(image, "n_frames", 1), channel_depth(image)
         alpha = None
         if image.has_transparency_data:
@@ -189,7 +183,7 @@ def _header(path: str) -> tuple[tuple[int, int], str]:
         raise DataError(
             f"{path} must be opaque, but is transparent in places. Put it onto a background."
         )
-    return (size[::-1] if turn in SIDEWAYS else size), kind
+    return size, kind
 
 
 def _notes(folder: Path, files: ImageFiles, kinds: Sequence[str]) -> Iterator[str]:

@@ -16,15 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nacgen.data.folder import (
-    ImageFiles,
-    is_image_name,
-    list_images,
-    most_common,
-    quoted,
-    scan,
-    walk,
-)
+from nacgen.data.folder import ImageFiles, is_image_name, list_images, quoted, scan, walk
 from nacgen.errors import DataError, DataNotFoundError
 
 ROLES = {
@@ -100,7 +92,7 @@ def list_folder(data_dir: Path, split: str) -> ImageFiles:
         files,
         held_out=str(held_out or ""),
         notes=files.notes + ((f"not used: {quoted(unused)}",) if unused else ()),
-        passed_over=most_common(Counter(files.passed_over) + splits.passed_over),
+        passed_over=files.passed_over + splits.passed_over,
     )
 
 
@@ -147,8 +139,8 @@ def _check_splits(splits: Splits) -> None:
         names = quoted([*splits.folders.values()])
         raise DataError(
             f"images to train on must lie in {root / 'train'} if there are others in {names}, but lie "
-            f"in {others or 'no other folder'}. Move them there; or move {names} elsewhere to train on all "
-            f"others; or give --data-dir {held_out} to train on those."
+            f"in {others or 'no other folder'}. Move them there, or move {names} elsewhere to train on all "
+            f"others; give --data-dir {held_out} to train on those, or rename it if it is a class."
         )
     train = root / splits.folders["train"]
     if held_out is None and splits.others:

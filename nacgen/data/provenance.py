@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nacgen.data.datasets import Dataset, ImageDataset
-from nacgen.data.folder import ImageFiles, in_words
+from nacgen.data.folder import ImageFiles, in_words, most_common
 from nacgen.system.files import open_regular
 
 MAX_WHOLE_BYTES = 64 * 2**20  # of all files together, up to which every byte is read
@@ -87,7 +87,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         "folder": None if dataset.name == "digits" else files.root or None,
         "images": len(dataset),
         "classes": len(dataset.class_names),
-        "passed_over": {**files.passed_over, **unreadable},
+        "passed_over": {**most_common(files.passed_over), **unreadable},
         "notes": list(files.notes),
     }
 

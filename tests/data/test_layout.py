@@ -148,5 +148,5 @@ def test_one_folder_is_not_two_splits(tmp_path: Path) -> None:
 def test_a_held_out_split_can_be_read_alone(tmp_path: Path) -> None:
     assert len(load_dataset("folder", "test", make(tmp_path, "Testing/a/"), 8)) == 6
     make(tmp_path / "x", "train/a/", "test/a.txt")
-    with pytest.raises(DataNotFoundError, match=r"/test must hold images .*; there are 1 \.txt"):
+    with pytest.raises(DataNotFoundError, match=r"/test must hold images .*; passed over: 1 \.txt"):
         load_splits("folder", tmp_path / "x", 8)

@@ -79,6 +79,23 @@ def progressive(num_scans: int) -> bytes:
     return content[:-2] + num_scans * last + content[-2:]
 
 
+def tiff_of_planes(bits: int) -> bytes:
+    """A color TIFF that stores its channels one after the other."""
+    planes = np.linspace(0, 2**bits - 1, 3 * 20 * 24).astype("<u2" if bits > 8 else "u1")
+    size, start = planes.nbytes // 3, 182
+    entries = [
+        *((256, 24), (257, 20), (258, 158), (259, 1), (262, 2), (273, 164)),
+        *((277, 3), (278, 20), (279, 176), (284, 2)),
+    ]
+    counts = {258: 3, 273: 3, 279: 3}
+    tags = [struct.pack("<HHII", tag, 3, counts.get(tag, 1), value) for tag, value in entries]
+    shorts = struct.pack(
+        "<12H", *[bits] * 3, *(start + i * size for i in range(3)), *[size] * 3, 0, 0, 0
+    )
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(tags) + bytes(4)
+    return (header.ljust(158, b"\0") + shorts).ljust(start, b"\0") + planes.tobytes()
+
+
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 20\n%%EndComments\n(x) run\n%%EOF\n"
 DAMAGED = "damaged or none of PNG, JPEG, BMP"
 
@@ -106,6 +123,7 @@ REFUSED: dict[str, tuple[bytes | Callable[[Path], object], str]] = {
         f"{bits}bits.ppm": (deep(bits, magic), f"it has {bits} bits a channel")
         for bits, magic in DEEP
     },
+    "planes16.tif": (tiff_of_planes(16), "it has 16 bits a channel"),
     "moving.webp": (animation("WEBP"), "it has 3 frames"),
     "moving.gif": (animation("GIF"), "it has 3 frames"),
     "moving.png": (animation("PNG"), "it has 3 frames"),
@@ -167,7 +185,7 @@ def test_what_is_no_file_is_named_before_training_on_a_folder_that_fits_no_memor
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr(Image, "open", lambda *args, **options: opened.append(args[0]))
-    with pytest.raises(DataError, match=r"but 5 of 38 are not: .*dangling\.png .*pipe\.png"):
+    with pytest.raises(DataError, match=r"but 5 of 39 are not: .*dangling\.png .*pipe\.png"):
         load_dataset("folder", "train", hostile, 16, max_bytes=0)
     assert not opened
 
@@ -194,9 +212,15 @@ PALETTE = PICTURE.convert("P", palette=Image.Palette.ADAPTIVE)
         (encoded(PICTURE.convert("CMYK"), "TIFF"), GRADIENT, 1),
         (encoded(PICTURE.convert("CMYK"), "JPEG", quality=100), GRADIENT, 16),
         (encoded(kind="TIFF"), GRADIENT, 0),
+        (
+            tiff_of_planes(8),
+            np.linspace(0, 255, 1440).astype(np.uint8).reshape(3, 20, 24).transpose(1, 2, 0),
+            0,
+        ),
         (encoded(kind="PPM"), GRADIENT, 0),
         (encoded(kind="BMP"), GRADIENT, 0),
         (encoded(PALETTE, "GIF"), np.asarray(PALETTE.convert("RGB")), 0),
+        (b"P1\n2 1\n1 0\n", np.repeat([[[0], [255]]], 3, axis=2), 0),
         (b"P6\n24 20\n15\n" + (GRADIENT // 16).tobytes(), GRADIENT // 16 * 17, 0),
         (encoded(kind="WEBP", lossless=True), GRADIENT, 0),
         (encoded(Image.new("RGB", (1, 1), "red")), np.array([[[255, 0, 0]]]), 0),
