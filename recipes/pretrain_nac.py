@@ -30,7 +30,8 @@ def main(config: PretrainConfig) -> None:
     from nacgen.training.run import open_run
     from nacgen.training.update import warmup_cosine
 
-    with open_run(f"pretrain_{config.objective}-{config.preset}", config) as run:
+    name = f"pretrain_{config.objective}-{config.preset}"
+    with open_run(name, config, recipe="pretrain_nac") as run:
         if run.is_complete:
             run.finish()
             return

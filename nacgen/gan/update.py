@@ -64,7 +64,7 @@ class GANUpdate:
         self.loss_generator = ADVERSARIAL_LOSSES[optim.loss][1]
         self.adaptive = AdaptiveAugmentation() if config.augment.adaptive else None
         self.last_values = LastValues(
-            "r1_penalty", "r2_penalty", "loss_generator", "gradient_norm_generator"
+            accelerator, "r1_penalty", "r2_penalty", "loss_generator", "gradient_norm_generator"
         ).to(accelerator.device)
         self.prepared_generator, optimizer = accelerator.prepare(generator, generator_optimizer)
         self.modules: dict[str, nn.Module] = {

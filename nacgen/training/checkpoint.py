@@ -4,6 +4,7 @@ A checkpoint is written under a temporary name, with a manifest of sizes and has
 renamed into place. Only then are older ones removed. No file is pickled, and every hash is checked before reading.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ from safetensors.torch import load
 
 from nacgen.errors import CheckpointError, StorageError
 from nacgen.system.documents import strict_json
-from nacgen.system.files import read_regular, storage_errors, sync_folder, write_synced
+from nacgen.system.files import read_regular, remove, storage_errors, sync_folder, write_synced
 from nacgen.system.tensor_file import Tensors, serialized
 
 MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", ".safetensors"
@@ -113,13 +114,14 @@ def resume_checkpoint(root: Path, total_images: int) -> Contents | None:
             if not os.path.lexists(target := root / old.name.removeprefix(_REPLACED)):
                 old.rename(target)
         for debris in (*root.glob(f"{_TEMPORARY}*"), *root.glob(f"{_REPLACED}*")):
-            shutil.rmtree(debris, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove(debris)
         loaded = load_checkpoint(root, total_images)
         if loaded is not None:
             for folder in _folders(root):
                 if folder.name > _name(loaded[1]["images_seen"]):
-                    aside = Path(tempfile.mkdtemp(prefix=f"{_SET_ASIDE}{folder.name}-", dir=root))
-                    folder.rename(aside)  # an empty folder gives way
+                    number = len([*root.glob(f"{_SET_ASIDE}{folder.name}-*")])
+                    folder.rename(root / f"{_SET_ASIDE}{folder.name}-{number}")
     return loaded
 
 
@@ -177,12 +179,14 @@ def _write(room: Path, parts: Mapping[str, Tensors], record: Mapping[str, Any]) 
 def _put_in_place(room: Path, target: Path) -> None:
     """Rename a written folder; a checkpoint of the same name, from a repeated step, stays until then."""
     old = target.with_name(f"{_REPLACED}{target.name}")
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
+    if is_repeated := os.path.lexists(target):
+        if os.path.lexists(old):
+            remove(old)
         target.rename(old)
     room.rename(target)
     sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if is_repeated:
+        remove(old)
 
 
 def _read(folder: Path, at_most: int | None = None) -> Contents:
@@ -234,6 +238,7 @@ def _remove(folders: list[Path]) -> None:
         with storage_errors(
             f"the removal of {folder}", "Mend the permissions; other checkpoints are intact."
         ):
-            shutil.rmtree(trash, ignore_errors=True)
+            if os.path.lexists(trash):
+                remove(trash)
             folder.rename(trash)
-            shutil.rmtree(trash)
+            remove(trash)

@@ -250,7 +250,7 @@ def run_recipe(
                 error = agreed_error(raised)
             if is_storage_failure(error) and not isinstance(error, NacgenError):
                 error = StorageError(
-                    f"the system refuses a file ({error}). Free space, choose another --run-dir, or mend the "
+                    f"the system refuses a file ({error}). Choose another --run-dir, or mend the disk or the "
                     "permissions; the same command goes on from the last save."
                 )
             if not isinstance(error, NacgenError):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nacgen.data.stream import Batch
@@ -52,16 +53,22 @@ def images_beyond(modules: Mapping[str, nn.Module]) -> int:
 
 
 class LastValues(nn.Module):
-    """A memory of named values that not every step computes, so that every row of the log has them."""
+    """A memory of named values that not every step computes, so that every row of the log has them.
 
-    def __init__(self, *names: str) -> None:
+    They are means over all processes, since a resumed run gives every process those of the first.
+    """
+
+    def __init__(self, accelerator: Accelerator, *names: str) -> None:
         super().__init__()
+        self.accelerator = accelerator
         for name in names:
             self.register_buffer(name, torch.tensor(torch.nan))
 
     def forward(self, logs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the scalars of this step, completed by the last ones of earlier steps."""
-        for name, value in self.named_buffers():
-            if name in logs:
-                value.copy_(logs[name])
-        return {k: v.clone() for k, v in self.named_buffers() if not v.isnan()} | logs
+        given = [name for name, _ in self.named_buffers() if name in logs]
+        if given:
+            means = self.accelerator.reduce(torch.stack([logs[name] for name in given]), "mean")
+            for name, mean in zip(given, means, strict=True):
+                self.get_buffer(name).copy_(mean)
+        return logs | {k: v.clone() for k, v in self.named_buffers() if not v.isnan()}

@@ -318,7 +318,9 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(name: str, config: TrainingConfig, allow_fp16: bool = True) -> Iterator[Run]:
+def open_run(
+    name: str, config: TrainingConfig, allow_fp16: bool = True, recipe: str | None = None
+) -> Iterator[Run]:
     """Open a run: check its folder, set Accelerate up, lock the folder and write what the run is.
 
     A complete run is opened, too, but neither locked nor changed. A run that an error ends before its first row
@@ -328,6 +330,7 @@ def open_run(name: str, config: TrainingConfig, allow_fp16: bool = True) -> Iter
         name: Name of recipe and preset with a hyphen between; the default folder is `runs/<name>-seed<seed>`.
         config: Configuration of the run.
         allow_fp16: False for adversarial training.
+        recipe: Name of the recipe, where the run is named after something else.
 
     Raises:
         ConfigurationError: The tracker is not installed or logged in, the folder holds another run, or
@@ -346,7 +349,7 @@ def open_run(name: str, config: TrainingConfig, allow_fp16: bool = True) -> Iter
         check_folder(path, config)
     require_tracker(config.run.tracker)
     accelerator = build_accelerator(path, config, allow_fp16)
-    run = Run(path, config, accelerator, recipe=name.partition("-")[0])
+    run = Run(path, config, accelerator, recipe or name.partition("-")[0])
     if run.is_complete:
         yield run
         return
