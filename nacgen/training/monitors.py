@@ -68,7 +68,10 @@ class LastValues(nn.Module):
         """Return the scalars of this step, completed by the last ones of earlier steps."""
         given = [name for name, _ in self.named_buffers() if name in logs]
         if given:
-            means = self.accelerator.reduce(torch.stack([logs[name] for name in given]), "mean")
+            means = self.accelerator.reduce(
+                torch.stack([logs[name].float() for name in given]), "mean"
+            )
             for name, mean in zip(given, means, strict=True):
                 self.get_buffer(name).copy_(mean)
-        return logs | {k: v.clone() for k, v in self.named_buffers() if not v.isnan()}
+        known = {k: v.clone() for k, v in self.named_buffers() if not v.isnan()}
+        return known | logs | known

@@ -1,5 +1,9 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from accelerate import Accelerator
 
 from nacgen.data.stream import Batch
 from nacgen.errors import DivergenceError
@@ -49,7 +53,7 @@ def test_logits_may_exceed_their_bound_but_not_for_long() -> None:
 
 
 def test_values_that_are_not_due_keep_their_last_value() -> None:
-    values = LastValues("penalty", "rare")
+    values = LastValues(Accelerator(cpu=True), "penalty", "rare")
     first = values({"loss": torch.tensor(1.0)})
     assert set(first) == {"loss"}
     second = values({"loss": torch.tensor(2.0), "penalty": torch.tensor(3.0)})
@@ -58,3 +62,13 @@ def test_values_that_are_not_due_keep_their_last_value() -> None:
     assert {k: float(v) for k, v in third.items()} == {"loss": 4, "penalty": 3}
     values({"penalty": torch.tensor(5.0)})
     assert float(third["penalty"]) == 3  # a row that was given out stays
+
+
+def test_last_values_are_means_over_processes() -> None:
+    other = torch.tensor(
+        [5.0]
+    )  # the other process's penalty, which a checkpoint of the first would lose
+    accelerator: Any = SimpleNamespace(reduce=lambda mine, _: (mine + other) / 2)
+    values = LastValues(accelerator, "penalty")
+    assert float(values({"penalty": torch.tensor(3.0)})["penalty"]) == 4
+    assert float(values({})["penalty"]) == 4
