@@ -10,7 +10,8 @@ With no flags it compares random and NAC initialization of a GAN's discriminator
 three seeds each. Every arm and seed is a run of the recipe in a process of its own. Runs are paired by seed,
 and the first arm is the control. report.md, report.html and the charts go into the folder that holds the runs.
 You can stop it at any time: the same command continues, and more seeds or arms are added to the runs that
-exist. A run that diverges is left out with its seed, and reported.
+exist. An arm whose options, files or encoder have changed since is refused. A run that diverges is left out with
+its seed, and reported.
 """
 
 import json

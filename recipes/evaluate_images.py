@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from nacgen.errors import ConfigurationError
 from nacgen.metrics.options import PRESETS, EvaluateConfig, SelfcheckConfig, StatsConfig
+from nacgen.system.terminal import printable
 from nacgen.training.config import run_recipe
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def build_accelerator() -> "Accelerator":
 def say(accelerator: "Accelerator", *lines: str) -> None:
     """Print lines once, to stderr, where they do not mix with scores."""
     if accelerator.is_main_process:
-        print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
+        print(*map(printable, lines), sep="\n", end="\n" if lines else "", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,20 @@ def test_files_and_archives_score_alike(
     assert same["precision_digits_classifier"] == same["coverage_digits_classifier"] == 1
 
 
+def test_names_of_files_stay_in_their_line(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = Path(folders[1]).rename(Path(folders[1]).with_name("a\n\x1b[31m.npz"))
+    score(
+        EvaluateConfig(
+            reference="digits/train", generated=str(hostile), extractor="digits-classifier"
+        )
+    )
+    printed = capsys.readouterr().err
+    assert "a\\n\\x1b[31m" in printed
+    assert "\x1b" not in printed
+
+
 def test_statistics_score_as_their_images_do(
     folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
