@@ -297,11 +297,13 @@ def _statistics(
             f"{mean.dtype} {mean.shape} and {covariance.dtype} {covariance.shape}. Give statistics of these "
             "features."
         )
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise _damaged(path, "mu or sigma hold NaN or infinity")
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+    largest = float(np.finfo(np.float32).max)  # of a feature
+    if not (np.abs(mean) <= largest).all() or not (np.abs(covariance) <= largest**2).all():
+        raise _damaged(path, "mu or sigma hold NaN or numbers beyond those of float32 features")
     if not np.allclose(covariance, covariance.T, rtol=0, atol=ROUNDING * np.abs(covariance).max()):
         raise _damaged(path, "sigma is not symmetric")
-    stats = GaussianStats(n, *(torch.from_numpy(a.astype(np.float64)) for a in (mean, covariance)))
+    stats = GaussianStats(n, torch.from_numpy(mean), torch.from_numpy(covariance))
     eigenvalues = torch.linalg.eigvalsh(stats.covariance)
     if (lowest := eigenvalues[0]) < -ROUNDING * eigenvalues.abs().max():
         raise _damaged(path, f"sigma has eigenvalues below zero, {lowest:.3g} the lowest")
