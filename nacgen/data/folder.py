@@ -68,7 +68,9 @@ def list_images(root: Path) -> ImageFiles:
         )
     below = len(os.path.join(root, ""))  # noqa: PTH118 - with its separator
     ends = [path.find(os.sep, below) for path in paths]
-    files = ImageFiles(tuple(paths), None, (), str(root), no_files, tuple(folders), "", passed_over)
+    files = ImageFiles(
+        tuple(paths), None, (), str(root), no_files, tuple(folders[1:]), "", passed_over
+    )
     if min(ends) < 0:
         if max(ends) < 0:
             return files
@@ -81,7 +83,9 @@ def list_images(root: Path) -> ImageFiles:
         numbers.setdefault(path[below:end], len(numbers))
         for path, end in zip(paths, ends, strict=True)
     ]
-    empty = [f[below:] for f in folders if os.sep not in f[below:] and f[below:] not in numbers]
+    empty = [
+        f[below:] for f in files.folders if os.sep not in f[below:] and f[below:] not in numbers
+    ]
     return replace(
         files,
         labels=torch.tensor(labels),
@@ -90,48 +94,37 @@ def list_images(root: Path) -> ImageFiles:
     )
 
 
-def walk(
-    root: str, folders: list[str] | None = None, passed_over: Counter[str] | None = None
-) -> Iterator[tuple[str, bool]]:
+def walk(root: str, folders: list[str], passed_over: Counter[str]) -> Iterator[tuple[str, bool]]:
     """Yield paths that are named like images, and True for those that are files, depth first.
 
-    The folders below the root, and the number of files passed over, are added to the arguments.
+    Folders, the root first, and the number of files passed over are added to the arguments.
     """
     seen: dict[tuple[int, int], str] = {}
-    stack = [_enter(root, seen, passed_over)]
+    stack = [iter([("", root, False, True, False)])]
     while stack:
         for _, path, is_named, is_folder, is_file in stack[-1]:
             if is_named:
                 yield path, is_file
             elif is_folder:
-                if len(stack) == MAX_DEPTH:
+                if len(stack) > MAX_DEPTH:
                     raise DataError(
                         f"folders must lie in each other at most {MAX_DEPTH} deep, but {path[:200]}… is deeper. "
                         "Give a folder closer to the images."
                     )
-                if folders is not None:
-                    folders.append(path)
-                stack.append(_enter(path, seen, passed_over))
+                found, others = scan(path)
+                status = Path(path).stat()
+                first = seen.setdefault((status.st_dev, status.st_ino), path)
+                if first != path and os.path.realpath(first) == os.path.realpath(path):
+                    raise DataError(
+                        f"{path} must not lead back to {first}, whose images would be read again, but is a link "
+                        "to it. Remove it."
+                    )
+                folders.append(path)
+                passed_over.update(others)
+                stack.append(iter(found))
                 break
         else:
             stack.pop()
-
-
-def _enter(
-    folder: str, seen: dict[tuple[int, int], str], passed_over: Counter[str] | None
-) -> Iterator[tuple[str, str, bool, bool, bool]]:
-    """List a folder that was not listed before, by whichever path."""
-    found, others = scan(folder)
-    status = Path(folder).stat()
-    first = seen.setdefault((status.st_dev, status.st_ino), folder)
-    if first != folder and os.path.realpath(first) == os.path.realpath(folder):
-        raise DataError(
-            f"{folder} must not lead back to {first}, whose images would be read again and again, but is a link "
-            "to it. Remove it."
-        )
-    if passed_over is not None:
-        passed_over.update(others)
-    return iter(found)
 
 
 def scan(folder: str) -> tuple[list[tuple[str, str, bool, bool, bool]], Counter[str]]:

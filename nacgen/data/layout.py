@@ -185,7 +185,7 @@ def _image_folders(folder: Path) -> list[str]:
 
 def _holds_images(folder: Path) -> bool:
     try:
-        return any(True for _ in walk(str(folder)))
+        return any(True for _ in walk(str(folder), [], Counter()))
     except DataError as error:
         if isinstance(error.__cause__, PermissionError):  # it may
             return True
