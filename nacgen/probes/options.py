@@ -13,9 +13,9 @@ RegionMethod = Literal["exact", "sampled"]
 
 
 def name_and_path(entry: str) -> tuple[str, str]:
-    """Split `NAME=PATH` at the first equals sign; a path that exists as a whole is named after its last part."""
+    """Split `NAME=PATH` at the first equals sign, unless it is in a path; a path is named after its last part."""
     name, equals, path = entry.partition("=")
-    is_path = not equals or Path(entry).exists()
+    is_path = not equals or "/" in name or Path(entry).exists()
     return (Path(entry).name, entry) if is_path else (name or Path(path).name, path)
 
 

@@ -60,6 +60,7 @@ def test_a_path_with_an_equals_sign_is_a_path(
     assert name_and_path(f"NAC={path}") == ("NAC", path)
     assert name_and_path("NAC=a=b/c") == ("NAC", "a=b/c")
     assert name_and_path("user/model") == ("model", "user/model")
+    assert name_and_path("runs/lr=0.1/nowhere") == ("nowhere", "runs/lr=0.1/nowhere")
     assert name_and_path("=some/model") == ("model", "some/model")
 
 
