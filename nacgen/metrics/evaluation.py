@@ -24,7 +24,7 @@ from nacgen.metrics.result import (
     check_metrics,
 )
 from nacgen.metrics.scores import METRICS, Compared
-from nacgen.metrics.sources import open_source
+from nacgen.metrics.sources import RunImages, open_source
 from nacgen.metrics.statistics import Collected, collect
 from nacgen.system.processes import Processes, ProcessInfo
 
@@ -76,7 +76,7 @@ def evaluate(
         accelerator: Accelerator whose processes all call this function and divide the work; by default this
             process works alone.
         model_label: Name of the weights that generate, for the protocol; by default "files" where `generate` holds
-            images, else "ema".
+            images, else the run's own or "ema".
         training_images: Images the generator was trained on, or their statistics; for `memorization` alone.
 
     Returns:
@@ -108,6 +108,9 @@ def evaluate(
     )
     reference = _opened(reference, extractor)
     num_samples = _num_samples(generate, num_samples, seed, needs_logits)
+    if model_label is None:
+        of_set = generate.split if isinstance(generate, RunImages) else "files"
+        model_label = of_set if isinstance(generate, ImageSet) else "ema"
     for name, metric in zip(metrics, chosen, strict=True):
         of_reference, of_generated = metric.least(settings, extractor.feature_dim)
         if len(reference) < of_reference or num_samples < of_generated:
@@ -179,7 +182,7 @@ def evaluate(
             feature_dim=extractor.feature_dim,
             dtype="float32",
             seed=seed,
-            model=model_label or ("files" if isinstance(generate, ImageSet) else "ema"),
+            model=model_label,
             ddof=1,
         ),
         warnings=tuple(_warnings(extractor, sets, metrics)),
@@ -198,15 +201,14 @@ def _opened(
     seed: int = 0,
 ) -> ImageSet | ReferenceStatistics:
     """Bring images of any form to a numbered set, or read the file of statistics that a path leads to."""
+    limit = None if num_samples is None else num_samples * (max(seed, 0) + 1)
     if isinstance(images, str | Path):
         device = getattr(extractor, "device", "cpu")
-        source = open_source(str(images), ExtractorConfig(num_samples=num_samples), device)
+        source = open_source(str(images), ExtractorConfig(num_samples=limit), device)
         if isinstance(source, Path):
             return ReferenceStatistics.load(source, extractor)
         return source
-    if isinstance(images, ReferenceStatistics):
-        return images
-    return image_set(images, None if num_samples is None else num_samples * (seed + 1))
+    return images if isinstance(images, ReferenceStatistics) else image_set(images, limit)
 
 
 def _num_samples(

@@ -8,6 +8,7 @@ import yaml
 from nacgen.data.image_sets import ImageSet, open_folder
 from nacgen.data.pixels import to_uint8
 from nacgen.errors import ConfigurationError, DataNotFoundError
+from nacgen.metrics import evaluate
 from nacgen.metrics.options import ExtractorConfig
 from nacgen.metrics.sources import RunImages, Source, as_generator, describe, open_sources
 from nacgen.models.gan import Generator
@@ -15,6 +16,7 @@ from nacgen.models.vae import Decoder
 from nacgen.system.processes import Processes
 from nacgen.system.randomness import normal_rows, seeded
 from tests.data.files import write_photographs
+from tests.metrics.means import ChannelMeans, dataset
 
 
 def opened(name: object, **options: object) -> Source:
@@ -51,6 +53,19 @@ def test_a_run_is_scored_on_image_i_from_seed_i(run: Path) -> None:
     assert torch.equal(images.read(indices), expected)
     assert torch.equal(images.read(indices[:1]), expected[:1])
     assert list(describe(images)) == [f"{run}/ema: 40 images, 16x16 px"]
+
+
+def test_evaluate_takes_the_path_of_a_run(run: Path) -> None:
+    for num_samples, seed in ((None, 0), (30, 0), (20, 1)):
+        options = {"extractor": ChannelMeans(), "seed": seed}
+        found = evaluate(run, dataset(), num_samples=num_samples, **options)  # type: ignore[arg-type]
+        expected = evaluate(
+            opened(run).read,
+            dataset(),
+            num_samples=num_samples or 40,
+            **options,  # type: ignore[union-attr]
+        )
+        assert found == expected
 
 
 def test_a_vaes_run_is_scored_on_samples_from_the_prior(vae_run: Path) -> None:
