@@ -28,21 +28,9 @@ SPLIT_NAME = re.compile(
     rf"({'|'.join(ROLES)})(?:[ _-]?(?:set|split|data|images?|imgs?|[12]\d{{3}}))?", re.IGNORECASE
 )
 WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-NO_CLASSES = frozenset(
-    {
-        "images",
-        "image",
-        "imgs",
-        "img",
-        "jpegimages",
-        "jpegs",
-        "jpg",
-        "jpeg",
-        "png",
-        "pictures",
-        "photos",
-    }
-)
+NO_CLASSES = (
+    "images", "image", "imgs", "img", "jpegimages", "jpegs", "jpg", "jpeg", "png", "pictures", "photos",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
