@@ -48,6 +48,10 @@ def train_arms(
             diverged[name].append(seed)
         else:
             runs[name].append(child.folder)
+    for arm in arms:  # a file may have been edited while they ran
+        first, *others = [options_of(read_yaml(f / "config.yaml")) for f in runs[arm.name]] or [{}]
+        for other in others:
+            _refuse(arm, first.get("seed", 0), _unlike_options(arm, first, other))
     return runs, diverged
 
 
@@ -91,11 +95,7 @@ def check_arms(config: CompareConfig) -> None:
                 f"{shlex.join(arm.flags)} ({reason}). Correct the arm."
             ) from error
         budgets[arm.name] = run.total_images
-        if changed := _changes(run, run_folder(config, arm, seed)):
-            raise ConfigurationError(
-                f"an arm is the same with every seed, but {arm.name} has changed since it was trained with seed "
-                f"{seed} ({'; '.join(changed)}). Bring it back to what it was, or choose another --run-dir."
-            )
+        _refuse(arm, seed, _changes(arm, run, run_folder(config, arm, seed)))
         scores = SCORES.get(run.score.extractor or "digits_classifier", ())
         scores += ("bits_per_dim",) if config.recipe == "train_vae" and scores else ()
         if config.metric is not None and scores and config.metric not in scores:
@@ -118,13 +118,29 @@ def _seeds_of(config: CompareConfig, arm: Arm) -> list[int]:
     return sorted(int(seed) for seed in seeds if seed.isdecimal())
 
 
-def _changes(run: GenerativeConfig, folder: Path) -> list[str]:
+def _refuse(arm: Arm, seed: int, changed: list[str]) -> None:
+    if changed:
+        raise ConfigurationError(
+            f"an arm is the same with every seed, but {arm.name} has changed since it was trained with seed "
+            f"{seed} ({'; '.join(changed)}). Bring it back to what it was, or choose another --run-dir."
+        )
+
+
+def _unlike_options(arm: Arm, there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Return in words the options in which two runs of an arm differ; words may hold the seed where flags do."""
+    may_differ = {"seed", *NOT_COMPARED}
+    if any("{seed}" in flag for flag in arm.flags):
+        may_differ |= {name for name, value in here.items() if isinstance(value, str)}
+    names = [name for name in here if name in there and name not in may_differ]
+    return [f"{n}: {there[n]} there, {here[n]} here" for n in names if there[n] != here[n]]
+
+
+def _changes(arm: Arm, run: GenerativeConfig, folder: Path) -> list[str]:
     """Return in words the options and models of a run that differ from those it would have today."""
     if not (folder / "metrics.jsonl").is_file():
         return []
     there, here = options_of(read_yaml(folder / "config.yaml")), flatten(to_dict(run))
-    names = [name for name in here if name in there and name not in NOT_COMPARED]
-    changed = [f"{n}: {there[n]} there, {here[n]} here" for n in names if there[n] != here[n]]
+    changed = _unlike_options(arm, there, here)
     inputs = read_fingerprints(folder).get("inputs", {})
     paths = {name: here.get(name) for name in inputs} | {"encoder": run.encoder_or_default}
     models = {n: model_fingerprint(path) for n, path in paths.items() if n in inputs and path}

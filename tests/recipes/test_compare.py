@@ -33,6 +33,8 @@ if file:
     parser.set_defaults(**yaml.safe_load(pathlib.Path(file).read_text()))
 flags = parser.parse_args()
 flags.config = None
+if "EDIT" in os.environ:
+    pathlib.Path(os.environ["EDIT"]).write_text("preset: smoke\\ndata_dir: two\\n")
 folder, seed = pathlib.Path(flags.run_dir), int(flags.seed)
 total = int(flags.total_images or 25600)
 if os.environ.get("FAIL") == folder.name:
@@ -191,6 +193,18 @@ def test_an_arm_whose_configuration_file_was_edited_gets_no_further_seed(tmp_pat
     assert not (tmp_path / "runs" / "random-seed1").exists()
     file.write_text("preset: smoke  # a remark\ndata_dir: one\n")
     run(tmp_path, "--seeds", "0", "1", *arms)
+
+
+def test_an_arm_whose_configuration_file_was_edited_while_it_ran_is_not_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "arm.yaml"
+    file.write_text("preset: smoke\ndata_dir: one\n")
+    monkeypatch.setenv("EDIT", str(file))
+    arms = ("--arms", f"random=--init random --config {file}", "nac")
+    with pytest.raises(ConfigurationError, match=r"seed 0 \(data_dir: one there, two here\)"):
+        run(tmp_path, "--seeds", "0", "1", "--jobs", "1", "--total-images", "640", *arms)
+    assert not (tmp_path / "runs" / "report.md").exists()
 
 
 def test_an_arm_whose_encoder_was_replaced_gets_no_further_seed(tmp_path: Path) -> None:
