@@ -61,6 +61,20 @@ def test_transforms_come_as_often_as_asked(probability: float) -> None:
     assert brightened.float().mean().item() == pytest.approx(probability, abs=0.025)
 
 
+@pytest.mark.parametrize("p", [0.1, 0.3])
+def test_the_share_of_untouched_images_is_the_product_of_the_published_gates(p: float) -> None:
+    """Mirror (half of the gated), quarter turn (three quarters), scale, two turns (together p) and stretch."""
+    n = 20_000
+    linear = random_geometry(n, 32, p, draw())[:, :2, :2]
+    same = (linear - torch.eye(2)).abs().amax((1, 2)) < 1e-5
+    expected = (1 - p / 2) * (1 - 3 * p / 4) * (1 - p) ** 3
+    assert same.float().mean().item() == pytest.approx(expected, abs=0.012)
+    colors = random_colors(n, p, draw())
+    same = (colors - torch.eye(4)).abs().amax((1, 2)) < 1e-5
+    expected = (1 - p) ** 4 * (1 - p / 2)  # brightness, contrast, hue, saturation; luma
+    assert same.float().mean().item() == pytest.approx(expected, abs=0.012)
+
+
 def test_both_axes_of_a_shift_pass_one_gate() -> None:
     """Karras et al. 2020, appendix B: at p = 0.2 a share of 0.64 stays, and what rounds to 0."""
     n, p, size = 20_000, 0.2, 32
