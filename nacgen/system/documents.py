@@ -115,19 +115,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         StorageError: If the disk fails.
     """
     try:
-        values = parse_yaml(read_regular(path, LARGEST_YAML)) or {}
+        values = parse_yaml(read_regular(path, LARGEST_YAML))
     except OSError as error:
         if error.errno == errno.EIO:
             raise StorageError(f"{path} cannot be read ({error}). Mend the disk.") from error
         raise ConfigurationError(f"--config must name a YAML file, but {path}: {error}.") from error
     except ValueError as error:
         raise ConfigurationError(f"{path} is not valid YAML: {error}. Correct the file.") from error
-    if not isinstance(values, dict):
+    if values is not None and not isinstance(values, dict):
         raise ConfigurationError(
             f"{path} must hold a mapping of options, got a {type(values).__name__}. "
             "Start from the config.yaml of a run."
         )
-    return values
+    return values or {}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -34,6 +34,12 @@ def test_a_comparison_draws_every_arm_on_white(make_run: MakeRun, tmp_path: Path
     assert rgb(COLORS[3]) not in colors_in(path)
 
 
+def test_a_dollar_sign_in_a_name_is_no_formula(make_run: MakeRun, tmp_path: Path) -> None:
+    run = load_run(make_run({64: 30.0, 640: 14.0}, metric=r"$\frac$"))
+    path = comparison_chart({r"a $\frac$": [run]}, r"$\frac$", tmp_path / "a.png", title=r"$\x$")
+    assert path.is_file()
+
+
 def test_a_long_title_stays_on_the_picture(make_run: MakeRun, tmp_path: Path) -> None:
     arms = {"random": [load_run(make_run({64: 30.0, 640: 14.0}, init="random"))]}
     title = " ".join(["Meaning"] * 24)

@@ -165,6 +165,7 @@ def test_unknown_presets_list_the_known_ones(file: Callable[[Any], str]) -> None
     ("text", "message"),
     [
         ("- 1\n- 2\n", "must hold a mapping of options, got a list"),
+        ("[]", "must hold a mapping of options, got a list"),
         ("just words", "must hold a mapping of options, got a str"),
         ("a: [1", "is not valid YAML"),
         ("a: !!python/object/apply:os.getcwd []", "is not valid YAML"),
