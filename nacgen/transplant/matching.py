@@ -33,15 +33,24 @@ def match_tensors(
         places, reason = _by_mapping(trunk, module, match), "not in the mapping"
     else:
         raise ConfigurationError(f"match must be name, order or a mapping of names, got {match!r}.")
-    pairs, skipped = {}, {}
+    pairs, skipped = dict[str, str](), dict[str, str]()
+    first: dict[tuple[object, ...], str] = {}  # name of each tensor, which layers may share
+    homes = {
+        place: first.setdefault(
+            (x.untyped_storage().data_ptr(), x.storage_offset(), x.shape), place
+        )
+        for place, x in module.items()
+    }
     for name, place in places.items():
         if place not in module:
             skipped[name] = "no tensor of this name in the module"
         elif module[place].shape != trunk[name].shape:
             here, there = tuple(trunk[name].shape), tuple(module[place].shape)
             skipped[name] = f"shape {here}, in the module {there}"
+        elif (home := homes[place]) in pairs.values():
+            skipped[name] = f"its place {place} is shared with {home}, which is filled"
         else:
-            pairs[name] = place
+            pairs[name] = home
     # Norms, biases and counters carry no knowledge without a convolution, unless a mapping asks for them.
     least = min(2, max(tensor.ndim for tensor in trunk.values())) if isinstance(match, str) else 0
     if not any(trunk[name].ndim >= least for name in pairs):

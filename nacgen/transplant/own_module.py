@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -80,14 +79,6 @@ def into_module(
     )
     backbone, tensors = prepared.backbone, prepared.backbone.state_dict()
     pairs, left_behind = match_tensors(tensors, _tensors(own), match)
-    first, filled = _first_names(own), set[str]()
-    for name, place in list(pairs.items()):
-        if (home := first[place]) in filled:
-            left_behind[name] = f"its place {place} is shared with {home}, which is filled"
-            del pairs[name]
-        else:
-            filled.add(home)
-            pairs[name] = home
     stages = {
         stage: tuple(pairs[name] for name in names if name in pairs)
         for stage, names in stage_parameters(backbone).items()
@@ -127,17 +118,6 @@ def into_module(
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: x for name, x in module.state_dict().items() if isinstance(x, Tensor)}
-
-
-def _first_names(module: nn.Module) -> dict[str, str]:
-    """Return the first name of each tensor, which differs from its own where layers share a weight."""
-    first: dict[tuple[Any, Any], str] = {}
-    return {
-        name: first.setdefault((x.untyped_storage().data_ptr(), x.storage_offset()), name)
-        if x.numel()
-        else name
-        for name, x in _tensors(module).items()
-    }
 
 
 def _fill(

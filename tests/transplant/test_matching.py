@@ -59,7 +59,8 @@ def test_another_shape_is_skipped_and_said() -> None:
 
 
 def test_two_equal_places_are_not_chosen_between() -> None:
-    module = {f"{side}.{name}": x for side in ("left", "right") for name, x in TRUNK.items()}
+    sides = ("left", "right")
+    module = {f"{side}.{name}": x.clone() for side in sides for name, x in TRUNK.items()}
     with pytest.raises(ConfigurationError, match=r"got 2 .*'left\.', 'right\.'.*\{'': 'left'\}"):
         match_tensors(TRUNK, module, "name")
     pairs = match_tensors(TRUNK, module, {"": "right"})[0]
