@@ -51,7 +51,8 @@ def check_memory(numbers: int, what: str) -> None:
     """Raise a `ConfigurationError` if a layer is to hold more numbers than any machine would give it."""
     if numbers > MAX_NUMBERS:
         raise ConfigurationError(
-            f"a layer may hold {MAX_NUMBERS:,} numbers (16 GiB), but {what:.200} make more. Choose smaller ones."
+            f"a layer or queue may hold {MAX_NUMBERS:,} numbers (16 GiB), but {what:.200} make more. Choose "
+            "smaller ones."
         )
 
 

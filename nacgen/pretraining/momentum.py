@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
+from nacgen.models.folder import check_memory
 from nacgen.system.processes import gather_rows
 from nacgen.system.randomness import generator
 
@@ -25,6 +26,7 @@ class MomentumEncoder(nn.Module):
 
     def __init__(self, encoder: NACEncoder, queue_size: int, momentum: float) -> None:
         super().__init__()
+        check_memory(queue_size * encoder.code_dim, f"queue.size {queue_size} and code_dim")
         self.average = AveragedModel(
             encoder, multi_avg_fn=get_ema_multi_avg_fn(momentum), use_buffers=True
         )

@@ -45,6 +45,7 @@ from nacgen.training.run_folder import (
     INPUT_PATHS,
     LOG,
     NOT_COMPARED,
+    SAMPLES,
     SUMMARY,
     check_folder,
     has_begun,
@@ -129,7 +130,7 @@ class Run:
                 if self.is_main:
                     self._lock = stack.enter_context(hold_folder(self.path, is_fresh))
                     self._compare_environment()
-                    (self.path / "samples").mkdir(exist_ok=True)
+                    (self.path / SAMPLES).mkdir(exist_ok=True)
                     config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
                     write_file(self.path / CONFIG, config)
                     facts = json.dumps(self.environment, indent=2)
@@ -308,6 +309,7 @@ class Run:
             files = [
                 f"{m}/{f}" for m in sorted(self._exported) for f in (CONFIG_FILE, WEIGHTS_FILE)
             ]
+            files += [f"{SAMPLES}/{p.name}" for p in sorted((self.path / SAMPLES).iterdir())]
             self._fingerprints["outputs"] = {file: file_digest(self.path / file) for file in files}
             if files:
                 self._write_fingerprints()

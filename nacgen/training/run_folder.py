@@ -17,12 +17,12 @@ from nacgen.training.fingerprints import LARGEST, file_digest, read_fingerprints
 from nacgen.training.old_options import upgrade, warn
 
 CONFIG, LOG, CHECKPOINTS, SUMMARY = "config.yaml", "metrics.jsonl", "checkpoints", "summary.json"
-ENVIRONMENT = "environment.json"
+ENVIRONMENT, SAMPLES = "environment.json", "samples"
 NOT_COMPARED = ("config", "run_dir", "run.timeout")
 # Paths of inputs, of which the fingerprints are compared.
 INPUT_PATHS = ("data_dir", "encoder", "perceptual_encoder", "score.weights")
 # A run that was stopped while it was being set up leaves no more than these, and a temporary file.
-BEGINNINGS = {".lock", "samples"}
+BEGINNINGS = {".lock", SAMPLES}
 
 
 def has_begun(folder: Path) -> bool:
@@ -88,6 +88,8 @@ def is_finished(folder: Path, config: TrainingConfig, is_main: bool) -> bool:
     told = f"{folder} holds this run, complete, but {'; '.join(problems)}"
     checkpoints = folder / CHECKPOINTS
     if not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+        if all(problem.startswith(f"{SAMPLES}/") for problem in problems):  # pictures stop no run
+            return True
         raise CheckpointError(
             f"{told}, and no checkpoint to make it whole from. Bring the files and the paths back, or choose "
             "another --run-dir."

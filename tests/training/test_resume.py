@@ -84,9 +84,7 @@ def test_a_run_without_fingerprints_gets_them_and_is_told(
         assert "does not say what it was made from; from now on it does" in capsys.readouterr().err
 
 
-def test_damaged_models_of_a_complete_run_are_found(
-    tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_models_of_a_complete_run_are_found(tmp_path: Path, encoder: Path) -> None:
     options = config(tmp_path, encoder=str(encoder))
     with open_run("x", options) as run:
         run.export(NACEncoder(code_dim=8), "encoder")
@@ -96,6 +94,18 @@ def test_damaged_models_of_a_complete_run_are_found(
     (tmp_path / "encoder" / "config.json").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"encoder/config.json is damaged, and no checkpoint"):
         open_run("x", options).__enter__()
+
+
+def test_damaged_pictures_of_a_complete_run_are_made_again_if_they_can_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = config(tmp_path)
+    with open_run("x", options) as run:
+        (tmp_path / "samples" / "images_8.png").write_bytes(b"a picture")
+        run.finish(RESULT)
+    (tmp_path / "samples" / "images_8.png").write_bytes(b"")
+    with open_run("x", options) as run:
+        assert run.is_complete  # without a checkpoint nothing can be done about pictures
     (tmp_path / "checkpoints" / "step_000000000008").mkdir(parents=True)
     capsys.readouterr()
     with open_run("x", options) as run:
