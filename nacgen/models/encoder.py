@@ -14,6 +14,7 @@ from nacgen.errors import ConfigurationError, check_choice
 from nacgen.functional.nac import check_flip_probability, marginal_posterior_logits
 from nacgen.models.backbones import Stem, build_backbone
 from nacgen.models.folder import PretrainedModel, check_memory
+from nacgen.system.terminal import literal
 
 Posterior = Literal["shared", "scaled", "separate"]
 CodeNormalization = Literal["batch", "sphere", "sqrt_dim"]
@@ -251,7 +252,10 @@ class NACEncoder(nn.Module, PretrainedModel):
     def model_card(self) -> str:
         """Return Markdown that describes the encoder, with `card_notes` at its end."""
         cost = "Pretraining: {images:,} images, {seconds:,.0f} s on {hardware}.\n\n"
-        known = "" if self.pretraining is None else cost.format(**self.pretraining)
+        known = ""
+        if self.pretraining is not None:
+            hardware = literal(self.pretraining["hardware"])
+            known = cost.format(**{**self.pretraining, "hardware": hardware})
         return self.card.format(model=self, pretraining=known)
 
 

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 from markdown_it import MarkdownIt
 
 from nacgen.metrics.result import EvaluationResult, describe_bias
-from nacgen.system.terminal import printable
+from nacgen.system.terminal import literal, printable
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59616b; --line: #d9dce1; --paper: #fff;
@@ -70,8 +70,6 @@ class Images:
 
 # Text begins as in Markdown: a heading, a paragraph, a quotation or commands.
 Block = str | Table | Images
-# An underscore within a name is none.
-_MARKUP = re.compile(r"[\\`*~$<\[\]]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 
 
 def to_markdown(blocks: Sequence[Block], base: Path) -> str:
@@ -79,30 +77,24 @@ def to_markdown(blocks: Sequence[Block], base: Path) -> str:
     return "\n\n".join(_markdown(block, base) for block in blocks) + "\n"
 
 
-def _literal(text: str) -> str:
-    """Escape what would be markup outside of code, and what would break the line."""
-    parts = re.split("(`[^`]+`)", printable(text))
-    return "".join(p if i % 2 else _MARKUP.sub(r"\\\g<0>", p) for i, p in enumerate(parts))
-
-
 def _markdown(block: Block, base: Path) -> str:
     match block:
         case str(text):
             start = next(s for s in ("# ", "## ", "> ", "    ", "") if text.startswith(s))
             rest = text.removeprefix(start)
-            return start + (printable(rest) if start.isspace() else _literal(rest))
+            return start + (printable(rest) if start.isspace() else literal(rest))
         case Images(paths, captions, kind):
             links = [
-                f"![{_literal(caption.replace('`', ''))}]({quote(os.fsencode(_relative(path, base)))})"
+                f"![{literal(caption.replace('`', ''))}]({quote(os.fsencode(_relative(path, base)))})"
                 for path, caption in zip(paths, captions, strict=True)
             ]
             if kind == "chart":
-                texts = map(_literal, captions)
+                texts = map(literal, captions)
                 return "\n\n".join(filter(None, chain(*zip(links, texts, strict=True))))
-            return _rows([[_literal(caption) for caption in captions], ["---"] * len(links), links])
+            return _rows([[literal(caption) for caption in captions], ["---"] * len(links), links])
         case Table(header, rows):
             rules = ["---:" if block.is_number(i) else "---" for i in range(len(header))]
-            head, *body = [[_literal(cell) for cell in row] for row in (header, *rows)]
+            head, *body = [[literal(cell) for cell in row] for row in (header, *rows)]
             return _rows([head, rules, *body])
 
 

@@ -1,13 +1,16 @@
-"""The terminal: printable text from outside, and streams that may be closed or lose their reader."""
+"""Text from outside, printable and without markup, and streams that may be closed or lose their reader."""
 
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+# An underscore within a name is none.
+MARKUP = re.compile(r"[\\`*~$<\[\]]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -20,6 +23,17 @@ def printable(text: str, kept: str = "") -> str:
     """
     shown = (c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
     return text if text.isprintable() else "".join(shown)
+
+
+def literal(text: str) -> str:
+    r"""Return a text as one line of Markdown: only `code` between backticks is markup, names and values are none.
+
+    Example:
+        >>> literal("<b> *and* `<c>` of a_name")
+        '\\<b> \\*and\\* `<c>` of a_name'
+    """
+    parts = re.split("(`[^`]+`)", printable(text))
+    return "".join(p if i % 2 else MARKUP.sub(r"\\\g<0>", p) for i, p in enumerate(parts))
 
 
 class _Stream:

@@ -273,6 +273,8 @@ def test_what_the_weights_cost_is_saved_and_shown(tmp_path: Path) -> None:
     assert again.pretraining == cost
     assert again.options == encoder.options
     assert "Pretraining: 38,400 images, 62 s on 2 CPU cores.\n" in again.model_card()
+    encoder.pretraining = cost | {"hardware": "<b>1</b>\n# [x](y)"}
+    assert " s on \\<b>1\\</b>\\\\n# \\[x\\](y).\n" in encoder.model_card()
 
 
 def test_the_released_encoder_says_what_it_cost() -> None:
