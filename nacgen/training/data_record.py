@@ -4,7 +4,6 @@ Images that are left out because they cannot be read are the same on every proce
 """
 
 import hashlib
-import json
 import os
 import sys
 from typing import Any
@@ -49,10 +48,8 @@ def record_data(
     if held_out is not None:
         inputs["held-out images"] = dataset_fingerprint(held_out)
     inputs |= {name: path and model_fingerprint(path) for name, path in models.items()}
-    with run.processes.failing_together():
-        if run.is_main:
-            run.write("environment.json", json.dumps(run.environment, indent=2) + "\n")
-            print(data_line(train, held_out), file=sys.stderr)
+    if run.is_main:
+        print(data_line(train, held_out), file=sys.stderr)
     if run.config.data.skip_bad:
         _hold_to_skipped(run, datasets)
     run.hold_to_inputs({name: value for name, value in inputs.items() if value is not None})

@@ -131,11 +131,14 @@ class Run:
                     self._lock = stack.enter_context(hold_folder(self.path, is_fresh))
                     self._compare_environment()
                     (self.path / SAMPLES).mkdir(exist_ok=True)
-                    config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
-                    write_file(self.path / CONFIG, config)
-                    facts = json.dumps(self.environment, indent=2)
-                    write_file(self.path / ENVIRONMENT, facts + "\n")
+                    if not self._fingerprints["inputs"]:  # else they are compared first
+                        self._describe()
             yield
+
+    def _describe(self) -> None:
+        config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
+        write_file(self.path / CONFIG, config)
+        write_file(self.path / ENVIRONMENT, json.dumps(self.environment, indent=2) + "\n")
 
     def _compare_environment(self) -> None:
         """Refuse to resume in another precision, and warn where sums may be rounded otherwise."""
@@ -197,19 +200,20 @@ class Run:
     def hold_to_inputs(self, here: Mapping[str, Any]) -> None:
         """Record fingerprints by name, or compare them with those it began with; every process calls it."""
         there = self._fingerprints["inputs"]
-        if there and (changed := differences(there, here)):
-            raise ConfigurationError(
-                f"{self.path} holds a run that was made from something else ({'; '.join(changed)}). Bring the "
-                "files back to what they were, choose another --run-dir, or start over with --fresh, which moves "
-                "the folder aside."
-            )
-        self._fingerprints["inputs"] = here
-        with self.processes.failing_together():
+        with self.processes.failing_together(), self.writing("configuration"):
+            if there and (changed := differences(there, here)):
+                raise ConfigurationError(
+                    f"{self.path} holds a run that was made from something else ({'; '.join(changed)}). Bring the "
+                    "files back to what they were, choose another --run-dir, or start over with --fresh, which "
+                    "moves the folder aside."
+                )
+            self._fingerprints["inputs"] = here
             if self.is_main:
                 if self.has_begun and not there:
                     told = "does not say what it was made from; from now on it does"
                     print(f"the run in {self.path} {told}", file=sys.stderr)
                 self._write_fingerprints()
+                self._describe()
 
     def _write_fingerprints(self) -> None:
         self.write(FINGERPRINTS, json.dumps(self._fingerprints, indent=2) + "\n")
