@@ -3,8 +3,8 @@
 import json
 import shutil
 import socket
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -394,21 +394,22 @@ def test_pushing_uses_the_name_of_the_folder(folder: Path, monkeypatch: pytest.M
     assert pushed == ["line", "someone/else"]
 
 
-def test_a_reader_beside_a_writer_never_sees_a_mixture(folder: Path) -> None:
-    is_over = threading.Event()
+def test_a_reader_between_the_two_files_waits_for_the_second(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[Future[Line]] = []
 
-    def write() -> None:
-        while not is_over.is_set():
-            for width in (2, 3):
-                Line(width, name="b" * width).save_pretrained(folder)
+    def watched(path: Path, content: Any) -> None:
+        write_file(path, content)
+        if path.name == "model.safetensors":
+            readers.append(pool.submit(Line.from_pretrained, folder))
+            time.sleep(0.05)
 
-    Line(2, name="bb").save_pretrained(folder)
+    monkeypatch.setattr("nacgen.models.folder.write_file", watched)
     with ThreadPoolExecutor(1) as pool:
-        writer = pool.submit(write)
-        lines = [Line.from_pretrained(folder) for _ in range(30)]
-        is_over.set()
-        writer.result()
-    assert {(len(line.weight), line.name) for line in lines} == {(2, "bb"), (3, "bbb")}
+        Line(2, name="new").save_pretrained(folder)
+        line = readers[0].result()
+    assert (line.name, len(line.weight)) == ("new", 2)
 
 
 def test_a_folder_that_was_moved_still_loads(folder: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_posterior_is_estimated_first() -> None:
     ("name", "value"), [("backbone", None), ("pretraining", []), ("mean", None), ("stem", [1])]
 )
 def test_null_or_a_list_in_the_wrong_place_is_one_message(
-    tmp_path: Path, name: str, value: Any
+    tmp_path: Path, name: str, value: Any, as_users_run_it: None
 ) -> None:
     NACEncoder().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
