@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,5 +63,5 @@ def _in_words(fingerprint: Any) -> str:
     if fingerprint is None:
         return "none"
     facts = fingerprint if isinstance(fingerprint, dict) else {"": fingerprint}
-    words = [f"{key} {str(v).removeprefix('sha256:')[:12]}".strip() for key, v in facts.items()]
-    return ", ".join(words)
+    words = ", ".join(f"{key} {value}".strip() for key, value in facts.items())
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", words)
