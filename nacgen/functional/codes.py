@@ -29,8 +29,7 @@ def bit_correlation(codes: Bool[Tensor, "m k"]) -> Float[Tensor, "c c"]:
 def effective_codes(codes: Bool[Tensor, "m k"]) -> Float[Tensor, ""]:
     """Compute the effective number of different codes, `1 / sum p^2` over their relative frequencies `p`.
 
-    This is the exponential of the Rényi-2 entropy: 1 if all codes are equal, `m` if no two are. It does not wait
-    for the device.
+    This is the exponential of the Rényi-2 entropy: 1 if all codes are equal, `m` if no two are.
 
     Example:
         >>> effective_codes(torch.tensor([[True, False], [True, True]]))
@@ -46,9 +45,8 @@ def calibration_error(
 ) -> float:
     """Compute the expected calibration error, in [0, 1], of the posterior's probability that a received bit is +1.
 
-    It is the mean distance between predicted and true frequency over 15 bins of equal width, weighted by the bits
-    in each. `codes` are the bits that were sent. The noise of the channel is averaged out: a bit sent as +1 is
-    received as +1 with probability `1 - flip_probability`.
+    It is taken over 15 bins of equal width. `codes` are the bits that were sent. The noise of the channel is
+    averaged out: a bit sent as +1 is received as +1 with probability `1 - flip_probability`.
 
     Example:
         >>> calibration_error(torch.zeros(2, 1), torch.tensor([[True], [False]]), 0.1)
@@ -67,8 +65,7 @@ def calibration_error(
 def rank_me(features: Float[Tensor, "n d"]) -> float:
     """Compute RankMe, the exponential of the entropy of the features' normalized singular values.
 
-    The features are not centered. The effective rank lies between 1 and `min(n, d)`, up to an offset of 1e-7.
-    It is 0 if all features are zero.
+    The features are not centered. The rank lies between 1 and `min(n, d)`; it is 0 if all features are zero.
 
     Example:
         >>> round(rank_me(torch.eye(4)), 3)

@@ -4,8 +4,8 @@ Both are cross-entropies, in nats, of finding an image's other view among all ke
 temperature. With `n` keys, `log n - loss` is a lower bound of the mutual information of the two views.
 
 Source:
-    Chen et al. 2020, arXiv:2002.05709, equation 1; He et al. 2020, arXiv:1911.05722, equation 1;
-    van den Oord et al. 2018, arXiv:1807.03748, for the bound.
+    Chen et al. 2020, arXiv:2002.05709; He et al. 2020, arXiv:1911.05722; van den Oord et al. 2018,
+    arXiv:1807.03748 (the bound).
 """
 
 import torch
@@ -46,12 +46,9 @@ def nt_xent(
     There is one loss per row in nats, `log(n - 1)` if all rows have the same direction. The row itself is left out
     of the sum, unlike in `nacgen.functional.nac`.
 
-    Args:
-        projections: First views of `m / 2` images, followed by their second views in the same order.
-        temperature: Divisor of the cosine similarities, above zero.
-        all_projections: Rows among which the other view is to be found, with gradient: those of all processes.
-            Must include `projections`, which is the default.
-        own_start: Index in `all_projections` at which `projections` begin, the process's rank times `m`.
+    `projections` are the first views of `m / 2` images, then their second views in the same order. Other views are
+    sought, with gradient, among `all_projections`, those of all processes; `own_start` is the index at which the
+    process's own begin, its rank times `m`.
 
     Raises:
         ValueError: If the rows are not two views of two images or more, or if an argument does not fit them.
@@ -67,8 +64,7 @@ def nt_xent(
     keys = projections if all_projections is None else all_projections
     if m % 2 or m == 0 or len(keys) < 4:
         raise ValueError(
-            f"projections must be two views of each image, of two images or more in all, got {m} rows "
-            f"among {len(keys)}. Stack [view_1; view_2]."
+            f"projections must be two views, of two images or more in all, got {m} rows among {len(keys)}."
         )
     _check_width("all_projections", keys, projections)
     if not 0 <= own_start <= len(keys) - m:
@@ -91,9 +87,8 @@ def info_nce(
 ) -> Float[Tensor, " b"]:
     """Compute the cross-entropy of finding each query's key among itself and a queue of earlier keys.
 
-    Queries are projections of one view. Positive keys are those of the images' other view, by a momentum encoder.
-    The queue holds keys of other images from earlier steps. There is one loss per query in nats, and
-    `log(q + 1)` if all rows have the same direction.
+    Positive keys are those of the images' other view, by a momentum encoder; the queue holds keys of earlier
+    images. There is one loss per query in nats, `log(q + 1)` if all rows have the same direction.
 
     Raises:
         ValueError: If shapes differ, the queue is empty, or the temperature is not above zero.

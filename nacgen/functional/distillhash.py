@@ -1,13 +1,11 @@
 """DistillHash: learning to hash from pairs whose noisy labels can be trusted.
 
 The method has four steps and needs no labels. (1) Pairs whose cosine distance between pretrained features is
-clearly small or clearly large get a noisy label. (2) A network with outputs `h` in [-1, 1]^k is trained on
-them; it gives each pair a posterior `P = sigmoid(h_i . h_j / 2)` of being similar. (3) Pairs are distilled:
-those whose posterior is clearer than the noise of the labels can explain are kept. (4) The network is trained
-again on them.
+clearly small or clearly large get a noisy label. (2) A network with outputs `h` in [-1, 1]^k is trained on them;
+it gives each pair a posterior `P = sigmoid(h_i . h_j / 2)` of being similar. (3) Pairs are distilled: those whose
+posterior is clearer than the noise of the labels can explain are kept. (4) The network is trained again on them.
 
-A pair label is +1 (similar), -1 (dissimilar) or 0 (no label). Pair matrices are dense: 5,000 images take 100 MB
-in float32.
+A pair label is +1 (similar), -1 (dissimilar) or 0 (no label). Pair matrices are dense: 100 MB for 5,000 images.
 
 Source:
     Yang, Liu, Deng, Liu & Tao 2019, arXiv:1905.03465 (CVPR), steps 2 to 4; step 1 is that of Yang et al. 2018,
@@ -52,8 +50,7 @@ def cosine_distances(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     lengths = features.norm(dim=1)
     if (lengths == 0).any():
         raise ValueError(
-            f"features must have a direction, got {int((lengths == 0).sum())} rows of zeros. Take them before "
-            "the last ReLU."
+            f"features need a direction, got {int((lengths == 0).sum())} rows of zeros. Take them before a ReLU."
         )
     directions = features / rearrange(lengths, "n -> n 1")
     distances: Tensor = (1 - directions @ directions.T).clamp_(0, 2)
@@ -80,8 +77,7 @@ def fit_half_gaussians(distances: Float[Tensor, "n n"]) -> HalfGaussians:
     """
     if distances.ndim != 2 or distances.shape[0] != distances.shape[1] or len(distances) < 3:
         raise ValueError(
-            f"distances must be (n, n) of three images or more, got {tuple(distances.shape)}. Give "
-            "cosine_distances of the training images."
+            f"distances must be (n, n) of three images or more, got {tuple(distances.shape)}. Give more images."
         )
     row, column = torch.triu_indices(
         len(distances), len(distances), offset=1, device=distances.device
@@ -90,8 +86,7 @@ def fit_half_gaussians(distances: Float[Tensor, "n n"]) -> HalfGaussians:
     lowest, highest = float(values.min()), float(values.max())
     if not lowest < highest:  # NaN among them
         raise ValueError(
-            f"distances must be finite and differ, got values from {lowest} to {highest}. Are the features "
-            "constant?"
+            f"distances must be finite and differ, got values from {lowest} to {highest}. Are features constant?"
         )
     counts = torch.histc(values, NUM_BINS, lowest, highest)
     mode = lowest + (float(counts.argmax()) + 0.5) * (highest - lowest) / NUM_BINS

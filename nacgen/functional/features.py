@@ -19,9 +19,8 @@ def feature_rows(name: str, features: Tensor, at_least: int = 2) -> Float64[Tens
     """
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(
-            f"{name} must be float (n, d), one row a sample, got {features.dtype} "
-            f"{tuple(features.shape)}. Pool feature maps over their pixels, and reshape single values "
-            "to (n, 1)."
+            f"{name} must be float (n, d), one row a sample, got {features.dtype} {tuple(features.shape)}. Pool "
+            "feature maps over their pixels, and reshape single values to (n, 1)."
         )
     if len(features) < at_least:
         raise ValueError(
@@ -29,9 +28,8 @@ def feature_rows(name: str, features: Tensor, at_least: int = 2) -> Float64[Tens
         )
     if not features.isfinite().all():
         raise ValueError(
-            f"{name} must be finite, got NaN or infinity in "
-            f"{int((~features.isfinite()).any(dim=1).sum())} of {len(features)} rows. Look at the images "
-            "that they come from."
+            f"{name} must be finite, got NaN or infinity in {int((~features.isfinite()).any(dim=1).sum())} of "
+            f"{len(features)} rows. Look at the images that they come from."
         )
     return features.detach().double()
 

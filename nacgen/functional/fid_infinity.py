@@ -1,7 +1,6 @@
 """The Fréchet distance extrapolated to infinitely many generated images.
 
-Source:
-    Chong & Forsyth 2020, arXiv:1911.07023.
+Source: Chong & Forsyth 2020, arXiv:1911.07023.
 """
 
 from typing import NamedTuple
@@ -15,18 +14,14 @@ from nacgen.functional.frechet import frechet_distance
 
 
 class FIDInfinity(NamedTuple):
-    """The intercept of a line fitted to distances over `1 / n`.
+    """The intercept of a line fitted to distances over `1 / n`; the bias by the reference's size remains in it.
 
-    Args:
-        value: Intercept; the bias due to the size of the reference remains in it.
-        standard_error: Standard error of the intercept, from the residuals of the line. It does not tell how much
-            another sample would differ, because all sizes draw from the same images.
-        slope: Bias of the distance of `n` images, times `n`.
+    The standard error does not tell how much another sample would differ: all sizes draw from the same images.
     """
 
     value: Float64[Tensor, ""]
-    standard_error: Float64[Tensor, ""]
-    slope: Float64[Tensor, ""]
+    standard_error: Float64[Tensor, ""]  # from the residuals of the line
+    slope: Float64[Tensor, ""]  # bias of the distance of `n` images, times `n`
 
 
 def fid_infinity(
@@ -42,14 +37,9 @@ def fid_infinity(
 
     Differs from the paper: images are drawn by a plain random generator, as those of a training run are.
 
-    Args:
-        mean: Mean of the reference features.
-        covariance: Covariance of the reference features.
-        features: One row per generated image, of any float type.
-        num_sizes: Number of sample sizes to which the line is fitted, evenly spaced up to all rows; three or more.
-        smallest: Smallest sample size; more than the dimension, below which the bias is not proportional to
-            `1 / n`. The default is a tenth of the rows as in the paper, or twice the dimension if that is more.
-        seed: Seed of the draws.
+    Mean and covariance are those of the reference; features have a row for each generated image. The line is
+    fitted to sizes evenly spaced from `smallest` up to all rows. It exceeds the dimension, below which the
+    bias is not proportional to `1 / n`; by default it is a tenth of the rows or twice the dimension.
 
     Raises:
         ValueError: If the features are not a finite float matrix, or sizes or moments are invalid.

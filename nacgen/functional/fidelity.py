@@ -1,7 +1,6 @@
 """Pixelwise similarity of two images: PSNR and SSIM.
 
-Source:
-    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity".
+Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity".
 """
 
 import torch
@@ -79,6 +78,5 @@ def _blur(maps: Tensor) -> Tensor:
 def _check_shapes(images_a: Tensor, images_b: Tensor) -> None:
     if images_a.shape != images_b.shape:
         raise ValueError(
-            f"images to compare must have one shape, got {tuple(images_a.shape)} and "
-            f"{tuple(images_b.shape)}. Resize one of them."
+            f"images must have one shape, got {tuple(images_a.shape)} and {tuple(images_b.shape)}. Resize some."
         )

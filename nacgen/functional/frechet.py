@@ -33,8 +33,7 @@ def frechet_distance(
 
     With `C1 = S S^T`, the symmetric matrix `S^T C2 S` has the eigenvalues of `C1 C2`; the trace of the root
     is the sum of their roots. From 512 features on, `S` is the Cholesky factor if it exists, which takes a
-    third of the time. Otherwise `S` consists of the eigenvectors of `C1` that have variance: the others would
-    each add the root of a rounding error.
+    third of the time. Else `S` has the eigenvectors of `C1` with variance; others add roots of rounding errors.
 
     The distance is exact to about 1e-12 of the traces, and to 1e-7 if a covariance is singular.
 
@@ -71,10 +70,9 @@ def frechet_distance(
 def frechet_bias(covariance: Float64[Tensor, "d d"], num_1: int, num_2: int) -> Float64[Tensor, ""]:
     """Compute the average of `frechet_distance` for two samples of one Gaussian, of `num_1` and `num_2` members.
 
-    This is the second-order expansion in the errors of the estimated means and covariances,
-    `(1/n1 + 1/n2) (tr C + 1/2 (sum_ij l_i l_j / (l_i + l_j) + 1/2 tr C))` with `l` the eigenvalues of `C`.
-    It is too large if a sample is hardly larger than the dimension, and 12 to 15 % too small for features of
-    photographs, whose tails are heavier than a Gaussian's.
+    This is the second-order expansion in the errors of the estimated means and covariances, `(1/n1 + 1/n2) (tr C +
+    1/2 (sum_ij l_i l_j / (l_i + l_j) + 1/2 tr C))` with `l` the eigenvalues of `C`. It is too large if a sample is
+    hardly larger than the dimension, and 12 to 15 % too small for the heavy-tailed features of photographs.
 
     Raises:
         ValueError: If a sample has fewer than two members, or if `covariance` is not a covariance.
@@ -85,8 +83,7 @@ def frechet_bias(covariance: Float64[Tensor, "d d"], num_1: int, num_2: int) -> 
     """
     if min(num_1, num_2) < 2:
         raise ValueError(
-            f"both samples must have two members or more, got {num_1} and {num_2}. "
-            "Draw more samples."
+            f"both samples must have two members or more, got {num_1} and {num_2}. Draw more samples."
         )
     _check_covariance("covariance", covariance)
     eigenvalues = _clip_rounding(torch.linalg.eigvalsh(covariance), "covariance")
@@ -114,13 +111,11 @@ def _symmetric_product(covariance_1: Tensor, covariance_2: Tensor) -> Tensor:
 def _check_moment(name: str, moment: Tensor) -> None:
     if moment.dtype != torch.float64:
         raise ValueError(
-            f"{name} must be float64, got {moment.dtype}. Accumulate in float64; converting "
-            "afterwards is too late."
+            f"{name} must be float64, got {moment.dtype}. Accumulate in float64 from the start."
         )
     if not moment.isfinite().all():
         raise ValueError(
-            f"{name} must be finite, got {int((~moment.isfinite()).sum())} entries that are NaN or "
-            "infinite. Look for them in the features."
+            f"{name} must be finite, got {int((~moment.isfinite()).sum())} entries that are not. Check features."
         )
 
 
@@ -131,8 +126,7 @@ def _check_covariance(name: str, covariance: Tensor) -> None:
     asymmetry = (covariance - covariance.mT).abs().max()
     if asymmetry > ROUNDING * covariance.abs().max():
         raise ValueError(
-            f"{name} must be symmetric, got entries that differ from their mirror image by "
-            f"{asymmetry:.3g}. Pass a covariance, not a factor of it."
+            f"{name} must be symmetric, got mirror images that differ by {asymmetry:.3g}. Pass no factor of it."
         )
 
 
@@ -140,7 +134,6 @@ def _clip_rounding(eigenvalues: Tensor, name: str) -> Tensor:
     lowest, scale = eigenvalues.min(), eigenvalues.abs().max()
     if lowest < -ROUNDING * scale:
         raise ValueError(
-            f"{name} must have no eigenvalues below zero, got {lowest:.3g} where the largest is "
-            f"{scale:.3g} in size. Estimate it in float64."
+            f"{name} must have no eigenvalues below zero, got {lowest:.3g} of {scale:.3g}. Use float64."
         )
     return eigenvalues.clamp(min=0)

@@ -1,10 +1,9 @@
 """Adversarial losses and gradient penalties, one value per image.
 
 Source:
-    Goodfellow et al. 2014, arXiv:1406.2661 (non-saturating, equation 1 and section 3), Lim & Ye 2017,
-    arXiv:1705.02894, and Miyato et al. 2018, arXiv:1802.05957, equation 16 (hinge),
-    Jolicoeur-Martineau 2018, arXiv:1807.00734 (relativistic pairing), Mescheder et al. 2018,
-    arXiv:1801.04406 (R1), and Huang et al. 2024, arXiv:2501.05441 (RpGAN with R1 and R2).
+    Goodfellow et al. 2014, arXiv:1406.2661 (non-saturating), Lim & Ye 2017, arXiv:1705.02894, and Miyato et al.
+    2018, arXiv:1802.05957, equation 16 (hinge), Jolicoeur-Martineau 2018, arXiv:1807.00734 (relativistic pairing),
+    Mescheder et al. 2018, arXiv:1801.04406 (R1), Huang et al. 2024, arXiv:2501.05441 (RpGAN with R1 and R2).
 """
 
 from collections.abc import Callable
@@ -34,10 +33,10 @@ def relativistic_discriminator_loss(
     """
     if logits_real.shape != logits_fake.shape:
         raise ValueError(
-            f"logits_real and logits_fake must have one shape to be paired, got "
-            f"{tuple(logits_real.shape)} and {tuple(logits_fake.shape)}. Draw as many fakes as reals."
+            f"logits_real and logits_fake must have one shape to be paired, got {tuple(logits_real.shape)} and "
+            f"{tuple(logits_fake.shape)}. Draw as many fakes as reals."
         )
-    return reduce(F.softplus(logits_fake - logits_real), "b ... -> b", "mean")
+    return _mean_over_heads(F.softplus(logits_fake - logits_real))
 
 
 def relativistic_generator_loss(
@@ -52,24 +51,8 @@ def relativistic_generator_loss(
     return relativistic_discriminator_loss(logits_fake, logits_real)
 
 
-def _hinge_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """Compute `max(0, 1 - D(real)) + max(0, 1 + D(fake))`, 2 if all logits are zero."""
-    return reduce(F.relu(1 - logits_real) + F.relu(1 + logits_fake), "b ... -> b", "mean")
-
-
-def _hinge_generator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """Compute `-D(fake)`."""
-    return reduce(-logits_fake, "b ... -> b", "mean")
-
-
-def _non_saturating_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """Compute the cross-entropy `softplus(-D(real)) + softplus(D(fake))`, `2 log 2` for zeros."""
-    return reduce(F.softplus(-logits_real) + F.softplus(logits_fake), "b ... -> b", "mean")
-
-
-def _non_saturating_generator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """Compute `softplus(-D(fake))`."""
-    return reduce(F.softplus(-logits_fake), "b ... -> b", "mean")
+def _mean_over_heads(losses: Tensor) -> Tensor:
+    return reduce(losses, "b ... -> b", "mean")
 
 
 # Losses of the discriminator and of the generator. Each is a function of the logits of real images and of as many
@@ -77,8 +60,14 @@ def _non_saturating_generator_loss(logits_real: Tensor, logits_fake: Tensor) -> 
 Loss = Callable[[Tensor, Tensor], Tensor]
 ADVERSARIAL_LOSSES: dict[str, tuple[Loss, Loss]] = {
     "rpgan": (relativistic_discriminator_loss, relativistic_generator_loss),
-    "hinge": (_hinge_discriminator_loss, _hinge_generator_loss),
-    "non-saturating": (_non_saturating_discriminator_loss, _non_saturating_generator_loss),
+    "hinge": (
+        lambda real, fake: _mean_over_heads(F.relu(1 - real) + F.relu(1 + fake)),
+        lambda real, fake: _mean_over_heads(-fake),
+    ),
+    "non-saturating": (  # cross-entropy
+        lambda real, fake: _mean_over_heads(F.softplus(-real) + F.softplus(fake)),
+        lambda real, fake: _mean_over_heads(F.softplus(-fake)),
+    ),
 }
 
 
@@ -109,8 +98,7 @@ def overfitting(
 ) -> Float[Tensor, ""]:
     """Compute the position of the mean logit of unseen real images between training images and generated ones.
 
-    It is 0 if held-out images look like training images. It is 1 if they look generated: the discriminator has
-    memorized its training images.
+    It is 0 if held-out images look like training images, 1 if they look generated: the training set is memorized.
 
     Example:
         >>> overfitting(torch.ones(4), torch.zeros(4), -torch.ones(4))
@@ -127,8 +115,7 @@ def great_circle(
 ) -> Float[Tensor, "n z"]:
     """Interpolate between two latents at even angles, with the lengths of normal draws.
 
-    The points include both ends, which must not be opposite. Directions follow the great circle, and lengths
-    change linearly.
+    The points include both ends, which must not be opposite. Lengths change linearly.
 
     Raises:
         ValueError: If points are fewer than two.

@@ -80,10 +80,7 @@ def nearest_codes(
 class CodePairs:
     """All pairs of a query and a gallery item, whose distances are computed block by block.
 
-    The rankings are those of `nacgen.functional.hashing.distance_counts`.
-
-    Raises:
-        ValueError: If codes are not boolean or of unequal length, or if the ranking is unknown.
+    Rankings, and errors for codes that do not fit, are those of `nacgen.functional.hashing.distance_counts`.
     """
 
     def __init__(
@@ -109,10 +106,7 @@ class CodePairs:
         self._queries, self._gallery, self._distance = prepare(query_codes, gallery_codes, ranking)
 
     def each_block(self, work: Callable[[slice, Tensor], T]) -> list[T]:
-        """Call `work` with each block of queries and its distances from the whole gallery, integers `(rows, n)`.
-
-        Returns the results in order.
-        """
+        """Return results of `work` on each block of queries and its distances from the gallery, `(rows, n)`."""
         return self._in_blocks(
             lambda rows: work(rows, self._distance(self._queries[rows], self._gallery)),
             len(self._queries),
@@ -144,10 +138,7 @@ class CodePairs:
         return torch.cat(self._in_blocks(count, len(queries), max(len(gallery), num_bins)))
 
     def _in_blocks(self, work: Callable[[slice], T], num_rows: int, row_size: int) -> list[T]:
-        """Return the results of `work` for each block of rows.
-
-        Blocks follow one another: own threads beside those of torch took half as long again on two cores.
-        """
+        # One after another: own threads beside those of torch took half as long again on two cores.
         step = max(1, self._block // row_size)
         return [work(slice(i, min(i + step, num_rows))) for i in range(0, num_rows, step)]
 
@@ -234,6 +225,5 @@ def _check_codes(name: str, codes: Tensor) -> None:
         )
     if codes.ndim != 2 or 0 in codes.shape or codes.shape[1] > MAX_CODE_DIM:
         raise ValueError(
-            f"{name} must be (n, k) with one code or more of 1 to {MAX_CODE_DIM} bits, got "
-            f"{tuple(codes.shape)}. Check what the encoder was given."
+            f"{name} must be (n, k), codes of 1 to {MAX_CODE_DIM} bits, got {tuple(codes.shape)}. Give some."
         )

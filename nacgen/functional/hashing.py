@@ -120,18 +120,15 @@ def _check_labeled(
         is_class = labels.ndim == 1 and labels.dtype == torch.int64
         if not is_class and not (labels.ndim == 2 and labels.dtype == torch.bool):
             raise ValueError(
-                f"{name}_labels must be classes, int64 (n,), or multi-hot, bool (n, c), got {labels.dtype} "
-                f"{tuple(labels.shape)}. Convert them."
+                f"{name}_labels must be classes (n,) or bool (n, c), got {labels.dtype} {tuple(labels.shape)}."
             )
         if is_class and (labels < 0).any():
             raise ValueError(
-                f"{name}_labels must be classes from 0, got {int(labels.min())}, which usually marks images "
-                "without a label. Leave those out."
+                f"{name}_labels must be classes from 0, got {int(labels.min())}. Leave unlabeled images out."
             )
         if len(codes) != len(labels):
             raise ValueError(
-                f"each {name} code must have one label, got {len(codes)} codes and {len(labels)} labels. "
-                "Take both from the same images."
+                f"each {name} code must have one label, got {len(codes)} codes and {len(labels)} labels."
             )
     if query_labels.shape[1:] != gallery_labels.shape[1:]:
         raise ValueError(

@@ -1,7 +1,6 @@
 """The Inception Score: certainty of a classifier about each image, and variety of classes over all.
 
-Source:
-    Salimans et al. 2016, arXiv:1606.03498, section 4; Barratt & Sharma 2018, arXiv:1801.01973 (its faults).
+Source: Salimans et al. 2016, arXiv:1606.03498, section 4; Barratt & Sharma 2018, arXiv:1801.01973 (its faults).
 """
 
 from typing import NamedTuple

@@ -2,8 +2,7 @@
 
 With the kernel `k(x, y) = (x y / d + 1)^3` on Inception features this is the KID.
 
-Source:
-    Bińkowski et al. 2018, arXiv:1801.01401; Gretton et al. 2012, JMLR 13 (the unbiased estimate, eq. 3).
+Source: Bińkowski et al. 2018, arXiv:1801.01401; Gretton et al. 2012, JMLR 13 (the unbiased estimate, eq. 3).
 """
 
 from typing import NamedTuple
@@ -33,9 +32,8 @@ def kernel_distance(
         4/n V1 + 4/m V2 + 2/(n (n-1)) W11 + 2/(m (m-1)) W22 + 4/(n m) W12,
 
     where V is the variance over a set of a row's mean difference in kernel to the two sets, and W that of the
-    kernel without the means of its row and column. Each of them is estimated without bias. Where the sets are
-    close V is about zero and W is all there is, which a jackknife counts twice. An estimate of V below zero may
-    take away half of the W terms at most.
+    kernel without the means of its row and column. Each is estimated without bias. Where the sets are close V is
+    about zero; an estimate of V below zero may take away half of the W terms at most.
 
     Differs from the paper: its estimate, of Sutherland et al. 2017, is for sets of one size; with it this agrees.
 
@@ -52,7 +50,7 @@ def kernel_distance(
     x, y = feature_pair("features_1", features_1, "features_2", features_2, at_least=4)
     n, m = len(x), len(y)
     within_1, within_2, between = _sums_within(x), _sums_within(y), _sums(x, y)
-    value = _squared_discrepancy(n, m, within_1, within_2, between)
+    value = _squared_discrepancy(within_1, within_2, between)
 
     # Variance of the kernel without the means of its row and column.
     w_1, w_2 = _interaction_within(within_1), _interaction_within(within_2)
@@ -97,18 +95,18 @@ def kernel_distance_of_subsets(
     """
     if num_subsets < 1 or subset_size < 2:
         raise ValueError(
-            f"num_subsets must be 1 or more and subset_size 2 or more, got {num_subsets} and "
-            f"{subset_size}. Published figures use 100 subsets of 1,000."
+            f"num_subsets must be 1 or more and subset_size 2 or more, got {num_subsets} and {subset_size}."
         )
     rows_1, rows_2 = feature_pair(
         "features_1", features_1, "features_2", features_2, at_least=subset_size
     )
     generator = torch.Generator().manual_seed(seed)
+    subsets = (
+        (draw_rows(rows_1, subset_size, generator), draw_rows(rows_2, subset_size, generator))
+        for _ in range(num_subsets)
+    )
     distances = torch.stack(
-        [
-            _distance(*(draw_rows(rows, subset_size, generator) for rows in (rows_1, rows_2)))
-            for _ in range(num_subsets)
-        ]
+        [_squared_discrepancy(_sums_within(x), _sums_within(y), _sums(x, y)) for x, y in subsets]
     )
     return KernelDistance(distances.mean(), distances.std(correction=0))
 
@@ -121,14 +119,9 @@ class _KernelSums(NamedTuple):
     of_squares: Tensor
 
 
-def _distance(x: Tensor, y: Tensor) -> Tensor:
-    return _squared_discrepancy(len(x), len(y), _sums_within(x), _sums_within(y), _sums(x, y))
-
-
-def _squared_discrepancy(
-    n: int, m: int, within_1: _KernelSums, within_2: _KernelSums, between: _KernelSums
-) -> Tensor:
-    over_1, over_2, over_both = (each.over_rows.sum() for each in (within_1, within_2, between))
+def _squared_discrepancy(within_1: _KernelSums, within_2: _KernelSums, both: _KernelSums) -> Tensor:
+    n, m = len(within_1.over_rows), len(within_2.over_rows)
+    over_1, over_2, over_both = (each.over_rows.sum() for each in (within_1, within_2, both))
     return over_1 / (n * (n - 1)) + over_2 / (m * (m - 1)) - 2 * over_both / (n * m)
 
 
@@ -153,9 +146,7 @@ def _sums_within(x: Tensor) -> _KernelSums:
     """Return such sums within one set, without the pairs of a row with itself."""
     itself, sums = _kernel(x.square().sum(dim=1), x.shape[1]), _sums(x, x)
     return _KernelSums(
-        sums.over_columns - itself,
-        sums.over_rows - itself,
-        sums.of_squares - itself.square().sum(),
+        sums.over_columns - itself, sums.over_rows - itself, sums.of_squares - itself.square().sum()
     )
 
 

@@ -33,9 +33,7 @@ def check_range(images: Float[Tensor, "b c h w"]) -> None:
 
 
 def gaussian_log_likelihood(
-    images: Float[Tensor, "b c h w"],
-    mean: Float[Tensor, "b c h w"],
-    variance: Float[Tensor, ""],
+    images: Float[Tensor, "b c h w"], mean: Float[Tensor, "b c h w"], variance: Float[Tensor, ""]
 ) -> Float[Tensor, " b"]:
     """Compute the log-probability of images under Gaussian pixels that are rounded and clipped to 256 values.
 
@@ -63,15 +61,12 @@ def gaussian_log_likelihood(
 
 
 def expected_squared_error(
-    images: Float[Tensor, "b c h w"],
-    mean: Float[Tensor, "b c h w"],
-    variance: Float[Tensor, ""],
+    images: Float[Tensor, "b c h w"], mean: Float[Tensor, "b c h w"], variance: Float[Tensor, ""]
 ) -> Float[Tensor, " b"]:
     """Compute `E[(y - mean)^2]` of the Gaussian values `y` that were rounded to an image, averaged over pixels.
 
     Its mean over images is the next variance in expectation-maximization for `gaussian_log_likelihood`. It is
-    the squared error plus that of rounding, except for black and white pixels, which have the moments of a
-    Gaussian's tail.
+    the squared error plus that of rounding; black and white pixels have the moments of a Gaussian's tail.
 
     Example:
         >>> gray = torch.zeros(1, 1, 1, 1)
@@ -93,12 +88,11 @@ def expected_squared_error(
 def logistic_mixture_channels(num_mixtures: int, image_channels: int = 3) -> int:
     """Return the number of channels that describe each pixel's mixture of logistics.
 
-    A component has a weight, a mean and a scale per image channel, and a coefficient per pair of image channels.
-
     Example:
         >>> logistic_mixture_channels(10)
         100
     """
+    # A weight, a mean and a scale per image channel, and a coefficient per pair of image channels.
     return num_mixtures * (1 + 2 * image_channels + image_channels * (image_channels - 1) // 2)
 
 

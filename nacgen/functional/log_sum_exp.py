@@ -1,9 +1,8 @@
 """Log-sum-exp over the inner products of many rows with many keys, in memory linear in both.
 
-Contrastive losses and the mixture of Neural Activation Coding need `log sum_j exp(x_i . y_j + b_j)`. The
-plain form holds all products several times, which takes gigabytes for a large batch with a queue. The tiled
-form computes blocks of products, adds them on the logarithmic scale, where nothing overflows, and computes
-each block again in the backward pass.
+Contrastive losses and the mixture of Neural Activation Coding need `log sum_j exp(x_i . y_j + b_j)`. All products
+take gigabytes for a large batch with a queue. The tiled form adds blocks of them on the logarithmic scale, where
+nothing overflows, and computes each block again in the backward pass.
 
 Source:
     Milakov & Gimelshein 2018, arXiv:1805.02867, for the running maximum; Cheng et al. 2024, arXiv:2410.17243,
@@ -78,12 +77,7 @@ def tiled_log_sum_exp(
 class _TiledLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        rows: Tensor,
-        keys: Tensor,
-        bias: Tensor | None,
-        own_start: int | None,
-        tile: int,
+        ctx: Any, rows: Tensor, keys: Tensor, bias: Tensor | None, own_start: int | None, tile: int
     ) -> Tensor:
         sums = rows.new_full((len(rows),), -torch.inf)
         for some_rows, _, products in _blocks(rows, keys, bias, own_start, tile):

@@ -1,7 +1,6 @@
 """A Gaussian mixture fitted by expectation-maximization, a better prior for a trained decoder.
 
-Source:
-    Dempster, Laird & Rubin 1977; Ghosh et al. 2020, arXiv:1903.12436 (fitted to latents after training).
+Source: Dempster, Laird & Rubin 1977; Ghosh et al. 2020, arXiv:1903.12436 (fitted to latents after training).
 """
 
 import math
@@ -13,15 +12,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 TOLERANCE = 1e-4  # nats per point; a smaller gain ends the fit
+MOST_ITERATIONS = 100
 
 
 class GaussianMixture(NamedTuple):
     """A mixture of Gaussians with full covariances.
-
-    Args:
-        weights: Weights of the components; their sum is one.
-        means: Means of the components.
-        factors: Lower triangular Cholesky factors of the covariances.
 
     Example:
         >>> mixture = GaussianMixture.fit(torch.randn(100, 2), 3, torch.Generator())
@@ -29,9 +24,9 @@ class GaussianMixture(NamedTuple):
         torch.Size([1])
     """
 
-    weights: Float64[Tensor, " m"]
+    weights: Float64[Tensor, " m"]  # their sum is one
     means: Float64[Tensor, "m z"]
-    factors: Float64[Tensor, "m z z"]
+    factors: Float64[Tensor, "m z z"]  # lower triangular Cholesky factors of the covariances
 
     @classmethod
     def fit(
@@ -40,16 +35,10 @@ class GaussianMixture(NamedTuple):
         num_components: int,
         generator: torch.Generator,
         regularization: float = 1e-3,
-        num_iterations: int = 100,
     ) -> Self:
-        """Fit a mixture to points, in float64 on the CPU.
+        """Fit a mixture to points of any device, in float64 on the CPU.
 
-        Args:
-            points: Points on any device.
-            num_components: Number of components.
-            generator: Source of the draws that choose distant initial points (k-means++).
-            regularization: Number added to the diagonals of the covariances.
-            num_iterations: Largest number of iterations; fewer if the likelihood no longer rises.
+        The draws choose distant initial points (k-means++); `regularization` is added to all variances.
 
         Raises:
             ValueError: If points are fewer than components, or if a point is not finite.
@@ -64,7 +53,7 @@ class GaussianMixture(NamedTuple):
         nearest = torch.cdist(rows, means).argmin(dim=1)
         responsibilities = torch.nn.functional.one_hot(nearest, num_components).double()
         mixture, before = cls._maximize(rows, responsibilities, regularization), -math.inf
-        for _ in range(num_iterations):
+        for _ in range(MOST_ITERATIONS):
             log_joint = mixture._log_joint(rows)
             log_density = log_joint.logsumexp(dim=1, keepdim=True)
             now = float(log_density.mean())

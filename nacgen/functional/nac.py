@@ -11,8 +11,7 @@ of the batch, including the code that was sent.
 
 Every function raises a `ValueError` for a flip probability outside (0, 1/2).
 
-Source:
-    Park, Lee, Kim & Blei 2021, arXiv:2112.04014.
+Source: Park, Lee, Kim & Blei 2021, arXiv:2112.04014.
 """
 
 import math
@@ -66,8 +65,7 @@ def posterior_log_likelihood(
 ) -> Float[Tensor, " m"]:
     """Compute the log-likelihood `log q(c~ | x')`, in nats, of received codes under independent Bernoulli bits.
 
-    It equals `sum_k c~_k l_k / 2 - log(2 cosh(l_k / 2))` for the log odds `l_k` of +1. By `softplus`, it is
-    exact for logits of any size.
+    It equals `sum_k c~_k l_k / 2 - log(2 cosh(l_k / 2))` for the log odds `l_k` of +1, at any size of the logits.
 
     Example:
         >>> posterior_log_likelihood(torch.ones(1, 2), torch.zeros(1, 2)).exp()
@@ -101,8 +99,7 @@ def mixture_log_likelihood(
     """
     if received.shape[1] != codes.shape[1]:
         raise ValueError(
-            f"received and codes must have one code length, got {received.shape[1]} and "
-            f"{codes.shape[1]} bits. Take both from the same encoder."
+            f"received and codes must have one length, got {received.shape[1]} and {codes.shape[1]} bits."
         )
     kappa = log_likelihood_ratio(flip_probability)
     scale = 1 / kappa if divide else kappa
@@ -128,22 +125,15 @@ def nac_loss(
 
     `"marginal"` treats the code as random, +1 with probability `(1 + tanh a) / 2`. The received bit is then
     +1 with probability `(1 + (1 - 2p) tanh a) / 2`. The likelihood is normalized for every `a` and equals the
-    channel's at saturated codes, so the negative loss is a bound at all times. The sampled bits pass their
-    gradient straight through to their mean.
+    channel's at saturated codes, so the negative loss is a bound at all times.
 
     `"straight_through"` sends the hard code and gives `sign` the gradient of `tanh`. The value is the bound
     of the hard codes, but the gradient is not that of the value.
 
-    Args:
-        code_logits: Code logits `a`; both views of an image are two rows.
-        posterior_logits: Posterior logits; row `i` is predicted from the *other* view of the image of row `i`.
-        uniform: Draws from [0, 1) that decide what the channel does to each bit.
-        flip_probability: Probability that the channel flips a bit, in (0, 1/2).
-        relaxation: `"tanh"`, `"marginal"` or `"straight_through"`.
-        all_code_logits: Code logits of the mixture, of all processes or from a queue. They must include
-            `code_logits`, which are the default, or a momentum encoder's of the same views. Older ones make
-            the value an estimate.
-        divide: Divide as the authors' queue does, see `mixture_log_likelihood`; not with `"marginal"`.
+    Logits are those of `nac_bound`; `uniform` are draws from [0, 1) that decide what the channel does to each bit.
+    `all_code_logits`, those of the mixture, are of all processes or from a queue. They must include `code_logits`,
+    which are the default, or a momentum encoder's of the same views. Older ones make the value an estimate.
+    `divide` is that of `mixture_log_likelihood`, not with `"marginal"`.
 
     Raises:
         ValueError: If shapes differ, the relaxation is unknown, or codes are fewer than two.
@@ -191,8 +181,7 @@ def received_codes(
     check_flip_probability(flip_probability)
     if uniform.shape != code_logits.shape:
         raise ValueError(
-            f"uniform must have the shape of code_logits {tuple(code_logits.shape)}, got "
-            f"{tuple(uniform.shape)}. Draw one number for each bit."
+            f"uniform must have the shape of code_logits {tuple(code_logits.shape)}, got {tuple(uniform.shape)}."
         )
     if relaxation == "marginal":
         mean = (1 - 2 * flip_probability) * torch.tanh(code_logits)
@@ -297,6 +286,5 @@ def _check_same_shape(code_logits: Tensor, posterior_logits: Tensor) -> None:
         )
     if code_logits.shape[0] < 2:
         raise ValueError(
-            f"at least two codes are needed to tell them apart, got {code_logits.shape[0]}. "
-            "Give both views of at least one image."
+            f"at least two codes are needed, got {code_logits.shape[0]}. Give both views of at least one image."
         )

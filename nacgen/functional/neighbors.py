@@ -32,19 +32,16 @@ class PrecisionRecallDensityCoverage(NamedTuple):
 class Memorization(NamedTuple):
     """A comparison of the distances to training images: of generated images, and of test images.
 
-    Args:
-        probability: Probability that a generated image is closer than a test image, with ties counted half: 0.5
-            where both are drawn alike, near 1 for one that copies, near 0 for one that is far from the data.
-        z_score: Mann-Whitney statistic in standard deviations, positive for copies.
-        distances: Distance from each generated image to its nearest training image.
-        nearest: Index of that training image.
-        test_distances: Distance from each test image to its nearest training image.
+    The probability that a generated image is closer than a test image, with ties counted half, is 0.5 where both
+    are drawn alike, near 1 for one that copies, near 0 for one that is far from the data.
     """
 
     probability: Float64[Tensor, ""]
-    z_score: Float64[Tensor, ""]
-    distances: Float64[Tensor, " n"]
-    nearest: Int64[Tensor, " n"]
+    z_score: Float64[
+        Tensor, ""
+    ]  # Mann-Whitney statistic in standard deviations, positive for copies
+    distances: Float64[Tensor, " n"]  # from each generated image to its nearest training image
+    nearest: Int64[Tensor, " n"]  # index of that training image
     test_distances: Float64[Tensor, " t"]
 
 
@@ -58,8 +55,7 @@ def precision_recall_density_coverage(
     fraction of real rows in any generated one. Density is the mean number of real neighborhoods that contain
     a generated row, over `k`. Coverage is the fraction of real neighborhoods that contain a generated row.
 
-    The papers take 5 neighbors for density and coverage, and 3 for precision and recall. Time is quadratic in the
-    number of rows, memory linear.
+    The papers take 5 neighbors for density and coverage, 3 for precision and recall. Memory is linear in the rows.
 
     Raises:
         ValueError: If the features are not finite float matrices of one width, or have `k` rows or fewer.

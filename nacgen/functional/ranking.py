@@ -1,8 +1,7 @@
 """Quality of a ranking with ties: expected values over all orders of the tied items.
 
 Items at one distance have no order. If a measure depends on it, its expected value over all orders, equally
-likely, is given. It follows from the counts per distance, and neither the order of the gallery nor that of a
-sort changes it.
+likely, is given. It follows from the counts per distance; no order of the gallery or of a sort changes it.
 
 Source:
     McSherry & Najork 2008, "Computing information retrieval performance measures efficiently in the presence
@@ -76,16 +75,13 @@ def average_precision(counts: DistanceCounts, top: int | None = None) -> Float64
     before, relevant_before = before.gather(1, cut), relevant_before.gather(1, cut)
     kept = (top - before).clamp(min=0)
     most = int(torch.minimum(kept.double(), positives).max())
-    found = torch.arange(
-        most + 1, dtype=torch.float64, device=total.device
-    )  # relevant among the kept
+    # Numbers of relevant items among the kept.
+    found = torch.arange(most + 1, dtype=torch.float64, device=total.device)
     values = []
     for rows in torch.arange(len(total), device=total.device).split(max(1, CHUNK // (most + 1))):
         n, r, m = size[rows], positives[rows], kept[rows].double()
         probability = _hypergeometric(found, n, r, m)  # (q, found)
-        parts = _precision_sum(
-            found, kept[rows].double(), relevant_before[rows], before[rows], harmonic
-        )
+        parts = _precision_sum(found, m, relevant_before[rows], before[rows], harmonic)
         ratio = (sum_before[rows] + parts) / (relevant_before[rows] + found).clamp(min=1)
         values.append((probability * ratio).sum(1))
     return torch.cat(values)
@@ -106,9 +102,7 @@ def ordered_average_precision(
     _check_top(top)
     row, position = is_relevant[:, :top].nonzero(as_tuple=True)  # row by row, in order
     found = torch.bincount(row, minlength=len(is_relevant))
-    number = (
-        torch.arange(len(row), device=row.device) - _before(found)[row]
-    )  # 0, 1, ... in each row
+    number = torch.arange(len(row), device=row.device) - _before(found)[row]  # 0, 1, ... each
     precision = (number + 1).double() / (position + 1)
     sums = precision.new_zeros(len(is_relevant)).index_add_(0, row, precision)
     return sums / found.clamp(min=1)
@@ -127,8 +121,7 @@ def precision_at(counts: DistanceCounts, num_items: int) -> Float64[Tensor, " q"
     gallery_size = int(counts.total[0].sum())
     if not 1 <= num_items <= gallery_size:
         raise ValueError(
-            f"num_items must lie between 1 and the size of the gallery, {gallery_size}, got {num_items}. "
-            "Ask for fewer."
+            f"num_items must lie between 1 and the size of the gallery, {gallery_size}, got {num_items}."
         )
     kept = (num_items - _before(counts.total)).clamp(min=0).minimum(counts.total)
     return (kept * counts.relevant / counts.total.clamp(min=1).double()).sum(1) / num_items
@@ -165,8 +158,7 @@ def precision_recall(counts: DistanceCounts) -> PrecisionRecall:
     relevant, total = (part.sum(0).cumsum(0) for part in counts)
     if relevant[-1] == 0:
         raise ValueError(
-            f"recall needs relevant items, but none of {len(counts.total)} queries has one. Check that queries "
-            "and gallery come from one dataset."
+            f"recall needs relevant items, but none of {len(counts.total)} queries has one. Check the dataset."
         )
     (distances,) = (total > 0).nonzero(as_tuple=True)
     relevant, total = relevant[distances].double(), total[distances]
@@ -178,8 +170,7 @@ def _precision_sum(
 ) -> Tensor:
     """Return the expected sum of the precisions at the relevant items of one group of ties.
 
-    With slope `s = (r - 1) / (n - 1)` it is `r / n sum_i (1 + R + (i - 1) s) / (N + i)`; the sum over `i`
-    becomes a difference of harmonic numbers.
+    With `s = (r - 1) / (n - 1)` it is `r / n sum_i (1 + R + (i - 1) s) / (N + i)`, by harmonic numbers.
     """
     slope = (relevant - 1) / (total - 1).clamp(min=1)
     span = harmonic[before + total.long()] - harmonic[before]
@@ -189,12 +180,8 @@ def _precision_sum(
 
 def _hypergeometric(found: Tensor, size: Tensor, positives: Tensor, drawn: Tensor) -> Tensor:
     """Return the probability of `found` positives among `drawn` items of a group."""
-    log_probability = (
-        _log_binomial(positives, found)
-        + _log_binomial(size - positives, drawn - found)
-        - _log_binomial(size, drawn)
-    )
-    return log_probability.exp()
+    log_choices = _log_binomial(positives, found) + _log_binomial(size - positives, drawn - found)
+    return (log_choices - _log_binomial(size, drawn)).exp()
 
 
 def _log_binomial(n: Tensor, k: Tensor) -> Tensor:

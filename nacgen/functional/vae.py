@@ -29,8 +29,7 @@ def gaussian_kl_by_axis(
     """
     if mean.shape != log_variance.shape:
         raise ValueError(
-            f"mean and log_variance must have one shape, got {tuple(mean.shape)} and "
-            f"{tuple(log_variance.shape)}. Split one encoder output in two to get both."
+            f"mean and log_variance must have one shape, got {tuple(mean.shape)} and {tuple(log_variance.shape)}."
         )
     # expm1: near a collapsed posterior exp(v) - 1 - v would be rounding errors
     return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
@@ -62,8 +61,7 @@ def log_importance_weights(
 ) -> Float[Tensor, " n"]:
     """Compute `log p(x|z) + log p(z) - log q(z|x)` of an image's samples `z = mean + exp(log_variance / 2) noise`.
 
-    Log-likelihoods `log p(x|z)` are in nats, the noise is standard normal. The mean of the weights estimates the
-    evidence lower bound.
+    All are in nats, the noise is standard normal. The weights' mean estimates the evidence lower bound.
 
     Example:
         >>> z = torch.randn(2, 3)
@@ -91,8 +89,7 @@ def importance_bound(log_weights: Float[Tensor, "n b"], num_samples: int) -> Flo
     """
     if not 1 <= num_samples <= len(log_weights):
         raise ValueError(
-            f"num_samples must be between 1 and the number of rows, {len(log_weights)}, got {num_samples}. "
-            "Draw more samples."
+            f"num_samples must be between 1 and the number of rows, {len(log_weights)}, got {num_samples}."
         )
     whole = len(log_weights) // num_samples * num_samples
     groups = rearrange(log_weights[:whole], "(g n) b -> g n b", n=num_samples)

@@ -3,8 +3,7 @@
 Every draw is made at any probability, for the global batch, so that an augmented image is a function of
 (seed, purpose, position, probability).
 
-Source:
-    Karras et al. 2020, arXiv:2006.06676, appendix B: pixel blitting, geometry and colors ("bgc").
+Source: Karras et al. 2020, arXiv:2006.06676, appendix B: pixel blitting, geometry and colors ("bgc").
 """
 
 import math
@@ -125,8 +124,7 @@ class AdaptiveAugmentation(nn.Module):
     The mean sign of real logits is held at `target`, with RpGAN that of their differences from generated ones.
     The probability goes from 0 to 1 over `images_to_full` images at the fastest.
 
-    Source:
-        Karras et al. 2020, arXiv:2006.06676, section 3.
+    Source: Karras et al. 2020, arXiv:2006.06676, section 3.
     """
 
     NUM_STEPS = 4  # between two adjustments

@@ -31,7 +31,6 @@ class DiscriminatorConfig:
     """Learning rate of the encoder's layers relative to the heads."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_positive(self, "trunk_lr_multiplier")
 
 
@@ -48,7 +47,6 @@ class GeneratorConfig:
     four times the work."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_positive(self, "latent_dim", *(["channels"] if self.channels is not None else []))
 
 
@@ -76,7 +74,6 @@ class OptimConfig:
     """Half-life of the generator's moving average, in images."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         positive = ("learning_rate", "discriminator_steps", "micro_batches", "ema_half_life")
         require_positive(self, *positive)
         if not 0 <= self.beta2 < 1:
@@ -103,7 +100,6 @@ class AugmentConfig:
     discriminator overfits. For little data; not for digits, which flips and turns change into others."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_between(self, 0, 1, "translation", "cutout")
 
 

@@ -26,7 +26,6 @@ class ClassifierConfig(TrainingConfig):
     """Mirror each image with probability 1/2."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         super().__post_init__()
         require_positive(self, "learning_rate", "channels", "smallest_crop")
         require_between(self, 0, 1, "smallest_crop")

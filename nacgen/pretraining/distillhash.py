@@ -1,7 +1,6 @@
 """The update of DistillHash, which learns codes from pairs that pretrained features tell apart.
 
-Source:
-    Yang et al. 2019, arXiv:1905.03465 (CVPR).
+Source: Yang et al. 2019, arXiv:1905.03465 (CVPR).
 """
 
 import torch

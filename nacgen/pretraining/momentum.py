@@ -1,7 +1,6 @@
 """A momentum encoder and the queue of its codes, for objectives that need more keys than a batch has.
 
-Source:
-    He et al. 2020, arXiv:1911.05722.
+Source: He et al. 2020, arXiv:1911.05722.
 """
 
 import torch

@@ -7,12 +7,7 @@ from torch import Tensor
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.stream import Batch
 from nacgen.functional.codes import effective_codes
-from nacgen.functional.nac import (
-    nac_bound,
-    nac_loss,
-    posterior_log_likelihood,
-    received_codes,
-)
+from nacgen.functional.nac import nac_bound, nac_loss, posterior_log_likelihood, received_codes
 from nacgen.models.encoder import NACEncoder
 from nacgen.pretraining.base import EncoderUpdate, swap_views, two_views
 from nacgen.pretraining.momentum import MomentumEncoder

@@ -53,7 +53,6 @@ class OptimConfig:
     """Length of the linear warm-up."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_positive(self, "learning_rate")
         require_between(self, 0, math.inf, "weight_decay", "warmup_images")
 
@@ -71,7 +70,6 @@ class NACConfig:
     as the authors' queue does."""
 
     def __post_init__(self) -> None:
-        """Check the number."""
         require_between(self, 0, math.inf, "code_penalty")
 
 
@@ -85,7 +83,6 @@ class QueueConfig:
     """Momentum of the encoder that computes the keys, 0 or more and below 1."""
 
     def __post_init__(self) -> None:
-        """Check the number."""
         if not 0 <= self.momentum < 1:
             raise ConfigurationError(
                 f"momentum must be 0 or more and below 1, got {self.momentum}. Change --queue.momentum."
@@ -146,6 +143,5 @@ class PretrainConfig(TrainingConfig):
             )
         if self.objective == "distillhash" and self.encoder is None:
             raise ConfigurationError(
-                "distillhash learns from pretrained features, but encoder is not given. "
-                "Add --encoder PATH."
+                "distillhash learns from pretrained features, but encoder is not given. Add --encoder PATH."
             )

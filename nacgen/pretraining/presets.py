@@ -26,10 +26,7 @@ PRESETS = {
     "digits-authors": PretrainConfig(model=AUTHORS_MODEL),
     # 2 CPU cores, CIFAR-10's files in --data-dir; docs/encoders.md has what was measured.
     "cifar10-small": PretrainConfig(
-        dataset="cifar10",
-        total_images=51_200,
-        probe_every=12_800,
-        views=SIMCLR_VIEWS,
+        dataset="cifar10", total_images=51_200, probe_every=12_800, views=SIMCLR_VIEWS
     ),
     # The same in the authors' parametrisation, which does not leave its plateau so soon (measured).
     "cifar10-small-authors": PretrainConfig(

@@ -2,8 +2,7 @@
 
 The code logits are the projection, so that the same encoder, views and evaluators serve every objective.
 
-Source:
-    Chen et al. 2020, arXiv:2002.05709; He et al. 2020, arXiv:1911.05722.
+Source: Chen et al. 2020, arXiv:2002.05709; He et al. 2020, arXiv:1911.05722.
 """
 
 import torch

@@ -22,8 +22,7 @@ class PerceptualDistance(nn.Module):
     Gradients reach both images; the trunk is frozen. An encoder that was trained to ignore color ignores it
     here too, so use a loss on pixels as well. All stages of the trunk must be frozen.
 
-    Source:
-        Zhang et al. 2018, arXiv:1801.03924, equation 1 with all weights equal.
+    Source: Zhang et al. 2018, arXiv:1801.03924, equation 1 with all weights equal.
     """
 
     def __init__(self, trunk: Trunk, return_nodes: Sequence[str] | None = None) -> None:

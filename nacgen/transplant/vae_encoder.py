@@ -28,8 +28,7 @@ class VAEEncoder(nn.Module):
 
     The arguments besides the trunk are those of `into_vae_encoder`.
 
-    Source:
-        Kingma & Welling 2014, arXiv:1312.6114, appendix C.2.
+    Source: Kingma & Welling 2014, arXiv:1312.6114, appendix C.2.
     """
 
     def __init__(

@@ -19,7 +19,6 @@ class PosteriorConfig:
     """Length of the latent vector."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_positive(self, "latent_dim")
 
 
@@ -33,7 +32,6 @@ class DecoderConfig:
     """Number of channels at 4x4 and after each doubling. None: by the size of images, 96 64 32 for 16x16."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         if self.channels is not None:
             require_positive(self, "channels")
 
@@ -52,7 +50,6 @@ class ObjectiveConfig:
     """Weight of the perceptual loss, in nats for each number of an image and unit of distance."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_between(self, 0, math.inf, "beta", "free_bits", "perceptual_weight")
         if self.warmup_images is not None:
             require_between(self, 0, math.inf, "warmup_images")
@@ -68,7 +65,6 @@ class DiscriminatorConfig:
     """Weight of the adversarial loss, relative to the gradients' balance at the decoder's last layer."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_between(self, 0, math.inf, "weight")
 
 
@@ -82,7 +78,6 @@ class OptimConfig:
     """Length of the linear warm-up."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_positive(self, "learning_rate")
         require_between(self, 0, math.inf, "warmup_images")
 
@@ -97,7 +92,6 @@ class ScoreConfig(generative.ScoreConfig):
     """Held-out images for the importance-weighted bounds, with a thousand samples each."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         super().__post_init__()
         require_positive(self, "bound_images")
 

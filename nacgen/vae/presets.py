@@ -3,13 +3,7 @@
 from dataclasses import replace
 
 from nacgen.training.config import DataConfig, RunConfig
-from nacgen.vae.options import (
-    DecoderConfig,
-    OptimConfig,
-    PosteriorConfig,
-    ScoreConfig,
-    VAEConfig,
-)
+from nacgen.vae.options import DecoderConfig, OptimConfig, PosteriorConfig, ScoreConfig, VAEConfig
 
 CIFAR10 = VAEConfig(
     dataset="cifar10",
