@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -234,7 +235,7 @@ class _Session:
                     "is_evaluated": not self.owes_evaluation,
                     "best": self.best,
                 }
-                rows = torch.frombuffer(bytearray(self.run.synced_log()), dtype=torch.uint8)
+                rows = torch.from_numpy(np.frombuffer(bytearray(self.run.synced_log()), np.uint8))
                 save_checkpoint(
                     self.run.checkpoints,
                     capture(self.update) | {LOG: {"rows": rows}},

@@ -292,3 +292,12 @@ def test_a_run_stops_before_it_saves_into_anothers_folder(tmp_path: Path) -> Non
     with pytest.raises(LockedError):
         train_line(tmp_path, update, run={"log_every": 48})
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_checkpoint_comes_before_the_first_row_of_the_log(tmp_path: Path) -> None:
+    train_line(tmp_path, run={"log_every": 48})
+    assert [row["images_seen"] for row in rows_of(tmp_path)] == [48]
+    shutil.rmtree(max((tmp_path / "checkpoints").glob("step_*")))
+    update, _ = train_line(tmp_path, run={"log_every": 48})
+    assert [seen for seen, _ in update.seen] == [32, 40]
+    assert [row["images_seen"] for row in rows_of(tmp_path)] == [48]
