@@ -35,7 +35,7 @@ def main(config: ProbeConfig) -> None:
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     folder = Path(config.run_dir or f"runs/probe_encoder-{config.preset}")
-    for name in ("results.json", "report.md", "config.yaml", "config.json"):
+    for name in ("results.json", "report.md", "report.html", "config.yaml", "config.json"):
         if (folder / name).exists():
             raise ConfigurationError(
                 f"run_dir must hold no results, run or model yet, but {folder} holds {name}. Choose another "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nacgen.errors import DataError, NonFiniteError
 
 QUANTIZATION = "uint8, round half up"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST = 64  # value of an image in [-1, 1] under any augmentation of its colors
 
 
@@ -47,24 +48,32 @@ def to_float(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     return images.float() / 127.5 - 1
 
 
+def check_batch(images: Tensor, name: str = "images") -> None:
+    """Raise a `DataError` unless this is a dense tensor of floats in the shape of color images, `(b, 3, h, w)`."""
+    is_tensor = isinstance(images, Tensor)
+    is_dense = is_tensor and images.layout == torch.strided and not images.is_nested
+    if not is_dense or images.dtype not in FLOATS:
+        got = f"{images.dtype}" if is_dense else f"a {type(images).__name__}"
+        got += " that is not dense" if is_tensor and not is_dense else ""
+        raise DataError(
+            f"{name} must be a tensor of floats in [-1, 1], got {got}. Bring a tensor of uint8 "
+            "there with nacgen.data.pixels.to_float."
+        )
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise DataError(
+            f"{name} must be a batch of color images (b, 3, h, w), got {tuple(images.shape)}. Add the axis of the "
+            "batch with images[None], put channels first, or repeat gray ones three times."
+        )
+
+
 def check_images(images: Tensor, owner: nn.Module) -> None:
     """Raise a `DataError` unless a network's input may be a batch of color images in [-1, 1], `(b, 3, h, w)`.
 
     Augmented images leave [-1, 1] a little; values from 0 to 255 are far out. NaN is left to the loss in training.
     There, on an accelerator, only the first batch that `owner` gets is looked at: looking waits for the device.
     """
-    if not (isinstance(images, Tensor) and images.dtype.is_floating_point):
-        got = images.dtype if isinstance(images, Tensor) else f"a {type(images).__name__}"
-        raise DataError(
-            f"images must be a tensor of floats in [-1, 1], got {got}. Bring a tensor of uint8 there with "
-            "nacgen.data.pixels.to_float."
-        )
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise DataError(
-            f"images must be a batch of color images (b, 3, h, w), got {tuple(images.shape)}. Add the axis of the "
-            "batch with images[None], put channels first, or repeat gray ones three times."
-        )
-    if torch.compiler.is_compiling() or not _has_values(images):
+    check_batch(images)
+    if torch.compiler.is_compiling() or not has_values(images):
         return
     if owner.training and images.device.type != "cpu" and "_has_seen_images" in owner.__dict__:
         return
@@ -78,9 +87,10 @@ def check_images(images: Tensor, owner: nn.Module) -> None:
         )
 
 
-def _has_values(images: Tensor) -> bool:
+def has_values(images: Tensor) -> bool:
     """Tell a tensor of numbers from an empty one and those that stand for others while a program is traced."""
-    if type(images) not in (Tensor, nn.Parameter) or images.is_meta or images.numel() == 0:
+    stands_for_others = type(images).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    if stands_for_others or images.is_meta or images.numel() == 0:
         return False
     if torch._C._functorch.is_functorch_wrapped_tensor(images) or torch._C._get_tracing_state():
         return False

@@ -76,7 +76,7 @@ def evaluate(
         accelerator: Accelerator whose processes all call this function and divide the work; by default this
             process works alone.
         model_label: Name of the weights that generate, for the protocol; by default "files" where `generate` holds
-            images, else the run's own or "ema".
+            images or statistics, else the run's own or "ema".
         training_images: Images the generator was trained on, or their statistics; for `memorization` alone.
 
     Returns:
@@ -98,8 +98,17 @@ def evaluate(
     """
     # Refuse what cannot be had, before anything is generated.
     settings = settings or MetricSettings()
-    metrics = (metrics,) if isinstance(metrics, str) else metrics
+    metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    if not isinstance(extractor, FeatureExtractor):
+        raise ConfigurationError(
+            f"extractor must be a FeatureExtractor, got {extractor!r:.100}. Build it with build_extractor, or "
+            "wrap a network of your own in CallableExtractor."
+        )
     check_metrics(metrics, training_images is not None)
+    if not all(hasattr(n, "__index__") for n in (seed, num_samples or 0)):
+        raise ConfigurationError(
+            f"num_samples and seed must be whole numbers, got {num_samples!r} and {seed!r}."
+        )
     chosen = [METRICS[name] for name in metrics]
     needs_features = any(metric.needs_features for metric in chosen)
     needs_logits = any(metric.needs_logits for metric in chosen)
@@ -110,7 +119,8 @@ def evaluate(
     num_samples = _num_samples(generate, num_samples, seed, needs_logits)
     if model_label is None:
         of_set = generate.split if isinstance(generate, RunImages) else "files"
-        model_label = of_set if isinstance(generate, ImageSet) else "ema"
+        is_held = isinstance(generate, ImageSet | ReferenceStatistics)
+        model_label = of_set if is_held else "ema"
     for name, metric in zip(metrics, chosen, strict=True):
         of_reference, of_generated = metric.least(settings, extractor.feature_dim)
         if len(reference) < of_reference or num_samples < of_generated:

@@ -99,7 +99,10 @@ def image_batch(images: object) -> UInt8[Tensor, "b 3 h w"]:
             kind = torch.float32 if images.dtype.kind == "f" else torch.int64
             check_images(torch.empty(images.shape, dtype=kind, device="meta"))
         images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-    if not isinstance(images, Tensor) or images.is_meta or images.layout != torch.strided:
+    is_dense = (
+        isinstance(images, Tensor) and images.layout == torch.strided and not images.is_nested
+    )
+    if not isinstance(images, Tensor) or not is_dense or images.is_meta:
         raise DataError(
             f"images must be {ACCEPTED}, with all their pixels, got {type(images).__name__}."
         )

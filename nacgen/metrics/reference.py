@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nacgen.data.image_sets import ImageSet
+from nacgen.data.image_sets import ImageSet, holds_statistics
 from nacgen.errors import ConfigurationError, DataError, DataNotFoundError
 from nacgen.functional.frechet import ROUNDING
 from nacgen.metrics.extractors.base import FeatureExtractor
@@ -145,6 +145,10 @@ class ReferenceStatistics:
         path = Path(path)
         if path.suffix != ".npz":
             raise ConfigurationError(f"reference statistics must be kept as .npz, got {path}.")
+        if path.is_file() and not holds_statistics(path):
+            raise ConfigurationError(
+                f"reference statistics replace only others, but {path} holds something else. Choose another name."
+            )
         arrays: dict[str, Any] = {
             "mu": self.stats.mean.numpy(),
             "sigma": self.stats.covariance.numpy(),

@@ -123,7 +123,7 @@ class Generator(nn.Module, PretrainedModel):
         self, z: Float[Tensor, "b z"], labels: Int64[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b 3 h w"]:
         """Generate images in [-1, 1] from standard normal latents and, if there are classes, labels."""
-        check_labels(labels, self.num_classes)
+        check_labels(labels, self.num_classes, len(z))
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(labels)], dim=1)
         x = rearrange(self.first(z), "b (c h w) -> b c h w", h=4, w=4)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from nacgen.data.pixels import check_images
+from nacgen.data.pixels import check_images, has_values
 from nacgen.errors import ConfigurationError
 from nacgen.models.folder import check_memory
 
@@ -103,7 +103,7 @@ class SNGANDiscriminator(nn.Module):
         The size is a multiple of 4 px. `full_precision` leaves autocast, as gradient penalties must.
         """
         check_images(images, self)
-        check_labels(labels, self.num_classes)
+        check_labels(labels, self.num_classes, len(images))
         device = images.device.type
         with torch.autocast(device, enabled=False) if full_precision else nullcontext():
             features = reduce(F.relu(self.blocks(images)), "b c h w -> b c", "sum")
@@ -113,20 +113,36 @@ class SNGANDiscriminator(nn.Module):
         return logits
 
 
-def check_labels(labels: Tensor | None, num_classes: int | None) -> None:
-    """Raise a `ValueError` unless labels are given if and only if a network has classes."""
+def check_labels(labels: Tensor | None, num_classes: int | None, num_images: int) -> None:
+    """Raise a `ConfigurationError` unless labels are given where a network has classes, and are classes."""
     if (labels is None) != (num_classes is None):
         given = "none" if labels is None else f"{len(labels)}"
-        raise ValueError(
+        raise ConfigurationError(
             f"labels must be given exactly where a network has classes, got {given} for num_classes "
             f"{num_classes}. Build it with num_classes, or leave the labels out."
         )
+    if labels is None or num_classes is None or torch.compiler.is_compiling():
+        return
+    got = f"a {type(labels).__name__}"
+    if isinstance(labels, Tensor):
+        got = f"{labels.dtype} {tuple(labels.shape)}"
+        if labels.dtype in (torch.int64, torch.int32) and labels.shape == (num_images,):
+            # An accelerator would have to be waited for, and stops at a class beyond the last by itself.
+            if labels.device.type != "cpu" or not has_values(labels):
+                return
+            if labels.min() >= 0 and labels.max() < num_classes:
+                return
+            got = f"{labels.min()} to {labels.max()}"
+    raise ConfigurationError(
+        f"labels must be one class for each image, int64 ({num_images},) from 0 to {num_classes - 1}, got {got}. "
+        "Convert them with .long(), one-hot ones with .argmax(1)."
+    )
 
 
 def check_num_classes(num_classes: int | None) -> None:
     """Raise a `ConfigurationError` if a network is to have zero classes or less; None means no classes."""
-    if num_classes is not None and num_classes < 1:
-        raise ConfigurationError(f"num_classes must be one or more, or None, got {num_classes}.")
+    if num_classes is not None and not (hasattr(num_classes, "__index__") and num_classes > 0):
+        raise ConfigurationError(f"num_classes must be one or more, or None, got {num_classes!r}.")
 
 
 def _convolution(in_channels: int, out_channels: int, size: int) -> nn.Conv2d:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from nacgen.data.options import ViewConfig
 from nacgen.errors import ConfigurationError
@@ -53,6 +53,10 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         """Check the options that need neither data nor weights."""
         require_between(self, 2, 100_000, "num_segments")
+        if not self.evaluators:
+            raise ConfigurationError(
+                f"evaluators must name at least one of {', '.join(get_args(Evaluator))}, got none. Name one."
+            )
         if all(name_and_path(entry)[1] == "untrained" for entry in self.encoders):
             raise ConfigurationError(
                 "encoders must name at least one trained encoder, got "

@@ -11,6 +11,7 @@ from torch import Tensor
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
+from nacgen.errors import DataError
 from nacgen.functional.hamming import nearest_codes
 from nacgen.functional.hashing import is_relevant
 from nacgen.models.backbone import calibrate_batch_norm
@@ -97,6 +98,11 @@ class EncoderSuite:
             measured["linear_sgd"] = asdict(result)
         if "knn" in self.evaluators:
             neighbors = [k for k in NEIGHBORS if k <= len(self.train)]
+            if not neighbors:
+                raise DataError(
+                    f"knn needs {min(NEIGHBORS)} training images or more, got {len(self.train)}. Leave it out of "
+                    "the evaluators, or give more images."
+                )
             measured["knn"] = {
                 str(r.num_neighbors): asdict(r) for r in knn_probe(*labeled, neighbors)
             }

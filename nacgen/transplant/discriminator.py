@@ -70,7 +70,7 @@ class Discriminator(nn.Module):
         autocast, as gradient penalties must.
         """
         check_image_size(images, self.image_size)
-        check_labels(labels, self.num_classes)
+        check_labels(labels, self.num_classes, len(images))
         device = images.device.type
         with torch.autocast(device, enabled=False) if full_precision else nullcontext():
             maps = self.trunk(images)

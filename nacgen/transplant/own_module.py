@@ -1,6 +1,5 @@
 """A module of the user's own, filled with a pretrained trunk."""
 
-import copy
 from collections.abc import Collection, Mapping
 
 import torch
@@ -13,11 +12,23 @@ from nacgen.models.backbone import Backbone
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.precision import plain_float32
 from nacgen.transplant.matching import Match, match_tensors
-from nacgen.transplant.prepare import Mode, PreparedTrunk, Source, relative_difference, unwrap
-from nacgen.transplant.report import SKIPPED, M, Transplant, TransplantReport, flop_share, shares
-from nacgen.transplant.trunk import BatchNormUse, stage_parameters
-
-BatchNorm = nn.modules.batchnorm._BatchNorm
+from nacgen.transplant.prepare import (
+    Mode,
+    PreparedTrunk,
+    Source,
+    copied,
+    relative_difference,
+    unwrap,
+)
+from nacgen.transplant.report import (
+    M,
+    Transplant,
+    TransplantReport,
+    flop_share,
+    shares,
+    why_skipped,
+)
+from nacgen.transplant.trunk import BatchNorm, BatchNormUse, stage_parameters
 
 
 def into_module(
@@ -89,7 +100,7 @@ def into_module(
 
     # Try everything on a copy, so that a module that fails is left as it was.
     is_trial = dry_run or image_size is not None
-    target = copy.deepcopy(own) if is_trial else own
+    target = copied(own, "module") if is_trial else own
     hooks = _fill(target, new, frozen, batch_norm)
     share = difference = None
     if image_size is not None:
@@ -101,7 +112,7 @@ def into_module(
     report = TransplantReport(
         target=type(own).__name__,
         loaded={f"backbone.{name}": place for name, place in pairs.items()},
-        skipped=skipped | {name: SKIPPED[name.partition(".")[0]] for name in others},
+        skipped=skipped | {name: why_skipped(name) for name in others},
         flop_share=share,
         probe_difference=difference,
         is_dry_run=dry_run,
@@ -117,7 +128,9 @@ def into_module(
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: x for name, x in module.state_dict().items() if isinstance(x, Tensor)}
+    """Return the tensors themselves, by name; hooks may put others or other names into `state_dict`."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    return dict(parameters) | dict(module.named_buffers(remove_duplicate=False))
 
 
 def _fill(

@@ -7,7 +7,7 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nacgen.errors import ConfigurationError
+from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
 from nacgen.transplant.prepare import PreparedTrunk, Source
 from nacgen.transplant.report import Transplant
@@ -41,6 +41,11 @@ class PerceptualDistance(nn.Module):
     ) -> Float[Tensor, " b"]:
         """Compute the distance of each pair of images in [-1, 1], 0 if they are equal and at most 4."""
         first, second = self.trunk(images), self.trunk(other)
+        if images.shape != other.shape:
+            raise DataError(
+                f"images are compared in pairs of one size, got {tuple(images.shape)} and {tuple(other.shape)}. "
+                "Resize or repeat one of the batches."
+            )
         distances = [
             reduce((_unit(first[node]) - _unit(second[node])).square(), "b c h w -> b h w", "sum")
             for node in self.return_nodes

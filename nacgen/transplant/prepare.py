@@ -18,12 +18,21 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
+from nacgen.data.pixels import check_batch
 from nacgen.errors import CheckpointError, ConfigurationError, check_choice
 from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
+from nacgen.models.folder import check_memory
 from nacgen.system.precision import plain_float32
 from nacgen.system.randomness import generator
-from nacgen.transplant.report import SKIPPED, M, Transplant, TransplantReport, flop_share, shares
+from nacgen.transplant.report import (
+    M,
+    Transplant,
+    TransplantReport,
+    flop_share,
+    shares,
+    why_skipped,
+)
 from nacgen.transplant.trunk import BatchNormUse, Trunk, fold_batch_norm, stage_parameters
 
 Mode = Literal["init", "partial", "frozen"]
@@ -57,8 +66,9 @@ class PreparedTrunk:
                 f"encoder must be a nacgen.NACEncoder, got {got:.200}. Load a folder with "
                 "NACEncoder.from_pretrained, and convert other networks' weights with recipes/convert_encoder.py."
             )
-        if image_size is not None and not (isinstance(image_size, int) and image_size > 0):
+        if image_size is not None and not (type(image_size) is int and image_size > 0):
             raise ConfigurationError(f"image_size must be a number of pixels, got {image_size!r}.")
+        check_memory(16 * 3 * (image_size or 0) ** 2, f"images of {image_size} px")
         check_choice("mode", mode, get_args(Mode))
         check_choice("source", source, get_args(Source))
         check_choice("batch_norm", batch_norm, get_args(BatchNormUse))
@@ -130,7 +140,7 @@ class PreparedTrunk:
         for name in self.encoder.state_dict():
             layer, _, tensor = name.rpartition(".")
             if name not in ("mean", "std") and not name.startswith("backbone."):
-                skipped[name] = SKIPPED[name.partition(".")[0]]
+                skipped[name] = why_skipped(name)
             elif layer in folded and tensor == "num_batches_tracked":
                 skipped[name] = "BatchNorm's counter has no use once folded"
             else:
@@ -170,6 +180,17 @@ def unwrap(module: Any, name: str) -> tuple[Any, str]:
     return module, prefix
 
 
+def copied(module: M, name: str) -> M:
+    """Copy a module that is to be left as it is; `name` is that of the argument."""
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # of a lock, an open file or a computed weight in it
+        raise ConfigurationError(
+            f"{name} must be such that copy.deepcopy copies it, but {type(error).__name__}: {error!s:.200} Make "
+            "pruning permanent, remove what cannot be copied, or leave image_size and dry_run out."
+        ) from error
+
+
 def source_of_weights(
     encoder: NACEncoder, source: Source, calibration_images: Tensor | None, seed: int
 ) -> NACEncoder:
@@ -178,7 +199,7 @@ def source_of_weights(
     Controls set their BatchNorm statistics on the calibration images, a data-dependent initialization. Without
     it a folded random network would have no scale, and the comparison with it would be unfair.
     """
-    model = copy.deepcopy(encoder).cpu().float().requires_grad_(True).eval()
+    model = copied(encoder, "encoder").cpu().float().requires_grad_(True).eval()
     if source == "encoder":
         return model
     if calibration_images is None:
@@ -206,13 +227,16 @@ def relative_difference(actual: Tensor, expected: Tensor) -> float:
 
 
 def _check_calibration_images(images: Tensor, image_size: int | None) -> None:
+    check_batch(images, "calibration_images")
     height, width = images.shape[-2:]
     if image_size is not None and not height == width == image_size:
         raise ConfigurationError(
             f"calibration_images must have image_size, {image_size} px, got {height}x{width}. Resize them."
         )
-    if not images.is_floating_point() or not images.abs().max() <= 1.001:
+    is_empty = images.numel() == 0 or images.is_meta
+    if is_empty or not images.abs().max() <= 1.001:
+        got = "without pixels" if is_empty else f"from {images.min():.4g} to {images.max():.4g}"
         raise ConfigurationError(
-            f"calibration_images must be floats in [-1, 1], got {images.dtype} from {images.min():.4g} to "
-            f"{images.max():.4g}. Bring uint8 images there with nacgen.data.pixels.to_float."
+            f"calibration_images must be floats in [-1, 1], got {images.dtype} {got}. Bring uint8 images there "
+            "with nacgen.data.pixels.to_float."
         )

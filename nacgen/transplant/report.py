@@ -22,6 +22,11 @@ SKIPPED = {  # parts of an encoder besides its backbone
 }
 
 
+def why_skipped(name: str) -> str:
+    """Return the reason why a tensor of an encoder outside of its backbone is left behind."""
+    return SKIPPED.get(name.partition(".")[0], "no part of the trunk")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransplantReport:
     """A record of every tensor's place and of the trunk's share in the module.

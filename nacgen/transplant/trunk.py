@@ -9,10 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from nacgen.data.pixels import check_batch
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.backbone import Backbone
 from nacgen.models.encoder import normalize_input
 
+BatchNorm = nn.modules.batchnorm._BatchNorm  # synchronized or not
 BatchNormUse = Literal["fold", "freeze", "train"]
 
 
@@ -48,7 +50,7 @@ class Trunk(nn.Module):
             module.eval()
         if self.batch_norm == "freeze":
             for module in self.backbone.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, BatchNorm):
                     module.eval()
         return self
 
@@ -70,8 +72,9 @@ class Trunk(nn.Module):
         They would get no gradients, for which several processes would wait. Without names it is the last stage.
         """
         stages = list(self.backbone.stage_channels)
-        return_nodes = stages[-1:] if return_nodes is None else return_nodes
-        unknown = [node for node in return_nodes if node not in stages]
+        return_nodes = [return_nodes] if isinstance(return_nodes, str) else return_nodes
+        return_nodes = stages[-1:] if return_nodes is None else list(return_nodes)
+        unknown = [str(node) for node in return_nodes if node not in stages]
         if unknown or not return_nodes:
             raise ConfigurationError(
                 f"return_nodes must be among {', '.join(stages)}, and one at least, got "
@@ -93,6 +96,7 @@ class Trunk(nn.Module):
 
 def check_image_size(images: Tensor, size: int) -> None:
     """Raise a `DataError` unless images have the size in pixels that a model was built for."""
+    check_batch(images)
     if images.shape[-2:] != (size, size):
         raise DataError(
             f"images must have the image_size of this model, {size}x{size} px, got "
@@ -117,7 +121,14 @@ def fold_batch_norm(backbone: Backbone) -> Backbone:
     """
     folded = copy.deepcopy(backbone).eval()
     for owner, convolution, norm in list(folded.convolution_norm_pairs()):
-        fused = fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm))
+        conv, bn = getattr(owner, convolution), getattr(owner, norm)
+        if "weight" not in conv._parameters or bn.running_var is None:
+            raise ConfigurationError(
+                f"plain convolutions and BatchNorm with statistics are needed to fold one into the other, but "
+                f"{convolution} is parametrized, or {norm} keeps no statistics. Remove the parametrization, or "
+                "choose batch_norm 'freeze'."
+            )
+        fused = fuse_conv_bn_eval(conv, bn)
         setattr(owner, convolution, fused)
         setattr(owner, norm, nn.Identity())
     return folded.requires_grad_(True)  # fusing freezes the biases that it makes

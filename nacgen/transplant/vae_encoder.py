@@ -40,8 +40,8 @@ class VAEEncoder(nn.Module):
         rgb_branch: bool = False,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim}.")
+        if not hasattr(latent_dim, "__index__") or latent_dim < 1:
+            raise ConfigurationError(f"latent_dim must be one or more, got {latent_dim!r}.")
         self.trunk, self.image_size, self.latent_dim = trunk, image_size, latent_dim
         shapes = trunk.select(image_size, return_nodes)
         self.return_nodes, self.map_size = tuple(shapes), min(size for _, size in shapes.values())

@@ -130,8 +130,15 @@ def test_a_block_of_images_follows_the_seed_and_the_label_says_files() -> None:
         score(OTHERS, IMAGES, num_samples=9, seed=2)
 
 
-def test_a_metric_may_be_named_by_a_string() -> None:
+def test_metrics_may_be_named_by_a_string_or_an_iterator(as_users_run_it: None) -> None:
     assert score(OTHERS, IMAGES, metrics="fid") == score(OTHERS, IMAGES)
+    assert score(OTHERS, IMAGES, metrics=iter(["fid"])) == score(OTHERS, IMAGES)
+
+
+def test_statistics_are_labeled_as_files() -> None:
+    statistics = ReferenceStatistics.compute(OTHERS, ChannelMeans())
+    result = evaluate(statistics, IMAGES, extractor=ChannelMeans())
+    assert result.protocol.model == "files"
 
 
 FLOATS = IMAGES.float() / 255
@@ -168,6 +175,7 @@ FLOATS = IMAGES.float() / 255
         (FLOATS.numpy().astype(np.longdouble), r"got torch.float32 \(24, 3, 5, 4\)"),
         (IMAGES.to_sparse(), "with all their pixels, got Tensor"),
         (IMAGES.to("meta"), "with all their pixels, got Tensor"),
+        (torch.nested.nested_tensor([*FLOATS]), "with all their pixels, got Tensor"),
         ("", "named by a path that can be read, .*, got ''"),
         ("x" * 5000, "named by a path that can be read, .*, got 'xxx"),
         (17, "images must be a uint8 tensor or array, .*, got int"),

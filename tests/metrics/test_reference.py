@@ -270,6 +270,11 @@ def test_another_suffix_and_a_protected_folder_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"kept as \.npz, got stats\.pkl"):
         statistics.save("stats.pkl")
+    np.savez(tmp_path / "images.npz", np.zeros((2, 4, 4, 3), np.uint8))
+    before = (tmp_path / "images.npz").read_bytes()
+    with pytest.raises(ConfigurationError, match=r"images\.npz holds something else"):
+        statistics.save(tmp_path / "images.npz")
+    assert (tmp_path / "images.npz").read_bytes() == before
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"file/stats\.npz cannot be written"):
         statistics.save(tmp_path / "file" / "stats.npz")

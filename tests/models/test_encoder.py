@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 
 from nacgen.data.pixels import to_uint8
 from nacgen.errors import ConfigurationError, DataError
@@ -69,7 +70,10 @@ def test_what_cannot_be_images_is_refused_at_each_entry(entry: str, as_users_run
         ([images], r"a tensor of floats in \[-1, 1\], got a list\."),
         (pixels.float(), r"numbers in \[-1, 1\], got [0-9.]* to 25\d\. .* images / 127\.5 - 1"),
         (pixels.float() / 10, r"numbers in \[-1, 1\], got [0-9.e-]* to 25"),
+        (tv_tensors.Image(pixels.float()), r"numbers in \[-1, 1\], got [0-9.]* to 25"),
         (images * torch.nan, "finite numbers in .*, got nan to nan"),
+        (images.to(torch.float8_e4m3fn), r"floats in \[-1, 1\], got torch\.float8_e4m3fn\."),
+        (images.to_sparse(), r"floats in \[-1, 1\], got a Tensor that is not dense\."),
         (images[:, :1], r"color images \(b, 3, h, w\), got \(4, 1, 16, 16\)\. .* gray"),
         (images[0], r"color images \(b, 3, h, w\), got \(3, 16, 16\)\. .* images\[None\]"),
     ):

@@ -6,7 +6,7 @@ import torch
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import load_splits
 from nacgen.data.pixels import to_float
-from nacgen.errors import DataError
+from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
 from nacgen.probes import suite as module
 from nacgen.probes.features import extract
@@ -136,3 +136,14 @@ def test_labels_are_asked_for(encoder: NACEncoder) -> None:
     )
     with pytest.raises(DataError, match="label"):
         suite(encoder)
+
+
+def test_neighbors_and_measurements_are_asked_for(encoder: NACEncoder) -> None:
+    few = TRAIN.subset(torch.arange(12))
+    suite = EncoderSuite(few, TEST, VIEWS, ProbeConfig(evaluators=("knn",)))
+    with pytest.raises(DataError, match="knn needs 20 training images or more, got 12"):
+        suite(encoder)
+    with pytest.raises(
+        ConfigurationError, match=r"at least one of linear, linear_sgd, .* got none"
+    ):
+        ProbeConfig(evaluators=())

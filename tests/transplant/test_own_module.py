@@ -1,5 +1,6 @@
 import copy
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -249,6 +250,34 @@ def test_a_wrapped_module_is_filled_within(
     )
     sizes = [[len(group["params"]) for group in p.param_groups(lr=1)] for p in (part, expected)]
     assert sizes[0] == sizes[1]
+
+
+class Hooked(Own):
+    """A module whose `state_dict` has copies of its tensors, under other names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._register_state_dict_hook(
+            lambda _, state, prefix, __: {f"x.{name}": x.clone() for name, x in state.items()}
+        )
+
+
+def test_the_tensors_of_a_module_are_filled_whatever_its_state_dict_shows(
+    encoder: NACEncoder,
+) -> None:
+    module = Hooked()
+    part = transplant(encoder, module, image_size=16)  # type: ignore[call-overload]
+    assert part.report.probe_difference == 0
+    weight = encoder.backbone.get_parameter("conv1.weight")
+    assert torch.equal(module.net.get_parameter("conv1.weight"), weight)
+
+
+def test_what_cannot_be_copied_is_filled_without_a_trial(encoder: NACEncoder) -> None:
+    module = Own()
+    module.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(ConfigurationError, match=r"module must be such .* leave image_size"):
+        transplant(encoder, module, image_size=16)  # type: ignore[call-overload]
+    assert transplant(encoder, module).report.loaded  # type: ignore[call-overload]
 
 
 def test_a_module_of_another_precision_keeps_it(encoder: NACEncoder) -> None:

@@ -3,6 +3,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.prune import l1_unstructured
 from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
@@ -11,6 +13,8 @@ from nacgen.errors import CheckpointError, ConfigurationError, DataError
 from nacgen.models.backbone import Backbone
 from nacgen.models.backbones import ResNet
 from nacgen.models.encoder import NACEncoder
+from nacgen.models.gan import Generator
+from nacgen.models.sngan import SNGANDiscriminator
 from nacgen.transplant import prepare
 from nacgen.transplant.transplant import transplant
 from nacgen.transplant.trunk import fold_batch_norm
@@ -303,8 +307,90 @@ def test_parts_refuse_what_cannot_be_their_images(
     others = (images(),) if into == "perceptual" else ()
     module(images() * 4, *others)  # augmented ones leave [-1, 1]
     wrong = [(to_uint8(images()), "got torch.uint8"), (images() * 127 + 128, "got .* to 25")]
+    wrong += [([*images()], "got a list"), (images().permute(0, 2, 3, 1), r"got \(8, 16, 16, 3\)")]
     if into != "perceptual":
         wrong.append((images(8, 32), r"16x16 px, got 32x32\. Resize them"))
     for pixels, message in wrong:
         with pytest.raises(DataError, match=message):
             module(pixels, *(pixels for _ in others))
+
+
+def test_images_of_two_sizes_have_no_distance(encoder: NACEncoder, as_users_run_it: None) -> None:
+    distance = transplant(encoder, "perceptual").module
+    with pytest.raises(DataError, match=r"one size, got \(8, 3, 16, 16\) and \(8, 3, 32, 32\)"):
+        distance(images(), images(8, 32))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([1]), r"int64 \(2,\) from 0 to 9, got torch\.int64 \(1,\)\. Convert"),
+        (torch.tensor([1, 10]), "got 1 to 10"),
+        (torch.tensor([-1, 0]), "got -1 to 0"),
+        (torch.eye(10)[:2], r"got torch\.float32 \(2, 10\)"),
+        ([1, 2], "got a list"),
+    ],
+)
+def test_what_are_no_classes_is_refused(
+    encoder: NACEncoder, labels: Any, message: str, as_users_run_it: None
+) -> None:
+    parts = (
+        transplant(encoder, image_size=16, num_classes=10).module,
+        SNGANDiscriminator(num_classes=10),
+    )
+    for module in parts:
+        with pytest.raises(ConfigurationError, match=message):
+            module(images(2), labels)
+    with pytest.raises(ConfigurationError, match=message):
+        Generator(num_classes=10)(torch.zeros(2, 128), labels)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "error", "message"),
+    [
+        (images(8).numpy(), DataError, "calibration_images must be .* got a ndarray"),
+        (images(0), ConfigurationError, "got torch.float32 without pixels"),
+        (images(8).to("meta"), ConfigurationError, "got torch.float32 without pixels"),
+        (images(8)[0], DataError, r"calibration_images must be .* got \(3, 16, 16\)"),
+    ],
+)
+def test_calibration_needs_images(
+    encoder: NACEncoder,
+    calibration: Any,
+    error: type[Exception],
+    message: str,
+    as_users_run_it: None,
+) -> None:
+    with pytest.raises(error, match=message):
+        transplant(encoder, image_size=16, calibration_images=calibration)
+
+
+def test_synchronized_batch_norm_is_frozen_too(encoder: NACEncoder) -> None:
+    encoder.backbone = encoder.backbone.synchronized()
+    module = transplant(encoder, image_size=16, batch_norm="freeze").module.train()
+    norms = [part for part in module.modules() if isinstance(part, torch.nn.SyncBatchNorm)]
+    assert norms
+    assert not any(norm.training for norm in norms)
+
+
+def test_an_encoder_that_was_changed_works_or_says_why_not(encoder: NACEncoder) -> None:
+    larger = copy.deepcopy(encoder)
+    larger.classifier = torch.nn.Linear(64, 3)
+    report = transplant(larger, image_size=16).report
+    assert report.skipped["classifier.weight"] == "no part of the trunk"
+    normed, pruned = copy.deepcopy(encoder), copy.deepcopy(encoder)
+    weight_norm(normed.backbone.conv1)
+    with pytest.raises(ConfigurationError, match=r"conv1 is parametrized, .* batch_norm 'freeze'"):
+        transplant(normed, image_size=16)
+    assert transplant(normed, image_size=16, batch_norm="freeze").report.probe_difference == 0
+    l1_unstructured(pruned.backbone.conv1, "weight", 0.5)
+    with pytest.raises(
+        ConfigurationError, match=r"encoder must be such that copy\.deepcopy copies"
+    ):
+        transplant(pruned, image_size=16)
+
+
+def test_one_stage_may_be_named_by_a_string(encoder: NACEncoder, as_users_run_it: None) -> None:
+    nodes = ("layer2", iter(["layer2"]))
+    modules = [transplant(encoder, image_size=16, return_nodes=n).module for n in nodes]
+    assert all(module.return_nodes == ("layer2",) for module in modules)
