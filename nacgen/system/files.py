@@ -23,7 +23,7 @@ from nacgen.errors import (
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Errors of an operation that a file system lacks, such as locks on Lustre or NFS, or fsync of folders under FUSE.
-LACKING = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+LACKING = (errno.EINVAL, errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _warned: set[str] = set()
 KINDS = (
     (stat.S_ISDIR, "a folder"),

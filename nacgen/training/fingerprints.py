@@ -23,9 +23,8 @@ def read_fingerprints(folder: Path) -> dict[str, Any]:
     """
     with contextlib.suppress(OSError, ValueError):
         content = strict_json(read_regular(folder / FINGERPRINTS, LARGEST))
-        if isinstance(content, dict) and all(
-            isinstance(v, dict) for v in list(content.values())[1:]
-        ):
+        groups = isinstance(content, dict) and [content.get(n, {}) for n in ("inputs", "outputs")]
+        if groups and all(isinstance(group, dict) for group in groups):
             return content
     return {}
 

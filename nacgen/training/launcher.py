@@ -39,12 +39,13 @@ def build_accelerator(path: Path, config: TrainingConfig, allow_fp16: bool) -> A
                 InitProcessGroupKwargs(timeout=timedelta(seconds=config.run.timeout)),
             ],
         )
+        torch.zeros(1, device=accelerator.device).item()  # a device that is there and computes
     except dist.DistError as error:
         raise LostProcessError(
             f"all processes must meet within {config.run.timeout} s, but one did not come ({error}). See its own "
             "messages, and start all of them; if one is merely slow, raise --run.timeout."
         ) from error
-    except (ImportError, KeyError, ValueError) as error:
+    except (AssertionError, ImportError, KeyError, RuntimeError, ValueError) as error:
         given = [f"{k}={v}" for k, v in os.environ.items() if k.startswith("ACCELERATE_")]
         raise ConfigurationError(
             f"the launcher's settings must be ones that Accelerate can give here, but are not ({error}). Correct "

@@ -21,6 +21,7 @@ from nacgen.errors import (
 )
 from nacgen.system.documents import flatten
 from nacgen.system.signals import InterruptedBlock, StopRequests
+from nacgen.system.tensor_file import Tensors
 from nacgen.training.checkpoint import (
     discard_checkpoints_after,
     read_checkpoint,
@@ -164,18 +165,18 @@ class _Session:
             return {"images_seen": 0, "seconds": 0.0, "training_seconds": 0.0}
         with self.processes.failing_together():
             parts, state = loaded or read_checkpoint(root, position - 1)
-            if not all(isinstance(state.get(k), float) for k in ("seconds", "training_seconds")):
+            log, run = parts.pop(LOG, None), state.get("run", self.run.identity)
+            if fault := _fault(state, run, log):
                 raise CheckpointError(
-                    f"the checkpoint in {root} should say how long the run took, but does not. Resume with the "
-                    "version that wrote it."
+                    f"the checkpoint in {root} should say how the run stood, but {fault}. Resume with the version "
+                    "that wrote it, or remove it, which resumes from the one before."
                 )
-            if (run := state.get("run", self.run.identity)) != self.run.identity:
+            if run != self.run.identity:
                 raise CheckpointError(
                     f"the checkpoint of {position - 1} images in {root} belongs to another run "
                     f"({'; '.join(differences(run, self.run.identity))}). Remove it, which resumes from the one "
                     "before, or start over with --fresh."
                 )
-            log = parts.pop(LOG, None)
             restore(self.update, parts, root)
         if log is None:
             self.run.cut_log(position - 1, state.get("rows"))
@@ -279,6 +280,20 @@ class _Clock:
         yield
         self._paused_at = None
         self._training_start += time.monotonic() - start
+
+
+def _fault(state: dict[str, Any], run: Any, log: Tensors | None) -> str | None:
+    """Return what a whole checkpoint lacks or has of a wrong type, None if nothing."""
+    best = state.get("best") or {"images_seen": 0, "value": 0.0}
+    is_right = {
+        "its times": all(isinstance(state.get(k), float) for k in ("seconds", "training_seconds")),
+        "its run": isinstance(run, dict),
+        "its best evaluation": isinstance(best, dict)
+        and type(best.get("images_seen")) is int
+        and isinstance(best.get("value"), int | float),
+        "its log": log is None or ("rows" in log and log["rows"].dtype == torch.uint8),
+    }
+    return next((f"{name} cannot be read" for name, right in is_right.items() if not right), None)
 
 
 def _groups(update: Update) -> Iterator[dict[str, Any]]:

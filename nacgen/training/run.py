@@ -133,7 +133,11 @@ class Run:
                     (self.path / SAMPLES).mkdir(exist_ok=True)
                     if not self._fingerprints["inputs"]:  # else they are compared first
                         self._describe()
-            yield
+            try:
+                yield
+            finally:  # of a lock that was taken again
+                if self._lock is not None:
+                    self._lock.close()
 
     def _describe(self) -> None:
         config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
@@ -145,7 +149,11 @@ class Run:
         there: Any = None
         with contextlib.suppress(OSError, ValueError):
             there = strict_json(read_regular(self.path / ENVIRONMENT, LARGEST))
-        if not self.has_begun or not isinstance(there, dict):
+        if not self.has_begun:
+            return
+        if not isinstance(there, dict):
+            told = "is damaged: nobody can tell whether the precision is the same"
+            print(f"warning: {self.path / ENVIRONMENT} {told}", file=sys.stderr)
             return
         here = self.environment
         precision = there.get("mixed_precision", here["mixed_precision"])
@@ -173,7 +181,9 @@ class Run:
                 f"one run trains in one folder, but the lock of {self.path} was deleted, and another run has "
                 "begun in it. Wait for it; the same command then goes on from the last checkpoint."
             )
-        self._lock = lock_folder(self.path)
+        with self.writing("lock"):
+            self._lock.close()
+            self._lock = lock_folder(self.path)
 
     def write(self, name: str, text: str) -> None:
         """Write a text file into the folder, whole or not at all. Only the main process calls it."""
@@ -254,7 +264,7 @@ class Run:
         with (
             self.writing("log"),
             contextlib.suppress(FileNotFoundError),
-            self._log.open("rb") as file,
+            open_regular(self._log) as file,
         ):
             sync(file.fileno())
             return file.read()
@@ -284,7 +294,9 @@ class Run:
             if not self.is_main or not self._log.exists():
                 return
             kept = []
-            for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines():
+            with open_regular(self._log) as file:
+                lines = file.read().decode(errors="replace").splitlines()
+            for line in lines:
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off by a kill
                     if json.loads(line)["images_seen"] <= images_seen:
                         kept.append(line + "\n")

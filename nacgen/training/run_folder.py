@@ -74,7 +74,10 @@ def is_finished(folder: Path, config: TrainingConfig, is_main: bool) -> bool:
         if file_digest(folder / name) != digest
     ]
     try:
-        strict_json(read_regular(folder / SUMMARY, LARGEST), allow_nan=True)
+        if not isinstance(
+            strict_json(read_regular(folder / SUMMARY, LARGEST), allow_nan=True), dict
+        ):
+            raise ValueError("it is no summary")
     except (OSError, ValueError) as error:
         problems.append(f"{SUMMARY} is damaged ({error})")
     there, here = flatten(read_yaml(folder / CONFIG)), flatten(to_dict(config))
@@ -168,7 +171,7 @@ def hold_folder(folder: Path, is_fresh: bool) -> Iterator[IO[str]]:
         try:
             yield lock
         except BaseException:
-            if not has_begun(folder):
+            if folder.is_dir() and not has_begun(folder):
                 for path in [path for path in folder.iterdir() if path.name not in names]:
                     with contextlib.suppress(OSError):
                         remove(path)

@@ -5,18 +5,22 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from nacgen.data.datasets import load_dataset
 from nacgen.errors import CheckpointError, ConfigurationError, LockedError, StorageError
 from nacgen.models.encoder import NACEncoder
 from nacgen.system import files, locks
+from nacgen.training.checkpoint import load_checkpoint, save_checkpoint
 from nacgen.training.config import RunConfig
 from nacgen.training.data_record import record_data
 from nacgen.training.generative import GenerativeConfig
+from nacgen.training.launcher import _check, build_accelerator
 from nacgen.training.run import Run, TrainingResult, open_run
 from tests.training.test_loop import LineUpdate, rows_of, train_line
 
@@ -61,6 +65,11 @@ def test_other_inputs_are_refused_and_named(tmp_path: Path, encoder: Path) -> No
     NACEncoder(code_dim=8).save_pretrained(other)
     with pytest.raises(ConfigurationError, match=r"\(encoder: config.json .* there, config.json"):
         begin(run, other)
+    kept = json.loads((run / "fingerprints.json").read_text())
+    (run / "fingerprints.json").write_text(json.dumps(dict(reversed(kept.items()))))
+    with pytest.raises(ConfigurationError, match=r"encoder: config\.json"):
+        begin(run, other)
+    (run / "fingerprints.json").write_bytes(before[run / "fingerprints.json"])
     fewer = IMAGES.subset(torch.arange(100))
     with pytest.raises(
         ConfigurationError, match=r"\(training images: images 355.* there, images 1"
@@ -73,7 +82,7 @@ def test_a_run_without_fingerprints_gets_them_and_is_told(
     tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(tmp_path, encoder)
-    for damage in (None, "", "[1]", '{"configuration": 1}'):
+    for damage in (None, "", "[1]", '{"configuration": 1}', '{"inputs": 5}', '{"outputs": [1]}'):
         (tmp_path / "fingerprints.json").unlink()
         if damage is not None:
             (tmp_path / "fingerprints.json").write_text(damage)
@@ -91,6 +100,11 @@ def test_damaged_models_of_a_complete_run_are_found(tmp_path: Path, encoder: Pat
         run.finish(RESULT)
     with open_run("x", options) as run:
         assert run.is_complete
+    summary = (tmp_path / "summary.json").read_text()
+    (tmp_path / "summary.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"summary.json is damaged \(it is no summary\)"):
+        open_run("x", options).__enter__()
+    (tmp_path / "summary.json").write_text(summary)
     (tmp_path / "encoder" / "config.json").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"encoder/config.json is damaged, and no checkpoint"):
         open_run("x", options).__enter__()
@@ -148,6 +162,33 @@ def test_a_damaged_log_is_restored_from_the_checkpoint(
     train_line(tmp_path)
     assert log.read_bytes() == whole
     assert "is damaged" not in capsys.readouterr().err
+
+
+def test_a_whole_checkpoint_that_somebody_altered_is_refused(tmp_path: Path) -> None:
+    train_line(tmp_path)
+    root = tmp_path / "checkpoints"
+    loaded = load_checkpoint(root)
+    assert loaded is not None
+    parts, state = loaded
+    forged: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"run": 5}, {}, "its run"),
+        ({"seconds": None}, {}, "its times"),
+        ({"best": {"images_seen": 8}}, {}, "its best evaluation"),
+        ({}, {"log": {"column": torch.zeros(1)}}, "its log"),
+        ({}, {"log": {"rows": torch.zeros(1, dtype=torch.bfloat16)}}, "its log"),
+    ]
+    for states, tensors, named in forged:
+        save_checkpoint(root, parts | tensors, state | states, 48)
+        with pytest.raises(CheckpointError, match=f"{named} cannot be read"):
+            train_line(tmp_path)
+    del parts["log"], state["run"]  # as in earlier versions
+    save_checkpoint(root, parts, state, 48)
+    train_line(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    save_checkpoint(root, parts, state, 48)
+    with pytest.raises(StorageError, match="it is a pipe"):
+        train_line(tmp_path)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -209,6 +250,9 @@ def test_another_precision_is_refused_and_other_hardware_told(
         assert f"(threads: {facts['threads'] + 1} there" in capsys.readouterr().err
     with open_run("x", config(tmp_path)):
         assert "warning" not in capsys.readouterr().err
+    (tmp_path / "environment.json").write_bytes(b"")
+    with open_run("x", config(tmp_path)):
+        assert "environment.json is damaged: nobody can tell" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -224,6 +268,8 @@ def test_another_precision_is_refused_and_other_hardware_told(
         ("MIXED_PRECISION", "fp4", "must be no, bf16 or fp16, got fp4"),
         ("DYNAMO_BACKEND", "aot_eager", "got aot_eager: .*--dynamo_backend no"),
         ("DYNAMO_BACKEND", "unheard_of", "launcher's settings .*BACKEND=unheard_of"),
+        ("TORCH_DEVICE", "meta", "launcher's settings .*TORCH_DEVICE=meta"),
+        ("USE_DEEPSPEED", "true", "launcher's settings .*USE_DEEPSPEED=true"),
     ],
 )
 def test_settings_of_the_launcher_that_change_training_are_refused(
@@ -235,6 +281,19 @@ def test_settings_of_the_launcher_that_change_training_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_sharded_networks_are_refused(tmp_path: Path) -> None:
+    accelerator = build_accelerator(tmp_path, config(tmp_path), True)
+    names = ("mixed_precision", "gradient_accumulation_steps", "state")
+    facts = {name: getattr(accelerator, name) for name in names}
+    for kind in DistributedType:
+        settings: Any = SimpleNamespace(**facts, distributed_type=kind)
+        if kind.value == "NO" or kind.value.startswith("MULTI_"):
+            _check(settings, True)
+        else:
+            with pytest.raises(ConfigurationError, match=f"whole networks, got .* {kind.value}"):
+                _check(settings, True)
+
+
 def failing(number: int) -> Any:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number))
@@ -242,7 +301,7 @@ def failing(number: int) -> Any:
     return fail
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EBADF, errno.EIO])
 def test_file_systems_without_locks_or_sync_are_told_once(
     number: int,
     tmp_path: Path,
@@ -276,6 +335,26 @@ def test_a_deleted_lock_is_taken_again_unless_another_run_has_come(tmp_path: Pat
                 run.log(16, {"loss": 1.0})
             other.close()
     assert [row["images_seen"] for row in rows_of(tmp_path)] == [8]
+    with open_run("x", config(tmp_path)) as again:
+        (tmp_path / ".lock").unlink()
+        again.log(16, {"loss": 1.0})
+    with open_run("x", config(tmp_path)):  # the new lock ends with its run, too
+        assert again.is_main
+
+
+def test_a_run_whose_folder_is_renamed_ends_with_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    update = LineUpdate()
+    step = update.update
+
+    def rename(batch: Any) -> Any:
+        if batch.images_seen == 0:
+            folder.rename(tmp_path / "renamed")
+        return step(batch)
+
+    update.update = rename  # type: ignore[method-assign]
+    with pytest.raises(StorageError, match=r"the lock in .* No such file"):
+        train_line(folder, update)
 
 
 def test_a_run_stops_before_it_saves_into_anothers_folder(tmp_path: Path) -> None:
