@@ -23,8 +23,9 @@ def read_fingerprints(folder: Path) -> dict[str, Any]:
     """
     with contextlib.suppress(OSError, ValueError):
         content = strict_json(read_regular(folder / FINGERPRINTS, LARGEST))
-        groups = isinstance(content, dict) and [content.get(n, {}) for n in ("inputs", "outputs")]
-        if groups and all(isinstance(group, dict) for group in groups):
+        if isinstance(content, dict) and all(
+            isinstance(content.get(name, {}), dict) for name in ("inputs", "outputs")
+        ):
             return content
     return {}
 

@@ -16,6 +16,7 @@ from nacgen.data.datasets import load_dataset
 from nacgen.errors import CheckpointError, ConfigurationError, LockedError, StorageError
 from nacgen.models.encoder import NACEncoder
 from nacgen.system import files, locks
+from nacgen.system.files import write_file
 from nacgen.training.checkpoint import load_checkpoint, save_checkpoint
 from nacgen.training.config import RunConfig
 from nacgen.training.data_record import record_data
@@ -380,3 +381,37 @@ def test_a_checkpoint_comes_before_the_first_row_of_the_log(tmp_path: Path) -> N
     update, _ = train_line(tmp_path, run={"log_every": 48})
     assert [seen for seen, _ in update.seen] == [32, 40]
     assert [row["images_seen"] for row in rows_of(tmp_path)] == [48]
+
+
+def test_a_model_whose_export_was_killed_halfway_is_exported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die_at_config(path: Path, *rest: Any) -> None:
+        if path.name == "config.json" and path.parent.name == "encoder":
+            raise KeyboardInterrupt
+        write_file(path, *rest)
+
+    def export(is_killed: bool) -> None:
+        with monkeypatch.context() as patch, open_run("x", config(tmp_path)) as run:
+            assert not run.is_complete
+            run.log(8, {"loss": 1.0})
+            if is_killed:
+                patch.setattr("nacgen.models.folder.write_file", die_at_config)
+            run.export(NACEncoder(code_dim=16), "encoder")
+            run.finish(RESULT)
+
+    def export_in_parts() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            export(is_killed=True)
+        with pytest.raises(CheckpointError):
+            NACEncoder.from_pretrained(tmp_path / "encoder")
+        export(is_killed=False)
+        assert NACEncoder.from_pretrained(tmp_path / "encoder").code_dim == 16
+
+    with open_run("x", config(tmp_path)) as run:
+        run.log(8, {"loss": 1.0})
+        run.export(NACEncoder(code_dim=8), "encoder")
+    export_in_parts()
+    (tmp_path / "checkpoints" / "step_000000000008").mkdir(parents=True)
+    (tmp_path / "encoder" / "config.json").write_bytes(b"")  # in a complete run
+    export_in_parts()
