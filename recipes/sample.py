@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nacgen.errors import ConfigurationError
-from nacgen.training.config import require_between, require_positive, run_recipe
+from nacgen.training.config import require_between, run_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        require_positive(self, "num_images", "zoom")
         require_between(self, 0, float("inf"), "first", "columns")
+        require_between(self, 1, 1_000_000, "num_images", "zoom")
         if self.columns and self.output and Path(self.output).suffix.lower() != ".png":
             raise ConfigurationError(f"output must end in .png for a sheet, got {self.output}.")
         if self.columns and self.num_images % self.columns:
@@ -57,11 +57,14 @@ def main(config: SampleConfig) -> None:
     import torch
 
     from nacgen.data.pictures import write_grid, write_image
+    from nacgen.models.folder import check_memory
     from nacgen.models.sampling import load_model, sample_images
     from nacgen.system.files import storage_errors
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(config.run_dir).to(device)
+    side = model.image_size * (config.zoom if config.columns else 1)
+    check_memory(3 * side**2 * config.num_images, f"{config.num_images:,} images of {side:,} px")
     end = config.first + config.num_images
     numbers = torch.arange(config.first, end)
     images = torch.cat([sample_images(model, part, device).cpu() for part in numbers.split(500)])

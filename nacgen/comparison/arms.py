@@ -1,6 +1,7 @@
 """The runs of a comparison and the folder that holds them. Does not import torch, which keeps refusals fast."""
 
 import dataclasses
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -115,7 +116,7 @@ def _seeds_of(config: CompareConfig, arm: Arm) -> list[int]:
     start = f"{arm.name}-seed"
     files = config.folder.glob(f"{start}*/config.yaml")
     seeds = (file.parent.name.removeprefix(start) for file in files)
-    return sorted(int(seed) for seed in seeds if seed.isdecimal())
+    return sorted(int(seed) for seed in seeds if re.fullmatch("0|[1-9][0-9]{0,18}", seed))
 
 
 def _refuse(arm: Arm, seed: int, changed: list[str]) -> None:
@@ -176,6 +177,14 @@ def join_folder(config: CompareConfig) -> CompareConfig:
         )
     left_open = [n for n in ("run_config", "total_images", "encoder") if getattr(config, n) is None]
     kept: dict[str, Any] = {name: before.get(name) for name in left_open}
+    for name, value in kept.items():
+        if value is not None and not isinstance(
+            value, kind := int if name == "total_images" else str
+        ):
+            raise ConfigurationError(
+                f"{name} in {config.folder / 'config.yaml'} must be of type {kind.__name__}, got {value!r:.50}. "
+                "Correct the file, or choose another --run-dir."
+            )
     return dataclasses.replace(config, run_dir=str(config.folder), config=None, **kept)
 
 
@@ -204,6 +213,12 @@ def _earlier_comparison(folder: Path) -> Mapping[str, Any]:
     """Return the configuration of the comparison in a folder; refuse a folder that holds anything else."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     before = read_yaml(folder / "config.yaml") if "config.yaml" in names else {}
+    arms = before.get("arms", [])
+    if not isinstance(arms, list) or not all(isinstance(text, str) for text in arms):
+        raise ConfigurationError(
+            f"{folder / 'config.yaml'} must hold a list of arms, got {arms!r:.50}. Correct it, or choose another "
+            "--run-dir."
+        )
     if "arms" in before or all(n == ".lock" or is_temporary(n, "config.yaml") for n in names):
         return before
     came = "holds another kind of run" if "config.yaml" in names else "has no config.yaml"

@@ -90,8 +90,9 @@ def pretraining_note(arms: Mapping[str, Sequence[RecordedRun]]) -> str:
 
 def _devices(environment: Mapping[str, Any]) -> tuple[int, str | None]:
     """Return number and kind of a run's devices; the kind is None if it is unknown."""
-    if hardware := environment.get("hardware"):
-        return hardware["count"], "CPU core" if hardware["kind"] == "cpu" else hardware["name"]
+    match environment.get("hardware"):
+        case {"count": int(count), "kind": str(kind), "name": str(name)}:
+            return count, "CPU core" if kind == "cpu" else name
     return _devices_in(describe_hardware(environment))  # a run of an earlier version
 
 

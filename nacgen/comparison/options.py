@@ -11,6 +11,7 @@ from nacgen.errors import ConfigurationError
 from nacgen.training.config import require_between, require_positive
 from nacgen.training.old_options import RENAMED
 
+MAX_PAIRS = 40  # 2^20 sums for each half of the pairs in the exact test
 INITS = ("nac", "random", "shuffled", "simclr", "supervised")
 
 
@@ -51,12 +52,12 @@ class CompareConfig:
     def __post_init__(self) -> None:
         """Check arms, seeds and numbers."""
         arms = [parse_arm(text) for text in self.arms]
-        names = [arm.name for arm in arms]
+        names = [arm.name.lower() for arm in arms]  # some file systems know no capitals
         for option, values, least in (("arms", names, 2), ("seeds", self.seeds, 1)):
-            if len(values) < least or len(set(values)) < len(values):
+            if not least <= len(values) <= MAX_PAIRS or len(set(values)) < len(values):
                 came = " ".join(map(str, values)) or "none"
                 raise ConfigurationError(
-                    f"{option} must be {least} or more, all different, got {came}. Correct --{option}."
+                    f"{option} must be {least} to {MAX_PAIRS}, all different, got {came}. Correct --{option}."
                 )
         require_between(self, 0, math.inf, "seeds")
         require_positive(self, "jobs", *(["target"] if self.target is not None else []))

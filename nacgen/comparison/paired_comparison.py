@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from nacgen.comparison.options import MAX_PAIRS
 from nacgen.comparison.statistics import (
-    MAX_PAIRS,
     ImagesToScore,
     PairedScores,
     holm,
@@ -27,6 +27,7 @@ from nacgen.training.fingerprints import differences as unlike_inputs
 from nacgen.training.run_folder import INPUT_PATHS
 
 EARLY_FRACTION = 0.2
+SMALLEST = 1e-100  # score of which ratios can be computed and drawn; its inverse is the largest
 Runs = Sequence[RecordedRun | str | Path]
 
 
@@ -228,6 +229,10 @@ def compare_arms(
 
 
 def _loaded(runs: Runs) -> list[RecordedRun]:
+    if isinstance(runs, str | Path | RecordedRun):
+        raise ConfigurationError(
+            f"an arm is a list of runs, got {runs!s:.200} alone. Give [{runs!s:.200}]."
+        )
     return [run if isinstance(run, RecordedRun) else load_run(run) for run in runs]
 
 
@@ -253,7 +258,7 @@ def _by_seed(
                 f"have seed {run.seed}. Leave one out."
             )
         for seen, value in run.curve(metric).items():
-            if not (value > 0 and math.isfinite(value)):
+            if not SMALLEST <= value <= 1 / SMALLEST:
                 raise ConfigurationError(
                     f"{metric} must be positive and finite to have a logarithm, but is {value} in {run.path} at "
                     f"{seen:,} images. Compare another metric, or leave the seed out of every arm and report it."

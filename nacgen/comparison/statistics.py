@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-MAX_PAIRS = 40  # 2^20 sums for each half of the pairs
 Curve = Mapping[int, float]
 
 

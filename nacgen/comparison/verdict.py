@@ -1,5 +1,6 @@
 """The verdict on two arms in one sentence, and the limits of so few pairs."""
 
+import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def _corrected_for(num_comparisons: int) -> str:
 def limits(num_pairs: int, level: float = LEVEL, num_comparisons: int = 1) -> str:
     """Say in a short paragraph what this number of pairs can show and what it cannot."""
     words = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-    fewest = next(k for k in range(1, 64) if num_comparisons * smallest_p_value(k) <= level)
+    fewest = next(k for k in itertools.count(1) if num_comparisons * smallest_p_value(k) <= level)
     number = words[fewest - 1] if fewest <= len(words) else str(fewest)
     test_of = f"the exact two-sided test{_corrected_for(num_comparisons)}"
     if num_pairs == 1:

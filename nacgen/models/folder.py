@@ -48,11 +48,11 @@ def resolve_folder(path_or_id: str | Path) -> Path | None:
 
 
 def check_memory(numbers: int, what: str) -> None:
-    """Raise a `ConfigurationError` if a layer is to hold more numbers than any machine would give it."""
+    """Raise a `ConfigurationError` if a layer or images would hold more numbers than a machine has room for."""
     if numbers > MAX_NUMBERS:
         raise ConfigurationError(
-            f"a layer or queue may hold {MAX_NUMBERS:,} numbers (16 GiB), but {what:.200} make more. Choose "
-            "smaller ones."
+            f"a layer, a queue or images may hold {MAX_NUMBERS:,} numbers (16 GiB), but {what:.200} make more. "
+            "Choose smaller ones."
         )
 
 
@@ -140,7 +140,7 @@ class PretrainedModel(PyTorchModelHubMixin):
             >>> encoder.backbone_name, encoder.code_dim
             ('tiny', 128)
         """
-        config_path, weights_path = _find_files(str(pretrained_model_name_or_path), revision)
+        config_path, weights_path = find_files(str(pretrained_model_name_or_path), revision)
         for _ in range(ATTEMPTS - 1):
             try:
                 return cls._load(config_path, weights_path)
@@ -208,7 +208,8 @@ def _build(cls: type, config: dict[str, Any], path: Path, device: str) -> Any:
         ) from error
 
 
-def _find_files(name: str, revision: str | None) -> tuple[Path, Path]:
+def find_files(name: str, revision: str | None) -> tuple[Path, Path]:
+    """Return the paths of a model's configuration and weights, in a folder or downloaded from the Hub."""
     folder = resolve_folder(name)
     if folder is not None:
         for file in (CONFIG_FILE, WEIGHTS_FILE):

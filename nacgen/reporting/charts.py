@@ -58,11 +58,13 @@ def run_curve(run: RecordedRun, metric: str, path: str | Path) -> Path:
 
 
 def score(value: float, scale: float | None = None) -> str:
-    """Format a score with four significant digits and without an exponent: `11.62`, `0.001234`, `12,346`.
+    """Format a score with four significant digits, as a rule without an exponent: `11.62`, `0.001234`, `12,346`.
 
     The number of decimals is that of `scale`, which aligns a column, or else of the score itself.
     """
     size = abs(value if scale is None else scale)
+    if not (size == 0 or 1e-9 < size < 1e15):
+        return f"{value:.4g}"  # also for NaN and infinity
     magnitude = math.floor(math.log10(size)) if size else 0
     return f"{value:,.{max(0, 3 - magnitude)}f}"
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError
@@ -108,19 +109,37 @@ def load_run(run_dir: str | Path) -> RecordedRun:
             )
     config = _mapping(path / "config.yaml", parse_yaml) or {}
     if "seed" not in config:
-        raise _damaged(path / "config.yaml", "a seed", f"only {', '.join(config)}")
-    environment = None
+        raise _damaged(path / "config.yaml", "a seed", f"only {', '.join(map(str, config))}")
+    environment: dict[str, Any] = {}
     try:
-        environment = _mapping(path / "environment.json", strict_json)
+        found = _mapping(path / "environment.json", strict_json) or {}
+        for name, kind in (("device", str), ("threads", int), ("num_processes", int)):
+            if not isinstance(value := found.get(name, kind()), kind):
+                raise _damaged(path / "environment.json", f"a {kind.__name__} as {name}", value)
+        environment = found
     except CheckpointError as error:  # every session writes it again
         warn(f"passed over: {error}")
-    evaluations = _evaluations(path / "metrics.jsonl")
+    evaluations = list(_evaluations(path / "metrics.jsonl"))
+    moments = [(each.images_seen, metric) for each in evaluations for metric in each.scores]
+    if len(set(moments)) < len(moments):
+        raise _damaged(
+            path / "metrics.jsonl", "one score of a metric at a time", "some are repeated"
+        )
+    summary = _mapping(path / "summary.json", partial(strict_json, allow_nan=True))
+    for name, values, key in (
+        ("config.yaml", config, "seed"),
+        ("summary.json", summary, "images_seen"),
+    ):
+        if values is not None and (type(number := values.get(key)) is not int or number < 0):
+            raise _damaged(path / name, f"a whole number as {key}", f"{number!r:.50}")
+    if summary is not None and type(seconds := summary.get("seconds", 0)) not in (int, float):
+        raise _damaged(path / "summary.json", "a number as seconds", f"{seconds!r:.50}")
     return RecordedRun(
         path=path,
         config=config,
-        environment=environment or {},
+        environment=environment,
         evaluations=tuple(sorted(evaluations, key=lambda evaluation: evaluation.images_seen)),
-        summary=_mapping(path / "summary.json", partial(strict_json, allow_nan=True)),
+        summary=summary,
         inputs=read_fingerprints(path).get("inputs", {}),
     )
 
@@ -174,16 +193,28 @@ def _evaluations(path: Path) -> Iterator[RecordedEvaluation]:
             row = strict_json(line, allow_nan=True)
             if "evaluation" not in row:
                 continue
-            result = row["evaluation"]
+            images_seen, result = _require(row["images_seen"], int), row["evaluation"]
+            for score in result["scores"].values():
+                _require(score["value"], int, float)
+                _require(score.get("bias"), int, float, NoneType)
+                _require(score.get("settings", {}), dict)
             yield RecordedEvaluation(
-                images_seen=int(row["images_seen"]),
+                images_seen=images_seen,
                 scores={k: v | {"value": float(v["value"])} for k, v in result["scores"].items()},
                 protocol=rename_old_keys(result["protocol"]),
-                warnings=tuple(result.get("warnings", ())),
+                warnings=tuple(
+                    _require(w, str) for w in _require(result.get("warnings", []), list)
+                ),
             )
         except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
             came = f"{type(error).__name__}: {error}"
             raise _damaged(path, f"a training row or a score row in line {number}", came) from error
+
+
+def _require(value: Any, *kinds: type) -> Any:
+    if type(value) not in kinds:
+        raise TypeError(f"{value!r:.50} should be of type {kinds[0].__name__}")
+    return value
 
 
 def _mapping(path: Path, parse: Callable[[bytes], Any]) -> dict[str, Any] | None:

@@ -40,7 +40,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
     run = load_run(run_dir)
     title = f"{run.path.name}, seed {run.seed}"
     if "init" in run.config:
-        title = f"{run.config['dataset']}: {run.arm} initialization, seed {run.seed}"
+        title = f"{run.config.get('dataset')}: {run.arm} initialization, seed {run.seed}"
     blocks: list[Block] = [f"# {title}"]
     if run.evaluations:
         last = run.evaluations[-1]
@@ -110,9 +110,9 @@ def compare_command(run: RecordedRun, preset: Mapping[str, Any] | None = None) -
     )
     source = ["--run-config", str(run.path / "config.yaml")]
     if here == there:
-        source = ["--preset", run.config["preset"]]
+        source = ["--preset", str(run.config.get("preset"))]
     earlier = "train_vae" if "posterior" in run.config else "train_gan"  # did not record its recipe
-    if (recipe := run.environment.get("recipe") or earlier) != "train_gan":
+    if (recipe := str(run.environment.get("recipe") or earlier)) != "train_gan":
         source = ["--recipe", recipe, *source]
     arms = ["random", run.arm if run.arm != "random" else "nac"]
     options = [*source, "--arms", *arms, "--seeds", "0", "1", "2"]

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from itertools import chain
@@ -85,6 +86,18 @@ class _Loader(yaml.SafeLoader):
         if fault:
             raise yaml.composer.ComposerError(None, None, fault, mark)
         return node
+
+    def construct_decimal(self, node: yaml.ScalarNode) -> int:
+        """Read an integer as the flags do; YAML would read `010` as 8 and `1:30` as 90."""
+        if not re.fullmatch(r"[-+]?[0-9_]{1,20}", node.value) or re.match(r"[-+]?0.", node.value):
+            raise ValueError(
+                "a whole number is written in up to 20 decimal digits, without a zero in front, got "
+                f"{node.value:.24}; text stands in quotes"
+            )
+        return int(node.value.replace("_", ""))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_decimal)
 
 
 def _is_control(character: str) -> bool:

@@ -51,7 +51,9 @@ class _Stream:
 
     def write(self, text: str) -> int:
         with self._without_reader():
-            self._stream.write(printable(text, "\n\r\t"))
+            encoding = getattr(self._stream, "encoding", None) or "utf-8"
+            content = printable(text, "\n\r\t").encode(encoding, "backslashreplace")
+            self._stream.write(content.decode(encoding))
         return len(text)
 
     def flush(self) -> None:
@@ -63,9 +65,8 @@ class _Stream:
         try:
             yield
         except (OSError, ValueError) as error:  # a closed file is a ValueError
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # what is still in the buffer goes nowhere, too
+            # What is still in the buffer goes nowhere, too.
+            with contextlib.suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._stream.fileno())
                 os.close(nowhere)

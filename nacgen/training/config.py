@@ -31,6 +31,8 @@ from nacgen.training.old_options import as_flags, upgrade, upgrade_flags
 
 Config = TypeVar("Config")
 LARGEST_FLOAT = 3.4e38  # of float32
+LARGEST_SIDE = 4_096  # pixels that an image is resized to
+LONGEST_WAIT = 31_536_000  # seconds, a year
 # Presets that `parse` has seen, by class of configuration.
 _presets: dict[type, Mapping[str, Any]] = {}
 
@@ -101,7 +103,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check the number."""
         if self.image_size is not None:
-            require_positive(self, "image_size")
+            require_between(self, 1, LARGEST_SIDE, "image_size")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        require_positive(self, "log_every", "checkpoint_every", "timeout")
+        require_positive(self, "log_every", "checkpoint_every")
+        require_between(self, 1, LONGEST_WAIT, "timeout")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,6 +188,12 @@ def parse(
     file_values = {}
     if chosen.config is not None:
         file_values = upgrade(flatten(read_yaml(Path(chosen.config))), chosen.config)
+        if helps := [
+            n for n in file_values if str(n).replace("-", "_").startswith(("help", "tyro_"))
+        ]:
+            raise ConfigurationError(
+                f"{chosen.config} must hold options, but {helps[0]} belongs on the command line. Remove it."
+            )
     preset = chosen.preset or file_values.get("preset") or next(iter(presets))
     if not isinstance(preset, str) or preset not in presets:
         source = "" if chosen.preset or not file_values else f" in {chosen.config}"
@@ -213,6 +222,12 @@ def parse(
                 print(f"The fault lies in {chosen.config}.", file=sys.stderr)
         raise
     for name, value in flatten(to_dict(config)).items():
+        given = file_values.get(name)
+        if isinstance(value, str) and given is not None and not isinstance(given, str):
+            raise ConfigurationError(
+                f"{name} must be text, but {chosen.config} has {given!r:.50} of type {type(given).__name__}, "
+                "which may be spelled in another way. Put it in quotes."
+            )
         for number in value if isinstance(value, list) else [value]:
             largest = LARGEST_WHOLE if isinstance(number, int) else LARGEST_FLOAT
             if isinstance(number, int | float) and not abs(number) < largest:

@@ -23,8 +23,9 @@ def read_fingerprints(folder: Path) -> dict[str, Any]:
     """
     with contextlib.suppress(OSError, ValueError):
         content = strict_json(read_regular(folder / FINGERPRINTS, LARGEST))
+        kinds = {"configuration": str, "inputs": dict, "outputs": dict}
         if isinstance(content, dict) and all(
-            isinstance(content.get(name, {}), dict) for name in ("inputs", "outputs")
+            isinstance(value, kinds.get(name, object)) for name, value in content.items()
         ):
             return content
     return {}
@@ -44,9 +45,9 @@ def file_digest(path: Path) -> str | None:
 
 def model_fingerprint(path_or_id: str | Path) -> dict[str, str | None]:
     """Return the SHA-256 of a saved model's files, wherever `from_pretrained` would find them."""
-    from nacgen.models.folder import _find_files
+    from nacgen.models.folder import find_files
 
-    return {path.name: file_digest(path) for path in _find_files(str(path_or_id), None)}
+    return {path.name: file_digest(path) for path in find_files(str(path_or_id), None)}
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

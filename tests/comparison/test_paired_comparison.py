@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,23 @@ def test_the_target_is_the_controls_mean_unless_given(
     assert time.target == 25.0
     assert time.images_a == (15360, 15360, 15360)
     assert time.images_b == (15360, 5120, 5120)
+
+
+@pytest.mark.parametrize("value", [1e-310, 1e300])
+def test_scores_whose_ratios_leave_the_range_of_numbers_are_refused(
+    make_run: MakeRun, value: float
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"positive and finite .* but is {re.escape(str(value))}"
+    ):
+        compare([make_run({5: 1.0}, init="a")], [make_run({5: value}, init="b")])
+
+
+def test_a_single_folder_is_no_arm() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"a list of runs, got runs/x alone. Give \[runs/x\]"
+    ):
+        compare("runs/x", "runs/y")
 
 
 def test_higher_scores_may_be_better(make_run: MakeRun) -> None:

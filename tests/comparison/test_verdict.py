@@ -155,6 +155,7 @@ def test_limits_count_the_comparisons() -> None:
     assert "corrected for 2 comparisons, cannot go below 0.062" in text
     assert "seven pairs are the fewest with which it can reach 0.05" in text
     assert "can go down to 0.031." in limits(7, num_comparisons=2)
+    assert "998 pairs are the fewest" in limits(3, level=1e-300)
     assert "11 pairs are the fewest with which it can reach 0.001" in limits(3, level=0.001)
 
 

@@ -248,10 +248,12 @@ def test_what_is_added_is_trained_like_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"arms": ("nac",)}, "2 or more, all different, got nac"),
-        ({"arms": ("nac", "nac")}, "2 or more, all different, got nac nac"),
-        ({"seeds": (1, 1)}, "1 or more, all different, got 1 1"),
-        ({"seeds": ()}, "1 or more, all different, got none"),
+        ({"arms": ("nac",)}, "2 to 40, all different, got nac"),
+        ({"arms": ("nac", "nac")}, "2 to 40, all different, got nac nac"),
+        ({"arms": ("nac", "NAC=--init random")}, "2 to 40, all different, got nac nac"),
+        ({"seeds": (1, 1)}, "1 to 40, all different, got 1 1"),
+        ({"seeds": ()}, "1 to 40, all different, got none"),
+        ({"seeds": tuple(range(41))}, "1 to 40, all different, got 0 1 2"),
         (
             {"arms": ("random", "magic")},
             r"nac, random, shuffled, simclr, supervised\) or NAME=FLAGS, got 'magic'",
@@ -463,6 +465,31 @@ def test_a_foreign_folder_is_left_alone(
     with pytest.raises(ConfigurationError, match=f"hold a comparison, but {folder} {message}"):
         run(tmp_path)
     assert {path.name: path.read_text() for path in folder.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("arms: 5", r"config\.yaml must hold a list of arms, got 5\. Correct it"),
+        ("arms: [5]", r"config\.yaml must hold a list of arms, got \[5\]\. Correct it"),
+        ("arms: [nac]\ntotal_images: x", r"total_images in .* must be of type int, got 'x'"),
+        ("arms: [nac]\nrun_config: 5", r"run_config in .* must be of type str, got 5"),
+    ],
+)
+def test_a_damaged_comparison_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (folder := tmp_path / "runs").mkdir()
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        run(tmp_path)
+
+
+def test_folders_of_other_names_are_no_runs_of_an_arm(tmp_path: Path) -> None:
+    (folder := tmp_path / "runs").mkdir()
+    (folder / "config.yaml").write_text("arms: [random, nac]")
+    for seed in ("00", "\N{ARABIC-INDIC DIGIT THREE}", "9" * 30):
+        (folder / f"nac-seed{seed}").mkdir()
+        (folder / f"nac-seed{seed}" / "config.yaml").write_text("preset: other")
+    run(tmp_path, "--seeds", "0")
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

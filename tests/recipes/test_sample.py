@@ -69,9 +69,20 @@ def test_what_cannot_be_sampled_is_refused_before_it_is_tried(tmp_path: Path) ->
     with pytest.raises(ConfigurationError, match="first must be 0 or more, got -1"):
         SampleConfig(first=-1)
     with pytest.raises(
+        ConfigurationError, match="num_images must be between 1 and 1000000, got 10"
+    ):
+        SampleConfig(num_images=10**9)
+    with pytest.raises(
         CheckpointNotFoundError, match=f"but {tmp_path} has neither. .*train_gan.py"
     ):
         main(SampleConfig(run_dir=str(tmp_path)))
+
+
+def test_a_sheet_beyond_memory_is_refused(run_dir: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"16 GiB.*, but 1,000 images of 8,000 px make more"
+    ):
+        main(SampleConfig(run_dir=str(run_dir), num_images=1_000, zoom=1_000))
 
 
 def test_an_output_that_cannot_be_written_is_named(run_dir: Path) -> None:

@@ -86,6 +86,10 @@ def test_pyplot_stays_out_of_it(
         (12345.6, "12,346"),
         (0.0, "0.000"),
         (-0.25, "-0.2500"),
+        (1e300, "1e+300"),
+        (1.5e-300, "1.5e-300"),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
     ],
 )
 def test_scores_have_four_significant_digits(value: float, text: str) -> None:

@@ -31,6 +31,29 @@ def test_a_missing_metric_lists_those_present(make_run: MakeRun) -> None:
         load_run(make_run({5120: 25.6})).curve("fid")
 
 
+ROW = (
+    '{"images_seen": 640, "evaluation": {"scores": {"fid": {"value": 9.5, "bias": 0.2, "settings": {}}}, '
+    '"protocol": {}, "warnings": ["few"]}}'
+)
+
+
+@pytest.mark.parametrize("content", ['{"device": 3}', '{"threads": "2"}', '{"a": NaN}', "[]"])
+def test_a_damaged_environment_is_passed_over(
+    make_run: MakeRun, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_run({5120: 25.6})
+    (path / "environment.json").write_text(content)
+    assert load_run(path).environment == {}
+    assert f"passed over: {path / 'environment.json'} should hold a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ['{"inputs": "x"}', '{"configuration": 1, "inputs": {}}', "[]"])
+def test_damaged_fingerprints_are_none(make_run: MakeRun, content: str) -> None:
+    path = make_run({5120: 25.6})
+    (path / "fingerprints.json").write_text(content)
+    assert load_run(path).inputs == {}
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl"])
 def test_what_is_no_run_folder_is_named(make_run: MakeRun, name: str) -> None:
     path = make_run({5120: 25.6})
@@ -59,6 +82,26 @@ def test_what_is_no_run_folder_is_named(make_run: MakeRun, name: str) -> None:
         ("metrics.jsonl", '{"unit": "\xb5s"}', r"score row in line 1, but .*UnicodeDecodeError"),
         ("summary.json", "{", r"summary.json should hold a mapping"),
         ("summary.json", "[]", r"a mapping, but does not \(list\)"),
+        ("config.yaml", "seed: text", r"a whole number as seed, but does not \('text'\)"),
+        ("config.yaml", "seed: true", r"a whole number as seed, but does not \(True\)"),
+        ("config.yaml", "seed: -1", r"a whole number as seed, but does not \(-1\)"),
+        ("summary.json", "{}", r"a whole number as images_seen, but does not \(None\)"),
+        (
+            "summary.json",
+            '{"images_seen": 5120, "seconds": "9"}',
+            r"a number as seconds, but does not \('9'\)",
+        ),
+        ("metrics.jsonl", f"{ROW}\n{ROW}", r"one score of a metric at a time, but .*repeated"),
+        *(
+            ("metrics.jsonl", ROW.replace(old, new), rf"score row in line 1, but .*{message}")
+            for old, new, message in (
+                ("640", "640.5", r"640\.5 should be of type int"),
+                ("9.5", '"9.5"', r"'9\.5' should be of type int"),
+                ("0.2", '"<b>"', r"'<b>' should be of type int"),
+                ("{}}", "[1]}", r"\[1\] should be of type dict"),
+                ('"few"', "[1]", r"\[1\] should be of type str"),
+            )
+        ),
     ],
 )
 def test_a_damaged_file_is_named(make_run: MakeRun, name: str, content: str, message: str) -> None:

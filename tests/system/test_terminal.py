@@ -50,6 +50,16 @@ def test_escapes_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "\\x1b]0;title\\x07 of a file\n"
 
 
+def test_a_result_reaches_a_terminal_of_few_characters(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import sys\nfrom nacgen.system.terminal import guarded_streams\n"
+        "sys.stdout.reconfigure(encoding='ascii')\n"
+        "with guarded_streams():\n    print('\N{MINUS SIGN}5 %')\n    print('more')\n"
+    )
+    done = shell(f"PYTHON {tmp_path}/program.py")
+    assert done.stdout == "\\u22125 %\nmore\n"
+
+
 @pytest.mark.parametrize("redirection", ["| true", "| head -1", ">&-", "2>&-", ">&- 2>&- <&-"])
 def test_a_command_ends_well_without_a_reader(redirection: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)

@@ -13,7 +13,7 @@ from nacgen.errors import ConfigurationError, DataError, StorageError
 from nacgen.gan.options import GANConfig
 from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.system.documents import flatten, read_yaml
-from nacgen.training.config import TrainingConfig, parse, run_recipe, to_dict
+from nacgen.training.config import DataConfig, RunConfig, TrainingConfig, parse, run_recipe, to_dict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,9 +210,14 @@ def test_a_configuration_that_is_no_file_is_refused_without_waiting(
     ("text", "message"),
     [
         (
-            f"seed: {'9' * 400}",
-            r"seed must be a number below 9\.2e\+18 in size, got 9{40}\. Correct",
+            f"seed: {'9' * 20}",
+            r"seed must be a number below 9\.2e\+18 in size, got 9{20}\. Correct",
         ),
+        (f"seed: {'9' * 400}", r"options\.yaml is not valid YAML: a whole number .* got 9{24};"),
+        ("data_dir: 1.10", r"data_dir must be text, but .* has 1\.1 of type float, .* in quotes"),
+        ("dataset: 2024-01-01", r"dataset must be text, but .* of type date, .* in quotes"),
+        ("help: true", r"options\.yaml must hold options, but help belongs on the command line"),
+        ("tyro-write-completion: [bash, x]", r"but tyro-write-completion belongs on the command"),
         ("optim: {limit: 1.0e+300}", r"optim\.limit must be a number .*3\.4e\+38 .* got 1e\+300\."),
         (
             "optim: {limit: .nan}",
@@ -244,6 +249,15 @@ def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
 
 def test_a_seed_is_0_or_more(capsys: pytest.CaptureFixture[str]) -> None:
     assert "seed must be 0 or more, got -1. Change --seed." in refusal(capsys, "--seed", "-1")
+
+
+def test_what_no_machine_has_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="image_size must be between 1 and 4096, got 5000"):
+        DataConfig(image_size=5_000)
+    with pytest.raises(
+        ConfigurationError, match=r"timeout must be between 1 and 31536000, got 10{12}"
+    ):
+        RunConfig(timeout=10**12)
 
 
 def test_an_empty_file_changes_nothing(file: Callable[[Any], str]) -> None:

@@ -58,10 +58,13 @@ def retrieval_chart(measurements: Sequence[Measurement], path: Path) -> Path:
     chance = measurements[0].results["retrieval"]["code"]["chance"]
     axes.axhline(chance, color=FAINT, linewidth=1.4, label=f"chance {chance:.2f}", zorder=1)
     for index, (name, seeds) in enumerate(by_name(measurements).items()):
+        label = (
+            f" {name}" if name.startswith("_") else name
+        )  # matplotlib hides labels with _ in front
         style, color = divmod(index, len(COLORS))
         for seed, results in enumerate(seeds):
             curve = results["retrieval"]["code"]["curve"]
-            (line,) = axes.plot(curve["recall"], curve["precision"], label=None if seed else name)
+            (line,) = axes.plot(curve["recall"], curve["precision"], label=None if seed else label)
             line.set(color=COLORS[color], linestyle=LINE_STYLES[style % 2], linewidth=1.5)
     axes.set_xlabel("recall, pairs up to each Hamming distance", fontsize=9.5, color=INK)
     axes.set_ylabel("precision", fontsize=9.5, color=INK)

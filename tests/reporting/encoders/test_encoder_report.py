@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ def test_precision_and_recall_are_drawn_for_every_seed(tmp_path: Path) -> None:
     for color in ((0x5F, 0x66, 0x70), (0x00, 0x72, 0xB2)):  # of the first and second encoder
         assert (pixels == color).all(1).sum() > 300
     assert (pixels == (0xD5, 0x5E, 0x00)).all(1).sum() == 0  # there is no third
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path: Path) -> None:
+    named = [replace(MEASUREMENTS[0], name=name) for name in ("_a", "_b")]
+    drawn = [retrieval_chart([each], tmp_path / f"{each.name}.png").read_bytes() for each in named]
+    assert drawn[0] != drawn[1]
 
 
 def test_a_chart_that_cannot_be_written_is_named(tmp_path: Path) -> None:
