@@ -26,7 +26,7 @@ import page
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.momentum import MomentumEncoder
+from nacgen.pretraining.base import MomentumEncoder
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
 from nacgen.pretraining.options import NACConfig
 from nacgen.system.randomness import seeded

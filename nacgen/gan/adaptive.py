@@ -1,12 +1,12 @@
 """Augmentation of what a discriminator sees, applied with a probability that training adapts.
 
-Every draw is made at any probability, for the global batch, so that an augmented image is a function of
-(seed, purpose, position, probability).
+Every draw is made at any probability, for the global batch: images depend on seed, purpose, position, probability.
 
 Source: Karras et al. 2020, arXiv:2006.06676, appendix B: pixel blitting, geometry and colors ("bgc").
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -41,12 +41,8 @@ def random_geometry(
     num_images: int, image_size: int, probability: float, draw: torch.Generator
 ) -> Float[Tensor, "n 3 3"]:
     """Draw maps from a pixel's place to the place that it is read from, in images that span [-1, 1]."""
-
-    def uniform() -> Tensor:
-        return torch.rand(num_images, generator=draw)
-
-    def normal() -> Tensor:
-        return torch.randn(num_images, generator=draw)
+    uniform = partial(torch.rand, num_images, generator=draw)
+    normal = partial(torch.randn, num_images, generator=draw)
 
     def gate(value: Tensor, neutral: float = 0.0, chance: float = probability) -> Tensor:
         return torch.where(uniform() < chance, value, neutral)
@@ -75,9 +71,8 @@ def random_colors(
     num_images: int, probability: float, draw: torch.Generator
 ) -> Float[Tensor, "n 4 4"]:
     """Draw affine maps of colors in [-1, 1]: brightness, contrast, luma, hue, saturation."""
-
-    def uniform() -> Tensor:
-        return torch.rand(num_images, generator=draw)
+    uniform = partial(torch.rand, num_images, generator=draw)
+    normal = partial(torch.randn, num_images, generator=draw)
 
     def gate(value: Tensor, neutral: float = 0.0) -> Tensor:
         value = torch.where(uniform() < probability, value, neutral)
@@ -87,11 +82,11 @@ def random_colors(
     color = torch.eye(3) - gray
     # A turn by an angle about the gray axis is cos * color + sin * cross + gray.
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
-    brightness = gate(0.2 * torch.randn(num_images, generator=draw))
-    contrast = gate(2 ** (0.5 * torch.randn(num_images, generator=draw)), 1.0)
+    brightness = gate(0.2 * normal())
+    contrast = gate(2 ** (0.5 * normal()), 1.0)
     luma = gate(1 - 2 * (2 * uniform()).floor(), 1.0)
     hue = gate((2 * uniform() - 1) * math.pi)
-    saturation = gate(2 ** torch.randn(num_images, generator=draw), 1.0)
+    saturation = gate(2 ** normal(), 1.0)
     linear = luma * gray + saturation * (hue.cos() * color + hue.sin() * cross)
     matrices = torch.eye(4).repeat(num_images, 1, 1)
     matrices[:, :3, :3] = contrast * linear

@@ -1,6 +1,7 @@
 """From the options of GAN training to its networks and its update."""
 
 import sys
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -59,11 +60,7 @@ def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1)
 def build_update(
     config: GANConfig, accelerator: Accelerator, dataset: Dataset, stream: ImageStream
 ) -> tuple[GANUpdate, NACEncoder | None]:
-    """Build the networks, the optimizers and the update of a run.
-
-    Returns:
-        The update, and the encoder that the discriminator was made from, if any.
-    """
+    """Build the networks, the optimizers and the update of a run; return the discriminator's encoder, if any."""
     options, optim = config.discriminator, config.optim
     if stream.local_size % optim.micro_batches:
         raise ConfigurationError(
@@ -93,19 +90,11 @@ def build_update(
         )
         accelerator.print(part.report, file=sys.stderr)
         discriminator = part.module
-        groups = part.param_groups(
-            optim.learning_rate, trunk_multiplier=options.trunk_lr_multiplier
-        )
+        multiplier = options.trunk_lr_multiplier
+        groups = part.param_groups(optim.learning_rate, trunk_multiplier=multiplier)
     device = accelerator.device
     generator = generator.to(memory_format=torch.channels_last).to(device)
     discriminator = discriminator.to(memory_format=torch.channels_last).to(device)
-    betas = (0.0, optim.beta2)
-    update = GANUpdate(
-        accelerator,
-        generator,
-        discriminator,
-        torch.optim.Adam(generator.parameters(), lr=optim.learning_rate, betas=betas),
-        torch.optim.Adam(groups, lr=optim.learning_rate, betas=betas),
-        config,
-    )
-    return update, encoder
+    adam = partial(torch.optim.Adam, lr=optim.learning_rate, betas=(0.0, optim.beta2))
+    optimizers = (adam(generator.parameters()), adam(groups))
+    return GANUpdate(accelerator, generator, discriminator, *optimizers, config), encoder

@@ -24,9 +24,8 @@ from nacgen.training.update import cosine_between, take_step
 class GANUpdate:
     """One step of the discriminator, and after every few of them one of the generator.
 
-    A step may accumulate gradients over micro-batches, of one network at a time: all of the discriminator's,
-    its step, then all of the generator's, through a discriminator that is frozen meanwhile. The optimizers
-    are over the trainable parameters of each.
+    A step may accumulate gradients over micro-batches, of one network at a time: all of the discriminator's, its
+    step, then all of the generator's, through a discriminator that is frozen meanwhile.
     """
 
     def __init__(
@@ -87,11 +86,7 @@ class GANUpdate:
         return cast(Generator, self.ema.module)
 
     def update(self, batch: Batch) -> Logs:
-        """Take a step of the discriminator, and one of the generator where it is due.
-
-        Returns:
-            Losses, penalties, logits and gradient norms; the last known ones where a step does not give them.
-        """
+        """Take a step of the discriminator, and one of the generator where it is due; return last known values."""
         logs = self.update_discriminator(batch)
         step = batch.images_seen // batch.global_size
         if (step + 1) % self.config.optim.discriminator_steps == 0:
@@ -156,14 +151,8 @@ class GANUpdate:
     def augment(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
         """Augment images as the discriminator is to see them."""
         options = self.config.augment
-        images = diff_augment(
-            images,
-            batch,
-            f"augment_{purpose}",
-            translation=options.translation,
-            cutout=options.cutout,
-            color=options.color,
-        )
+        chosen = (options.translation, options.cutout, options.color)
+        images = diff_augment(images, batch, f"augment_{purpose}", *chosen)
         if self.adaptive is not None:
             images = self.adaptive(images, batch, f"adaptive_{purpose}")
         return images

@@ -1,16 +1,67 @@
-"""The parts that the updates of pretraining share: a prepared encoder, two views of each image, one step."""
+"""The parts that the updates of pretraining share: a prepared encoder, a momentum encoder with a queue, two views.
+
+Source: He et al. 2020, arXiv:1911.05722 (the queue).
+"""
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from einops import rearrange
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nacgen.data.augment import ViewPolicy, random_view
 from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.momentum import MomentumEncoder
+from nacgen.models.folder import check_memory
+from nacgen.pretraining.options import NACConfig
+from nacgen.system.processes import gather_rows
+from nacgen.system.randomness import generator
 from nacgen.training.update import descend
+
+
+class MomentumEncoder(nn.Module):
+    """An average of an encoder's weights and buffers, with a queue of its code logits.
+
+    The queue holds the newest rows of all processes and is the same on each of them. The place of a row is
+    a function of the position in the stream, so nothing but the rows is saved.
+    """
+
+    queue: Tensor
+
+    def __init__(self, encoder: NACEncoder, queue_size: int, momentum: float) -> None:
+        super().__init__()
+        check_memory(queue_size * encoder.code_dim, f"queue.size {queue_size} and code_dim")
+        self.average = AveragedModel(
+            encoder, multi_avg_fn=get_ema_multi_avg_fn(momentum), use_buffers=True
+        )
+        self.average.requires_grad_(False)
+        self.average.n_averaged.fill_(1)  # it is a copy already; its first step is an average too
+        # Random at first, as in MoCo: nothing that an objective could learn from.
+        draw = generator(0, "queue")
+        self.register_buffer("queue", torch.randn(queue_size, encoder.code_dim, generator=draw))
+
+    @torch.no_grad()
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the average's code and posterior logits of this process's views, `(2b, k)` each.
+
+        BatchNorm uses the batch, as in the encoder that trains, so that both outputs have one scale.
+        """
+        self.average.train()
+        code_logits, posterior_logits = self.average(views)
+        return code_logits.float(), posterior_logits.float()
+
+    def push(self, code_logits: Tensor, batch: Batch) -> Tensor:
+        """Put a batch's rows in the place of the queue's oldest; return all that came from images, `(n, k)`."""
+        fresh = gather_rows(code_logits)
+        size, pushed = len(self.queue), 2 * batch.images_seen
+        rows = (pushed + torch.arange(len(fresh), device=fresh.device)) % size
+        self.queue[rows] = fresh
+        return self.queue[: min(size, pushed + len(fresh))].clone()
+
+    def follow(self, encoder: NACEncoder) -> None:
+        """Move the average towards the encoder."""
+        self.average.update_parameters(encoder)
 
 
 class EncoderUpdate:
@@ -22,9 +73,11 @@ class EncoderUpdate:
         encoder: NACEncoder,
         optimizer: torch.optim.Optimizer,
         views: ViewPolicy,
+        options: NACConfig | None = None,
         keys: MomentumEncoder | None = None,
     ) -> None:
-        self.accelerator, self.encoder, self.views, self.keys = accelerator, encoder, views, keys
+        self.accelerator, self.encoder, self.views = accelerator, encoder, views
+        self.options, self.keys = options or NACConfig(), keys
         self.prepared, prepared_optimizer = accelerator.prepare(encoder, optimizer)
         self.modules: dict[str, nn.Module] = {"encoder": encoder}
         if keys is not None:

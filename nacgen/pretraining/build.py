@@ -13,8 +13,8 @@ from nacgen.data.provenance import no_labels
 from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
+from nacgen.pretraining.base import MomentumEncoder
 from nacgen.pretraining.distillhash import NOISY_PART, NUM_IMAGES, DistillHashUpdate
-from nacgen.pretraining.momentum import MomentumEncoder
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
 from nacgen.pretraining.options import PretrainConfig, ViewConfig
 from nacgen.pretraining.simclr import SimCLRUpdate
@@ -85,8 +85,8 @@ def load_training_images(config: PretrainConfig) -> tuple[Dataset, Dataset]:
         train, test = load_protocol(config.protocol, train, test, config.seed)
     if config.objective == "supervised" and train.labels is None:
         raise DataError(
-            f"a supervised encoder needs labels, but {config.dataset} has {no_labels(train)}. Put the "
-            "images of each class into a subfolder of its own."
+            f"a supervised encoder needs labels, but {config.dataset} has {no_labels(train)}. Put the images "
+            "of each class into a subfolder of its own."
         )
     if config.objective == "distillhash" and len(train) > NUM_IMAGES:
         train = train.subset(torch.linspace(0, len(train) - 1, NUM_IMAGES).long())
@@ -122,20 +122,15 @@ def build_update(
         keys = MomentumEncoder(encoder, config.queue.size, config.queue.momentum)
     if config.model.compile and config.objective != "supervised":
         encoder.compile(dynamic=False)
+    parts = (accelerator, encoder, optimizer(encoder), views)
     match config.objective:
-        case "nac" if keys is not None:
-            return NACQueueUpdate(accelerator, encoder, optimizer(encoder), views, config.nac, keys)
         case "nac":
-            return NACUpdate(accelerator, encoder, optimizer(encoder), views, config.nac)
+            update = NACUpdate if keys is None else NACQueueUpdate
+            return update(*parts, config.nac, keys)
         case "simclr":
-            return SimCLRUpdate(
-                accelerator, encoder, optimizer(encoder), views, config.temperature, keys
-            )
+            return SimCLRUpdate(*parts, config.temperature, keys)
         case "distillhash":
-            distill_at = int(NOISY_PART * config.total_images)
-            return DistillHashUpdate(
-                accelerator, encoder, optimizer(encoder), views, stream, images, distill_at
-            )
+            return DistillHashUpdate(*parts, stream, images, int(NOISY_PART * config.total_images))
         case "supervised":
             assert images.labels is not None  # load_training_images refuses a dataset without
             with seeded(config.seed, "classifier"):

@@ -33,15 +33,7 @@ QUANTIZATION_WEIGHT = 0.1  # of the distance between relaxed and hard codes
 
 
 class PairLabels(nn.Module):
-    """Labels of every pair of training images, saved with the run.
-
-    Args:
-        features: Features of the training images, from the encoder that the run starts from, `(n, d)`.
-        num_neighbors: Number of nearest neighbors of an image, which bound the noise rates.
-
-    Raises:
-        DataError: The features tell no pairs apart.
-    """
+    """Labels of every pair of training images by their features `(n, d)`, saved with the run."""
 
     labels: Tensor
     neighbors: Tensor
@@ -64,8 +56,7 @@ class PairLabels(nn.Module):
 class DistillHashUpdate(EncoderUpdate):
     """Steps on noisy pair labels, then, from `distill_at` images on, on distilled ones.
 
-    The features of the pretrained encoder label the pairs before it is trained further. There is a label for
-    each pair of training images, so these are some thousands.
+    The features of the pretrained encoder label the pairs before it is trained further.
     """
 
     def __init__(

@@ -1,42 +1,20 @@
 """The updates of NAC pretraining: keys from the batch, or from a momentum encoder's queue."""
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from nacgen.data.augment import ViewPolicy
 from nacgen.data.stream import Batch
 from nacgen.functional.codes import effective_codes
 from nacgen.functional.nac import nac_bound, nac_loss, posterior_log_likelihood, received_codes
-from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.base import EncoderUpdate, swap_views, two_views
-from nacgen.pretraining.momentum import MomentumEncoder
-from nacgen.pretraining.options import NACConfig
+from nacgen.pretraining.base import EncoderUpdate, MomentumEncoder, swap_views, two_views
 from nacgen.system.processes import gather_rows
 
 
 class NACUpdate(EncoderUpdate):
     """Steps that raise the bound on the information that noisy codes carry about images."""
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        encoder: NACEncoder,
-        optimizer: torch.optim.Optimizer,
-        views: ViewPolicy,
-        options: NACConfig,
-        keys: MomentumEncoder | None = None,
-    ) -> None:
-        super().__init__(accelerator, encoder, optimizer, views, keys)
-        self.options = options
-
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step.
-
-        Returns:
-            Loss, and bound of the hard codes of this process, in nats; effective number of these codes;
-            gradient norm.
-        """
+        """Take one step; bound and effective number are those of the hard codes of this process."""
         self.prepared.train()
         views = two_views(batch, self.views)
         code_logits, posterior_logits = (x.float() for x in self.prepared(views))
@@ -66,12 +44,9 @@ class NACUpdate(EncoderUpdate):
 class NACQueueUpdate(NACUpdate):
     """Steps whose keys are the codes of a momentum encoder, many batches of them.
 
-    The posterior is the momentum encoder's, of the other view. A posterior with parameters of its own is
-    trained to predict received codes; its gradient reaches neither codes nor features. Keys of earlier steps
-    make the value an estimate of the bound.
-
-    The authors sum the posterior's own term over the two views of an image and average all else; here both are
-    averaged. With `divide`, the authors' form, it has their weight, twice that of a mean.
+    The posterior is the momentum encoder's, of the other view. With its own parameters it is trained to predict
+    received codes; its gradient reaches neither codes nor features. The authors sum that term over the two views
+    of an image and average all else; here both are averaged, but with `divide` it has their double weight.
     """
 
     keys: MomentumEncoder

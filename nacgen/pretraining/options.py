@@ -119,8 +119,7 @@ class PretrainConfig(TrainingConfig):
         require_positive(self, "probe_every", "temperature")
         if self.batch_size < 2:
             raise ConfigurationError(
-                f"batch_size must be 2 or more, got {self.batch_size}: codes are told from one another, and "
-                "BatchNorm needs several images."
+                f"batch_size must be 2 or more, got {self.batch_size}: BatchNorm needs several images."
             )
         if 0 < self.queue.size < 2 * self.batch_size:
             raise ConfigurationError(

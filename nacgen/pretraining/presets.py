@@ -16,8 +16,24 @@ AUTHORS_MODEL = ModelConfig(
     flip_probability=0.1, posterior="separate", code_normalization="sqrt_dim"
 )
 SIMCLR_VIEWS = ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, grayscale_probability=0.2)
+LARS = OptimConfig(name="lars", learning_rate=3.0, weight_decay=1e-6)
 CIFAR10 = 50_000  # training images, to count epochs by
 IMAGENET = 1_281_167
+CIFAR10_SMALL = PretrainConfig(
+    dataset="cifar10", total_images=51_200, probe_every=12_800, views=SIMCLR_VIEWS
+)
+# The authors' settings for hashing.
+HASHING = PretrainConfig(
+    dataset="cifar10",
+    protocol="cifar10-10k",
+    total_images=2_000 * 5_000,
+    batch_size=1_000,
+    probe_every=100 * 5_000,
+    model=replace(AUTHORS_MODEL, backbone="vgg16_bn", code_dim=64, flip_probability=0.4),
+    views=SIMCLR_VIEWS,
+    optim=replace(LARS, warmup_images=100 * 5_000),
+    run=RunConfig(log_every=5_000, checkpoint_every=100 * 5_000),
+)
 
 PRESETS = {
     # 2 CPU cores, about a minute; linear probe 0.98 (measured).
@@ -25,17 +41,9 @@ PRESETS = {
     # The authors' parametrisation; a run of this length stays on its plateau, a loss near 0 (measured).
     "digits-authors": PretrainConfig(model=AUTHORS_MODEL),
     # 2 CPU cores, CIFAR-10's files in --data-dir; docs/encoders.md has what was measured.
-    "cifar10-small": PretrainConfig(
-        dataset="cifar10", total_images=51_200, probe_every=12_800, views=SIMCLR_VIEWS
-    ),
+    "cifar10-small": CIFAR10_SMALL,
     # The same in the authors' parametrisation, which does not leave its plateau so soon (measured).
-    "cifar10-small-authors": PretrainConfig(
-        dataset="cifar10",
-        total_images=51_200,
-        probe_every=12_800,
-        model=AUTHORS_MODEL,
-        views=SIMCLR_VIEWS,
-    ),
+    "cifar10-small-authors": replace(CIFAR10_SMALL, model=AUTHORS_MODEL),
     # One GPU with bf16, 200 epochs: 14 minutes of training beside another such run on one H200, extrapolated
     # from 12,000 images a second (measured).
     "cifar10-resnet18": PretrainConfig(
@@ -56,25 +64,11 @@ PRESETS = {
         probe_every=50 * CIFAR10,
         model=replace(AUTHORS_MODEL, backbone="resnet50"),
         views=SIMCLR_VIEWS,
-        optim=OptimConfig(
-            name="lars", learning_rate=3.0, weight_decay=1e-6, warmup_images=10 * CIFAR10
-        ),
+        optim=replace(LARS, warmup_images=10 * CIFAR10),
         run=RunConfig(log_every=5_000, checkpoint_every=10 * CIFAR10),
     ),
     # The authors' settings for hashing: 5,000 images, 2,000 epochs, one GPU; not measured.
-    "hashing-cifar10-vgg16": PretrainConfig(
-        dataset="cifar10",
-        protocol="cifar10-10k",
-        total_images=2_000 * 5_000,
-        batch_size=1_000,
-        probe_every=100 * 5_000,
-        model=replace(AUTHORS_MODEL, backbone="vgg16_bn", code_dim=64, flip_probability=0.4),
-        views=SIMCLR_VIEWS,
-        optim=OptimConfig(
-            name="lars", learning_rate=3.0, weight_decay=1e-6, warmup_images=100 * 5_000
-        ),
-        run=RunConfig(log_every=5_000, checkpoint_every=100 * 5_000),
-    ),
+    "hashing-cifar10-vgg16": HASHING,
     # The queue form at ImageNet's size: several GPUs, days; not measured.
     "imagenet-resnet50-queue": PretrainConfig(
         dataset="imagenet",
@@ -86,25 +80,17 @@ PRESETS = {
         data=DataConfig(image_size=256),
         model=replace(AUTHORS_MODEL, backbone="resnet50", stem="standard"),
         views=replace(SIMCLR_VIEWS, size=224),
-        optim=OptimConfig(
-            name="lars", learning_rate=3.0, weight_decay=1e-6, warmup_images=10 * IMAGENET
-        ),
+        optim=replace(LARS, warmup_images=10 * IMAGENET),
         run=RunConfig(log_every=51_200, checkpoint_every=IMAGENET),
     ),
     # Hashing of FLICKR-25K, 5,000 images, one GPU; not measured.
-    "hashing-flickr25k": PretrainConfig(
+    "hashing-flickr25k": replace(
+        HASHING,
         dataset="flickr25k",
         protocol="flickr25k-25000",
-        total_images=2_000 * 5_000,
         batch_size=500,
-        probe_every=100 * 5_000,
         data=DataConfig(image_size=256),
-        model=replace(AUTHORS_MODEL, backbone="vgg16_bn", code_dim=64, flip_probability=0.4),
         views=replace(SIMCLR_VIEWS, size=224),
-        optim=OptimConfig(
-            name="lars", learning_rate=3.0, weight_decay=1e-6, warmup_images=100 * 5_000
-        ),
-        run=RunConfig(log_every=5_000, checkpoint_every=100 * 5_000),
     ),
     # Seconds, for tests.
     "smoke": PretrainConfig(

@@ -14,8 +14,7 @@ from nacgen.data.stream import Batch
 from nacgen.functional.codes import effective_codes
 from nacgen.functional.contrastive import info_nce, nt_xent
 from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.base import EncoderUpdate, swap_views, two_views
-from nacgen.pretraining.momentum import MomentumEncoder
+from nacgen.pretraining.base import EncoderUpdate, MomentumEncoder, swap_views, two_views
 from nacgen.system.processes import gather_rows
 
 
@@ -31,7 +30,7 @@ class SimCLRUpdate(EncoderUpdate):
         temperature: float = 0.5,
         keys: MomentumEncoder | None = None,
     ) -> None:
-        super().__init__(accelerator, encoder, optimizer, views, keys)
+        super().__init__(accelerator, encoder, optimizer, views, keys=keys)
         self.temperature = temperature
 
     def update(self, batch: Batch) -> dict[str, Tensor]:

@@ -18,9 +18,8 @@ from nacgen.transplant.discriminator import into_discriminator
 from nacgen.transplant.perceptual import PerceptualDistance, into_perceptual
 from nacgen.transplant.prepare import Source
 from nacgen.transplant.vae_encoder import into_vae_encoder
-from nacgen.vae.adversary import Adversary
 from nacgen.vae.options import VAEConfig
-from nacgen.vae.update import VAEUpdate
+from nacgen.vae.update import Adversary, VAEUpdate
 
 BETAS = {"vae": (0.9, 0.99), "discriminator": (0.0, 0.99)}  # of Adam
 DISCRIMINATOR_RATE = 1e-3  # learning rate of its heads; that of its trunk is 0.3 times as large
@@ -29,11 +28,7 @@ DISCRIMINATOR_RATE = 1e-3  # learning rate of its heads; that of its trunk is 0.
 def build_update(
     config: VAEConfig, accelerator: Accelerator, dataset: Dataset, stream: ImageStream
 ) -> tuple[VAEUpdate, NACEncoder]:
-    """Build the networks, the optimizers and the update of a run.
-
-    Returns:
-        The update, and the encoder that the VAE's was made from.
-    """
+    """Build the networks, the optimizers and the update of a run; return the encoder that it starts from, too."""
     size, device = dataset.image_size, accelerator.device
     encoder = NACEncoder.from_pretrained(config.encoder or DIGITS_ENCODER)
     images = to_float(dataset.read(stream.indices(0)))
@@ -54,18 +49,10 @@ def build_update(
     groups = part.param_groups(rate, trunk_multiplier=1.0)
     groups.append({"params": list(decoder.parameters()), "lr": rate})
     vae = VAE(part.module, decoder).to(memory_format=torch.channels_last).to(device)
-    adversary = None
-    if config.adversarial:
-        adversary = build_adversary(config, accelerator, encoder, images)
-    update = VAEUpdate(
-        accelerator,
-        vae,
-        torch.optim.Adam(groups, lr=rate, betas=BETAS["vae"]),
-        config,
-        build_perceptual(config, accelerator, encoder, images),
-        adversary,
-    )
-    return update, encoder
+    optimizer = torch.optim.Adam(groups, lr=rate, betas=BETAS["vae"])
+    perceptual = build_perceptual(config, accelerator, encoder, images)
+    adversary = build_adversary(config, accelerator, encoder, images)
+    return VAEUpdate(accelerator, vae, optimizer, config, perceptual, adversary), encoder
 
 
 def build_perceptual(
@@ -84,21 +71,19 @@ def build_perceptual(
 
 def build_adversary(
     config: VAEConfig, accelerator: Accelerator, encoder: NACEncoder, images: Tensor
-) -> Adversary:
+) -> Adversary | None:
     """Build the discriminator of reconstructions and its optimizer."""
-    options = config.discriminator
+    if not config.adversarial:
+        return None
     part = into_discriminator(
         encoder,
         image_size=images.shape[-1],
-        source=options.source,
+        source=config.discriminator.source,
         calibration_images=images,
         seed=config.seed,
     )
     accelerator.print(part.report, file=sys.stderr)
-    groups = part.param_groups(DISCRIMINATOR_RATE)
-    return Adversary(
-        accelerator,
-        part.module.to(memory_format=torch.channels_last).to(accelerator.device),
-        torch.optim.Adam(groups, lr=DISCRIMINATOR_RATE, betas=BETAS["discriminator"]),
-        config,
-    )
+    groups, betas = part.param_groups(DISCRIMINATOR_RATE), BETAS["discriminator"]
+    module = part.module.to(memory_format=torch.channels_last).to(accelerator.device)
+    optimizer = torch.optim.Adam(groups, lr=DISCRIMINATOR_RATE, betas=betas)
+    return Adversary(accelerator, module, optimizer, config)

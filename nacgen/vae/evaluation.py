@@ -97,9 +97,12 @@ class VAEEvaluation:
             z = mixture.transport(torch.special.ndtr(draws[:, 0]), draws[:, 1:])
             return self.decode(z.float())
 
+        def reconstructed(indices: Tensor) -> Tensor:
+            return self.reconstruct(self.held_out.read(indices))
+
         results = {
             "mixture": self.score(from_mixture, f"samples from {COMPONENTS} Gaussians"),
-            "reconstructions": self.score_reconstructions(),
+            "reconstructions": self.score(reconstructed, "reconstructions", self.held_out),
         }
         self.draw("mixture", from_mixture(torch.arange(COLUMNS**2)))
         columns = min(COLUMNS, len(self.held_out))
@@ -119,9 +122,8 @@ class VAEEvaluation:
         for rows in self._own(len(self.held_out)):
             pixels = self.held_out.read(rows).to(self.device)
             images = to_float(pixels)
-            mean, log_variance, outputs = self.vae(
-                images, normal_rows(0, "posterior", rows, width).to(self.device)
-            )
+            noise = normal_rows(0, "posterior", rows, width).to(self.device)
+            mean, log_variance, outputs = self.vae(images, noise)
             means.update(mean)
             made = to_uint8(self.vae.decoder.images(mean))
             # Equal images count as if one value were off by one level, not as infinity.
@@ -158,13 +160,11 @@ class VAEEvaluation:
             draw = generator(0, "importance", index)
             noise = torch.randn(max(BOUNDS), decoder.latent_dim, generator=draw).to(self.device)
             z = mean + torch.exp(0.5 * log_variance) * noise
-            log_likelihood = torch.cat(
-                [
-                    decoder.likelihood(images.expand(len(part), -1, -1, -1), decoder(part))
-                    for part in z.split(CHUNK)
-                ]
-            )
-            log_weights = log_importance_weights(log_likelihood, z, noise, log_variance[0])
+            parts = z.split(CHUNK)
+            scores = [
+                decoder.likelihood(images.expand(len(p), -1, -1, -1), decoder(p)) for p in parts
+            ]
+            log_weights = log_importance_weights(torch.cat(scores), z, noise, log_variance[0])
             rows = rearrange(log_weights.double(), "n -> n 1")
             totals += torch.cat([importance_bound(rows, k) for k in (1, *BOUNDS)])
         bounds = (self.run.accelerator.reduce(totals, "sum") / number).tolist()
@@ -184,26 +184,17 @@ class VAEEvaluation:
         components = min(COMPONENTS, count)
         return GaussianMixture.fit(torch.cat(latents), components, generator(0, "mixture"))
 
-    def score(self, generate: ImageSource, label: str) -> metrics.EvaluationResult:
-        """Score images against the training images."""
+    def score(
+        self, generate: ImageSource, label: str, held_out: Dataset | None = None
+    ) -> metrics.EvaluationResult:
+        """Score images against the training images, or as many as all held-out ones against these."""
         return metrics.evaluate(
             generate,
-            self.reference,
+            self.reference if held_out is None else held_out,
             extractor=self.extractor,
-            num_samples=self.config.num_samples,
+            num_samples=self.config.num_samples if held_out is None else len(held_out),
             accelerator=self.run.accelerator,
             model_label=label,
-        )
-
-    def score_reconstructions(self) -> metrics.EvaluationResult:
-        """Score the reconstructions of all held-out images against these images."""
-        return metrics.evaluate(
-            lambda indices: self.reconstruct(self.held_out.read(indices)),
-            self.held_out,
-            extractor=self.extractor,
-            num_samples=len(self.held_out),
-            accelerator=self.run.accelerator,
-            model_label="reconstructions",
         )
 
     def from_prior(self, indices: Tensor) -> Tensor:

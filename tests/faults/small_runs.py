@@ -23,7 +23,7 @@ from nacgen.gan.update import GANUpdate
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
 from nacgen.models.vae import VAE, Decoder
-from nacgen.pretraining.momentum import MomentumEncoder
+from nacgen.pretraining.base import MomentumEncoder
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
 from nacgen.pretraining.options import NACConfig
 from nacgen.system.randomness import seeded
@@ -31,9 +31,8 @@ from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.loop import train
 from nacgen.training.run import open_run
 from nacgen.training.update import Update, warmup_cosine
-from nacgen.vae.adversary import Adversary
 from nacgen.vae.options import ObjectiveConfig, VAEConfig
-from nacgen.vae.update import VAEUpdate
+from nacgen.vae.update import Adversary, VAEUpdate
 
 BATCH, STEPS, SIZE = 8, 60, 8
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)

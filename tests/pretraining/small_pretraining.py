@@ -7,8 +7,8 @@ from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import load_dataset
 from nacgen.data.stream import ImageStream
 from nacgen.models.encoder import NACEncoder
+from nacgen.pretraining.base import MomentumEncoder
 from nacgen.pretraining.distillhash import DistillHashUpdate
-from nacgen.pretraining.momentum import MomentumEncoder
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
 from nacgen.pretraining.options import NACConfig
 from nacgen.pretraining.simclr import SimCLRUpdate

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.momentum import MomentumEncoder
+from nacgen.pretraining.base import MomentumEncoder
 from nacgen.pretraining.nac import NACQueueUpdate
 from tests.launch import two_processes
 from tests.pretraining.small_pretraining import KINDS, build, trained

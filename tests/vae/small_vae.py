@@ -11,9 +11,8 @@ from nacgen.data.stream import ImageStream
 from nacgen.models.vae import VAE, Decoder
 from nacgen.system.randomness import seeded
 from nacgen.training.config import RunConfig
-from nacgen.vae.adversary import Adversary
 from nacgen.vae.options import ObjectiveConfig, VAEConfig
-from nacgen.vae.update import VAEUpdate
+from nacgen.vae.update import Adversary, VAEUpdate
 
 BATCH = 8
 
