@@ -65,8 +65,7 @@ class Backbone(nn.Module, ABC):
         if min(images.shape[-2:]) < self.total_stride:
             raise ConfigurationError(
                 f"images must be at least {self.total_stride} px high and wide for this encoder, got "
-                f"{images.shape[-2]}x{images.shape[-1]}. Use larger images, or an encoder with fewer stages "
-                "or the small stem."
+                f"{images.shape[-2]}x{images.shape[-1]}. Use larger images, fewer stages or the small stem."
             )
 
 

@@ -94,8 +94,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | N
 class ResNet(Backbone):
     """The trunk of one of `RESNETS`, without pooling and classifier.
 
-    The stem is `"small"`, a 3x3 convolution for images up to 64 px, or `"standard"`, ImageNet's 7x7 with stride 2
-    and max-pooling.
+    The stem is `"small"`, a 3x3 convolution, or `"standard"`, ImageNet's 7x7 with stride 2 and max-pooling.
     """
 
     def __init__(self, name: str = "tiny", stem: Stem = "small") -> None:
@@ -157,12 +156,9 @@ class VGG(Backbone):
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """Return the modules of each stage, stem first, without the max-pooling after it."""
-        starts = [0, *(end + 1 for end in self._ends)]
-        layers = list(self.features)
-        return {
-            name: layers[start:end]
-            for name, start, end in zip(self.stage_channels, starts, self._ends, strict=False)
-        }
+        starts, layers = [0, *(end + 1 for end in self._ends)], list(self.features)
+        places = zip(self.stage_channels, starts, self._ends, strict=False)
+        return {name: layers[start:end] for name, start, end in places}
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
         """Return each stage's feature map of normalized images, before its max-pooling."""
@@ -185,12 +181,7 @@ class VGG(Backbone):
 def build_backbone(name: str, stem: Stem = "small") -> Backbone:
     """Build a trunk by name, initialized from torch's global random generator.
 
-    The name is one of `BACKBONES`, or `"timm:<name>"` for any model of timm that gives feature maps. Only ResNets
-    have a choice of stems, see `ResNet`.
-
-    Example:
-        >>> build_backbone("resnet18").stage_channels
-        {'stem': 64, 'layer1': 64, 'layer2': 128, 'layer3': 256, 'layer4': 512}
+    The name is one of `BACKBONES`, or `"timm:<name>"` for any model of timm that gives feature maps.
     """
     if name in RESNETS:
         return ResNet(name, stem)

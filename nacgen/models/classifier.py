@@ -51,18 +51,8 @@ class ConvolutionBlock(nn.Sequential):
 class ImageClassifier(nn.Module, PretrainedModel):
     """A small classifier with smooth features: no batch statistics, no ReLU.
 
-    Args:
-        num_classes: Number of classes, two or more.
-        channels: Channels at each resolution, full size first; multiples of 8.
-        feature_dim: Width of the penultimate layer.
-        image_size: Height and width in pixels of the images it is trained on.
-        dataset: Name of the dataset it is trained on, which is recorded with scores in its features.
-
-    Example:
-        >>> classifier = ImageClassifier(num_classes=10)
-        >>> images = torch.zeros(2, 3, 16, 16)
-        >>> classifier(images).shape, classifier.features(images).shape
-        (torch.Size([2, 10]), torch.Size([2, 64]))
+    The channels, at each resolution from full size on, are multiples of 8. Images of `image_size` px are those of
+    the dataset it is trained on, whose name is recorded with scores in its features.
     """
 
     def __init__(
@@ -76,12 +66,10 @@ class ImageClassifier(nn.Module, PretrainedModel):
         super().__init__()
         if num_classes < 2 or feature_dim < 1:
             raise ConfigurationError(
-                "num_classes must be two or more and feature_dim one or more, got "
-                f"{num_classes} and {feature_dim}."
+                f"num_classes must be two or more, feature_dim one or more, got {num_classes} and {feature_dim}."
             )
-        if not 0 < len(channels) <= 16 or any(
-            width < 1 or width % NORM_GROUPS for width in channels
-        ):
+        fits = all(width > 0 and width % NORM_GROUPS == 0 for width in channels)
+        if not 0 < len(channels) <= 16 or not fits:
             raise ConfigurationError(
                 f"channels must be one or more multiples of {NORM_GROUPS}, got {tuple(channels)}."
             )
@@ -91,9 +79,8 @@ class ImageClassifier(nn.Module, PretrainedModel):
                 f"{image_size}. Give fewer channels."
             )
         widest = max(feature_dim * channels[-1], num_classes * feature_dim, 9 * max(channels) ** 2)
-        check_memory(
-            widest, f"{num_classes} classes, feature_dim {feature_dim}, channels {channels}"
-        )
+        what = f"{num_classes} classes, feature_dim {feature_dim}, channels {channels}"
+        check_memory(widest, what)
         self.num_classes, self.feature_dim, self.image_size = num_classes, feature_dim, image_size
         self.dataset = dataset
         pairs = zip((3, *channels), channels, strict=False)

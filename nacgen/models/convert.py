@@ -94,13 +94,6 @@ def convert_state_dict(
     `mean` and `std` are of the channels in [0, 1], as the trunk's images were normalized. `source` is the name
     in report and card. Without `prefix` that of the only trunk is found. `code_dim` is that of a new code head, if
     the source has none; codes were or will be trained for `flip_probability`.
-
-    Example:
-        >>> import torchvision
-        >>> weights = torchvision.models.resnet18().state_dict()
-        >>> _, report = convert_state_dict(weights, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-        >>> report.backbone, report.stem, len(report.moved), len(report.left)
-        ('resnet18', 'standard', 120, 2)
     """
     # Find the trunk, the backbone that it fits, and heads.
     prefix = find_prefix(tensors, prefix)
@@ -198,8 +191,7 @@ def _match_backbone(trunk: Mapping[str, Tensor]) -> tuple[str, Stem, list[str]]:
     if differences:
         raise CheckpointError(
             f"the trunk should be one of {', '.join(BACKBONES)}, but is none of them. The nearest, {backbone}, "
-            f"differs in {len(differences)} tensors: {'; '.join(differences[:10])}. Convert a trunk of these "
-            "shapes."
+            f"differs in {len(differences)} tensors: {'; '.join(differences[:10])}. Convert another trunk."
         )
     return backbone, stem, filled
 
@@ -222,7 +214,6 @@ def _authors_heads(
     if any("prediction." in name for name in present):
         missing = sorted(set(heads) - set(present))
         raise CheckpointError(
-            f"the NAC authors' heads are {len(heads)} tensors, but {', '.join(missing)} are missing. Save the "
-            "whole model."
+            f"the NAC authors' heads are {len(heads)} tensors, but {', '.join(missing)} are missing."
         )
     return {}, dict.fromkeys(present, "projection head of a run without codes")

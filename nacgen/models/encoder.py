@@ -152,9 +152,8 @@ class NACEncoder(nn.Module, PretrainedModel):
         self.register_buffer("std", rearrange(torch.tensor(std), "c -> c 1 1"))
         self.backbone = build_backbone(backbone, stem)
         self.feature_dim = self.backbone.feature_dim
-        check_memory(
-            self.feature_dim * code_dim, f"code_dim {code_dim} and {self.feature_dim} features"
-        )
+        numbers = self.feature_dim * code_dim
+        check_memory(numbers, f"code_dim {code_dim} and {self.feature_dim} features")
         head = (self.feature_dim, code_dim, code_normalization)
         self.code_head = CodeHead(*head)
         self.posterior_scale = nn.Parameter(torch.tensor(1.0)) if posterior == "scaled" else None
@@ -269,7 +268,7 @@ def _complete_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
     are_numbers = all(isinstance(number, int | float) and number > 0 for number in numbers)
     if not (are_numbers and isinstance(cost.get("hardware"), str) and cost["hardware"]):
         raise ConfigurationError(
-            "pretraining must hold images and seconds above 0 and the hardware in words, got "
+            f"pretraining must hold images and seconds above 0 and the hardware in words, got "
             f"{dict(cost)}. Give all three, or None where they are not known."
         )
     return dict(cost)

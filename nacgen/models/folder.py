@@ -156,15 +156,13 @@ class PretrainedModel(PyTorchModelHubMixin):
             """Read the configuration while the weights are open, so that both are of one moment."""
             config.update(_read_config(cls, config_path))
             # On the meta device it takes no memory before the weights are known to fit.
-            expected: dict[str, torch.Tensor] = _build(
-                cls, config, config_path, "meta"
-            ).state_dict()
+            empty: nn.Module = _build(cls, config, config_path, "meta")
             if metadata.get(DIGEST, digest := _digest(config)) != digest:
                 raise MixedFolderError(
                     f"{config_path} must be the configuration that {weights_path.name} was saved with, but is "
                     "another: it was edited, or saving was stopped between the two. Save the model again."
                 )
-            return expected
+            return empty.state_dict()
 
         tensors = read_tensor_file(weights_path, outline, weights_path.parent, cast=True).tensors
         require_finite(tensors, str(weights_path))
@@ -228,8 +226,7 @@ def find_files(name: str, revision: str | None) -> tuple[Path, Path]:
         is_id = False
     if not is_id or Path(name).exists():
         raise CheckpointNotFoundError(
-            f"{name} is no model folder, and no Hub id (owner/name) either. Check the path; released "
-            "models are named checkpoints/<name>."
+            f"{name} is no model folder and no Hub id (owner/name). Released models are named checkpoints/<name>."
         )
     config, weights = download(name, (CONFIG_FILE, WEIGHTS_FILE), revision)
     return config, weights
@@ -243,15 +240,11 @@ def _read_config(cls: type, path: Path) -> dict[str, Any]:
             f"{path} must be a small file that can be read, but is not ({error}). Save the model again."
         ) from error
     except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON ({error}). Save the model again."
-        ) from error
+        raise CheckpointError(f"{path} is not valid JSON ({error}). Save it again.") from error
     known = set(inspect.signature(cls).parameters)
-    is_mapping = isinstance(config, dict)
-    if not is_mapping or set(config) - known:
-        found = (
-            f"also {', '.join(sorted(set(config) - known))}" if is_mapping else f"{config!r:.50}"
-        )
+    unknown = sorted(set(config) - known) if isinstance(config, dict) else None
+    if unknown or unknown is None:
+        found = f"{config!r:.50}" if unknown is None else f"also {', '.join(unknown)}"
         raise CheckpointError(
             f"{path} must hold arguments of {cls.__name__} ({', '.join(sorted(known))}), got {found}. Load it "
             "with the class that wrote it."

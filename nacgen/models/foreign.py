@@ -54,8 +54,7 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
         found = f"it holds a {refused[1]}" if refused else "it is no file of tensors"
         raise CheckpointError(
             f"{path} should hold tensors only, but {found}. Such objects are not loaded, for they can run code. "
-            "If you trust the file, save its state_dict alone (torch.save(checkpoint['state_dict'], ...)) with "
-            "the code that wrote it, and convert that."
+            "If you trust the file, save checkpoint['state_dict'] alone with its own code, and convert that."
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(

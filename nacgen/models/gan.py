@@ -18,12 +18,7 @@ Block = Literal["small", "sngan"]
 
 
 def channels_for(image_size: int) -> tuple[int, ...]:
-    """Return a small generator's channels from 4x4 to full size: 32 there, and 32 more at each halving.
-
-    Example:
-        >>> channels_for(16)
-        (96, 64, 32)
-    """
+    """Return a small generator's channels from 4x4 to full size: 32 there, and 32 more at each halving."""
     num_doublings = (image_size // 4).bit_length() - 1
     if image_size < 8 or image_size != 4 * 2**num_doublings:
         nearest = 4 * 2 ** max(1, num_doublings)
@@ -35,15 +30,11 @@ def channels_for(image_size: int) -> tuple[int, ...]:
 
 
 def check_upsampling(image_size: int, latent_dim: int, channels: Sequence[int], flag: str) -> None:
-    """Refuse sizes that a network cannot reach from a latent by doubling maps of 4 px.
-
-    `flag` is the command-line flag of `channels`, for the message.
-    """
+    """Refuse sizes that doubling maps of 4 px does not reach; `flag` is that of `channels`, for the message."""
     if not 2 <= len(channels) <= 16 or image_size != 4 * 2 ** (len(channels) - 1):
         raise ConfigurationError(
-            f"image_size must be 4 doubled once for each entry of channels after the first, got "
-            f"{image_size} px with channels {tuple(channels)}. 16 px need three entries, 32 px four; "
-            f"without {flag} the recipe chooses them."
+            f"image_size must be 4 doubled once for each entry of channels after the first, got {image_size} px "
+            f"with channels {tuple(channels)}. 16 px need three entries. Without {flag} the recipe chooses them."
         )
     if min(channels) < 8 or any(width % 8 for width in channels):
         raise ConfigurationError(f"channels must be multiples of 8, got {tuple(channels)}.")
@@ -82,11 +73,6 @@ class Generator(nn.Module, PretrainedModel):
         num_classes: Number of classes. With classes, a learned vector per class is appended to the latent.
         block: `"small"`: GroupNorm, convolutions before the resolution doubles; `"sngan"`: BatchNorm,
             convolutions after it, which takes four times the work.
-
-    Example:
-        >>> generator = Generator(image_size=16, latent_dim=64)
-        >>> generator(torch.randn(2, 64)).shape
-        torch.Size([2, 3, 16, 16])
     """
 
     def __init__(
@@ -101,17 +87,15 @@ class Generator(nn.Module, PretrainedModel):
         check_upsampling(image_size, latent_dim, channels, "--generator.channels")
         check_choice("block", block, get_args(Block))
         check_num_classes(num_classes)
-        check_memory(
-            (num_classes or 0) * latent_dim, f"{num_classes} classes of latent_dim {latent_dim}"
-        )
+        what = f"{num_classes} classes of latent_dim {latent_dim}"
+        check_memory((num_classes or 0) * latent_dim, what)
         self.latent_dim, self.image_size, self.num_classes = latent_dim, image_size, num_classes
         self.activation = F.silu if block == "small" else F.relu
         make = GeneratorBlock if block == "small" else SNGANGeneratorBlock
         self.first = nn.Linear(latent_dim * (2 if num_classes else 1), channels[0] * 16)
         self.blocks = nn.Sequential(*(make(a, b) for a, b in pairwise(channels)))
-        self.norm = (
-            nn.GroupNorm(8, channels[-1]) if block == "small" else nn.BatchNorm2d(channels[-1])
-        )
+        width = channels[-1]
+        self.norm = nn.GroupNorm(8, width) if block == "small" else nn.BatchNorm2d(width)
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
         self.embedding = nn.Embedding(num_classes, latent_dim) if num_classes else None
         if block == "sngan":

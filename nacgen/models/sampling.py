@@ -31,10 +31,7 @@ def load_model(run_dir: str | Path) -> Generator | Decoder:
 def sample_images(
     model: Generator | Decoder, indices: Int64[Tensor, " b"], device: torch.device | str = "cpu"
 ) -> UInt8[Tensor, "b 3 h w"]:
-    """Make images by number, each from its own seed and, where there are classes, of each class in turn.
-
-    The model is in evaluation mode on `device`, so each image depends on its number alone.
-    """
+    """Make images by number on the model's `device`, each from its own seed, of each class in turn if any."""
     z = normal_rows(0, "sample", indices, model.latent_dim).to(device)
     num_classes = model.num_classes if isinstance(model, Generator) else None
     labels = None if num_classes is None else indices.to(device) % num_classes
@@ -46,10 +43,7 @@ def sample_images(
 def interpolate(
     generator: Generator, num_rows: int, num_columns: int, device: torch.device | str = "cpu"
 ) -> UInt8[Tensor, "n 3 h w"]:
-    """Make rows of images whose latents lead from one sample to another of the same class.
-
-    Row `r` is of class `r`, where there are classes. The generator is in evaluation mode on `device`.
-    """
+    """Make rows of images whose latents lead from one sample to another; row `r` is of class `r`, if any."""
     num_ends, width = 2 * num_rows, generator.latent_dim
     ends = normal_rows(0, "sample", torch.arange(num_ends), width).to(device)
     z = torch.stack([great_circle(a, b, num_columns) for a, b in ends.split(2)])

@@ -1,8 +1,7 @@
 """The networks of SNGAN for CIFAR-10, a common baseline.
 
 Source:
-    Miyato et al. 2018, arXiv:1802.05957, appendix B.4, table 4; class-conditional as Miyato & Koyama 2018,
-    arXiv:1802.05637.
+    Miyato et al. 2018, arXiv:1802.05957, table 4; with classes as Miyato & Koyama 2018, arXiv:1802.05637.
 """
 
 import math

@@ -12,10 +12,7 @@ from nacgen.models.backbone import Backbone
 
 
 class TimmBackbone(Backbone):
-    """A model in `timm.list_models()` that gives feature maps, under timm's own parameter names.
-
-    The model is freshly initialized, nothing is downloaded.
-    """
+    """A model in `timm.list_models()` that gives feature maps, freshly initialized, under timm's own names."""
 
     def __init__(self, name: str) -> None:
         # timm would build models from the Hub or from a folder, too
@@ -34,8 +31,7 @@ class TimmBackbone(Backbone):
             ) from error
         except (RuntimeError, AttributeError) as error:
             raise ConfigurationError(
-                f"backbone timm:{name} must be a model of timm that gives feature maps, but: {error} "
-                "See timm.list_models()."
+                f"backbone timm:{name} must be a model of timm.list_models() with feature maps, but: {error}"
             ) from error
         channels = model.feature_info.channels()
         names = ("stem", *(f"layer{i}" for i in range(1, len(channels))))

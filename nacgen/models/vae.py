@@ -105,11 +105,6 @@ class Decoder(nn.Module, PretrainedModel):
         latent_dim: Length of the latent vector.
         channels: Channels at 4x4, then after each doubling; multiples of 8, see `nacgen.models.gan.channels_for`.
         likelihood: `"gaussian"`, with optimal variance, or `"logistic_mixture"`, with ten components.
-
-    Example:
-        >>> decoder = Decoder(image_size=16, latent_dim=32)
-        >>> decoder.images(torch.randn(2, 32)).shape
-        torch.Size([2, 3, 16, 16])
     """
 
     def __init__(
@@ -161,16 +156,12 @@ class VAE(nn.Module):
         return mean.float(), log_variance.float()
 
     def forward(self, images: Float[Tensor, "b 3 h w"], noise: Float[Tensor, "b z"]) -> VAEOutput:
-        """Encode images in [-1, 1], draw one sample of each posterior with standard normal noise, and decode it.
-
-        Zeros in place of the noise decode the posterior means.
-        """
+        """Encode images in [-1, 1], add standard normal noise or zeros, in units of the deviations, and decode."""
         mean, log_variance = self.posterior(images)
         if not mean.shape[1] == noise.shape[1] == self.decoder.latent_dim:
             raise ValueError(
                 f"latents must be {self.decoder.latent_dim} wide for this decoder, got {mean.shape[1]} from the "
-                f"encoder and noise of {noise.shape[1]}. Build the encoder with "
-                f"latent_dim={self.decoder.latent_dim}."
+                f"encoder and noise of {noise.shape[1]}. Build the encoder for this latent_dim."
             )
         z = mean + torch.exp(0.5 * log_variance) * noise
         return VAEOutput(mean, log_variance, self.decoder(z))

@@ -66,8 +66,7 @@ class Discriminator(nn.Module):
     ) -> Float[Tensor, "b *n"]:
         """Compute logits of images in [-1, 1], `(b,)` of one head, `(b, n)` of several; high means real.
 
-        Labels are classes from 0, given if and only if the discriminator has classes. `full_precision` leaves
-        autocast, as gradient penalties must.
+        Labels are given exactly where there are classes. `full_precision` leaves autocast, for gradient penalties.
         """
         check_image_size(images, self.image_size)
         check_labels(labels, self.num_classes, len(images))

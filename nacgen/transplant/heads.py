@@ -28,8 +28,7 @@ CHANNELS = 64  # between the layers of a head
 class Head(nn.Module, ABC):
     """A network from a feature map to one logit, linear in a vector made of the map.
 
-    With vector `f` and label `y` the logit is `w f + b + v_y f`; without classes `v` is absent. Every head is made
-    from the channels of its map, the map's height and width in pixels, and the number of classes or None.
+    With vector `f` and label `y` the logit is `w f + b + v_y f`; without classes `v` is absent.
     """
 
     def add_output(self, vector_dim: int, num_classes: int | None) -> None:
@@ -130,9 +129,8 @@ class RandomMixing(nn.Module):
     """A random pyramid that mixes maps across channels and scales; its weights never train.
 
     From the smallest map to the largest: a random 1x1 convolution brings each map to the same channels, the mixed
-    smaller map is enlarged and added, and a random 3x3 convolution follows. Variances are kept on average. The
-    heads must then use all features instead of the few that are easiest. `shapes` holds channels and size in
-    pixels of each map, largest first.
+    smaller map is enlarged and added, and a random 3x3 convolution follows. Heads must then use all features, not
+    the few that are easiest. `shapes` holds channels and size in pixels of each map, largest first.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, int]], channels: int = 64) -> None:
@@ -164,8 +162,7 @@ class RandomMixing(nn.Module):
 class SpectralCap(nn.Module):
     """A bound `W / max(1, sigma(W) / sigma_0)`: the largest singular value stays at most that of the start.
 
-    It is the identity at first, unlike spectral normalization, which would change a pretrained function. One
-    power iteration in each call in training mode follows the weight.
+    It is the identity at first. One power iteration in each call in training mode follows the weight.
     """
 
     left: Tensor

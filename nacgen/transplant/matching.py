@@ -15,10 +15,9 @@ Tensors = Mapping[str, Tensor]
 def match_tensors(
     trunk: Tensors, module: Tensors, match: Match
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Find the place of each tensor of a trunk in a module, where both are given by name in order.
+    """Return places in a module by names in a trunk, and reasons why the trunk's other tensors have none.
 
-    Return names in the trunk with names of tensors of the same shape in the module, and names of the trunk's
-    other tensors with the reasons. It is an error if there is no pair, or several places are equally good.
+    It is an error if there is no pair, or several places are equally good.
 
     With `"name"`, names are equal after one prefix that all of them share in the module. With `"order"`, layers
     with equal shapes of weights follow in the same order, chosen so that most numbers are copied. A mapping leads
@@ -35,12 +34,10 @@ def match_tensors(
         raise ConfigurationError(f"match must be name, order or a mapping of names, got {match!r}.")
     pairs, skipped = dict[str, str](), dict[str, str]()
     first: dict[tuple[object, ...], str] = {}  # name of each tensor, which layers may share
-    homes = {
-        place: first.setdefault(
-            (x.untyped_storage().data_ptr(), x.storage_offset(), x.shape), place
-        )
-        for place, x in module.items()
-    }
+    homes = {}
+    for place, x in module.items():
+        memory = (x.untyped_storage().data_ptr(), x.storage_offset(), x.shape)
+        homes[place] = first.setdefault(memory, place)
     for name, place in places.items():
         if place not in module:
             skipped[name] = "no tensor of this name in the module"

@@ -167,8 +167,7 @@ def _measure(
         except Exception as error:
             raise ConfigurationError(
                 f"{type(module).__name__} must take float32 images {tuple(images[:1].shape)} to be measured, "
-                f"but fails ({type(error).__name__}: {error}). Nothing was loaded. Leave image_size out to fill "
-                "it without a call."
+                f"but fails ({type(error).__name__}: {error}). Nothing was loaded. Leave image_size out."
             ) from error
         expected, actual = dict[str, Tensor](), dict[str, Tensor]()
         for name, place in layers.items():  # clones, for a ReLU in place may follow

@@ -84,9 +84,8 @@ def into_perceptual(
         >>> distance(images, images).tolist()
         [0.0, 0.0]
     """
-    prepared = PreparedTrunk(
-        encoder, "frozen", None, None, source, calibration_images, "fold", seed
-    )
+    images = calibration_images
+    prepared = PreparedTrunk(encoder, "frozen", None, None, source, images, "fold", seed)
     module = PerceptualDistance(prepared.trunk(), return_nodes)
     return prepared.finish(module, "perceptual", prepared.probe[:1], prepared.probe[:1])
 

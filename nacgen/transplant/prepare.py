@@ -110,9 +110,8 @@ class PreparedTrunk:
         self.difference = relative_difference(actual, expected)
         if not self.difference < PROBE_TOLERANCE:  # also if it is NaN
             raise CheckpointError(
-                f"the folded trunk must reproduce the encoder's features within {PROBE_TOLERANCE} of their "
-                f"largest value, but differs by {self.difference:.1e} on the probe images. Look for extreme or "
-                "non-finite weights and BatchNorm statistics in the encoder."
+                f"the folded trunk must reproduce the encoder's features within {PROBE_TOLERANCE} of the largest "
+                f"value, but differs by {self.difference:.1e} on the probe images. Look for extreme weights in it."
             )
 
     def trunk(self) -> Trunk:
@@ -163,10 +162,7 @@ class PreparedTrunk:
 
 
 def unwrap(module: Any, name: str) -> tuple[Any, str]:
-    """Return the module within DataParallel, an average, or a compiled one, and the prefix of its names there.
-
-    A module that cannot be copied or filled is refused; `name` is that of the argument.
-    """
+    """Return the module within DataParallel, an average, or a compiled one, and the prefix of its names there."""
     prefix = ""
     while isinstance(module, WRAPPERS) or "_orig_mod" in getattr(module, "_modules", {}):
         inner = "module" if isinstance(module, WRAPPERS) else "_orig_mod"
@@ -196,8 +192,7 @@ def source_of_weights(
 ) -> NACEncoder:
     """Copy an encoder to the CPU in evaluation mode, with its own weights or those of a control.
 
-    Controls set their BatchNorm statistics on the calibration images, a data-dependent initialization. Without
-    it a folded random network would have no scale, and the comparison with it would be unfair.
+    Controls set their BatchNorm statistics on the calibration images; else a folded random network has no scale.
     """
     model = copied(encoder, "encoder").cpu().float().requires_grad_(True).eval()
     if source == "encoder":

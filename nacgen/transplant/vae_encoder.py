@@ -24,9 +24,8 @@ HEAD_SCALE = 0.1  # of the usual weights: posteriors start near the prior, the K
 class VAEEncoder(nn.Module):
     """A diagonal Gaussian posterior whose mean and log-variance are linear in feature maps.
 
-    The maps are averaged down to the size of the smallest one, so positions in the image stay distinct.
-
-    The arguments besides the trunk are those of `into_vae_encoder`.
+    The maps are averaged down to the size of the smallest one, so positions in the image stay distinct. The
+    arguments besides the trunk are those of `into_vae_encoder`.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114, appendix C.2.
     """
