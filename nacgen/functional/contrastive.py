@@ -47,8 +47,7 @@ def nt_xent(
     of the sum, unlike in `nacgen.functional.nac`.
 
     `projections` are the first views of `m / 2` images, then their second views in the same order. Other views are
-    sought, with gradient, among `all_projections`, those of all processes; `own_start` is the index at which the
-    process's own begin, its rank times `m`.
+    sought, with gradient, among `all_projections`, of all processes; the own begin at `own_start`, rank times `m`.
 
     Raises:
         ValueError: If the rows are not two views of two images or more, or if an argument does not fit them.

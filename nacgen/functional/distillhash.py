@@ -64,8 +64,7 @@ def fit_half_gaussians(distances: Float[Tensor, "n n"]) -> HalfGaussians:
     The mean of each half is the mode, and its standard deviation is the root mean square distance from the mode.
 
     Differs from the paper: the histogram has 100 bins over the distances that occur, because bins of 0.01 are
-    too coarse if all images are alike to the encoder. The mode is the center of the fullest bin. Distances of
-    images from themselves are left out.
+    too coarse if images are alike. The mode is the center of the fullest bin. Images themselves are left out.
 
     Raises:
         ValueError: If images are fewer than three, or distances are not finite or all equal.

@@ -6,8 +6,7 @@ carries about the image,
 
     J = E[ log q(c~ | x') - log 1/M sum_j p(c~ | x_j) ]  <=  I(X; c~),
 
-with the posterior `q` predicted from another view `x'` of the same image, and the mixture over all `M` codes
-of the batch, including the code that was sent.
+with the posterior `q` predicted from another view `x'` of it, and the mixture over all `M` codes of the batch.
 
 Every function raises a `ValueError` for a flip probability outside (0, 1/2).
 
@@ -239,12 +238,10 @@ def nac_bound(
     Its mean is at most `min(log m, k * channel_capacity(p))`, up to the noise of one draw of the channel.
 
     Args:
-        code_logits: Code logits `a`; both views of an image are two rows. The code is their sign, and a logit of
-            exactly zero counts as +1.
+        code_logits: Code logits `a`; both views of an image are two rows. The code is their sign, +1 at zero.
         posterior_logits: Posterior logits; row `i` is predicted from the *other* view of the image of row `i`.
         flip_probability: Probability that the channel flips a bit, in (0, 1/2).
-        generator: Source of the channel's noise. The default is a generator with seed 0, so that equal logits give
-            equal values.
+        generator: Source of the channel's noise; by default of seed 0, so that equal logits give equal values.
 
     Raises:
         ValueError: If shapes differ, or codes are fewer than two.

@@ -14,8 +14,7 @@ from nacgen.errors import ConfigurationError
 class Backbone(nn.Module, ABC):
     """A convolutional trunk without classifier, as encoders and transplants use it.
 
-    `stage_channels` are the channels of each stage's feature map, `"stem"` first; the last map is `total_stride`
-    times smaller than the input.
+    `stage_channels` are those of each stage's map, `"stem"` first; the last map is `total_stride` times smaller.
     """
 
     def __init__(self, stage_channels: dict[str, int], total_stride: int) -> None:

@@ -277,8 +277,7 @@ def _complete_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
 def normalize_input(images: Tensor, owner: Any) -> Tensor:
     """Normalize images `(b, 3, h, w)` in [-1, 1] by the owner's means and deviations `(3, 1, 1)` for [0, 1].
 
-    Not folded into the first convolution, whose zero padding would then stand for another color. The result has
-    the precision of the owner.
+    Not folded into the first convolution, whose zero padding would be another color. The dtype is the owner's.
     """
     check_images(images, owner)
     normalized: Tensor = (images * 0.5 + 0.5 - owner.mean) / owner.std

@@ -71,8 +71,7 @@ class Generator(nn.Module, PretrainedModel):
         latent_dim: Length of the latent vector.
         channels: Channels at 4x4, then after each doubling, see `channels_for`.
         num_classes: Number of classes. With classes, a learned vector per class is appended to the latent.
-        block: `"small"`: GroupNorm, convolutions before the resolution doubles; `"sngan"`: BatchNorm,
-            convolutions after it, which takes four times the work.
+        block: `"small"`: GroupNorm, convolutions before the doubling; `"sngan"`: BatchNorm, after it, slow.
     """
 
     def __init__(

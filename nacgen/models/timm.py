@@ -18,8 +18,7 @@ class TimmBackbone(Backbone):
         # timm would build models from the Hub or from a folder, too
         if ":" in name or "/" in name:
             raise ConfigurationError(
-                f"backbone timm:{name} must be a name in timm's own list, not the place of a model. See "
-                "timm.list_models()."
+                f"backbone timm:{name} must be in timm.list_models(), and not the place of a model."
             )
         try:
             timm: Any = import_module("timm")

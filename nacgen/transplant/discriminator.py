@@ -114,8 +114,7 @@ def into_discriminator(
         num_classes: Number of classes to condition on, by projection; `module(images, labels)` then.
         source: `"encoder"` for its weights, or a control, see `nacgen.transplant.prepare`.
         calibration_images: Images in [-1, 1] for the trunk's check; controls need them to set their scale.
-        batch_norm: `"fold"`, `"freeze"` (evaluation mode) or `"train"`, with which logits and gradient
-            penalties depend on the batch.
+        batch_norm: `"fold"`, `"freeze"` (evaluation mode) or `"train"`: logits and penalties depend on the batch.
         frozen_stages: Number of frozen stages in mode partial, the stem being one; None for half of them.
         seed: Seed of all new weights and of the controls.
 

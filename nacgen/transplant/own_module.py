@@ -70,8 +70,7 @@ def into_module(
         The module with its parameter groups and a report.
 
     Raises:
-        ConfigurationError: If nothing matches, or several places match equally well, or choices exclude each
-            other, or the module cannot be called.
+        ConfigurationError: If no place or several match, choices exclude each other, or calling it fails.
         CheckpointError: If the trunk does not reproduce the encoder.
 
     Example:

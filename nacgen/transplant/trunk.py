@@ -115,7 +115,6 @@ def stage_parameters(backbone: Backbone) -> dict[str, tuple[str, ...]]:
 def fold_batch_norm(backbone: Backbone) -> Backbone:
     """Copy a backbone with the evaluation-mode function of every BatchNorm folded into its convolution.
 
-    With weight W, scale g, shift beta, running mean m and variance v:
     `W' = W g / sqrt(v + eps)`, `b' = beta + (b - m) g / sqrt(v + eps)`. No buffers remain.
     """
     folded = copy.deepcopy(backbone).eval()
