@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nacgen.functional.fid_infinity import fid_infinity
-from nacgen.functional.frechet import frechet_bias, frechet_distance
+from nacgen.functional.frechet import fid_infinity, frechet_bias, frechet_distance
 from nacgen.functional.kernel_distance import kernel_distance, kernel_distance_of_subsets
 from nacgen.functional.neighbors import (
     nearest_neighbor_memorization,

@@ -137,8 +137,7 @@ class PretrainConfig(TrainingConfig):
         refuse_unheeded(self, self.encoder is not None, of_model, has_model)
         if self.nac.divide and self.nac.relaxation == "marginal":
             raise ConfigurationError(
-                "nac.divide needs nac.relaxation tanh or straight_through, got marginal. "
-                "Add --nac.relaxation tanh."
+                "nac.divide needs relaxation tanh or straight_through, got marginal. Add --nac.relaxation tanh."
             )
         if self.objective == "distillhash" and self.encoder is None:
             raise ConfigurationError(

@@ -172,8 +172,8 @@ class Transplant(Generic[M]):
             groups.append({"params": params, "lr": lr, "start_images": 0, "ramp_images": 0})
         if not groups:
             raise ConfigurationError(
-                f"something must train, but all parameters of {type(self.module).__name__} are frozen. Choose another "
-                "mode, or add parameters of your own to it."
+                f"something must train, but all parameters of {type(self.module).__name__} are frozen. Choose "
+                "another mode, or add parameters of your own to it."
             )
         return groups
 

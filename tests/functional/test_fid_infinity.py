@@ -3,8 +3,7 @@ import torch
 from scipy.stats import linregress
 from torch import Tensor
 
-from nacgen.functional.fid_infinity import _intercept, fid_infinity
-from nacgen.functional.frechet import frechet_bias, frechet_distance
+from nacgen.functional.frechet import _intercept, fid_infinity, frechet_bias, frechet_distance
 
 MEAN, COVARIANCE = torch.zeros(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)
 

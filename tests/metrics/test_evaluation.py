@@ -14,8 +14,7 @@ from nacgen.data.datasets import ImageDataset
 from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.pictures import FRAME, write_grid
 from nacgen.errors import ConfigurationError, DataError, NonFiniteError
-from nacgen.functional.fid_infinity import fid_infinity
-from nacgen.functional.frechet import frechet_bias, frechet_distance
+from nacgen.functional.frechet import fid_infinity, frechet_bias, frechet_distance
 from nacgen.functional.inception_score import inception_score
 from nacgen.functional.kernel_distance import kernel_distance, kernel_distance_of_subsets
 from nacgen.functional.neighbors import (
