@@ -43,8 +43,7 @@ def nt_xent(
 ) -> Float[Tensor, " m"]:
     """Compute the normalized, temperature-scaled cross-entropy of finding each row's other view.
 
-    There is one loss per row in nats, `log(n - 1)` if all rows have the same direction. The row itself is left out
-    of the sum, unlike in `nacgen.functional.nac`.
+    There is one loss per row in nats, `log(n - 1)` if all directions are equal: the row itself is left out.
 
     `projections` are the first views of `m / 2` images, then their second views in the same order. Other views are
     sought, with gradient, among `all_projections`, of all processes; the own begin at `own_start`, rank times `m`.

@@ -1,8 +1,7 @@
 """Binary codes: packing, Hamming distances, nearest neighbors, and the number of items at each distance.
 
 On a CPU distances are counts of the bits set in `q XOR g`, 64 at a time. On other devices they come from a matrix
-product of -1 and +1, `d = (k - <q, g>) / 2`, which is exact in float32. Pairs are processed in blocks, which on a
-CPU are so small that they stay in a core's cache.
+product of -1 and +1, `d = (k - <q, g>) / 2`, which is exact in float32. On a CPU, blocks of pairs fit its cache.
 """
 
 from collections.abc import Callable

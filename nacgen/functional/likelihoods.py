@@ -156,9 +156,8 @@ def _mixture_parts(outputs: Tensor, image_channels: int) -> tuple[Tensor, Tensor
         )
     parts = rearrange(outputs, "b (m p) h w -> b m p h w", p=per_component)
     c = image_channels
-    weights, means, log_scales, coefficients = parts.split(
-        [1, c, c, per_component - 1 - 2 * c], dim=2
-    )
+    sizes = [1, c, c, per_component - 1 - 2 * c]
+    weights, means, log_scales, coefficients = parts.split(sizes, dim=2)
     log_scales = log_scales.clamp(*LOG_SCALES)
     return weights.squeeze(2), means, log_scales, torch.tanh(coefficients)
 

@@ -1,8 +1,7 @@
 """Neural Activation Coding: the noisy channel and its bound on mutual information.
 
 An encoder gives code logits `a(x)`; its activation code is `c(x) = sign(a(x))`. A noisy channel flips each bit
-independently with probability `p`. The objective is a lower bound on the information that the received code `c~`
-carries about the image,
+with probability `p`. The objective is a lower bound on what the received code `c~` tells about the image,
 
     J = E[ log q(c~ | x') - log 1/M sum_j p(c~ | x_j) ]  <=  I(X; c~),
 

@@ -120,12 +120,10 @@ class GANConfig(GenerativeConfig):
         return self.discriminator.network == "encoder"
 
     def __post_init__(self) -> None:
-        """Check options against one another, before data or weights are touched."""
         super().__post_init__()
         if not self.needs_encoder and self.init != "random":
             raise ConfigurationError(
-                f"discriminator.network sngan has no encoder's weights to start from, got init {self.init}. "
-                "Give --init random, or --discriminator.network encoder."
+                f"discriminator.network sngan starts from no encoder, got init {self.init}. Give --init random."
             )
         if self.batch_size % self.optim.micro_batches:
             raise ConfigurationError(

@@ -89,8 +89,7 @@ class NACEncoder(nn.Module, PretrainedModel):
         flip_probability: Probability, in (0, 1/2), that the noisy channel flips a bit.
         posterior: `"shared"`: posterior logits follow from the code logits and the channel, see
             `nacgen.functional.nac.marginal_posterior_logits`; `"scaled"`: these times a learned confidence, which
-            keeps codes from shrinking where views differ; `"separate"`: a second head on the features, as in the
-            authors' code.
+            keeps codes from shrinking where views differ; `"separate"`: a second head, as the authors have.
         code_normalization: Normalization of code and posterior logits, see `CodeHead`.
         mean: Mean of each color channel in [0, 1], subtracted from the input.
         std: Standard deviation of each color channel in [0, 1], by which the input is divided.

@@ -100,11 +100,8 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
 class Decoder(nn.Module, PretrainedModel):
     """A decoder of latents into a likelihood of images: residual blocks from 4x4 upwards.
 
-    Args:
-        image_size: Height and width in pixels, 4 times a power of two, 8 or more.
-        latent_dim: Length of the latent vector.
-        channels: Channels at 4x4, then after each doubling; multiples of 8, see `nacgen.models.gan.channels_for`.
-        likelihood: `"gaussian"`, with optimal variance, or `"logistic_mixture"`, with ten components.
+    Sizes are those of `nacgen.models.gan.Generator`. The likelihood is `"gaussian"`, with optimal variance, or
+    `"logistic_mixture"`, with ten components.
     """
 
     def __init__(

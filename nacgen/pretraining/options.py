@@ -114,7 +114,6 @@ class PretrainConfig(TrainingConfig):
     queue: QueueConfig = QueueConfig()
 
     def __post_init__(self) -> None:
-        """Check options against one another, before data or weights are touched."""
         super().__post_init__()
         require_positive(self, "probe_every", "temperature")
         if self.batch_size < 2:

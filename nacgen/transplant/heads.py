@@ -63,8 +63,7 @@ class LinearHead(Head):
         self.add_output(in_channels, num_classes)
 
     def _vector(self, feature_map: Tensor) -> Tensor:
-        vector: Tensor = reduce(feature_map, "b c h w -> b c", "mean")
-        return vector
+        return reduce(feature_map, "b c h w -> b c", "mean")
 
 
 class BasisHead(Head):

@@ -114,7 +114,6 @@ class VAEConfig(generative.GenerativeConfig):
     optim: OptimConfig = OptimConfig()
 
     def __post_init__(self) -> None:
-        """Check options against one another, before data or weights are touched."""
         super().__post_init__()
         refuse_unheeded(self, not self.adversarial, ["discriminator"], "without --adversarial")
         no_distance, no_beta = self.perceptual == "none", self.objective.beta == 0
