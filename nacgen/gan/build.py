@@ -52,8 +52,7 @@ def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1)
                 f"generator.block sngan takes BatchNorm over the whole batch, which {num_processes} processes "
                 "share on GPUs alone. Start one process, or give --generator.block small."
             )
-        synchronized: Generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
-        return synchronized
+        generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
     return generator
 
 

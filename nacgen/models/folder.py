@@ -226,7 +226,7 @@ def find_files(name: str, revision: str | None) -> tuple[Path, Path]:
         is_id = False
     if not is_id or Path(name).exists():
         raise CheckpointNotFoundError(
-            f"{name} is no model folder and no Hub id (owner/name). Released models are named checkpoints/<name>."
+            f"{name} is no model folder, and no Hub id (owner/name). Released ones are named checkpoints/<name>."
         )
     config, weights = download(name, (CONFIG_FILE, WEIGHTS_FILE), revision)
     return config, weights

@@ -77,7 +77,8 @@ class Trunk(nn.Module):
         unknown = [str(node) for node in return_nodes if node not in stages]
         if unknown or not return_nodes:
             raise ConfigurationError(
-                f"return_nodes must be among {', '.join(stages)}, got {', '.join(unknown) or 'no stage'}."
+                f"return_nodes must be among {', '.join(stages)}, and one at least, got "
+                f"{', '.join(unknown) or 'no stage'}."
             )
         last = max(stages.index(node) for node in return_nodes)
         was_training = self.training
