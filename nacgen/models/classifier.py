@@ -66,7 +66,8 @@ class ImageClassifier(nn.Module, PretrainedModel):
         super().__init__()
         if num_classes < 2 or feature_dim < 1:
             raise ConfigurationError(
-                f"num_classes must be two or more and feature_dim one, got {num_classes} and {feature_dim}."
+                "num_classes must be two or more and feature_dim one or more, got "
+                f"{num_classes} and {feature_dim}."
             )
         fits = all(width > 0 and width % NORM_GROUPS == 0 for width in channels)
         if not 0 < len(channels) <= 16 or not fits:
