@@ -60,8 +60,7 @@ class Child:
 def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
     """Run the children that are not complete, in order, `jobs` side by side, and return those that diverged.
 
-    If one fails in another way, the others are stopped, and the NacgenError has its exit code and the end of its
-    log. SIGTERM and SIGINT stop the children, too, and this process with exit code 143.
+    Another failure stops them all: the NacgenError has its exit code and the end of its log. So do signals.
     """
     waiting = [child for child in children if not child.is_complete]
     running: dict[Child, subprocess.Popen[bytes]] = {}

@@ -1,7 +1,4 @@
-"""The cost of each arm: wall time, device time (wall time multiplied by the number of devices), and pretraining.
-
-Device time makes runs on a part of a machine's cores comparable with a pretraining that had all of them.
-"""
+"""The cost of each arm: wall time, device time (wall time multiplied by devices), and pretraining."""
 
 import re
 from collections.abc import Mapping, Sequence

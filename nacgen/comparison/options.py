@@ -15,6 +15,16 @@ MAX_PAIRS = 40  # 2^20 sums for each half of the pairs in the exact test
 INITS = ("nac", "random", "shuffled", "simclr", "supervised")
 
 
+def check_figures(level: float, target: float | None) -> None:
+    """Raise a `ConfigurationError` unless the level is a probability and the target a score."""
+    if not 0 < level < 1:
+        raise ConfigurationError(f"level must lie between 0 and 1, got {level}. Use 0.05.")
+    if target is not None and not 0 < target < math.inf:
+        raise ConfigurationError(
+            f"target must be a score, positive and finite, got {target}. Leave it out for the control's mean."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """Options of a comparison; the options of its runs are those of their recipe."""
@@ -60,9 +70,8 @@ class CompareConfig:
                     f"{option} must be {least} to {MAX_PAIRS}, all different, got {came}. Correct --{option}."
                 )
         require_between(self, 0, math.inf, "seeds")
-        require_positive(self, "jobs", *(["target"] if self.target is not None else []))
-        if not 0 < self.level < 1:
-            raise ConfigurationError(f"level must lie between 0 and 1, got {self.level}. Use 0.05.")
+        require_positive(self, "jobs")
+        check_figures(self.level, self.target)
         for arm in arms:
             if self.run_config is not None and "config" in arm.options:
                 raise ConfigurationError(

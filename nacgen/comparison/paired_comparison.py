@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from nacgen.comparison.options import MAX_PAIRS
+from nacgen.comparison.options import MAX_PAIRS, check_figures
 from nacgen.comparison.statistics import (
     ImagesToScore,
     PairedScores,
@@ -91,12 +91,7 @@ def compare(
         >>> nacgen.reporting.compare(*folders.values()).verdict  # doctest: +SKIP
         'In all 8 paired seeds nac scored lower (better) than random at the end (-14.2 % on average, ...'
     """
-    if not 0 < level < 1:
-        raise ConfigurationError(f"level must lie between 0 and 1, got {level}. Use 0.05.")
-    if target is not None and not (target > 0 and math.isfinite(target)):
-        raise ConfigurationError(
-            f"target must be a score, positive and finite, got {target}. Leave it out for the control's mean."
-        )
+    check_figures(level, target)
     # Pair the runs.
     left_out = {*diverged[0], *diverged[1]}
     both = [_loaded(runs) for runs in (runs_a, runs_b)]

@@ -168,8 +168,7 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
 def sign_flip_p_value(differences: Sequence[float]) -> float:
     """Compute the exact two-sided p-value of a mean difference, over all `2^K` patterns of signs.
 
-    The p-value is the fraction of patterns whose mean is at least as far from zero as the observed one. The sums
-    of one half of the pairs are looked up in the sorted sums of the other half; not every pattern is visited.
+    The sums of one half of the pairs are looked up in the sorted sums of the other half.
     """
     num_pairs = len(differences)
     observed = abs(math.fsum(differences))

@@ -34,8 +34,7 @@ _CAPTIONS = {
 def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> Reports:
     """Write `report.md`, `report.html` and `curve.png` of one training run into its folder.
 
-    `preset` is the configuration of the run's preset, as in `compare_command`. Raises CheckpointError if the
-    folder cannot be read, and StorageError if it cannot be written.
+    `preset` is the configuration of the run's preset, as in `compare_command`.
     """
     run = load_run(run_dir)
     title = f"{run.path.name}, seed {run.seed}"

@@ -121,12 +121,7 @@ def parse_yaml(content: bytes) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping, or nothing.
-
-    Raises:
-        ConfigurationError: If there is no such file, or if it holds something else.
-        StorageError: If the disk fails.
-    """
+    """Read a YAML file that holds a mapping, or nothing; anything else is a `ConfigurationError`."""
     try:
         values = parse_yaml(read_regular(path, LARGEST_YAML))
     except OSError as error:

@@ -259,7 +259,7 @@ def test_what_is_added_is_trained_like_what_is_there(tmp_path: Path) -> None:
             r"nac, random, shuffled, simclr, supervised\) or NAME=FLAGS, got 'magic'",
         ),
         ({"jobs": 0}, "jobs must be above 0, got 0"),
-        ({"target": 0.0}, "target must be above 0, got 0"),
+        ({"target": 0.0}, "target must be a score, positive and finite, got 0"),
         ({"level": 1.0}, "level must lie between 0 and 1, got 1"),
         ({"arms": ("random", "a/b=--init nac")}, "is part of file names: .* got 'a/b'"),
         ({"arms": ("random", "a=--seed 3 --run-dir x")}, "but arm a sets run_dir, seed"),

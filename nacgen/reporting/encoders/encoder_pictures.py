@@ -1,6 +1,7 @@
 """Pictures of a report on encoders: precision against recall, nearest neighbors, linear regions."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -58,9 +59,7 @@ def retrieval_chart(measurements: Sequence[Measurement], path: Path) -> Path:
     chance = measurements[0].results["retrieval"]["code"]["chance"]
     axes.axhline(chance, color=FAINT, linewidth=1.4, label=f"chance {chance:.2f}", zorder=1)
     for index, (name, seeds) in enumerate(by_name(measurements).items()):
-        label = (
-            f" {name}" if name.startswith("_") else name
-        )  # matplotlib hides labels with _ in front
+        label = re.sub("^_", " _", name)  # matplotlib hides labels that begin with _
         style, color = divmod(index, len(COLORS))
         for seed, results in enumerate(seeds):
             curve = results["retrieval"]["code"]["curve"]
@@ -78,8 +77,7 @@ def retrieval_chart(measurements: Sequence[Measurement], path: Path) -> Path:
 def write_retrieval_sheet(retrieved: RetrievedImages, path: Path, zoom: int = 2) -> None:
     """Write queries and their neighbors as one PNG, a query and its neighbors in a row.
 
-    Relevant neighbors have a green frame, others a red one; a gap separates the queries. The file has `zoom`
-    pixels for each pixel of an image.
+    Relevant neighbors have a green frame, others a red one. The file has `zoom` pixels for each of an image.
     """
     frames = torch.tensor([WRONG_FRAME, RIGHT_FRAME], dtype=torch.uint8)
     queries = retrieved.queries.cpu()

@@ -49,8 +49,7 @@ def slice_picture(
 ) -> Path:
     """Draw slices, one network in a column; the title of a panel is the number of its regions.
 
-    Regions with similar patterns have similar colors. Lines separate regions unless there are too many to be
-    seen. Colors can be compared within a panel only. Each network has equally many slices.
+    Similar patterns have similar colors, within a panel only. Each network has equally many slices.
     """
     columns = list(slices.items())
     num_rows = len(columns[0][1])
