@@ -21,12 +21,19 @@ from nacgen.system.documents import strict_json
 from nacgen.system.files import read_regular, storage_errors, write_file
 from nacgen.system.hub import download
 from nacgen.system.precision import default_float32
-from nacgen.system.tensor_file import read_tensor_file, require_finite, serialized
+from nacgen.system.tensor_file import (
+    list_differences,
+    read_tensor_file,
+    require_finite,
+    serialized,
+)
 
 MAX_CONFIG_BYTES = 1_000_000
 MAX_NUMBERS = 2**32  # of one layer; 16 GiB
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
-CARD_MARK = "library_name: nacgen"  # in every model card; a README without it is somebody else's
+CARD_MARK = "library_name: nacgen"  # in every model card
+SEAL = "\n<!-- Replaced by save_pretrained until it is edited. SHA-256: "
+SEAL_END = b" -->\n"
 DIGEST = "config_sha256"  # in the header of the weights, of the configuration they belong to
 ATTEMPTS, PAUSE_S = 20, 0.1  # of a reader, until a writer has written both files
 
@@ -77,7 +84,7 @@ class PretrainedModel(PyTorchModelHubMixin):
         """Write `config.json`, `model.safetensors` and `README.md`, each whole; other files are left alone.
 
         The weights name the configuration they belong to, so that a reader beside the writer sees the old model or
-        the new one. A `README.md` that is no model card of this library is kept.
+        the new one. A `README.md` that somebody else wrote or edited is kept.
 
         Args:
             save_directory: Path of the folder, which is made if it is missing.
@@ -88,6 +95,7 @@ class PretrainedModel(PyTorchModelHubMixin):
             The address of the commit on the Hub, if the model is pushed.
 
         Raises:
+            ConfigurationError: `from_pretrained` could not read it again, as with layers added; nothing is saved.
             StorageError: A file cannot be written, or there is one in the folder's place.
 
         Example:
@@ -97,22 +105,32 @@ class PretrainedModel(PyTorchModelHubMixin):
         """
         assert isinstance(self, torch.nn.Module)
         folder, repo_id = Path(save_directory), kwargs.pop("repo_id", None)
-        config = kwargs.pop("config", None) or self.configuration()
-        state = self.state_dict()
+        config = _plain(kwargs.pop("config", None) or self.configuration())
+        state = {n: x.detach() for n, x in self.state_dict().items() if isinstance(x, torch.Tensor)}
         if any(tensor.is_meta for tensor in state.values()):
             raise ConfigurationError(
                 f"{type(self).__name__} must hold numbers to be saved, but is on the meta device. Load it first."
             )
-        tensors = {name: tensor.detach().cpu() for name, tensor in state.items()}
+        # A model that could not be read again must not replace one that can.
+        expected = _build(type(self), config, folder / CONFIG_FILE, "meta").state_dict()
+        if differences := list_differences(state, expected, cast=True):
+            raise ConfigurationError(
+                f"{type(self).__name__} must have the tensors that its configuration builds, or it could not be "
+                f"loaded again, but has {differences.replace('in the file', 'here')}. Nothing was saved. Remove "
+                "what was added or parametrized, or save its state_dict() yourself."
+            )
+        tensors = {name: tensor.cpu() for name, tensor in state.items()}
+        require_finite(tensors, f"the {type(self).__name__} to be saved")
         metadata = {"format": "pt", DIGEST: _digest(config)}
         card = folder / CARD_FILE
-        with storage_errors(f"the model folder {folder}", "Free space, or choose another folder."):
+        with storage_errors(f"the model folder {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
             # The largest file comes first: if it does not fit, the old model is whole.
             write_file(folder / WEIGHTS_FILE, serialized(tensors, metadata))
             write_file(folder / CONFIG_FILE, json.dumps(config, sort_keys=True, indent=2))
-            if not card.exists() or (card.is_file() and CARD_MARK.encode() in card.read_bytes()):
-                write_file(card, self.model_card())
+            if not card.exists() or _is_untouched(card):
+                text = self.model_card().encode(errors="replace")
+                write_file(card, text + SEAL.encode() + _sha256(text) + SEAL_END)
         if push_to_hub:
             return self.push_to_hub(repo_id or folder.name, config=config, **kwargs)
         return None
@@ -171,9 +189,33 @@ class PretrainedModel(PyTorchModelHubMixin):
         return model.eval()  # type: ignore[no-any-return]
 
 
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """Bring a configuration to the plain values that a reader gets; numbers of numpy become Python's."""
+    try:
+        text = json.dumps(config, default=lambda value: value.tolist())
+        return dict(strict_json(text.encode()))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(
+            f"a configuration must hold plain, finite values by name to be saved, but {error!s:.200}. Set others."
+        ) from error
+
+
 def _digest(config: dict[str, Any]) -> str:
     """Hash a configuration by its values, which a change of white space leaves alone."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
+
+
+def _is_untouched(card: Path) -> bool:
+    """Return True for a model card that is as `save_pretrained` wrote it."""
+    try:
+        text, seal, rest = read_regular(card, MAX_CONFIG_BYTES).rpartition(SEAL.encode())
+    except OSError:
+        return False
+    return bool(seal) and rest == _sha256(text) + SEAL_END
 
 
 class _WithoutDraws(TorchFunctionMode):

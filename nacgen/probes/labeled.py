@@ -17,9 +17,8 @@ class Accuracies:
     """Accuracies of a classifier of frozen features, 0 to 1."""
 
     top_1: float  # fraction of the test images that are classified correctly
-    top_5: (
-        float | None
-    )  # fraction whose class is among the five best; None with five classes or fewer
+    # Fraction whose class is among the five best; None with five classes or fewer.
+    top_5: float | None
     protocol: dict[str, Any]  # all settings that change the figures
 
 

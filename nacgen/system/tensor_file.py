@@ -6,6 +6,7 @@ read and before the library sees the file. Files are read into memory: truncatin
 kill the process.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -44,6 +45,7 @@ _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 HEADER_BYTES, BYTES_PER_TENSOR = 1_000_000, 300  # length of the longest header that is read
 MANY_TENSORS = 10_000  # for files of which nothing is expected
 MAX_AXES = 16
+CONTENT_DIGEST = "tensors_sha256"  # in the metadata, of all bytes after the header
 ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 CASTS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 MISTAKEN = {  # first bytes of files that are taken for weights
@@ -51,6 +53,8 @@ MISTAKEN = {  # first bytes of files that are taken for weights
     b"<": "it is an HTML page in place of a download: fetch the file itself",
     b"{": "it is JSON, as the index of a model in shards is: merge the shards into one file",
 }
+TEXT = "it is text, as a download that failed leaves: fetch the file itself"
+ZIP = "it is a zip archive, as torch.save writes: write safetensors, or convert it"
 
 Tensors = dict[str, Tensor]
 
@@ -89,7 +93,9 @@ def read_tensor_file(
         with open_regular(path, inside) as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            if kind := mistaken_for(file.read(64)):
+            if (start := file.read(64)).startswith(b"PK\x03\x04"):
+                raise ValueError(ZIP)
+            if kind := mistaken_for(start):
                 raise ValueError(kind)
             file.seek(0)
             head = _read_head(file, size, HEADER_BYTES + BYTES_PER_TENSOR * num_tensors)
@@ -97,10 +103,16 @@ def read_tensor_file(
             _check_layout(entries, size - len(head))
             if expected is not None:
                 expected = expected if isinstance(expected, Mapping) else expected(metadata)
-                _check_fit(entries, expected, str(path), cast)
+                if differences := list_differences(entries, expected, cast):
+                    raise CheckpointError(
+                        f"{path} does not fit the model, {differences}. Load it into the model that wrote it."
+                    )
             content = head + file.read(size - len(head))
         if len(content) != size:
             raise ValueError(f"it ends after {len(content):,} of {size:,} bytes")
+        written = hashlib.sha256(memoryview(content)[len(head) :]).hexdigest()
+        if metadata.get(CONTENT_DIGEST, written) != written:
+            raise ValueError(f"its tensors are not those of {CONTENT_DIGEST} in its header")
         tensors = load(content)
         if cast and expected is not None:
             tensors = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
@@ -120,10 +132,17 @@ def serialized(
 ) -> Iterator[bytes | memoryview]:
     """Yield the pieces of a safetensors file of tensors on the CPU, always the same bytes for the same content.
 
-    The library's `save` makes two copies of all tensors, and draws the order of the metadata.
+    The library's `save` makes two copies of all tensors, and draws the order of the metadata. With metadata, a
+    digest of the tensors is added, which the reader verifies: a file may keep its length and lose its content.
     """
     largest_first = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    pieces = [_bytes_of(tensors[name]) for name in largest_first]
+    header: dict[str, Any] = {}
+    if metadata is not None:
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        header["__metadata__"] = {**metadata, CONTENT_DIGEST: digest.hexdigest()}
     end = 0
     for name in largest_first:  # so that each starts at a multiple of its size
         tensor = tensors[name]
@@ -133,16 +152,20 @@ def serialized(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     yield struct.pack("<Q", len(text)) + text
-    for name in largest_first:
-        yield tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data
+    yield from pieces
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def mistaken_for(head: bytes) -> str | None:
     """Say what a file is by its first bytes, if it is text that is often found in the place of weights."""
-    if min(head[:8], default=0) < 9:  # text has no such bytes, every safetensors file has
+    if head.startswith(b"PK\x03\x04") or min(head[:8], default=0) < 9:  # text has no such bytes
         return None
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    return next((kind for text, kind in MISTAKEN.items() if start.startswith(text)), None)
+    other = TEXT if len(start) > 8 and start.isascii() else None
+    return next((kind for text, kind in MISTAKEN.items() if start.startswith(text)), other)
 
 
 def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
@@ -225,24 +248,21 @@ def _check_layout(entries: Mapping[str, _Entry], num_bytes: int) -> None:
         )
 
 
-def _check_fit(
-    entries: Mapping[str, _Entry], expected: Mapping[str, Tensor], source: str, cast: bool
-) -> None:
+def list_differences(entries: Mapping[str, Any], expected: Mapping[str, Tensor], cast: bool) -> str:
+    """List how tensors, or entries of a file, differ from the expected ones: their number, then up to ten."""
     differences = [f"{name} is missing" for name in expected if name not in entries]
     differences += [f"{name} is unexpected" for name in entries if name not in expected]
     for name, tensor in expected.items():
         there, shape = entries.get(name), tuple(tensor.shape)
-        if there is not None and there.shape != shape:
-            differences.append(f"{name}: {there.shape} in the file, {shape} in the model")
+        if there is not None and tuple(there.shape) != shape:
+            differences.append(f"{name}: {tuple(there.shape)} in the file, {shape} in the model")
         elif (
             there is not None
             and there.dtype != tensor.dtype
             and not (cast and {there.dtype, tensor.dtype} <= CASTS)
         ):
             differences.append(f"{name}: {there.dtype} in the file, {tensor.dtype} in the model")
-    if differences:
-        raise CheckpointError(
-            f"{source} does not fit the model, {len(differences)} differences: "
-            f"{'; '.join(f'{difference:.300}' for difference in differences[:10])}. Load it into the model that "
-            "wrote it."
-        )
+    # The first and the last: a prefix before all names is seen in what is missing and unexpected.
+    shown = differences if len(differences) <= 10 else differences[:5] + differences[-5:]
+    listed = "; ".join(f"{difference:.300}" for difference in shown)
+    return f"{len(differences)} differences: {listed}" if differences else ""

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError, StorageError
 from nacgen.models.folder import PretrainedModel, resolve_folder
 from nacgen.system.files import write_file
+from nacgen.system.tensor_file import list_differences
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,6 +103,8 @@ def test_no_more_than_ten_differences_are_listed(folder: Path) -> None:
         (b"\n<!DOCTYPE html><html></html>", "an HTML page"),
         (b"<html>", "an HTML page"),
         (b'{"metadata": {}, "weight_map": {}}', "JSON, as the index of a model in shards"),
+        (b"Entry not found", "text, as a download that failed leaves"),
+        (b"PK\x03\x04" + bytes(99), "a zip archive, as torch.save writes"),
     ],
 )
 def test_text_in_the_place_of_weights_is_called_what_it_is(
@@ -294,8 +298,10 @@ def test_saving_again_replaces_its_own_files_and_leaves_the_others(folder: Path)
 
 def test_a_readme_of_somebody_else_is_kept(folder: Path) -> None:
     card = folder / "README.md"
-    ours = card.read_text()
-    card.write_text(ours + "an older model's figures")
+    ours, older = card.read_text(), Line()
+    older.model_card = lambda: "an older model's figures \udcff"  # type: ignore[method-assign]
+    older.save_pretrained(folder)
+    assert "figures" in card.read_text()
     Line().save_pretrained(folder)
     assert card.read_text() == ours
     card.write_text("# My thesis\n")
@@ -317,6 +323,73 @@ def test_a_model_without_numbers_is_not_saved(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Line must hold numbers .* on the meta device"):
         Line().to("meta").save_pretrained(folder)
     assert everything(folder) == before
+
+
+def test_a_card_that_was_edited_is_kept(folder: Path) -> None:
+    card = folder / "README.md"
+    written = card.read_text()
+    card.write_text(written.replace("# Line", "# Line\n\nThree weeks of results."))
+    Line(4).save_pretrained(folder)
+    assert "Three weeks of results." in card.read_text()
+    card.write_text(written)
+    card.write_bytes(b"x" * 2_000_000)  # too large for a card
+    Line(4).save_pretrained(folder)
+    assert card.stat().st_size == 2_000_000
+
+
+def extended() -> Line:
+    line = Line()
+    line.other = nn.Linear(2, 2)
+    return line
+
+
+def changed(weight: Tensor) -> Line:
+    line = Line()
+    line.weight = nn.Parameter(weight, requires_grad=False)
+    return line
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (extended, r"could not be loaded again, but has 2 differences: other\.weight is unexp"),
+        (lambda: changed(torch.zeros(4)), r"weight: \(4,\) here, \(3,\) in the model"),
+        (lambda: changed(torch.zeros(3).to(torch.complex64)), "weight: torch.complex64 here"),
+        (lambda: changed(torch.zeros(3).to(torch.float8_e4m3fn)), "weight: torch.float8_e4m3fn"),
+        (lambda: changed(torch.full((3,), torch.nan)), "Line to be saved are not: weight"),
+        (lambda: Line(name=float("inf")), "to be saved, but Infinity is no JSON"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_could_not_be_loaded_again_does_not_replace_what_can(
+    folder: Path, model: Any, message: str
+) -> None:
+    before = everything(folder)
+    with pytest.raises((ConfigurationError, CheckpointError), match=message):
+        model().save_pretrained(folder)
+    assert everything(folder) == before
+
+
+def test_numbers_of_numpy_are_saved_as_numbers(folder: Path) -> None:
+    Line(5).save_pretrained(folder, config={"width": np.int64(5), "name": "b"})
+    assert Line.from_pretrained(folder).weight.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ConfigurationError, match="plain, finite values by name to be saved, but"):
+        Line(5).save_pretrained(folder, config={"width": 5, "name": {1, 2}})
+
+
+def test_weights_that_kept_their_length_and_lost_their_content_are_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-12] + bytes(12))
+    with pytest.raises(CheckpointError, match="its tensors are not those of tensors_sha256"):
+        Line.from_pretrained(folder)
+
+
+def test_a_prefix_before_all_names_is_seen(folder: Path) -> None:
+    state = {f"t{i}": torch.zeros(1) for i in range(8)}
+    expected = {f"module.{name}": tensor for name, tensor in state.items()}
+    found = list_differences(state, expected, cast=True)
+    assert "16 differences: module.t0 is missing; " in found
+    assert found.endswith("; t7 is unexpected")
 
 
 def test_equal_models_are_equal_bytes(folder: Path, tmp_path: Path) -> None:
