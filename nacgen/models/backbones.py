@@ -212,7 +212,7 @@ class TimmBackbone(Backbone):
     def stages(self) -> dict[str, list[nn.Module]]:
         """Raise an error: the modules of a stage differ from model to model."""
         raise ConfigurationError(
-            "a timm trunk cannot be transplanted into a discriminator: its stages are not known. Use one of ours."
+            "a timm trunk is not transplanted into a discriminator: its stages are not known. Use one of ours."
         )
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
