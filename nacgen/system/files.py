@@ -80,11 +80,7 @@ def remove(path: Path) -> None:
 
 
 def move_aside(folder: Path) -> Path:
-    """Rename a folder, locked by the caller, to the first free name of `<folder>.old-1`, `-2` and so on.
-
-    Raises:
-        ConfigurationError: If the folder is, or contains, the working folder.
-    """
+    """Rename a folder, locked by the caller, to the first free name of `<folder>.old-1`, `-2` and so on."""
     if Path.cwd().is_relative_to(folder.resolve()):
         raise ConfigurationError(
             f"the folder to be moved aside must not be the working folder, got {folder}. Change to another one."
@@ -101,25 +97,9 @@ def write_file(
 ) -> None:
     """Write a file so that a crash at any moment leaves either the old content or the new one.
 
-    The content is written to a temporary file beside the target and synced to the disk. The temporary file is
-    then renamed to the target, and the folder is synced, too. Several processes may write one file: the
-    temporary file is named after machine and process, and the last one to finish wins. Temporary files that
-    killed writers of the same file left behind are removed.
-
-    Args:
-        path: Path of the file; its folder must exist.
-        content: New content: text (encoded as UTF-8), bytes, or an iterable of consecutive pieces.
-        sync: False for one of thousands of files that can be made again: it is whole for readers, but not
-            synced to the disk, and leftovers stay.
-
-    Raises:
-        OSError: If the file cannot be written; the old content is kept.
-
-    Example:
-        >>> path = Path(tempfile.mkdtemp()) / "note.txt"
-        >>> write_file(path, "all of it")
-        >>> path.read_text()
-        'all of it'
+    A temporary file, named after machine and process, is synced and renamed to the target; those that killed
+    writers left behind are removed. Without `sync`, for one of thousands of files that can be made again, the
+    file is whole for readers, but not synced, and leftovers stay.
     """
     pieces = [content.encode()] if isinstance(content, str) else content
     pieces = [pieces] if isinstance(pieces, bytes) else pieces
@@ -223,8 +203,7 @@ def warn_once(error: OSError, fact: str, loss: str) -> None:
 def storage_errors(what: str, advice: str = "Choose another folder.") -> Iterator[None]:
     """Turn an `OSError` of a block that writes, or a library's error that stands for one, into a `StorageError`.
 
-    `what` is the message's subject with its path, for example `"the index runs/a/index.json"`. `advice` is its
-    last sentence, for the user; on a full disk the advice to free space stands before it.
+    The message begins with `what`, which names the path, and ends with `advice`; a full disk adds to it.
     """
     try:
         yield

@@ -18,9 +18,6 @@ def download(name: str, files: tuple[str, ...], revision: str | None = None) -> 
 
     `name` is the Hub id, `owner/name`, and `revision` a branch, tag or commit. The first file decides whether the
     model exists. If the Hub does not answer in time, the copies in the cache are taken.
-
-    Raises:
-        CheckpointNotFoundError: If neither the Hub nor the cache has such a model, revision or file.
     """
     url, silence = hf_hub_url(name, files[0], revision=revision), None
     try:

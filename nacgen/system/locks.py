@@ -14,12 +14,7 @@ from nacgen.system.files import open_text, warn_once
 
 
 def lock_folder(folder: Path) -> IO[str]:
-    """Lock a folder for this process, until the returned file is closed or the process ends.
-
-    Raises:
-        LockedError: If another process holds the lock; the message names it.
-        OSError: If the folder cannot be written, or if its file system has no locks.
-    """
+    """Lock a folder until the returned file is closed or the process ends; a `LockedError` names who holds it."""
     path = folder / ".lock"
     file = open_text(path, "a+")
     try:

@@ -1,9 +1,7 @@
 """Reading untrusted safetensors files, and writing them.
 
-A safetensors file consists of eight bytes with the length of a header, the header in JSON, and the bytes of
-the tensors. The header is checked here, against limits and against what is expected, before any tensor is
-read and before the library sees the file. Files are read into memory: truncating a file that is mapped would
-kill the process.
+The header is checked here, against limits and against what is expected, before any tensor is read and before the
+library sees the file. Files are read into memory: truncating a file that is mapped would kill the process.
 """
 
 import hashlib
@@ -217,11 +215,8 @@ def _parse_entry(name: str, entry: Any) -> _Entry:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"{name!r:.200} is of dtype {dtype!r:.50}")
-    if (
-        not _are_sizes(shape)
-        or len(shape) > MAX_AXES
-        or math.prod(max(n, 1) for n in shape) > 2**60
-    ):
+    is_shape = _are_sizes(shape) and len(shape) <= MAX_AXES
+    if not is_shape or math.prod(max(n, 1) for n in shape) > 2**60:
         raise ValueError(f"{name!r:.200} has the shape {shape!r:.100}")
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"{name!r:.200} lies at {offsets!r:.100}")

@@ -90,13 +90,8 @@ class DiscriminatorStep:
                 logs |= {"r1_penalty": r1, "r2_penalty": r2}
             return loss, logs
 
-        loss, logs = accumulate(
-            self.accelerator,
-            self.prepared,
-            self.optimizer,
-            batch.split(self.micro_batches),
-            forward,
-        )
+        parts = batch.split(self.micro_batches)
+        loss, logs = accumulate(self.accelerator, self.prepared, self.optimizer, parts, forward)
         means = torch.stack([logs["sign_real"], logs.pop("size_logits")])
         sign, size = self.accelerator.reduce(means, "mean").tolist()
         norm = take_step(loss, self.optimizer, self.trainable, batch, "discriminator's")

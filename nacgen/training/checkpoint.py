@@ -79,10 +79,7 @@ def save_checkpoint(
 def load_checkpoint(root: Path, at_most: int | None = None) -> Contents | None:
     """Read the newest whole checkpoint, None if none was ever written. A run may write more meanwhile.
 
-    A checkpoint after position `at_most` counts as damaged.
-
-    Raises:
-        CheckpointError: There are checkpoints, but none is whole.
+    A checkpoint after position `at_most` counts as damaged. If none is whole, a `CheckpointError` says why.
     """
     problems: dict[str, str] = {}
     while waiting := [folder for folder in _folders(root) if folder.name not in problems]:

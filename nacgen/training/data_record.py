@@ -30,12 +30,7 @@ def record_data(
 
     Paths do not count: the same content elsewhere is the same input. Every process calls it before training.
 
-    Args:
-        run: Run that is opened and not complete.
-        train: Images to train on.
-        held_out: Images to measure on, if there are any.
-        extractor: Fingerprint of the features that scores compare, if there are scores.
-        models: Folder or Hub id of each model that the run starts from, by name; None for none.
+    `extractor` is a fingerprint of the features that scores compare; `models` are folders or Hub ids by name.
 
     Raises:
         ConfigurationError: The run was begun with other inputs; the message names them.

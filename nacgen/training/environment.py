@@ -29,8 +29,7 @@ def describe_hardware(environment: Mapping[str, Any]) -> str:
 def describe_environment(recipe: str, accelerator: Accelerator) -> dict[str, Any]:
     """Return the contents of `environment.json` for a recipe such as `"train_gan"`.
 
-    `hardware` holds the kind (`"cpu"`, `"cuda"`), the number and the name of the devices that the run computes on;
-    cores are the devices of a CPU.
+    `hardware` holds kind, number and name of the devices that the run computes on; those of a CPU are cores.
     """
     packages = ("torch", "torchvision", "accelerate", "safetensors", "numpy")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -18,8 +18,7 @@ LARGEST = 1 << 20  # bytes of the file
 def read_fingerprints(folder: Path) -> dict[str, Any]:
     """Return the contents of a run's `fingerprints.json`; empty if it is missing or damaged.
 
-    `configuration` is a digest of the options that the run began with, `inputs` holds a fingerprint of each input
-    by name, `outputs` the SHA-256 of each file of the models in a complete run.
+    They are a digest of its `configuration`, and by name those of `inputs`, and of `outputs` of a complete run.
     """
     with contextlib.suppress(OSError, ValueError):
         content = strict_json(read_regular(folder / FINGERPRINTS, LARGEST))

@@ -17,12 +17,7 @@ SHARDED = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "TP", "XLA")  # distributed types
 
 
 def build_accelerator(path: Path, config: TrainingConfig, allow_fp16: bool) -> Accelerator:
-    """Make the accelerator of a run in a folder, from the launcher's settings.
-
-    Raises:
-        ConfigurationError: A setting of the launcher is not supported.
-        LostProcessError: Another process did not come within the timeout.
-    """
+    """Make the accelerator of a run in a folder, or refuse a setting of the launcher that is not supported."""
     # Two warnings of DistributedDataParallel that point to no fault. torch 2.15 renames broadcast_buffers, but
     # torch 2.10 and Accelerate do not know the new name. The gradient of a head with one output is a transposed
     # column.

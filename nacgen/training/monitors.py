@@ -26,11 +26,7 @@ class DivergenceMonitor(nn.Module):
         self.register_buffer("images_beyond", torch.zeros((), dtype=torch.int64))
 
     def observe(self, size: float, batch: Batch) -> None:
-        """Record the mean absolute logit of one step over all processes.
-
-        Raises:
-            DivergenceError: The bound has been exceeded in every step for `patience` images.
-        """
+        """Record the mean absolute logit of one step, or raise if it was too large for `patience` images."""
         if size <= self.bound:
             self.images_beyond.zero_()
             return
@@ -68,9 +64,8 @@ class LastValues(nn.Module):
         """Return the scalars of this step, completed by the last ones of earlier steps."""
         given = [name for name, _ in self.named_buffers() if name in logs]
         if given:
-            means = self.accelerator.reduce(
-                torch.stack([logs[name].float() for name in given]), "mean"
-            )
+            values = torch.stack([logs[name].float() for name in given])
+            means = self.accelerator.reduce(values, "mean")
             for name, mean in zip(given, means, strict=True):
                 self.get_buffer(name).copy_(mean)
         known = {k: v.clone() for k, v in self.named_buffers() if not v.isnan()}

@@ -89,10 +89,9 @@ def upgrade_flags(flags: Sequence[str]) -> list[str]:
             after = itertools.takewhile(lambda flag: not flag.startswith("--"), flags[i + 1 :])
             given = [value] if equals else list(after)
             given = [*as_flags({topic + dot + last: True}), *given]
-            is_default = given == as_flags({option: REMOVED[option]})
-            upgrade(
-                {option: REMOVED[option] if is_default else " ".join(given)}, "the command line"
-            )
+            default = REMOVED[option]
+            is_default = given == as_flags({option: default})
+            upgrade({option: default if is_default else " ".join(given)}, "the command line")
         elif flag.startswith("--") or not is_dropped:
             is_dropped = False
             upgraded.append(flag)

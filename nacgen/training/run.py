@@ -140,8 +140,7 @@ class Run:
                     self._lock.close()
 
     def _describe(self) -> None:
-        config = yaml.safe_dump(to_dict(self.config), sort_keys=False)
-        write_file(self.path / CONFIG, config)
+        write_file(self.path / CONFIG, yaml.safe_dump(to_dict(self.config), sort_keys=False))
         write_file(self.path / ENVIRONMENT, json.dumps(self.environment, indent=2) + "\n")
 
     def _compare_environment(self) -> None:
@@ -279,9 +278,8 @@ class Run:
             with contextlib.suppress(FileNotFoundError), open_regular(self._log) as file:
                 found = file.read()
             if not found.startswith(rows):
-                print(
-                    f"{self._log} is damaged; it gets the rows of the checkpoint", file=sys.stderr
-                )
+                told = "is damaged; it gets the rows of the checkpoint"
+                print(f"{self._log} {told}", file=sys.stderr)
             if found != rows:
                 write_file(self._log, rows)
 
@@ -322,9 +320,8 @@ class Run:
         else:
             summary = {"run_dir": str(self.path), **dataclasses.asdict(result), **extra}
             summary |= summary.pop("evaluation")
-            files = [
-                f"{m}/{f}" for m in sorted(self._exported) for f in (CONFIG_FILE, WEIGHTS_FILE)
-            ]
+            names = (CONFIG_FILE, WEIGHTS_FILE)
+            files = [f"{model}/{name}" for model in sorted(self._exported) for name in names]
             files += [f"{SAMPLES}/{p.name}" for p in sorted((self.path / SAMPLES).iterdir())]
             self._fingerprints["outputs"] = {file: file_digest(self.path / file) for file in files}
             if files:

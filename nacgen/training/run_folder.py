@@ -27,21 +27,15 @@ BEGINNINGS = {".lock", SAMPLES}
 
 def has_begun(folder: Path) -> bool:
     """Tell whether a folder holds a row of a log, a checkpoint or a summary; it need not exist."""
-    checkpoints = folder / CHECKPOINTS
-    return (
-        (folder / SUMMARY).exists()
-        or (folder / LOG).exists()
-        or (checkpoints.is_dir() and any(checkpoints.iterdir()))
-    )
+    return (folder / SUMMARY).exists() or (folder / LOG).exists() or _has_checkpoints(folder)
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return (folder / CHECKPOINTS).is_dir() and any((folder / CHECKPOINTS).iterdir())
 
 
 def check_folder(folder: Path, config: TrainingConfig) -> None:
-    """Raise unless a run of a configuration can start or go on in a folder, which need not exist.
-
-    Raises:
-        ConfigurationError: The folder holds a run of another configuration, or something else.
-        StorageError: The folder is a file, or cannot be written.
-    """
+    """Raise unless a run of a configuration can start or go on in a folder, which need not exist."""
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"run_dir must be a folder, but {folder} is a file. Choose another.")
     if folder.exists() and not (folder / CONFIG).is_file():
@@ -61,10 +55,8 @@ def is_finished(folder: Path, config: TrainingConfig, is_main: bool) -> bool:
     """Tell whether a folder holds this run, complete and whole.
 
     A complete run whose files are damaged, or whose inputs are given by other paths, is opened as one that was
-    stopped before its summary: its inputs are compared, and its models and reports are made again.
-
-    Raises:
-        CheckpointError: There is no checkpoint from which that could be done.
+    stopped before its summary: its inputs are compared, and its models and reports are made again from the last
+    checkpoint.
     """
     if config.fresh or not os.path.lexists(folder / SUMMARY):
         return False
@@ -74,9 +66,8 @@ def is_finished(folder: Path, config: TrainingConfig, is_main: bool) -> bool:
         if file_digest(folder / name) != digest
     ]
     try:
-        if not isinstance(
-            strict_json(read_regular(folder / SUMMARY, LARGEST), allow_nan=True), dict
-        ):
+        summary = strict_json(read_regular(folder / SUMMARY, LARGEST), allow_nan=True)
+        if not isinstance(summary, dict):
             raise ValueError("it is no summary")
     except (OSError, ValueError) as error:
         problems.append(f"{SUMMARY} is damaged ({error})")
@@ -89,8 +80,7 @@ def is_finished(folder: Path, config: TrainingConfig, is_main: bool) -> bool:
     if not problems:
         return True
     told = f"{folder} holds this run, complete, but {'; '.join(problems)}"
-    checkpoints = folder / CHECKPOINTS
-    if not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+    if not _has_checkpoints(folder):
         if all(problem.startswith(f"{SAMPLES}/") for problem in problems):  # pictures stop no run
             return True
         raise CheckpointError(
@@ -103,11 +93,9 @@ def is_finished(folder: Path, config: TrainingConfig, is_main: bool) -> bool:
 
 
 def _is_same(there: object, here: object) -> bool:
-    return there == here or (
-        isinstance(there, str)
-        and isinstance(here, str)
-        and os.path.realpath(there) == os.path.realpath(here)
-    )
+    if None in (there, here):
+        return there == here
+    return os.path.realpath(str(there)) == os.path.realpath(str(here))
 
 
 def _compare(folder: Path, config: TrainingConfig) -> None:
@@ -155,9 +143,7 @@ def _probe(folder: Path) -> None:
 def hold_folder(folder: Path, is_fresh: bool) -> Iterator[IO[str]]:
     """Make and lock a run folder and yield its lock.
 
-    An error that ends a run before it has begun leaves what was there before.
-
-    `is_fresh` moves an older run aside. Raises `LockedError` if another process trains in the folder.
+    `is_fresh` moves an older run aside. An error that ends a run before it has begun leaves what was there before.
     """
     aside: Path | None = None
     if is_fresh and (folder / CONFIG).is_file():

@@ -15,10 +15,7 @@ MOST_DIFFERENCES = 10  # in an error message
 
 
 def capture(update: Update) -> dict[str, Tensors]:
-    """Return all tensors of an update by part, `<module>` or `optimizer_<name>`, and name.
-
-    On a CPU they use the memory of the update.
-    """
+    """Return all tensors of an update by part, `<module>` or `optimizer_<name>`; on a CPU they share memory."""
     modules = dict(update.modules)
     names = _parameter_names(modules)
     parts = {
@@ -35,11 +32,7 @@ def capture(update: Update) -> dict[str, Tensors]:
 
 
 def restore(update: Update, parts: Mapping[str, Tensors], source: Path) -> None:
-    """Put the tensors that `capture` returned into an update of the same configuration, all of them or none.
-
-    Raises:
-        CheckpointError: Parts, names, shapes or dtypes differ; up to ten differences are listed.
-    """
+    """Put the tensors that `capture` returned into an update of the same configuration, all of them or none."""
     modules = dict(update.modules)
     optimizers = {f"optimizer_{name}": each.optimizer for name, each in update.optimizers.items()}
     expected = {*modules, *optimizers}

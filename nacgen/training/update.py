@@ -85,12 +85,9 @@ def descend(
     batch: Batch,
     network: str = "",
 ) -> Tensor:
-    """Take the gradient of a scalar loss, step along it, and return the gradient's norm.
+    """Take the gradient of a scalar loss, step along it if both are finite, and return the gradient's norm.
 
-    `network` names the trained network in the error, if there are several.
-
-    Raises:
-        NonFiniteError: Loss or gradient is NaN or infinite; the parameters keep their values.
+    `network` names the trained network in the `NonFiniteError`, if there are several.
     """
     optimizer.zero_grad()
     accelerator.backward(loss)
