@@ -62,7 +62,8 @@ def nt_xent(
     keys = projections if all_projections is None else all_projections
     if m % 2 or m == 0 or len(keys) < 4:
         raise ValueError(
-            f"projections must be two views, of two images or more in all, got {m} rows among {len(keys)}."
+            f"projections must be two views, of two images or more in all, got {m} rows among {len(keys)}. "
+            "Stack [view_1; view_2]."
         )
     _check_width("all_projections", keys, projections)
     if not 0 <= own_start <= len(keys) - m:

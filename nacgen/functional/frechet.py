@@ -192,7 +192,8 @@ def _check_covariance(name: str, covariance: Tensor) -> None:
     asymmetry = (covariance - covariance.mT).abs().max()
     if asymmetry > ROUNDING * covariance.abs().max():
         raise ValueError(
-            f"{name} must be symmetric, got mirror images that differ by {asymmetry:.3g}. Pass no factor of it."
+            f"{name} must be symmetric, got entries that differ by {asymmetry:.3g} from their mirror images. "
+            "Pass a covariance, not a factor of it."
         )
 
 
@@ -200,6 +201,7 @@ def _clip_rounding(eigenvalues: Tensor, name: str) -> Tensor:
     lowest, scale = eigenvalues.min(), eigenvalues.abs().max()
     if lowest < -ROUNDING * scale:
         raise ValueError(
-            f"{name} must have no eigenvalues below zero, got {lowest:.3g} of {scale:.3g}. Use float64."
+            f"{name} must have no eigenvalues below zero, got {lowest:.3g} where the largest is {scale:.3g} in "
+            "size. Estimate it in float64."
         )
     return eigenvalues.clamp(min=0)

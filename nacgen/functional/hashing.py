@@ -120,7 +120,8 @@ def _check_labeled(
         is_class = labels.ndim == 1 and labels.dtype == torch.int64
         if not is_class and not (labels.ndim == 2 and labels.dtype == torch.bool):
             raise ValueError(
-                f"{name}_labels must be classes (n,) or bool (n, c), got {labels.dtype} {tuple(labels.shape)}."
+                f"{name}_labels must be classes, int64 (n,), or multi-hot, bool (n, c), got {labels.dtype} "
+                f"{tuple(labels.shape)}. Convert them."
             )
         if is_class and (labels < 0).any():
             raise ValueError(
@@ -128,7 +129,8 @@ def _check_labeled(
             )
         if len(codes) != len(labels):
             raise ValueError(
-                f"each {name} code must have one label, got {len(codes)} codes and {len(labels)} labels."
+                f"each {name} code must have one label, got {len(codes)} codes and {len(labels)} labels. "
+                "Take both from the same images."
             )
     if query_labels.shape[1:] != gallery_labels.shape[1:]:
         raise ValueError(

@@ -95,7 +95,8 @@ def kernel_distance_of_subsets(
     """
     if num_subsets < 1 or subset_size < 2:
         raise ValueError(
-            f"num_subsets must be 1 or more and subset_size 2 or more, got {num_subsets} and {subset_size}."
+            f"num_subsets must be 1 or more and subset_size 2 or more, got {num_subsets} and {subset_size}. "
+            "Published figures use 100 subsets of 1,000."
         )
     rows_1, rows_2 = feature_pair(
         "features_1", features_1, "features_2", features_2, at_least=subset_size

@@ -97,7 +97,8 @@ def mixture_log_likelihood(
     """
     if received.shape[1] != codes.shape[1]:
         raise ValueError(
-            f"received and codes must have one length, got {received.shape[1]} and {codes.shape[1]} bits."
+            f"received and codes must have one length, got {received.shape[1]} and {codes.shape[1]} bits. "
+            "Take both from one encoder."
         )
     kappa = log_likelihood_ratio(flip_probability)
     scale = 1 / kappa if divide else kappa
@@ -179,7 +180,8 @@ def received_codes(
     check_flip_probability(flip_probability)
     if uniform.shape != code_logits.shape:
         raise ValueError(
-            f"uniform must have the shape of code_logits {tuple(code_logits.shape)}, got {tuple(uniform.shape)}."
+            f"uniform must have the shape of code_logits {tuple(code_logits.shape)}, got {tuple(uniform.shape)}. "
+            "Draw one number for each bit."
         )
     if relaxation == "marginal":
         mean = (1 - 2 * flip_probability) * torch.tanh(code_logits)

@@ -121,7 +121,8 @@ def precision_at(counts: DistanceCounts, num_items: int) -> Float64[Tensor, " q"
     gallery_size = int(counts.total[0].sum())
     if not 1 <= num_items <= gallery_size:
         raise ValueError(
-            f"num_items must lie between 1 and the size of the gallery, {gallery_size}, got {num_items}."
+            f"num_items must lie between 1 and the size of the gallery, {gallery_size}, got {num_items}. "
+            "Ask for fewer."
         )
     kept = (num_items - _before(counts.total)).clamp(min=0).minimum(counts.total)
     return (kept * counts.relevant / counts.total.clamp(min=1).double()).sum(1) / num_items

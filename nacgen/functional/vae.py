@@ -29,7 +29,8 @@ def gaussian_kl_by_axis(
     """
     if mean.shape != log_variance.shape:
         raise ValueError(
-            f"mean and log_variance must have one shape, got {tuple(mean.shape)} and {tuple(log_variance.shape)}."
+            f"mean and log_variance must have one shape, got {tuple(mean.shape)} and {tuple(log_variance.shape)}. "
+            "Split one output in two."
         )
     # expm1: near a collapsed posterior exp(v) - 1 - v would be rounding errors
     return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
@@ -89,7 +90,8 @@ def importance_bound(log_weights: Float[Tensor, "n b"], num_samples: int) -> Flo
     """
     if not 1 <= num_samples <= len(log_weights):
         raise ValueError(
-            f"num_samples must be between 1 and the number of rows, {len(log_weights)}, got {num_samples}."
+            f"num_samples must be between 1 and the number of rows, {len(log_weights)}, got {num_samples}. "
+            "Draw more samples."
         )
     whole = len(log_weights) // num_samples * num_samples
     groups = rearrange(log_weights[:whole], "(g n) b -> g n b", n=num_samples)

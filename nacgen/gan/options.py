@@ -123,7 +123,8 @@ class GANConfig(GenerativeConfig):
         super().__post_init__()
         if not self.needs_encoder and self.init != "random":
             raise ConfigurationError(
-                f"discriminator.network sngan starts from no encoder, got init {self.init}. Give --init random."
+                f"discriminator.network sngan starts from no encoder, got init {self.init}. Give "
+                "--init random, or --discriminator.network encoder."
             )
         if self.batch_size % self.optim.micro_batches:
             raise ConfigurationError(

@@ -69,7 +69,8 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
         raise CheckpointError(
-            f"{path} should hold tensors, or {' or '.join(WRAPPERS)}, but holds {found}. Save a state_dict()."
+            f"{path} should hold tensors, or {' or '.join(WRAPPERS)}, but holds {found}. "
+            "Save the state_dict() of the whole model."
         )
     return tensors
 
