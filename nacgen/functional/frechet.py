@@ -192,8 +192,8 @@ def _check_covariance(name: str, covariance: Tensor) -> None:
     asymmetry = (covariance - covariance.mT).abs().max()
     if asymmetry > ROUNDING * covariance.abs().max():
         raise ValueError(
-            f"{name} must be symmetric, got entries that differ by {asymmetry:.3g} from their mirror images. "
-            "Pass a covariance, not a factor of it."
+            f"{name} must be symmetric, got entries that differ from their mirror image by "
+            f"{asymmetry:.3g}. Pass a covariance, not a factor of it."
         )
 
 
