@@ -6,11 +6,13 @@ Files of unknown origin are decoded to RGB with 8 bits per channel, or refused b
                first picture of a JPEG that holds several; transparent pixels are put on white
     as stored  the orientation that a camera notes beside the pixels is not applied, as in torchvision
     refused    more than 8 bits or floats per channel, animations and other files of several frames, more pixels
-               than `MAX_PIXELS`, or half of it with transparency, JPEGs of hundreds of scans, formats that are not
-               in `FORMATS` whatever the file's name, pipes, devices, folders named like images, links that lead
-               nowhere
+               than `MAX_PIXELS`, or half of it with transparency, more bytes than so many pixels have, JPEGs of
+               hundreds of scans, PPMs of long comments, formats that are not in `FORMATS` whatever the file's
+               name, pipes, devices, folders named like images, links that lead nowhere
 """
 
+import io
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ from nacgen.system.files import open_regular
 # tell that they have more than 8 bits a channel.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB
+MAX_FILE = 3 * MAX_PIXELS + 2**20  # bytes, because some readers take a whole file into memory
 MAX_SCANNED = 16 * MAX_PIXELS  # pixels that a JPEG's scans may pass over, seconds of work
 MAX_SKIPPED = 0.01  # of all images
 
@@ -38,6 +41,15 @@ ROWS = 2**20  # pixels that are put on white at once
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a segment of a JPEG
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 MAX_SEGMENTS = 20_000
+# Pillow reads comments of PPM byte by byte.
+SPACE = rb"(?:\s|#[^\r\n]*[\r\n])+"
+PPM = re.compile(rb"P[1-6]")
+PPM_HEADER = re.compile(rb"P(?:[14]|[2356]%b\d+)(?:%b\d+){2}" % (SPACE, SPACE))
+MAX_HEADER, MAX_COMMENTS = 2**16, 100
+NO_IMAGES = {  # first bytes
+    b"version https://git-lfs": "it is a Git LFS pointer: run `git lfs pull` for the file itself",
+    b"<": "it is a web page or a drawing (SVG)",
+}
 # Pillow turns a TIFF by its orientation, 2 to 8, while it is loaded; these turn it back.
 T = Image.Transpose
 TURNS = (
@@ -55,17 +67,37 @@ TURNS = (
 def open_image(path: str) -> Iterator[ImageFile.ImageFile]:
     """Open an image file without decoding it; errors of Pillow or the block become a `DataError` with its name."""
     try:
-        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
-            kind = " and transparency" if image.has_transparency_data else ""
-            if image.width * image.height > (MAX_PIXELS / 2 if kind else MAX_PIXELS):
-                raise ValueError(f"it has {image.width} x {image.height} pixels{kind}")
-            yield image
+        with open_regular(path) as file:
+            _check_content(file)
+            with Image.open(file, formats=FORMATS) as image:
+                kind = " and transparency" if image.has_transparency_data else ""
+                if image.width * image.height > (MAX_PIXELS / 2 if kind else MAX_PIXELS):
+                    raise ValueError(f"it has {image.width} x {image.height} pixels{kind}")
+                yield image
     except (MemoryError, DataError):
         raise
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise DataError(
             f"{path} must be a readable image, but is not ({_reason(error)}). Repair or remove it."
         ) from error
+
+
+def _check_content(file: io.BufferedReader) -> None:
+    """Refuse what is no image by its first bytes, and what would take long to open."""
+    start = file.peek(64)
+    size = os.fstat(file.fileno()).st_size
+    for mark, kind in NO_IMAGES.items():
+        if start.startswith(mark):
+            raise ValueError(kind)
+    if size == 0 or size > MAX_FILE:
+        raise ValueError(f"it has {size:,} bytes")
+    if PPM.match(start):
+        if not PPM_HEADER.match(file.read(MAX_HEADER)):
+            raise ValueError(f"its header is damaged or longer than {MAX_HEADER} bytes")
+        file.seek(0)
+        if start[1] in b"123" and file.read().count(b"#") > MAX_COMMENTS:
+            raise ValueError(f"it has more than {MAX_COMMENTS} comments")
+        file.seek(0)
 
 
 def channel_depth(image: ImageFile.ImageFile) -> str:
@@ -96,12 +128,12 @@ def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
     the size of the file.
     """
     with open_image(path) as file:
-        depth, frames = channel_depth(file), getattr(file, "n_frames", 1)
+        depth = channel_depth(file)
         turned = orientation(file)
         if depth != "8 bits":
             raise ValueError(f"it has {depth} a channel, and only you know how to round them")
-        if frames > 1 and file.format != "MPO":
-            raise ValueError(f"it has {frames} frames")
+        if getattr(file, "is_animated", False) and file.format != "MPO":
+            raise ValueError("it has several frames")
         if image_size is not None and max(file.size) * image_size**2 > MAX_PIXELS * min(file.size):
             raise ValueError(f"{file.width} x {file.height} pixels are too many at {image_size}")
         if file.format in ("JPEG", "MPO"):

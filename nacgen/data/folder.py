@@ -5,10 +5,12 @@ files and folders, and those that systems leave behind, are no images and no cla
 """
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int64
@@ -28,6 +30,17 @@ MAX_DEPTH = 100  # of folders in folders
 MAX_REASONS = 8  # of passing files over, that are told apart
 
 
+class Entry(NamedTuple):
+    """A folder, or what is named like an image, in a folder."""
+
+    name: str
+    path: str
+    is_named: bool  # like an image
+    is_folder: bool
+    is_file: bool
+    is_link: bool
+
+
 @dataclass(frozen=True)
 class ImageFiles:
     """Paths and labels of images, without pixels."""
@@ -38,6 +51,7 @@ class ImageFiles:
     root: str = ""  # folder that the paths lie in
     no_files: tuple[str, ...] = ()  # paths that are named like images but are not files
     folders: tuple[str, ...] = ()  # all below the root
+    links: tuple[str, ...] = ()  # paths that are links
     held_out: str = ""  # folder of held-out images that belong to these
     passed_over: Counter[str] = field(default_factory=Counter)  # numbers of files, by suffix
     notes: tuple[str, ...] = ()  # what a reader may not expect
@@ -54,22 +68,32 @@ class ImageFiles:
 def list_images(root: Path) -> ImageFiles:
     """Find all that is named like an image below a folder, in the order of paths, without opening a file.
 
-    If all images lie in subfolders, the first level names the class.
+    If all images lie in subfolders, the first level names the class, however its accents are encoded.
     """
     folders: list[str] = []
     passed_over: Counter[str] = Counter()
-    found = list(walk(str(root), folders, passed_over))
-    paths = [path for path, _ in found]
-    no_files = tuple(path for path, is_file in found if not is_file)
+    paths, no_files, links = [], [], []
+    for entry in walk(str(root), folders, passed_over):
+        paths.append(entry.path)
+        if not entry.is_file:
+            no_files.append(entry.path)
+        if entry.is_link:
+            links.append(entry.path)
     if not paths:
         raise DataNotFoundError(
             f"{root} must hold images ({', '.join(sorted(SUFFIXES))}), but none was found in it or below"
-            f"{f'; passed over: {in_words(passed_over)}' if passed_over else ''}."
+            f"{f'; passed over: {in_words(passed_over)}' if passed_over else ''}. Put such files there, or remove "
+            "the folder if it is not needed."
         )
     below = len(os.path.join(root, ""))  # noqa: PTH118 - with its separator
     ends = [path.find(os.sep, below) for path in paths]
     files = ImageFiles(
-        tuple(paths), None, (), str(root), no_files, tuple(folders[1:]), "", passed_over
+        tuple(paths),
+        root=str(root),
+        no_files=tuple(no_files),
+        folders=tuple(folders[1:]),
+        links=tuple(links),
+        passed_over=passed_over,
     )
     if min(ends) < 0:
         if max(ends) < 0:
@@ -80,12 +104,11 @@ def list_images(root: Path) -> ImageFiles:
         )
     numbers: dict[str, int] = {}  # in the order of the walk, which is that of the names
     labels = [
-        numbers.setdefault(path[below:end], len(numbers))
+        numbers.setdefault(unicodedata.normalize("NFC", path[below:end]), len(numbers))
         for path, end in zip(paths, ends, strict=True)
     ]
-    empty = [
-        f[below:] for f in files.folders if os.sep not in f[below:] and f[below:] not in numbers
-    ]
+    names = [f[below:] for f in files.folders if os.sep not in f[below:]]
+    empty = [name for name in names if unicodedata.normalize("NFC", name) not in numbers]
     return replace(
         files,
         labels=torch.tensor(labels),
@@ -94,18 +117,19 @@ def list_images(root: Path) -> ImageFiles:
     )
 
 
-def walk(root: str, folders: list[str], passed_over: Counter[str]) -> Iterator[tuple[str, bool]]:
-    """Yield paths that are named like images, and True for those that are files, depth first.
+def walk(root: str, folders: list[str], passed_over: Counter[str]) -> Iterator[Entry]:
+    """Yield what is named like an image, depth first.
 
     Folders, the root first, and the number of files passed over are added to the arguments.
     """
     seen: dict[tuple[int, int], str] = {}
-    stack = [iter([("", root, False, True, False)])]
+    stack = [iter([Entry("", root, False, True, False, False)])]
     while stack:
-        for _, path, is_named, is_folder, is_file in stack[-1]:
-            if is_named:
-                yield path, is_file
-            elif is_folder:
+        for entry in stack[-1]:
+            path = entry.path
+            if entry.is_named:
+                yield entry
+            elif entry.is_folder:
                 if len(stack) > MAX_DEPTH:
                     raise DataError(
                         f"folders must lie in each other at most {MAX_DEPTH} deep, but {path[:200]}… is deeper. "
@@ -115,10 +139,7 @@ def walk(root: str, folders: list[str], passed_over: Counter[str]) -> Iterator[t
                 status = Path(path).stat()
                 first = seen.setdefault((status.st_dev, status.st_ino), path)
                 if first != path and os.path.realpath(first) == os.path.realpath(path):
-                    raise DataError(
-                        f"{path} must not lead back to {first}, whose images would be read again, but is a link "
-                        "to it. Remove it."
-                    )
+                    raise _leads_back(path, first)
                 folders.append(path)
                 passed_over.update(others)
                 stack.append(iter(found))
@@ -127,11 +148,8 @@ def walk(root: str, folders: list[str], passed_over: Counter[str]) -> Iterator[t
             stack.pop()
 
 
-def scan(folder: str) -> tuple[list[tuple[str, str, bool, bool, bool]], Counter[str]]:
-    """List a folder: what is named like an image or is a folder, sorted, and the number of other files.
-
-    Each entry has its name, its path, and says if it is named like an image, is a folder, and is a file.
-    """
+def scan(folder: str) -> tuple[list[Entry], Counter[str]]:
+    """List a folder: what is named like an image or is a folder, sorted, and the number of other files."""
     others: Counter[str] = Counter()
     found = []
     try:
@@ -147,8 +165,20 @@ def scan(folder: str) -> tuple[list[tuple[str, str, bool, bool, bool]], Counter[
                     if not is_named:
                         raise
                     is_folder = is_file = False
+                is_link = entry.is_symlink()
+                if is_folder and is_link:
+                    target = os.path.realpath(entry.path)
+                    if Path(folder).resolve().is_relative_to(target):
+                        raise _leads_back(entry.path, target)
+                if is_named and "\\" in name and os.sep != "\\":
+                    raise DataError(
+                        f"folders must be folders, but the name of {entry.path} holds backslashes in their place, "
+                        "as archives made on Windows do. Unpack the archive with unzip or 7z, or rename the file."
+                    )
                 if is_named or is_folder:
-                    found.append((name, entry.path, is_named, is_folder, is_file))
+                    found.append(Entry(name, entry.path, is_named, is_folder, is_file, is_link))
+                elif is_link and not is_file:
+                    others["linked nowhere"] += 1
                 else:
                     suffix = Path(name).suffix.lower()
                     is_word = suffix[1:].isalnum() and not suffix[1:].isdigit()
@@ -159,6 +189,13 @@ def scan(folder: str) -> tuple[list[tuple[str, str, bool, bool, bool]], Counter[
             "Change its permissions or remove it."
         ) from error
     return sorted(found), others
+
+
+def _leads_back(link: str, place: str) -> DataError:
+    return DataError(
+        f"{link} must not lead back to {place}, whose images would be read again, but is a link that does. "
+        "Remove it."
+    )
 
 
 def is_image_name(name: str) -> bool:

@@ -166,14 +166,14 @@ def _header(path: str) -> tuple[tuple[int, int], str]:
     with open_image(path) as image:
         size = image.size if orientation(image) < 5 else image.size[::-1]  # as stored
         kind = str(image.format)
-        frames, depth = getattr(image, "n_frames", 1), channel_depth(image)
+        is_animated, depth = getattr(image, "is_animated", False), channel_depth(image)
         alpha = None
         if image.has_transparency_data:
             has_band = image.mode in ("LA", "RGBA")
             alpha = (image if has_band else image.convert("RGBA")).getchannel("A")
-    if frames > 1:
+    if is_animated:
         raise DataError(
-            f"{path} must be one image, but has {frames} frames. Save the one that is meant."
+            f"{path} must be one image, but has several frames. Save the one that is meant."
         )
     if depth != "8 bits":
         raise DataError(

@@ -13,7 +13,9 @@ All that could be misread is refused with the choices: held-out images beside cl
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from nacgen.data.folder import ImageFiles, is_image_name, list_images, quoted, scan, walk
@@ -22,12 +24,14 @@ from nacgen.errors import DataError, DataNotFoundError
 ROLES = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout"), "test"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout", "heldout"), "test"),
 }
-SPLIT_NAME = re.compile(
-    rf"({'|'.join(ROLES)})(?:[ _-]?(?:set|split|data|images?|imgs?|[12]\d{{3}}))?", re.IGNORECASE
+SPLIT_NAME = re.compile(  # without spaces and hyphens
+    rf"({'|'.join(ROLES)})(?:set|split|data|images?|imgs?|[12]\d{{3}})?", re.IGNORECASE
 )
 WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+WORD_ROLES = {"Tr": "train", "Ts": "test"}  # of imagesTr and imagesTs
+MASK = re.compile(r"[ _-](?:mask|seg|segmentation|gt|label)s?(?:[ _-]?\d+)?\.\w+$", re.IGNORECASE)
 NO_CLASSES = (
     "images", "image", "imgs", "img", "jpegimages", "jpegs", "jpg", "jpeg", "png", "pictures", "photos",
 )  # fmt: skip
@@ -40,7 +44,6 @@ class Splits:
     root: Path
     folders: dict[str, str]  # names
     others: tuple[str, ...] = ()  # that hold images beside the splits
-    passed_over: Counter[str] = field(default_factory=Counter)
 
     @property
     def held_out(self) -> Path | None:
@@ -70,9 +73,12 @@ def list_folder(data_dir: Path, split: str) -> ImageFiles:
         # Classes lie as deep as those of training images, if they can.
         inner = _class_root(train).relative_to(train) if train is not None else Path()
         is_alike = inner.parts and (held_out / inner).is_dir()
-        return _checked(list_images(held_out / inner if is_alike else _class_root(held_out)))
+        files = _checked(list_images(held_out / inner if is_alike else _class_root(held_out)))
+        return _check_apart(files, train)
     files = _checked(list_images(_class_root(train or data_dir)))
-    _check_trained_on(files, held_out)
+    _check_trained_on(_check_apart(files, held_out))
+    if train is None:
+        _check_names(files)
     used = (train, held_out)
     unused = [name for name in splits.folders.values() if splits.root / name not in used]
     unused += splits.others
@@ -80,14 +86,14 @@ def list_folder(data_dir: Path, split: str) -> ImageFiles:
         files,
         held_out=str(held_out or ""),
         notes=files.notes + ((f"not used: {quoted(unused)}",) if unused else ()),
-        passed_over=files.passed_over + splits.passed_over,
+        passed_over=files.passed_over + _passed_over_beside(files, data_dir, splits),
     )
 
 
 def find_splits(folder: Path) -> Splits:
     """Find the splits in a folder, or in the only folder in it that holds images."""
-    entries, passed_over = scan(str(folder))
-    names = [name for name, _, is_named, is_folder, _ in entries if is_folder and not is_named]
+    entries, _ = scan(str(folder))
+    names = [entry.name for entry in entries if entry.is_folder and not entry.is_named]
     by_role: dict[str, list[str]] = {}
     for name in names:
         if role := _role(name):
@@ -98,13 +104,13 @@ def find_splits(folder: Path) -> Splits:
                 f"{folder} must have one folder for each split, but {quoted(same)} mean the same. Merge or "
                 "rename them."
             )
-    loose = [name for name, _, is_named, _, _ in entries if is_named]
+    loose = [entry.name for entry in entries if entry.is_named]
     if by_role:
         others = [name for name in names if not _role(name) and _holds_images(folder / name)]
         others += loose[:1]
         found = {role: same[0] for role, same in by_role.items()}
-        return Splits(folder, found, tuple(others), passed_over)
-    words = {n: {ROLES.get(word.lower()) for word in WORDS.findall(n)} - {None} for n in names}
+        return Splits(folder, found, tuple(others))
+    words = {name: _roles(name) for name in names}
     alike = [name for name, roles in words.items() if roles]
     roles = set().union(*words.values())
     if "train" in roles and len(roles) > 1:
@@ -136,10 +142,11 @@ def _check_splits(splits: Splits) -> None:
             f"{train} may be a split or a class, because {others} in {root} hold images, too. To train on it "
             f"alone, give --data-dir {train}; if it is a class, put all classes into one folder named train."
         )
-    if held_out is not None and held_out.samefile(train):
+    both = [] if held_out is None else [train.resolve(), held_out.resolve()]
+    if both and (both[0].is_relative_to(both[1]) or both[1].is_relative_to(both[0])):
         raise DataError(
-            f"held-out images must differ from training images, but {held_out} is {train}. Remove one of them, "
-            "and a fifth is held out."
+            f"held-out images must differ from training images, but {held_out} is {train}, or one is a part of "
+            "the other. Remove the held-out ones, and a fifth is held out."
         )
 
 
@@ -165,8 +172,8 @@ def _only_folder(folder: Path) -> Path | None:
 def _image_folders(folder: Path) -> list[str]:
     """Return the names of the first two folders in a folder that hold images."""
     names: list[str] = []
-    for name, _, is_named, is_folder, _ in scan(str(folder))[0]:
-        if is_folder and not is_named and len(names) < 2 and _holds_images(folder / name):
+    for name, path, is_named, is_folder, *_ in scan(str(folder))[0]:
+        if is_folder and not is_named and len(names) < 2 and _holds_images(Path(path)):
             names.append(name)
     return names
 
@@ -180,8 +187,31 @@ def _holds_images(folder: Path) -> bool:
         raise
 
 
+def _passed_over_beside(files: ImageFiles, top: Path, splits: Splits) -> Counter[str]:
+    """Count files beside the folders that lead from the top to images, but not in other splits."""
+    passed_over: Counter[str] = Counter()
+    known = {str(splits.root / name) for name in (*splits.folders.values(), *splits.others)}
+    folder = Path(files.root)
+    while folder != top:
+        entries, others = scan(str(folder.parent))
+        passed_over.update(others)
+        for entry in entries:
+            if entry.is_folder and str(folder.parent / entry.name) not in {str(folder), *known}:
+                list(walk(entry.path, [], passed_over))
+        folder = folder.parent
+    return passed_over
+
+
 def _checked(files: ImageFiles) -> ImageFiles:
     """Refuse images beside masks or the like."""
+    masks = [path for path in files.paths if MASK.search(path)]
+    stems = {os.path.splitext(path)[0] for path in files.paths} if masks else set()  # noqa: PTH122
+    for mask in masks:
+        if MASK.sub("", mask) in stems:
+            raise DataError(
+                f"{files.root} must hold images alone, but {mask} seems to be the mask of another. Move masks "
+                "elsewhere, or rename it if it is an image."
+            )
     for path in map(Path, files.folders):
         names = _image_folders(path.parent) if path.name.casefold() in NO_CLASSES else []
         if len(names) > 1:
@@ -193,12 +223,41 @@ def _checked(files: ImageFiles) -> ImageFiles:
     return files
 
 
-def _check_trained_on(files: ImageFiles, held_out: Path | None) -> None:
+def _check_apart(files: ImageFiles, other: Path | None) -> ImageFiles:
+    """Refuse links from the images of one split to those of the other."""
+    home = None if other is None else other.resolve()
+    resolve = cache(os.path.realpath)
+    linked: Iterable[str] = (f for f in files.folders if Path(f).is_symlink())
+    for path in (*linked, *files.links):
+        place, name = os.path.split(os.path.join(os.path.dirname(path), os.readlink(path)))  # noqa: PTH115, PTH118, PTH120
+        if home is not None and Path(resolve(place), name).is_relative_to(home):
+            raise DataError(
+                f"held-out images must differ from training images, but {path} is a link to one in {other}. "
+                "Remove it."
+            )
+    return files
+
+
+def _check_names(files: ImageFiles) -> None:
+    """Refuse images all of whose names tell a split, such as `train_1.png` and `test_1.png`."""
+    first: dict[str | None, str] = {}
+    for path in files.paths:
+        name = os.path.basename(path)  # noqa: PTH119
+        roles = _roles(name[: name.rfind(".")])
+        if len(roles) != 1:
+            return
+        first.setdefault(roles.pop(), name)
+    if "train" in first and len(first) > 1:
+        raise DataError(
+            f"{files.root} must hold images to train on alone, but their names tell several splits: "
+            f"{quoted([*first.values()])}. Sort them into folders train and test."
+        )
+
+
+def _check_trained_on(files: ImageFiles) -> None:
     """Refuse held-out images among those to train on."""
-    home = None if held_out is None else held_out.resolve()
     for path in map(Path, files.folders):
-        is_link = home is not None and path.is_symlink() and path.resolve().is_relative_to(home)
-        if is_link or (_role(path.name) in ("val", "test") and _holds_images(path)):
+        if _role(path.name) in ("val", "test") and _holds_images(path):
             raise DataError(
                 f"{files.root} must hold images to train on alone, but those in {path} seem to be held out. Sort "
                 "images as train/CLASS and test/CLASS, or give the folder another name if it is a class."
@@ -206,5 +265,10 @@ def _check_trained_on(files: ImageFiles, held_out: Path | None) -> None:
 
 
 def _role(name: str) -> str | None:
-    match = SPLIT_NAME.fullmatch(name)
+    match = SPLIT_NAME.fullmatch(re.sub("[ _-]", "", name))
     return ROLES[match[1].lower()] if match else None
+
+
+def _roles(name: str) -> set[str | None]:
+    """Return the roles that words in a name tell."""
+    return {WORD_ROLES.get(word, ROLES.get(word.lower())) for word in WORDS.findall(name)} - {None}

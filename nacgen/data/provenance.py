@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nacgen.data.datasets import Dataset, ImageDataset
-from nacgen.data.folder import ImageFiles, in_words, most_common
+from nacgen.data.folder import ImageFiles, in_words, most_common, quoted
 from nacgen.system.files import open_regular
 
 MAX_WHOLE_BYTES = 64 * 2**20  # of all files together, up to which every byte is read
@@ -96,6 +96,8 @@ def data_line(train: Dataset, held_out: Dataset | None) -> str:
     """Describe training images, held-out ones, and files passed over, in one line."""
     classes = len(train.class_names)
     kinds = f"{classes} class{'es' if classes > 1 else ''}" if classes else "no classes"
+    if classes and train.name == "folder":  # which other folders may be taken for
+        kinds += f" ({quoted(train.class_names)})"
     parts = [f"data: {_source(train)}, {kinds}", *_remarks(train)]
     if held_out is None:
         return "; ".join([*parts, "none held out"])

@@ -53,15 +53,18 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """Return one phrase for each name whose fingerprint differs between two sets, for a message."""
     names = sorted(there.keys() | here.keys())
     return [
-        f"{name}: {_in_words(there.get(name))} there, {_in_words(here.get(name))} here"
+        f"{name}: {_in_words(there.get(name), here.get(name))} there, "
+        f"{_in_words(here.get(name), there.get(name))} here"
         for name in names
         if there.get(name) != here.get(name)
     ]
 
 
-def _in_words(fingerprint: Any) -> str:
+def _in_words(fingerprint: Any, other: Any) -> str:
+    """Return what differs from another fingerprint; of digests the beginning."""
     if fingerprint is None:
         return "none"
     facts = fingerprint if isinstance(fingerprint, dict) else {"": fingerprint}
-    words = ", ".join(f"{key} {value}".strip() for key, value in facts.items())
+    others = other if isinstance(other, dict) else {}
+    words = ", ".join(f"{k} {v}".strip() for k, v in facts.items() if v != others.get(k))
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", words)

@@ -113,6 +113,12 @@ def test_without_held_out_images_a_fifth_is_held_out(
         (("train/images/", "train/masks/", "test/images/"), "beside .*/train/images"),
         (("train/", "test/images/", "test/gt/"), "beside .*/test/images"),
         (("images/training/", "images/validation/", "annotations/training/"), "--data-dir .*/images, or"),
+        (("imagesTr/", "imagesTs/", "labelsTr/"), "'imagesTr', 'imagesTs', 'labelsTr' could be either"),
+        (("cats/", "dogs/", "hold-out/"), "there are others in 'hold-out', but lie in 'cats', 'dogs'"),
+        (("x/train_1.png", "x/train_2.png", "x/test_1.png"), "several splits: 'test_1.png', 'train_1.png'"),
+        (("COCO_train2014_1.png", "COCO_val2014_1.png"), "several splits: 'COCO_train2014_1.png', 'COCO_val"),
+        (("a\\train\\1.png", "b.png"), r"a\\train\\1\.png holds backslashes .* with unzip or 7z"),
+        (("a/1.png", "a/1_mask.png", "b/2.png"), "a/1_mask.png seems to be the mask of another"),
         (("annotations/val/", "leftImg8bit/train/", "leftImg8bit/val/"), "those in .*/val seem to be held out"),
     ],
 )  # fmt: skip
@@ -129,7 +135,7 @@ def test_a_split_that_is_not_used_is_named(tmp_path: Path) -> None:
     train, test = load_splits("folder", tmp_path, 8)
     assert train.files is not None
     assert train.files.notes == ("not used: 'val', 'extra', '0.png'",)
-    assert train.files.passed_over == {".txt": 1, "hidden": 1, ".avif": 1}
+    assert train.files.passed_over == {".txt": 2, "hidden": 1, ".avif": 1}
     assert (len(train), len(test)) == (12, 6)
 
 
@@ -141,8 +147,53 @@ def test_one_folder_is_not_two_splits(tmp_path: Path) -> None:
     (tmp_path / "test").unlink()
     make(tmp_path, "test/a/")
     (tmp_path / "train" / "b").symlink_to("../test/a")
-    with pytest.raises(DataError, match=f"those in {tmp_path}/train/b seem to be held out"):
+    with pytest.raises(DataError, match=f"{tmp_path}/train/b is a link to one in {tmp_path}/test"):
         load_splits("folder", tmp_path, 8)
+    (tmp_path / "train" / "b").unlink()
+    (tmp_path / "train" / "a" / "6.png").symlink_to("../../test/a/0.png")
+    with pytest.raises(DataError, match=f"a/6.png is a link to one in {tmp_path}/test"):
+        load_splits("folder", tmp_path, 8)
+    (tmp_path / "train" / "a" / "6.png").unlink()
+    (tmp_path / "test" / "c").symlink_to("../train/a")
+    with pytest.raises(DataError, match=f"/test/c is a link to one in {tmp_path}/train"):
+        load_splits("folder", tmp_path, 8)
+    (tmp_path / "test").rename(tmp_path / "old")
+    (tmp_path / "test").symlink_to("train/a")
+    with pytest.raises(DataError, match="or one is a part of the other"):
+        load_splits("folder", tmp_path, 8)
+
+
+@pytest.mark.parametrize(
+    ("names", "passed_over"),
+    [
+        (("cats/a/", "cats/b/", "dogs/a/0.heic", "dogs/b/0.heic", "notes.txt"), {".heic": 2, ".txt": 1}),
+        (("images/", "more/0.avif"), {".avif": 1}),
+        (("x/train/a/", "x/test/a/", "x/extra/0.avif", "0.zip"), {".avif": 1, ".zip": 1}),
+    ],
+)  # fmt: skip
+def test_no_file_beside_the_images_vanishes(
+    names: tuple[str, ...], passed_over: dict[str, int], tmp_path: Path
+) -> None:
+    files = load_dataset("folder", "train", make(tmp_path, *names), 8).files
+    assert files is not None
+    assert files.passed_over == passed_over
+
+
+def test_a_class_is_one_however_its_accents_are_encoded(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    make(
+        tmp_path, f"train/{composed}/", f"train/{decomposed}/", "train/tea/", f"test/{decomposed}/"
+    )
+    train, test = load_splits("folder", tmp_path, 8)
+    assert train.class_names == test.class_names == (composed, "tea")
+    assert torch.equal(train.labels.bincount(), torch.tensor([12, 6]))  # type: ignore[union-attr]
+
+
+def test_names_that_only_look_like_splits_or_masks_are_read(tmp_path: Path) -> None:
+    make(tmp_path, "a/train_1.png", "a/test_1.png", "a/face_mask.png", "a/2.png", "a/3.png")
+    assert len(load_dataset("folder", "train", tmp_path, 8)) == 5
+    make(tmp_path / "x", "trainval/train_1.png", "trainval/val_1.png")
+    assert len(load_dataset("folder", "train", tmp_path / "x", 8)) == 2
 
 
 def test_a_held_out_split_can_be_read_alone(tmp_path: Path) -> None:

@@ -96,16 +96,41 @@ def tiff_of_planes(bits: int) -> bytes:
     return (header.ljust(158, b"\0") + shorts).ljust(start, b"\0") + planes.tobytes()
 
 
+def chain(num_pages: int) -> bytes:
+    """A TIFF of many pages of one pixel, each a few bytes."""
+    tags = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (278, 1), (279, 1)]
+    page = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHII", k, 4, 1, v) for k, v in tags
+    )
+    size = len(page) + 4
+    return b"II*\0\x08\0\0\0" + b"".join(
+        page + struct.pack("<I", 8 + (i + 1) * size) for i in range(num_pages)
+    )
+
+
+def large_tail(path: Path) -> None:
+    """A small picture with gigabytes of nothing behind it."""
+    path.write_bytes(encoded(kind="WEBP"))
+    os.truncate(path, 3_000_000_000)
+
+
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 20\n%%EndComments\n(x) run\n%%EOF\n"
 DAMAGED = "damaged or none of PNG, JPEG, BMP"
 
 REFUSED: dict[str, tuple[bytes | Callable[[Path], object], str]] = {
-    "empty.png": (b"", DAMAGED),
+    "empty.png": (b"", "it has 0 bytes"),
     "cut.png": (encoded(NOISE)[:-500], "OSError.*truncated"),
     "cut.jpg": (encoded(NOISE, "JPEG")[:-500], "OSError"),
     "header_alone.jpg": (encoded(kind="JPEG")[:20], DAMAGED),
     "text.png": (b"no image\n" * 100, DAMAGED),
-    "page.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", DAMAGED),
+    "page.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a web page or a drawing"),
+    "pointer.png": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "a Git LFS pointer",
+    ),
+    "tail.webp": (large_tail, "it has 3,000,000,000 bytes"),
+    "comment.ppm": (b"P6\n#" + b"x" * 2**20 + b"\n8 8\n255\n" + bytes(192), "longer than 65536"),
+    "comments.ppm": (b"P3\n8 8\n255\n" + b"#\n" * 2**20 + b"1 2 3 " * 64, "than 100 comments"),
     "postscript.png": (POSTSCRIPT, DAMAGED),
     "icon.png": (encoded(kind="ICO"), DAMAGED),
     "folder.png": (Path.mkdir, "it is a folder"),
@@ -124,10 +149,11 @@ REFUSED: dict[str, tuple[bytes | Callable[[Path], object], str]] = {
         for bits, magic in DEEP
     },
     "planes16.tif": (tiff_of_planes(16), "it has 16 bits a channel"),
-    "moving.webp": (animation("WEBP"), "it has 3 frames"),
-    "moving.gif": (animation("GIF"), "it has 3 frames"),
-    "moving.png": (animation("PNG"), "it has 3 frames"),
-    "pages.tif": (animation("TIFF"), "it has 3 frames"),
+    "moving.webp": (animation("WEBP"), "it has several frames"),
+    "moving.gif": (animation("GIF"), "it has several frames"),
+    "moving.png": (animation("PNG"), "it has several frames"),
+    "pages.tif": (animation("TIFF"), "it has several frames"),
+    "chain.tif": (chain(50_000), "it has several frames"),
     "bomb.png": (bomb(20_000, 20_000), "DecompressionBomb"),
     "large.png": (bomb(10_000, 10_000), "it has 10000 x 10000 pixels"),
     "clear.png": (bomb(7_000, 7_000, color_type=6), "7000 x 7000 pixels and transparency"),
@@ -176,7 +202,7 @@ def test_a_hostile_folder_is_one_message_that_names_ten(hostile: Path) -> None:
         load_dataset("folder", "train", hostile, 16)
     assert str(e.value).count("; ") == 10 - 1
     assert e.value.exit_code == 4
-    with pytest.raises(DataError, match=rf"all but 1% of .* but {len(REFUSED)} of .*device\.png"):
+    with pytest.raises(DataError, match=rf"all but 1% of .* but {len(REFUSED)} of .*cut\.jpg"):
         load_dataset("folder", "train", hostile, 16, skip_bad=True)
 
 
@@ -185,7 +211,7 @@ def test_what_is_no_file_is_named_before_training_on_a_folder_that_fits_no_memor
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr(Image, "open", lambda *args, **options: opened.append(args[0]))
-    with pytest.raises(DataError, match=r"but 5 of 39 are not: .*dangling\.png .*pipe\.png"):
+    with pytest.raises(DataError, match=r"but 5 of 44 are not: .*dangling\.png .*pipe\.png"):
         load_dataset("folder", "train", hostile, 16, max_bytes=0)
     assert not opened
 

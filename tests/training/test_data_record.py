@@ -103,8 +103,9 @@ def test_a_run_tells_and_records_what_it_passes_over(
     begin(tmp_path, *load_splits("folder", data, 8), skip_bad=False)
     line, facts = recorded(tmp_path, capsys)
     assert line == (
-        f"data: 12 images of folder/train in '{data}/train', 2 classes; passed over: 2 .avif; no images in 'c'; "
-        f"not used: 'val'; held out: 1 image of folder/test in '{data}/test'; passed over: 1 .heic"
+        f"data: 12 images of folder/train in '{data}/train', 2 classes ('a', 'b'); passed over: 2 .avif; "
+        f"no images in 'c'; not used: 'val'; held out: 1 image of folder/test in "
+        f"'{data}/test'; passed over: 1 .heic"
     )
     assert facts["train"]["passed_over"] == {".avif": 2}
     assert facts["train"]["notes"] == ["no images in 'c'", "not used: 'val'"]
