@@ -89,7 +89,9 @@ def check_images(images: Tensor, owner: nn.Module) -> None:
 
 def has_values(images: Tensor) -> bool:
     """Tell a tensor of numbers from an empty one and those that stand for others while a program is traced."""
-    stands_for_others = type(images).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    kind = type(images)
+    stands_for_others = kind.__torch_dispatch__ is not Tensor.__torch_dispatch__
+    stands_for_others |= getattr(kind, "stands_for_others", False)
     if stands_for_others or images.is_meta or images.numel() == 0:
         return False
     if torch._C._functorch.is_functorch_wrapped_tensor(images) or torch._C._get_tracing_state():

@@ -380,7 +380,7 @@ def test_weights_that_kept_their_length_and_lost_their_content_are_refused(folde
     file = folder / "model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[:-12] + bytes(12))
-    with pytest.raises(CheckpointError, match="its tensors are not those of tensors_sha256"):
+    with pytest.raises(CheckpointError, match="its tensors are not those of content_sha256"):
         Line.from_pretrained(folder)
 
 

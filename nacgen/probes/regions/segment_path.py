@@ -52,6 +52,7 @@ class Breakpoints:
 class SegmentPath(Tensor):
     """Values of one activation along a segment; networks see a batch of one image."""
 
+    stands_for_others = True  # its numbers are not those of the image that networks see
     times: Tensor
     activations: Tensor
     breakpoints: Breakpoints
