@@ -27,7 +27,8 @@ AFFINE = (
     *("conv1d", "conv2d", "linear", "batch_norm", "mean", "pad"),
     *("avg_pool2d", "adaptive_avg_pool2d", "contiguous"),
 )
-KNOWN = (*RELUS, "max_pool2d", "dropout", *SHAPES, *SUMS, *PRODUCTS, *AFFINE)
+IDENTITIES = ("dropout", "to")  # a path keeps its own precision
+KNOWN = (*RELUS, "max_pool2d", *IDENTITIES, *SHAPES, *SUMS, *PRODUCTS, *AFFINE)
 
 
 class TooManyBreakpointsError(Exception):
@@ -82,7 +83,7 @@ class SegmentPath(Tensor):
             result = _relu(paths[0])
         elif name == "max_pool2d":
             result = _max_pool(paths[0], *args[1:], **kwargs)
-        elif name == "dropout":
+        elif name in IDENTITIES:
             result = paths[0]
         else:
             result = _affine(func, paths, args, kwargs)

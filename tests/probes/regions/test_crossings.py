@@ -185,6 +185,16 @@ def test_float32_networks_are_counted_in_float64() -> None:
     )
 
 
+def test_an_encoder_in_float32_is_counted_as_its_copy_in_float64() -> None:
+    encoder = NACEncoder.from_pretrained("checkpoints/digits-nac").eval()
+    start, end = (side.float() for side in ends(1, 3, 8, 8))
+    end = torch.lerp(start, end, 0.1)
+    single = segment_crossings(encoder.piecewise_linear_logits, start, end)
+    double = segment_crossings(encoder.double().piecewise_linear_logits, start, end)
+    assert single.min() > 50
+    assert single.tolist() == double.tolist()
+
+
 def test_pieces_that_fit_into_memory_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build(
         lambda: nn.Sequential(nn.Linear(4, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU())
