@@ -9,7 +9,7 @@ import atexit
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from functools import cache
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -112,8 +112,11 @@ def decoders() -> Decoders:
 
 def result_of(task: Future[T], path: str) -> T:
     """Return the result of `Decoders.submit`; a failure, or more than `TIMEOUT_S`, is a `DataError`."""
-    while not wait([task], min(1.0, TIMEOUT_S)).done:
-        decoders().give_up_slow()
+    while not task.done():
+        try:
+            task.exception(min(1.0, TIMEOUT_S))
+        except TimeoutError:
+            decoders().give_up_slow()
     try:
         return task.result()
     except DataError:

@@ -42,16 +42,17 @@ def open_regular(path: str | Path, inside: Path | None = None) -> io.BufferedRea
     Links must stay in the folder `inside`, if it is given; `blobs` of the Hub's cache count as inside `snapshots`.
     A missing file, a folder, a pipe, a socket, a device and a link that leads out raise an `OSError`.
     """
-    resolved = os.path.realpath(path)
+    resolved, flags = str(path), _READ & ~getattr(os, "O_NOFOLLOW", 0)
     if inside is not None:
+        resolved, flags = os.path.realpath(path), _READ
         home = Path(os.path.realpath(inside))
         blobs = [snap.parent / "blobs" for snap in home.parents if snap.name == "snapshots"]
         if not any(Path(resolved).is_relative_to(folder) for folder in [home, *blobs]):
             raise OSError(f"it is a link that leads out of {inside}, to {resolved}")
     try:
-        mode = Path(resolved).stat().st_mode  # merely opening a device can have an effect
+        mode = os.stat(resolved).st_mode  # noqa: PTH116 - merely opening a device can have an effect
         refused = [kind for is_kind, kind in KINDS if is_kind(mode)]
-        descriptor = -1 if refused else os.open(resolved, _READ)
+        descriptor = -1 if refused else os.open(resolved, flags)
     except OSError as error:
         error.filename = str(path)
         raise
