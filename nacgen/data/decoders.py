@@ -16,10 +16,11 @@ from threading import Lock, Thread
 from typing import Any, TypeVar
 
 from nacgen.errors import DataError
+from nacgen.system.threads import count_cores
 
 T = TypeVar("T")
 
-NUM_THREADS = min(16, os.cpu_count() or 1)
+NUM_THREADS = min(16, count_cores())
 TIMEOUT_S = 120.0  # for one file, from the moment that a thread takes it
 PATIENCE_S = 1.0  # for all threads together, when the process ends
 BLOCK = 1024  # files in progress at once

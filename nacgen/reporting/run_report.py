@@ -23,7 +23,7 @@ from nacgen.system.files import storage_errors, write_file
 
 Reports = tuple[Path, Path]  # paths of the Markdown and the HTML file
 # Fields in which runs of one comparison differ.
-_RUN_BY_RUN = ("preset", "init", "seed", "run_dir", "config")
+_RUN_BY_RUN = ("preset", "init", "seed", "run_dir", "config", "run.num_threads")
 _CAPTIONS = {
     "mixture": "Samples from the Gaussian mixture that was fitted to the latents",
     "reconstructions": "Held-out images, each row above its reconstructions",

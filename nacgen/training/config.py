@@ -27,12 +27,14 @@ from nacgen.errors import (
 from nacgen.system.documents import LARGEST_WHOLE, flatten, read_yaml
 from nacgen.system.signals import stop_with_launcher
 from nacgen.system.terminal import guarded_streams, printable
+from nacgen.system.threads import automatic_threads
 from nacgen.training.old_options import as_flags, upgrade, upgrade_flags
 
 Config = TypeVar("Config")
 LARGEST_FLOAT = 3.4e38  # of float32
 LARGEST_SIDE = 4_096  # pixels that an image is resized to
 LONGEST_WAIT = 31_536_000  # seconds, a year
+MAX_THREADS = 1_024
 # Presets that `parse` has seen, by class of configuration.
 _presets: dict[type, Mapping[str, Any]] = {}
 
@@ -118,11 +120,17 @@ class RunConfig:
     """Seconds that a process waits for another before it ends the run."""
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """Second destination of metrics, besides metrics.jsonl."""
+    num_threads: int | None = None
+    """CPU threads of each process; another number rounds sums otherwise. None: that of the run to resume, else
+    OMP_NUM_THREADS, else the cores of this machine that the process may use, shared by the processes on it.
+    Under a launcher, which sets OMP_NUM_THREADS to 1 by itself, a 1 must be given here."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         require_positive(self, "log_every", "checkpoint_every")
         require_between(self, 1, LONGEST_WAIT, "timeout")
+        if self.num_threads is not None:
+            require_between(self, 1, MAX_THREADS, "num_threads")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -252,7 +260,9 @@ def run_recipe(
     threading.excepthook = _report_thread
     with guarded_streams():
         try:
-            main(parse(config_class, presets, description=sys.modules["__main__"].__doc__))
+            config = parse(config_class, presets, description=sys.modules["__main__"].__doc__)
+            os.environ["OMP_NUM_THREADS"] = str(automatic_threads())  # read when torch is imported
+            main(config)
             sys.stdout.flush()
         except KeyboardInterrupt:
             print("interrupted; the same command starts again from the last save", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The machine, devices and versions of a run, for readers of its figures."""
+"""The machine, devices and versions of a run, for readers of its figures. Does not import torch to read them."""
 
 import contextlib
 import os
@@ -7,12 +7,50 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from accelerate import Accelerator
-
+from nacgen.system.documents import flatten, read_yaml, strict_json
+from nacgen.system.files import read_regular
+from nacgen.system.threads import automatic_threads
+from nacgen.training.config import MAX_THREADS
+from nacgen.training.fingerprints import LARGEST
+from nacgen.training.run_folder import CONFIG, ENVIRONMENT
 from nacgen.version import __version__
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def read_environment(folder: Path) -> dict[str, Any] | None:
+    """Return the `environment.json` of a run, None if there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        there = strict_json(read_regular(folder / ENVIRONMENT, LARGEST))
+        return there if isinstance(there, dict) else None
+    return None
+
+
+def choose_threads(
+    given: int | None, folder: Path, before: Mapping[str, Any] | None, num_processes: int
+) -> tuple[int, str]:
+    """Return the number of CPU threads of each process of a run, and words for the terminal.
+
+    It is the number given, else that of the environment `before` if it had as many processes (None: a new run),
+    else the automatic one.
+    """
+    automatic, remark = automatic_threads(), ""
+    threads = given or automatic
+    if (
+        given is None
+        and before is not None
+        and before.get("num_processes", num_processes) == num_processes
+    ):
+        # A run of an earlier version has no such option.
+        kept = flatten(read_yaml(folder / CONFIG)).get("run.num_threads") or before.get("threads")
+        if isinstance(kept, int) and 1 <= kept <= MAX_THREADS and kept != automatic:
+            remark = f", as before; --run.num-threads {automatic} suits this machine, but rounds otherwise"
+            threads = kept
+    each = " a process" if num_processes > 1 else ""
+    return threads, f"{threads} thread{'s' if threads > 1 else ''}{each}{remark}"
 
 
 def describe_hardware(environment: Mapping[str, Any]) -> str:
@@ -26,11 +64,13 @@ def describe_hardware(environment: Mapping[str, Any]) -> str:
     return f"{cores} CPU core{'s' if cores > 1 else ''}"
 
 
-def describe_environment(recipe: str, accelerator: Accelerator) -> dict[str, Any]:
+def describe_environment(recipe: str, accelerator: "Accelerator") -> dict[str, Any]:
     """Return the contents of `environment.json` for a recipe such as `"train_gan"`.
 
     `hardware` holds kind, number and name of the devices that the run computes on; those of a CPU are cores.
     """
+    import torch
+
     packages = ("torch", "torchvision", "accelerate", "safetensors", "numpy")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     kind, processes = accelerator.device.type, accelerator.num_processes

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 import yaml
 from accelerate import Accelerator
 
@@ -16,11 +17,10 @@ from nacgen.data.datasets import Dataset
 from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, LockedError
 from nacgen.models.folder import CONFIG_FILE, WEIGHTS_FILE, PretrainedModel
-from nacgen.system.documents import flatten, strict_json
+from nacgen.system.documents import flatten
 from nacgen.system.files import (
     open_regular,
     open_text,
-    read_regular,
     storage_errors,
     sync,
     write_file,
@@ -28,10 +28,14 @@ from nacgen.system.files import (
 from nacgen.system.locks import is_in_place, lock_folder
 from nacgen.system.processes import Processes
 from nacgen.training.config import TrainingConfig, to_dict
-from nacgen.training.environment import describe_environment, describe_hardware
+from nacgen.training.environment import (
+    choose_threads,
+    describe_environment,
+    describe_hardware,
+    read_environment,
+)
 from nacgen.training.fingerprints import (
     FINGERPRINTS,
-    LARGEST,
     differences,
     digest,
     file_digest,
@@ -82,7 +86,6 @@ class Run:
         self, path: Path, config: TrainingConfig, accelerator: Accelerator, recipe: str
     ) -> None:
         self.path, self.accelerator = path, accelerator
-        self.config = dataclasses.replace(config, run_dir=str(path), config=None, fresh=False)
         self.processes = Processes.of(accelerator)
         self.device, self.is_main = accelerator.device, accelerator.is_main_process
         self.is_complete = is_finished(path, config, self.is_main)
@@ -93,6 +96,16 @@ class Run:
         self._fingerprints: dict[str, Any] = now
         if self.has_begun:  # a later version may have more options
             self._fingerprints |= read_fingerprints(path)
+        self._before = read_environment(path)
+        before = (self._before or {}) if self.has_begun else None
+        threads, self._told = choose_threads(
+            config.run.num_threads, path, before, self.processes.num_processes
+        )
+        torch.set_num_threads(threads)
+        options_of_run = dataclasses.replace(config.run, num_threads=threads)
+        self.config = dataclasses.replace(
+            config, run_dir=str(path), run=options_of_run, config=None, fresh=False
+        )
         self.environment = describe_environment(recipe, accelerator)
         self.checkpoints = path / CHECKPOINTS
         self._log, self._exported = path / LOG, set[str]()
@@ -133,6 +146,8 @@ class Run:
                     (self.path / SAMPLES).mkdir(exist_ok=True)
                     if not self._fingerprints["inputs"]:  # else they are compared first
                         self._describe()
+            if self.is_main:
+                print(f"training on {self.hardware}, {self._told}", file=sys.stderr)
             try:
                 yield
             finally:  # of a lock that was taken again
@@ -145,16 +160,13 @@ class Run:
 
     def _compare_environment(self) -> None:
         """Refuse to resume in another precision, and warn where sums may be rounded otherwise."""
-        there: Any = None
-        with contextlib.suppress(OSError, ValueError):
-            there = strict_json(read_regular(self.path / ENVIRONMENT, LARGEST))
+        there, here = self._before, self.environment
         if not self.has_begun:
             return
-        if not isinstance(there, dict):
+        if there is None:
             told = "is damaged: nobody can tell whether the precision is the same"
             print(f"warning: {self.path / ENVIRONMENT} {told}", file=sys.stderr)
             return
-        here = self.environment
         precision = there.get("mixed_precision", here["mixed_precision"])
         if precision != here["mixed_precision"]:
             raise ConfigurationError(
@@ -363,10 +375,10 @@ def open_run(
     with storage_errors(f"the run in {path}", "Choose another --run-dir."):
         check_folder(path, config)
     require_tracker(config.run.tracker)
-    accelerator = build_accelerator(path, config, allow_fp16)
+    accelerator, num_threads = build_accelerator(path, config, allow_fp16), torch.get_num_threads()
     run = Run(path, config, accelerator, recipe or name.partition("-")[0])
-    if run.is_complete:
-        yield run
-        return
-    with run._held(config.fresh):
-        yield run
+    try:
+        with contextlib.nullcontext() if run.is_complete else run._held(config.fresh):
+            yield run
+    finally:
+        torch.set_num_threads(num_threads)

@@ -18,7 +18,7 @@ from nacgen.training.old_options import upgrade, warn
 
 CONFIG, LOG, CHECKPOINTS, SUMMARY = "config.yaml", "metrics.jsonl", "checkpoints", "summary.json"
 ENVIRONMENT, SAMPLES = "environment.json", "samples"
-NOT_COMPARED = ("config", "run_dir", "run.timeout")
+NOT_COMPARED = ("config", "run_dir", "run.num_threads", "run.timeout")
 # Paths of inputs, of which the fingerprints are compared.
 INPUT_PATHS = ("data_dir", "encoder", "perceptual_encoder", "score.weights")
 # A run that was stopped while it was being set up leaves no more than these, and a temporary file.
@@ -106,7 +106,9 @@ def _compare(folder: Path, config: TrainingConfig) -> None:
     not_compared = NOT_COMPARED + (INPUT_PATHS if read_fingerprints(folder).get("inputs") else ())
     # Options of today that an old file lacks have the value that the file gives them when it is parsed.
     defaults = preset_of(config, there.get("preset", "")) or type(config)()
-    missing = {key: value for key, value in flatten(to_dict(defaults)).items() if key not in there}
+    missing = {
+        k: v for k, v in flatten(to_dict(defaults)).items() if k not in {*there, *NOT_COMPARED}
+    }
     differences = [
         f"{key}: {value}{' (default)' if key in missing else ''} there, {here.get(key, 'absent')} here"
         for key, value in sorted((there | missing).items())

@@ -45,6 +45,7 @@ def test_two_machines_train_as_one_process(tmp_path: Path) -> None:
         meeting += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
         command = [sys.executable, "-m", "torch.distributed.run", *meeting]
         command += ["recipes/train_gan.py", "--preset", "smoke", "--run-dir", str(tmp_path / "two")]
+        command += ["--run.num-threads", "1"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         launchers.append(
             subprocess.Popen(

@@ -46,6 +46,7 @@ def start(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def run(recipe: str, folder: Path, *flags: str, launch: tuple[str, ...] = LAUNCH) -> dict[str, Any]:
+    flags = (*flags, "--run.num-threads", "1")  # whatever the launcher; tests run side by side
     done = start(
         *launch, f"recipes/{recipe}.py", "--preset", "smoke", "--run-dir", str(folder), *flags
     )

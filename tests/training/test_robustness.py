@@ -272,6 +272,7 @@ def test_no_recipe_trains_on_without_its_launcher(
 ) -> None:
     folder = tmp_path / "run"
     flags = ("--preset", "smoke", "--run-dir", str(folder), "--total-images", "320000")
+    flags += ("--run.num-threads", "1")
     command = [sys.executable, "-m", *launcher, "recipes/train_gan.py", *flags]
     command += ["--score.every", "320000", "--run.checkpoint-every", "320000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
