@@ -124,6 +124,7 @@ def nearest(size: Size) -> list[Row]:
             lambda: nearest_codes(queries, gallery, NUM_NEIGHBORS),
             size.turns,
             agreement=agree(theirs, ours, 0, "distances"),
+            at_least=size.of(None, 1, 1),
         )
     ]
 

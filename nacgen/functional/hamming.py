@@ -1,10 +1,12 @@
 """Binary codes: packing, Hamming distances, nearest neighbors, and the number of items at each distance.
 
 On a CPU distances are counts of the bits set in `q XOR g`, 64 at a time. On other devices they come from a matrix
-product of -1 and +1, `d = (k - <q, g>) / 2`, which is exact in float32. On a CPU, blocks of pairs fit its cache.
+product of -1 and +1, `d = (k - <q, g>) / 2`, which is exact in float32. On a CPU, blocks of pairs fit its cache,
+and as many threads as torch has look for nearest neighbors.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -17,7 +19,10 @@ T = TypeVar("T")
 Ranking = Literal["hamming", "reference"]
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (q, _), (n, _) -> (q, n)
 
-CPU_BLOCK = 2**15  # pairs, or bins, that fit into a cache
+CPU_BLOCK = (
+    2**15
+)  # pairs, or bins, that fit into a cache as words, and that torch starts no threads for
+CPU_BLOCK_OF_BYTES = 2**20  # pairs that fit into a cache as bytes
 DEVICE_BLOCK = 2**25  # the same on other devices
 NUM_GROUPS = 512  # smallest number of groups that bound the nearest items of a query
 MAX_CODE_DIM = 2**15 - 1  # of distances in int16
@@ -71,8 +76,12 @@ def nearest_codes(
             f"{num_neighbors}. Ask for fewer."
         )
     pairs = CodePairs(query_codes, gallery_codes, ranking)
-    nearest = _nearest_bounded if query_codes.device.type == "cpu" else _nearest_selected
-    found = pairs.each_block(lambda rows, distances: nearest(distances, num_neighbors))
+    is_cpu = query_codes.device.type == "cpu"
+    nearest = _nearest_bounded if is_cpu else _nearest_selected
+    found = pairs.each_block(
+        lambda rows, distances: nearest(distances, num_neighbors),
+        torch.get_num_threads() if is_cpu else 1,
+    )
     return Neighbors(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 
@@ -104,13 +113,18 @@ class CodePairs:
         prepare = _counted if self._is_cpu else _multiplied
         self._queries, self._gallery, self._distance = prepare(query_codes, gallery_codes, ranking)
 
-    def each_block(self, work: Callable[[slice, Tensor], T]) -> list[T]:
+    def each_block(self, work: Callable[[slice, Tensor], T], num_threads: int = 1) -> list[T]:
         """Return results of `work` on each block of queries and its distances from the gallery, `(rows, n)`."""
-        return self._in_blocks(
-            lambda rows: work(rows, self._distance(self._queries[rows], self._gallery)),
-            len(self._queries),
-            len(self._gallery),
-        )
+        size = CPU_BLOCK_OF_BYTES if self._is_cpu else DEVICE_BLOCK
+        blocks = _slices(len(self._queries), size // len(self._gallery))
+
+        def run(rows: slice) -> T:
+            return work(rows, self._distance(self._queries[rows], self._gallery))
+
+        if num_threads == 1 or len(blocks) == 1:
+            return list(map(run, blocks))
+        with ThreadPoolExecutor(num_threads) as pool:
+            return list(pool.map(run, blocks))
 
     def histograms(
         self, rows: Int64[Tensor, " r"], items: Int64[Tensor, " m"]
@@ -134,12 +148,15 @@ class CodePairs:
                 counts.append(torch.bincount(bins.view(-1), minlength=len(part) * num_bins))
             return torch.stack(counts).sum(0).view(-1, num_bins)
 
-        return torch.cat(self._in_blocks(count, len(queries), max(len(gallery), num_bins)))
-
-    def _in_blocks(self, work: Callable[[slice], T], num_rows: int, row_size: int) -> list[T]:
         # One after another: own threads beside those of torch took half as long again on two cores.
-        step = max(1, self._block // row_size)
-        return [work(slice(i, min(i + step, num_rows))) for i in range(0, num_rows, step)]
+        blocks = _slices(len(queries), self._block // max(len(gallery), num_bins))
+        return torch.cat([count(rows) for rows in blocks])
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    """Return consecutive slices of `step` items, or one by one if that is less."""
+    step = max(1, step)
+    return [slice(i, min(i + step, length)) for i in range(0, length, step)]
 
 
 def _counted(
@@ -151,11 +168,19 @@ def _counted(
     dtype = np.uint8 if code_dim < 256 else np.int16
 
     def distance(queries: Tensor, gallery: Tensor) -> Tensor:
-        words = zip(_unsigned(queries).T, _unsigned(gallery).T, strict=True)
-        counts = (np.bitwise_count(combine(q[:, None], g)) for q, g in words)
-        total = next(counts).astype(dtype, copy=False)
-        for count in counts:
-            total += count
+        total = np.empty((len(queries), len(gallery)), dtype)
+        (q, g), *others = zip(
+            _unsigned(queries).T[..., None], np.ascontiguousarray(_unsigned(gallery).T), strict=True
+        )
+        for columns in _slices(len(g), 2 * CPU_BLOCK):
+            blocks = _slices(len(q), 2 * CPU_BLOCK // len(g))
+            memory = np.empty_like(total[blocks[0], columns], np.uint64)  # new memory is slow
+            for rows in blocks:
+                part = total[rows, columns]
+                bits = memory[: len(part)]
+                np.bitwise_count(combine(q[rows], g[columns], out=bits), out=part)
+                for more_q, more_g in others:
+                    part += np.bitwise_count(combine(more_q[rows], more_g[columns], out=bits))
         return torch.from_numpy(total if ranking == "hamming" else dtype(code_dim) - total)
 
     return _words(query_codes), _words(gallery_codes), distance
@@ -182,7 +207,7 @@ def _multiplied(
 def _words(codes: Tensor) -> Tensor:
     """Return codes as integers of 64 bits, `(n, k)` -> `(n, words)`."""
     padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % 64))
-    return pack_codes(padded).view(torch.int64)
+    return torch.from_numpy(np.packbits(padded.numpy(), axis=1)).view(torch.int64)
 
 
 def _unsigned(words: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
@@ -203,10 +228,11 @@ def _nearest_bounded(distances: Tensor, num_neighbors: int) -> Neighbors:
     least = np.partition(groups.min(axis=1), num_neighbors - 1, axis=1)
     is_candidate = values <= least[:, num_neighbors - 1, None]
     row, column = np.divmod(np.flatnonzero(is_candidate), num_items)
-    order = np.lexsort((column, values[row, column], row))
+    order = np.argsort(row * (MAX_CODE_DIM + 1) + values[row, column], kind="stable")
     start = np.searchsorted(row, np.arange(num_rows))
-    indices = torch.from_numpy(column[order[start[:, None] + np.arange(num_neighbors)]])
-    return Neighbors(indices, distances.gather(1, indices).to(torch.int16))
+    indices = column[order[start[:, None] + np.arange(num_neighbors)]]
+    found = np.take_along_axis(values, indices, axis=1).astype(np.int16)
+    return Neighbors(torch.from_numpy(indices), torch.from_numpy(found))
 
 
 def _nearest_selected(distances: Tensor, num_neighbors: int) -> Neighbors:

@@ -68,6 +68,21 @@ def test_neighbors_in_a_large_gallery_are_the_first_of_a_stable_sort(bits: int) 
         assert torch.equal(found.distances, order.values[:, :number])
 
 
+@pytest.mark.parametrize("bits", [3, 16, 64, 200])
+def test_neighbors_found_by_several_threads_equal_a_sort_of_all_pairs(
+    bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hamming, "CPU_BLOCK", 300)
+    monkeypatch.setattr(hamming, "CPU_BLOCK_OF_BYTES", 3_000)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    queries, gallery = codes(50, bits), codes(1_001, bits, 1)
+    pairs = (queries.numpy()[:, None] != gallery.numpy()).sum(axis=2)
+    order = pairs.argsort(axis=1, kind="stable")[:, :10]
+    found = nearest_codes(queries, gallery, 10)
+    assert np.array_equal(found.indices.numpy(), order)
+    assert np.array_equal(found.distances.numpy(), np.take_along_axis(pairs, order, axis=1))
+
+
 @pytest.mark.usefixtures("_route")
 def test_the_reference_ranking_knows_nothing_of_shared_zeros() -> None:
     query = torch.tensor([[True, False, False, False]])
