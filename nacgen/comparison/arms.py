@@ -6,18 +6,20 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import yaml
 
-from nacgen.comparison.children import Child, run_children
+from nacgen.comparison.children import Child, default_jobs, default_threads, run_children
 from nacgen.comparison.options import Arm, CompareConfig, parse_arm
 from nacgen.errors import ConfigurationError
 from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.reporting.recorded_runs import load_run, options_of
 from nacgen.system.documents import flatten, read_yaml
 from nacgen.system.files import is_temporary, write_file
-from nacgen.training.config import parse, to_dict
+from nacgen.training.config import MAX_THREADS, parse, to_dict
+from nacgen.training.environment import read_environment
 from nacgen.training.fingerprints import differences, model_fingerprint, read_fingerprints
 from nacgen.training.generative import GenerativeConfig
 from nacgen.training.run_folder import NOT_COMPARED
@@ -41,7 +43,12 @@ def train_arms(
         for arm in arms
         for folder in [run_folder(config, arm, seed)]
     }
-    lost = run_children(list(children.values()), config.jobs)
+    lost, threads = [], config.num_threads or 1
+    if missing := sum(not child.is_complete for child in children.values()):
+        jobs = min(config.jobs or default_jobs(threads), missing)
+        in_words = f"{threads} thread{'s' if threads > 1 else ''} each"
+        print(f"training {missing} runs, {jobs} side by side with {in_words}", file=sys.stderr)
+        lost = run_children(list(children.values()), jobs, threads)
     runs: dict[str, list[Path]] = {arm.name: [] for arm in arms}
     diverged: dict[str, list[int]] = {arm.name: [] for arm in arms}
     for (name, seed), child in children.items():
@@ -67,7 +74,9 @@ def run_flags(config: CompareConfig, arm: Arm, seed: int) -> list[str]:
     shared = {**source, "total-images": config.total_images, "encoder": config.encoder}
     given = [f"--{name}={value}" for name, value in shared.items() if value is not None]
     own = [flag.replace("{seed}", str(seed)) for flag in arm.flags]
-    return [*given, *own, f"--seed={seed}", f"--run-dir={run_folder(config, arm, seed)}"]
+    fixed = {"seed": seed, "run-dir": run_folder(config, arm, seed)}
+    fixed |= {"run.num-threads": config.num_threads} if config.num_threads else {}
+    return [*given, *own, *(f"--{name}={value}" for name, value in fixed.items())]
 
 
 def check_arms(config: CompareConfig) -> None:
@@ -168,19 +177,24 @@ def join_folder(config: CompareConfig) -> CompareConfig:
             unlike |= {
                 f"{name}: {there[name]} there, {value} here": None
                 for name, value in asked.items()
-                if name not in arm.options and there.get(name, value) != value
+                if name not in {*arm.options, *NOT_COMPARED} and there.get(name, value) != value
             }
+    used = [
+        number for path in sorted(config.folder.glob("*-seed*")) if (number := _threads_of(path))
+    ]
+    threads = before.get("num_threads") or (mode(used) if used else None)
+    if used and config.num_threads not in (None, threads):
+        unlike[f"num_threads: {threads} there, {config.num_threads} here"] = None
     if unlike:
         raise ConfigurationError(
             f"{config.folder} holds runs of another configuration ({'; '.join(unlike)}). Repeat that one, or "
             "choose another --run-dir."
         )
-    left_open = [n for n in ("run_config", "total_images", "encoder") if getattr(config, n) is None]
-    kept: dict[str, Any] = {name: before.get(name) for name in left_open}
+    kinds = {"run_config": str, "total_images": int, "encoder": str, "num_threads": int}
+    there = {**before, "num_threads": threads}
+    kept: dict[str, Any] = {n: there.get(n) for n in kinds if getattr(config, n) is None}
     for name, value in kept.items():
-        if value is not None and not isinstance(
-            value, kind := int if name == "total_images" else str
-        ):
+        if value is not None and not isinstance(value, kind := kinds[name]):
             raise ConfigurationError(
                 f"{name} in {config.folder / 'config.yaml'} must be of type {kind.__name__}, got {value!r:.50}. "
                 "Correct the file, or choose another --run-dir."
@@ -188,8 +202,17 @@ def join_folder(config: CompareConfig) -> CompareConfig:
     return dataclasses.replace(config, run_dir=str(config.folder), config=None, **kept)
 
 
+def _threads_of(folder: Path) -> int | None:
+    """Return the number of CPU threads of a run, None if there is no run or it does not say."""
+    environment = (read_environment(folder) or {}) if (folder / "config.yaml").is_file() else {}
+    threads = environment.get("threads")
+    return threads if isinstance(threads, int) and 1 <= threads <= MAX_THREADS else None
+
+
 def write_comparison(config: CompareConfig) -> CompareConfig:
     """Write config.yaml and a copy of the run_config into the folder; return the options with that copy."""
+    if config.num_threads is None:
+        config = dataclasses.replace(config, num_threads=default_threads())
     if config.run_config is not None:
         template, copy = read_template(Path(config.run_config)), config.folder / RUN_CONFIG
         write_file(copy, yaml.safe_dump(template, sort_keys=False))

@@ -17,9 +17,12 @@ from tqdm import tqdm
 from nacgen.errors import EXIT_PREEMPTED, NacgenError, NonFiniteError
 from nacgen.system.documents import read_yaml, strict_json
 from nacgen.system.signals import StopSignals, stop_with_parent
+from nacgen.system.threads import count_cores
 
 SECONDS_TO_SAVE = 30.0
 SECONDS_BETWEEN_READS = 2.0  # of the files of the runs
+JOBS_ON_GPU = 2
+MEMORY_OF_RUN = 2 * 1024**3  # bytes, with a dataset in memory
 # Variables by which accelerate, torchrun and MPI form a group of processes; a child is a group of its own.
 LAUNCHER_VARIABLES = re.compile(
     r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
@@ -57,7 +60,7 @@ class Child:
             return 0.0  # not started, or read while it was being written
 
 
-def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
+def run_children(children: Sequence[Child], jobs: int, num_threads: int = 1) -> list[Child]:
     """Run the children that are not complete, in order, `jobs` side by side, and return those that diverged.
 
     Another failure stops them all: the NacgenError has its exit code and the end of its log. So do signals.
@@ -85,7 +88,7 @@ def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
         while waiting or running:
             while waiting and len(running) < jobs:
                 child = waiting.pop(0)
-                running[child] = _start(child, jobs)
+                running[child] = _start(child, num_threads)
             time.sleep(0.1)
             for child, process in list(running.items()):
                 if (code := process.poll()) is not None:
@@ -103,18 +106,39 @@ def run_children(children: Sequence[Child], jobs: int) -> list[Child]:
     return diverged
 
 
-def child_environment(jobs: int) -> dict[str, str]:
-    """Return the environment variables of a child: outside the launcher's group, with a part of the cores."""
+def child_environment(num_threads: int) -> dict[str, str]:
+    """Return the environment variables of a child, which is outside the launcher's group."""
     inherited = {k: v for k, v in os.environ.items() if not LAUNCHER_VARIABLES.fullmatch(k)}
-    num_cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return inherited | {"OMP_NUM_THREADS": str(max(1, num_cores // jobs))}
+    return inherited | {"OMP_NUM_THREADS": str(num_threads)}
 
 
-def _start(child: Child, jobs: int) -> subprocess.Popen[bytes]:
+def default_threads() -> int:
+    """Return the CPU threads of a run: one, since the small networks of a CPU gain most from runs side by side."""
+    return max(1, count_cores() // JOBS_ON_GPU) if _has_gpu() else 1
+
+
+def default_jobs(num_threads: int) -> int:
+    """Return the number of runs side by side for which there are cores and memory; two where they share a GPU."""
+    if _has_gpu():
+        return JOBS_ON_GPU
+    jobs = count_cores() // num_threads
+    if hasattr(os, "sysconf"):  # not on Windows
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        jobs = min(jobs, memory // MEMORY_OF_RUN)
+    return max(1, jobs)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()
+
+
+def _start(child: Child, num_threads: int) -> subprocess.Popen[bytes]:
     with child.log.open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own recipes, without a shell
             child.command,
-            env=child_environment(jobs),
+            env=child_environment(num_threads),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

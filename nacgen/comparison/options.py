@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from nacgen.errors import ConfigurationError
-from nacgen.training.config import require_between, require_positive
+from nacgen.training.config import MAX_THREADS, require_between, require_positive
 from nacgen.training.old_options import RENAMED
 
 MAX_PAIRS = 40  # 2^20 sums for each half of the pairs in the exact test
@@ -36,8 +36,9 @@ class CompareConfig:
     config: str | None = None
     """YAML file whose values replace the preset's, for example the config.yaml of a comparison."""
     run_config: str | None = None
-    """YAML file with the recipe's options for every run, for example the config.yaml of a run. Its seed and
-    run_dir are ignored, and its init in arms that name one. None: that of the folder's runs, or the preset."""
+    """YAML file with the recipe's options for every run, for example the config.yaml of a run. Its seed, run_dir
+    and run.num_threads are ignored, and its init in arms that name one. None: that of the folder's runs, or
+    the preset."""
     arms: tuple[str, ...] = ("random", "nac")
     """Arms to compare, the control first. An arm is an initialization (nac, random, shuffled, simclr,
     supervised) or "NAME=FLAGS": flags of the recipe in quotes, in which {seed} is the seed of the run."""
@@ -56,8 +57,10 @@ class CompareConfig:
     """Length of every run, in images seen. None: that of the folder's runs, or the preset's."""
     encoder: str | None = None
     """Folder or Hub id of the encoder of every arm. None: that of the folder's runs, or the preset's."""
-    jobs: int = 2
-    """Number of runs side by side; each gets an equal part of the processor cores."""
+    jobs: int | None = None
+    """Number of runs side by side; it changes no result. None: as many as there are cores for, two on a GPU."""
+    num_threads: int | None = None
+    """CPU threads of every run. None: that of the folder's runs, or 1; half of the cores beside a GPU."""
 
     def __post_init__(self) -> None:
         """Check arms, seeds and numbers."""
@@ -70,7 +73,10 @@ class CompareConfig:
                     f"{option} must be {least} to {MAX_PAIRS}, all different, got {came}. Correct --{option}."
                 )
         require_between(self, 0, math.inf, "seeds")
-        require_positive(self, "jobs")
+        if self.jobs is not None:
+            require_positive(self, "jobs")
+        if self.num_threads is not None:
+            require_between(self, 1, MAX_THREADS, "num_threads")
         check_figures(self.level, self.target)
         for arm in arms:
             if self.run_config is not None and "config" in arm.options:
@@ -121,9 +127,9 @@ def parse_arm(text: str) -> Arm:
         raise ConfigurationError(
             f"the flags of arm {name} must be words as in a shell, got {flags!r} ({error}). Close the quote."
         ) from error
-    if taken := arm.options & {"seed", "run_dir"}:
+    if taken := arm.options & {"seed", "run_dir", "run.num_threads"}:
         raise ConfigurationError(
-            f"seed and run_dir are set for each run, but arm {name} sets {', '.join(sorted(taken))}. "
-            "Give --seeds and --run-dir to the comparison."
+            "seed, run_dir and run.num_threads are set for each run, but arm "
+            f"{name} sets {', '.join(sorted(taken))}. Give --seeds, --run-dir and --num-threads to the comparison."
         )
     return arm

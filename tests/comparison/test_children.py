@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nacgen.comparison import children
 from nacgen.comparison.children import Child, child_environment, run_children
 from nacgen.errors import NacgenError
 
@@ -56,26 +57,55 @@ def wait_for(condition: Path | int, seconds: float = 10.0) -> None:
 
 
 def test_children_run_once_and_in_order(tmp_path: Path) -> None:
-    children = [child(tmp_path / name) for name in "abc"]
-    run_children(children, jobs=1)
-    run_children(children, jobs=1)
-    starts = [float((each.folder / "started").read_text()) for each in children]
+    kids = [child(tmp_path / name) for name in "abc"]
+    run_children(kids, jobs=1)
+    run_children(kids, jobs=1)
+    starts = [float((each.folder / "started").read_text()) for each in kids]
     assert starts == sorted(starts)
-    assert all("line 11" in each.log.read_text() for each in children)
+    assert all("line 11" in each.log.read_text() for each in kids)
 
 
 def test_jobs_run_side_by_side(tmp_path: Path) -> None:
-    children = [child(tmp_path / name, seconds=0.5) for name in "ab"]
-    run_children(children, jobs=2)
-    starts = [float((each.folder / "started").read_text()) for each in children]
-    assert max(starts) < min(float((each.folder / "ended").read_text()) for each in children)
+    kids = [child(tmp_path / name, seconds=0.5) for name in "ab"]
+    run_children(kids, jobs=2)
+    starts = [float((each.folder / "started").read_text()) for each in kids]
+    assert max(starts) < min(float((each.folder / "ended").read_text()) for each in kids)
 
 
-def test_cores_are_shared_out(tmp_path: Path) -> None:
-    num_cores = int(child_environment(1)["OMP_NUM_THREADS"])
-    run_children([child(tmp_path / "a")], jobs=2)
-    assert int((tmp_path / "a" / "threads").read_text()) == max(1, num_cores // 2)
-    assert child_environment(10_000)["OMP_NUM_THREADS"] == "1"
+def test_every_child_has_the_same_threads_whatever_runs_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    for jobs in (1, 2):
+        run_children([child(tmp_path / f"a{jobs}"), child(tmp_path / f"b{jobs}")], jobs, 3)
+    assert {file.read_text() for file in tmp_path.glob("*/threads")} == {"3"}
+
+
+@pytest.mark.parametrize(
+    ("cores", "num_threads", "has_gpu", "gigabytes", "expected"),
+    [
+        (2, 1, False, 8, (1, 2)),
+        (4, 1, False, 16, (1, 4)),
+        (32, 1, False, 16, (1, 8)),
+        (32, 5, False, 64, (1, 6)),
+        (4, 8, False, 1, (1, 1)),
+        (16, 8, True, 64, (8, 2)),
+        (1, 1, True, 64, (1, 2)),
+    ],
+)
+def test_a_comparison_uses_the_cores_by_runs_side_by_side(
+    cores: int,
+    num_threads: int,
+    has_gpu: bool,
+    gigabytes: int,
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(children, "count_cores", lambda: cores)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: has_gpu)
+    memory = {"SC_PHYS_PAGES": gigabytes << 18, "SC_PAGE_SIZE": 1 << 12}
+    monkeypatch.setattr(os, "sysconf", memory.__getitem__)
+    assert (children.default_threads(), children.default_jobs(num_threads)) == expected
 
 
 def test_progress_is_read_from_the_run_folder(tmp_path: Path) -> None:
@@ -107,10 +137,10 @@ def test_a_launcher_does_not_draw_children_into_its_group(monkeypatch: pytest.Mo
 
 
 def test_a_child_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
-    children = [child(tmp_path / "a", code=3), child(tmp_path / "b")]
-    assert run_children(children, jobs=1) == children[:1]
-    assert children[1].is_complete
-    assert run_children(children, jobs=1) == children[:1]  # it is tried again, and tells again
+    kids = [child(tmp_path / "a", code=3), child(tmp_path / "b")]
+    assert run_children(kids, jobs=1) == kids[:1]
+    assert kids[1].is_complete
+    assert run_children(kids, jobs=1) == kids[:1]  # it is tried again, and tells again
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [(5, 5), (-9, 137)])
@@ -159,15 +189,15 @@ run_children([Child(pathlib.Path(f), tuple(c)) for f, c in json.loads(sys.argv[1
     ("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 143), (signal.SIGKILL, -9)]
 )
 def test_no_child_outlives_its_parent(tmp_path: Path, number: int, exit_code: int) -> None:
-    children = [child(tmp_path / name, seconds=60) for name in "ab"]
-    argument = json.dumps([(str(each.folder), each.command) for each in children])
+    kids = [child(tmp_path / name, seconds=60) for name in "ab"]
+    argument = json.dumps([(str(each.folder), each.command) for each in kids])
     command = [sys.executable, "-c", PARENT, argument]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as parent:
-        for each in children:
+        for each in kids:
             wait_for(each.folder / "metrics.jsonl")
         os.killpg(parent.pid, number)  # as a terminal does for Ctrl-C
         assert parent.wait(10) == exit_code
-    for each in children:
+    for each in kids:
         wait_for(int((each.folder / "pid").read_text()))
         assert (each.folder / "saved").exists()
 

@@ -25,7 +25,7 @@ STUB = """
 import argparse, hashlib, json, os, pathlib, yaml
 parser = argparse.ArgumentParser()
 for flag in ("preset", "config", "init", "seed", "run-dir", "total-images", "encoder", "data-dir",
-             "discriminator.mode"):
+             "discriminator.mode", "run.num-threads"):
     parser.add_argument(f"--{flag}")
 parser.set_defaults(init="nac")
 file = parser.parse_known_args()[0].config
@@ -52,6 +52,9 @@ if config["encoder"] and (encoder := pathlib.Path(config["encoder"])).is_dir():
     (folder / "fingerprints.json").write_text(json.dumps(made))
 if not config["discriminator.mode"]:
     del config["discriminator.mode"]
+config.pop("run", None)
+threads = config["run.num_threads"] = int(config["run.num_threads"])
+(folder / "environment.json").write_text(json.dumps({"threads": threads, "device": "cpu"}))
 (folder / "config.yaml").write_text(yaml.safe_dump(config))
 end = {"random": 14.0, "nac": 11.5, "shuffled": 13.9}[flags.init] + 0.1 * seed
 evaluations = [{"scores": {"fd_digits_classifier": {"value": value, "bias": 0.2}},
@@ -245,6 +248,40 @@ def test_what_is_added_is_trained_like_what_is_there(tmp_path: Path) -> None:
     assert (config["total_images"], config["encoder"]) == (640, "mine")
 
 
+def threads_of(run_dir: Path) -> dict[str, int]:
+    files = sorted(run_dir.glob("*/config.yaml"))
+    return {f.parent.name: int(yaml.safe_load(f.read_text())["run.num_threads"]) for f in files}
+
+
+def test_every_run_has_the_threads_of_the_first_whatever_runs_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run(tmp_path, "--seeds", "0", "--jobs", "1")
+    assert "training 2 runs, 1 side by side with 1 thread each\n" in capsys.readouterr().err
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["num_threads"] == 1
+    monkeypatch.setattr("nacgen.comparison.arms.default_threads", lambda: 4)  # another machine
+    run(tmp_path, "--seeds", "0", "1", "--jobs", "2")
+    assert "training 2 runs, 2 side by side with 1 thread each\n" in capsys.readouterr().err
+    file = template(tmp_path / "mine", run={"num_threads": 8, "timeout": 60})
+    run(tmp_path, "--seeds", "0", "2", "--arms", "random", "nac", "shuffled", "--run-config", file)
+    assert set(threads_of(run_dir).values()) == {1}
+    assert len(threads_of(run_dir)) == 8
+    with pytest.raises(ConfigurationError, match=r"configuration \(num_threads: 1 there, 2 here\)"):
+        run(tmp_path, "--seeds", "0", "3", "--num-threads", "2")
+
+
+def test_a_comparison_of_an_earlier_version_goes_on_with_the_threads_of_its_runs(
+    tmp_path: Path,
+) -> None:
+    run_dir = run(tmp_path, "--seeds", "0", "--num-threads", "3")
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    del config["num_threads"]
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config | {"jobs": 2}))
+    run(tmp_path, "--config", str(run_dir / "config.yaml"), "--seeds", "0", "1")
+    assert set(threads_of(run_dir).values()) == {3}
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["num_threads"] == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -259,6 +296,11 @@ def test_what_is_added_is_trained_like_what_is_there(tmp_path: Path) -> None:
             r"nac, random, shuffled, simclr, supervised\) or NAME=FLAGS, got 'magic'",
         ),
         ({"jobs": 0}, "jobs must be above 0, got 0"),
+        ({"num_threads": 0}, "num_threads must be between 1 and 1024, got 0. Change --num-threads"),
+        (
+            {"arms": ("random", "a=--run.num-threads 2")},
+            "but arm a sets run.num_threads. Give --seeds, --run-dir and --num-threads to the comparison",
+        ),
         ({"target": 0.0}, "target must be a score, positive and finite, got 0"),
         ({"level": 1.0}, "level must lie between 0 and 1, got 1"),
         ({"arms": ("random", "a/b=--init nac")}, "is part of file names: .* got 'a/b'"),
@@ -473,6 +515,7 @@ def test_a_foreign_folder_is_left_alone(
         ("arms: 5", r"config\.yaml must hold a list of arms, got 5\. Correct it"),
         ("arms: [5]", r"config\.yaml must hold a list of arms, got \[5\]\. Correct it"),
         ("arms: [nac]\ntotal_images: x", r"total_images in .* must be of type int, got 'x'"),
+        ("arms: [nac]\nnum_threads: x", r"num_threads in .* must be of type int, got 'x'"),
         ("arms: [nac]\nrun_config: 5", r"run_config in .* must be of type str, got 5"),
     ],
 )

@@ -108,6 +108,19 @@ def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
     assert second == pytest.approx(first, rel=1e-2)  # six steps of rounding apart
 
 
+@pytest.mark.slow
+def test_runs_side_by_side_have_the_bits_of_runs_one_after_another(tmp_path: Path) -> None:
+    folders = [tmp_path / jobs for jobs in ("1", "2")]
+    for folder in folders:
+        flags = ("--preset", "smoke", "--seeds", "0", "--jobs", folder.name)
+        done = start("recipes/compare.py", *flags, "--run-dir", str(folder))
+        assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("metrics.jsonl", "generator/model.safetensors"):
+        for arm in ("random-seed0", "nac-seed0"):
+            one, two = (folder.joinpath(arm, name).read_bytes() for folder in folders)
+            assert one == two, (arm, name)
+
+
 @pytest.mark.distributed
 def test_two_processes_pretrain_one_encoder(tmp_path: Path) -> None:
     summary = run("pretrain_nac", tmp_path / "nac", launch=TWO_PROCESSES)
