@@ -24,6 +24,7 @@ from nacgen.errors import (
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Errors of an operation that a file system lacks, such as locks on Lustre or NFS, or fsync of folders under FUSE.
 LACKING = (errno.EINVAL, errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+CHUNK = 8 << 20  # bytes of a large file that are written at once
 _warned: set[str] = set()
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -146,10 +147,20 @@ def write_synced(path: Path, pieces: Iterable[bytes | memoryview], is_synced: bo
     """
     with open(path, "wb", opener=_without_links) as file:
         for piece in pieces:
-            file.write(piece)
+            for start in range(0, len(piece), CHUNK):
+                file.write(memoryview(piece)[start : start + CHUNK])
+                if is_synced and len(piece) - start >= CHUNK:
+                    _start_writeback(file.fileno())
         file.flush()
         if is_synced:
             sync(file.fileno())
+
+
+def _start_writeback(descriptor: int) -> None:
+    """Have Linux bring to the disk what a file has been given so far, instead of all of it in the sync."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,34 +127,64 @@ def read_tensor_file(
 
 def serialized(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> Iterator[bytes | memoryview]:
-    """Yield the pieces of a safetensors file of tensors on the CPU, always the same bytes for the same content.
+) -> list[bytes | memoryview]:
+    """Return the pieces of a safetensors file, always the same bytes for the same content; a CPU's are not copied.
 
     The library's `save` makes two copies of all tensors, and draws the order of the metadata. With metadata, a
     digest of the tensors is added, which the reader verifies: a file may keep its length and lose its content.
     """
-    largest_first = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    pieces = [_bytes_of(tensors[name]) for name in largest_first]
-    header: dict[str, Any] = {}
+    pieces = [_bytes_of(tensors[name]) for name in _largest_first(tensors)]
     if metadata is not None:
         digest = hashlib.sha256()
         for piece in pieces:
             digest.update(piece)
-        header["__metadata__"] = {**metadata, CONTENT_DIGEST: digest.hexdigest()}
+        metadata = {**metadata, CONTENT_DIGEST: digest.hexdigest()}
+    return [_head_of(tensors, metadata), *pieces]
+
+
+def copy_serialized(tensors: Mapping[str, Tensor], buffer: Tensor | None = None) -> Tensor:
+    """Return a copy of tensors as the bytes of a safetensors file, in a buffer of an earlier call if it fits.
+
+    The bytes are in pinned memory if a tensor is on a GPU; a lack of memory raises a `MemoryError`. Tensors that
+    are not on the CPU are there once their device is synchronized.
+    """
+    head = _head_of(tensors, None)
+    start, size = len(head), len(head) + sum(tensor.nbytes for tensor in tensors.values())
+    if buffer is None or len(buffer) != size:
+        is_pinned = any(tensor.is_cuda for tensor in tensors.values())
+        try:
+            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=is_pinned)
+        except RuntimeError as error:
+            raise MemoryError(f"{size:,} bytes cannot be allocated") from error
+    buffer[:start] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
+    for name in _largest_first(tensors):
+        tensor, end = tensors[name], start + tensors[name].nbytes
+        room = buffer[start:end].view(tensor.dtype).view(tensor.shape)
+        room.copy_(tensor, non_blocking=True)
+        start = end
+    return buffer
+
+
+def _largest_first(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names in a file's order, in which each tensor starts at a multiple of its dtype's size."""
+    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+
+
+def _head_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> bytes:
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     end = 0
-    for name in largest_first:  # so that each starts at a multiple of its size
+    for name in _largest_first(tensors):
         tensor = tensors[name]
         start, end = end, end + tensor.nbytes
         kind, shape = _DTYPE_NAMES[tensor.dtype], list(tensor.shape)
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text
-    yield from pieces
+    return struct.pack("<Q", len(text)) + text
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def mistaken_for(head: bytes) -> str | None:

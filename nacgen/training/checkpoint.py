@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", ".safetensors"
 FORMAT = 1
 KEEP = 2
 LARGEST_JSON = 1 << 20  # bytes
+THREADS = 4  # that write and hash files
 Contents = tuple[dict[str, Tensors], dict[str, Any]]
+Pieces = Sequence[bytes | memoryview]
 
 _NAME = re.compile(r"step_\d{12}")
 _TEMPORARY, _REPLACED, _SET_ASIDE = ".new-", ".old-", "damaged-"
@@ -40,19 +42,25 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeErro
 
 def save_checkpoint(
     root: Path,
-    parts: Mapping[str, Tensors],
+    parts: Mapping[str, Tensors | Pieces],
     state: Mapping[str, Any],
     images_seen: int,
     best: int | None = None,
     sound: int | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write one checkpoint, and remove all but the last two, the best, and the last that is surely sound.
 
     Each part, a module or an optimizer, becomes one file. If writing fails, earlier checkpoints are untouched.
-    `best` is the position of the best checkpoint, `sound` the last one at which the run was sound.
+    `best` is the position of the best checkpoint, `sound` the last one at which the run was sound. `check` is
+    called before the folder is changed, and raises if it belongs to another run by now.
     """
     target = root / _name(images_seen)
-    needed = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
+    contents = {
+        f"{name}{TENSORS}": serialized(part) if isinstance(part, dict) else part
+        for name, part in parts.items()
+    }
+    needed = sum(len(piece) for pieces in contents.values() for piece in pieces)
     advice = (
         f"Choose another --run-dir; it needs {needed:,} bytes, {shutil.disk_usage(root.parent).free:,} are free, "
         "and earlier checkpoints are intact."
@@ -61,10 +69,12 @@ def save_checkpoint(
         root.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
         try:
-            _write(room, parts, {"format": FORMAT, "images_seen": images_seen, **state})
+            _write(room, contents, {"format": FORMAT, "images_seen": images_seen, **state})
+            check()
             _put_in_place(room, target)
         except BaseException:
             shutil.rmtree(room, ignore_errors=True)
+            check()
             raise
     folders = _folders(root)
     kept = {folder.name for folder in folders[-KEEP:]}
@@ -156,18 +166,23 @@ def _folders(root: Path) -> list[Path]:
     return [path for path in paths if _NAME.fullmatch(path.name)]
 
 
-def _write(room: Path, parts: Mapping[str, Tensors], record: Mapping[str, Any]) -> None:
-    """Write one file after the other, each hashed while it is written, and the manifest last."""
-    state = json.dumps(record, indent=2, allow_nan=False).encode()
-    contents = {f"{name}{TENSORS}": [*serialized(part)] for name, part in parts.items()}
-    contents[STATE] = [state]
-    files = {}
-    with ThreadPoolExecutor(1) as pool:
-        for name, pieces in contents.items():
-            digest = pool.submit(_sha256, *pieces)
-            write_synced(room / name, pieces)
-            size = sum(len(piece) for piece in pieces)
-            files[name] = {"size": size, "sha256": digest.result()}
+def _write(room: Path, contents: dict[str, Pieces], record: Mapping[str, Any]) -> None:
+    """Write and hash all files side by side, the largest first, and the manifest last."""
+    contents[STATE] = [json.dumps(record, indent=2, allow_nan=False).encode()]
+    sizes = {name: sum(len(piece) for piece in pieces) for name, pieces in contents.items()}
+    with ThreadPoolExecutor(THREADS) as pool:
+        tasks = {
+            name: (
+                pool.submit(write_synced, room / name, contents[name]),
+                pool.submit(_sha256, *contents[name]),
+            )
+            for name in sorted(contents, key=lambda name: -sizes[name])
+        }
+    for written, _ in tasks.values():
+        written.result()
+    files = {
+        name: {"size": sizes[name], "sha256": tasks[name][1].result()} for name in sorted(contents)
+    }
     manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
     write_synced(room / MANIFEST, [manifest.encode()])
     sync_folder(room)

@@ -26,8 +26,8 @@ from nacgen.training.checkpoint import (
     discard_checkpoints_after,
     read_checkpoint,
     resume_checkpoint,
-    save_checkpoint,
 )
+from nacgen.training.checkpoint_writer import CheckpointWriter
 from nacgen.training.fingerprints import differences
 from nacgen.training.monitors import images_beyond
 from nacgen.training.run import Run, TrainingResult
@@ -94,7 +94,11 @@ def train(
         seen = session.images_seen
         return seen >= total or (every is not None and seen % every < batch_size)
 
-    with StopRequests() as requests, _progress(run, session.images_seen) as bar:
+    with (
+        StopRequests() as requests,
+        _progress(run, session.images_seen) as bar,
+        session.writer,
+    ):
         # Repeat an evaluation that a signal interrupted in the last session.
         if session.owes_evaluation:
             with session.clock.paused():
@@ -111,6 +115,7 @@ def train(
             try:
                 logs = update.update(batch)
             except DivergenceError as error:
+                session.writer.settle()
                 if run.is_main:
                     discard_checkpoints_after(run.checkpoints, error.since)
                 raise
@@ -129,6 +134,7 @@ def train(
                 is_best = session.owes_evaluation and session.evaluate(requests)
                 if is_best or is_due(times.checkpoint_every):
                     session.save()
+        session.end_save()
     # Evaluate again if the run was killed between its last checkpoint and its summary.
     if evaluate is not None and not session.evaluation:
         session.evaluation = evaluate(session.images_seen)
@@ -144,6 +150,7 @@ class _Session:
         self, update: Update, run: Run, evaluation: Evaluation | None, goal: Goal | None
     ) -> None:
         self.update, self.run, self.processes = update, run, run.processes
+        self.writer = CheckpointWriter(run)
         self._evaluate, self.goal = evaluation, goal
         self.evaluation: dict[str, Any] = {}
         state = self._resume()
@@ -188,6 +195,7 @@ class _Session:
         """Read the batch of the position, or stop on all processes if a signal asked one to."""
         try:
             with self.processes.failing_together():
+                self.writer.raise_failure()
                 if requests.is_requested:
                     raise StopRequestedError("a signal asked to stop")
                 return stream.batch(self.images_seen)
@@ -225,7 +233,7 @@ class _Session:
         return self.images_seen / max(self.clock.training_seconds(), 1e-9)
 
     def save(self) -> None:
-        """Write a checkpoint; if the first process cannot, all raise."""
+        """Begin to write a checkpoint; if the first process could not write the one before, all raise."""
         with self.processes.failing_together():
             if self.run.is_main:
                 self.run.check_lock()
@@ -236,9 +244,8 @@ class _Session:
                     "is_evaluated": not self.owes_evaluation,
                     "best": self.best,
                 }
-                rows = torch.from_numpy(np.frombuffer(bytearray(self.run.synced_log()), np.uint8))
-                save_checkpoint(
-                    self.run.checkpoints,
+                rows = torch.from_numpy(np.frombuffer(bytearray(self.run.read_log()), np.uint8))
+                self.writer.save(
                     capture(self.update) | {LOG: {"rows": rows}},
                     state,
                     self.images_seen,
@@ -247,10 +254,16 @@ class _Session:
                 )
         self.saved_at = self.images_seen
 
+    def end_save(self) -> None:
+        """Wait until the last checkpoint is in its place; if the first process cannot write it, all raise."""
+        with self.processes.failing_together():
+            self.writer.wait()
+
     def stop(self) -> NoReturn:
         """Save the last steps, and end with the exit code of a stopped run."""
         if self.saved_at != self.images_seen:
             self.save()
+        self.end_save()
         self.run.end_trackers()
         self.run.accelerator.print(
             f"\nstopped at {self.images_seen} images and saved; the same command resumes",

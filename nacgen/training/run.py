@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,7 @@ class Run:
         self.checkpoints = path / CHECKPOINTS
         self._log, self._exported = path / LOG, set[str]()
         self._lock: IO[str] | None = None
+        self._checking = threading.Lock()
 
     @property
     def hardware(self) -> str:
@@ -184,17 +186,21 @@ class Run:
             )
 
     def check_lock(self) -> None:
-        """End if another run has worked in the folder since the lock was deleted; else lock it again."""
-        if self._lock is None or is_in_place(self._lock):
-            return
-        if Path(self._lock.name).exists():
-            raise LockedError(
-                f"one run trains in one folder, but the lock of {self.path} was deleted, and another run has "
-                "begun in it. Wait for it; the same command then goes on from the last checkpoint."
-            )
-        with self.writing("lock"):
-            self._lock.close()
-            self._lock = lock_folder(self.path)
+        """End if another run has worked in the folder since the lock was deleted; else lock it again.
+
+        A thread that writes a checkpoint calls it, too.
+        """
+        with self._checking:
+            if self._lock is None or is_in_place(self._lock):
+                return
+            if Path(self._lock.name).exists():
+                raise LockedError(
+                    f"one run trains in one folder, but the lock of {self.path} was deleted, and another run has "
+                    "begun in it. Wait for it; the same command then goes on from the last checkpoint."
+                )
+            with self.writing("lock"):
+                self._lock.close()
+                self._lock = lock_folder(self.path)
 
     def write(self, name: str, text: str) -> None:
         """Write a text file into the folder, whole or not at all. Only the main process calls it."""
@@ -270,14 +276,15 @@ class Run:
                 with self.writing("tracker's files"):
                     self.accelerator.log({**values, **tracked}, images_seen)
 
-    def synced_log(self) -> bytes:
-        """Return the log, synced to the disk, for a checkpoint. Only the main process calls it."""
+    def read_log(self, is_synced: bool = False) -> bytes:
+        """Return the log, for a checkpoint, or sync it to the disk, too. Only the main process calls it."""
         with (
             self.writing("log"),
             contextlib.suppress(FileNotFoundError),
             open_regular(self._log) as file,
         ):
-            sync(file.fileno())
+            if is_synced:
+                sync(file.fileno())
             return file.read()
         return b""
 

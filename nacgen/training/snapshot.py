@@ -15,16 +15,16 @@ MOST_DIFFERENCES = 10  # in an error message
 
 
 def capture(update: Update) -> dict[str, Tensors]:
-    """Return all tensors of an update by part, `<module>` or `optimizer_<name>`; on a CPU they share memory."""
+    """Return all tensors of an update by part, `<module>` or `optimizer_<name>`; they share its memory."""
     modules = dict(update.modules)
     names = _parameter_names(modules)
     parts = {
-        name: {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+        name: {k: v.detach() for k, v in module.state_dict().items()}
         for name, module in modules.items()
     }
     for name, optimizer in update.optimizers.items():
         parts[f"optimizer_{name}"] = {
-            f"{slot}/{names[parameter]}": value.detach().cpu().contiguous()
+            f"{slot}/{names[parameter]}": value.detach()
             for parameter, slots in optimizer.optimizer.state.items()
             for slot, value in slots.items()
         }

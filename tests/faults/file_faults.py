@@ -10,9 +10,12 @@ import io
 import os
 import signal
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.faults.small_runs import whole_checkpoints
 
 READ, CREATE, CHANGE = "read", "create", "change"  # kinds of operation
 EVENTS = {
@@ -56,21 +59,23 @@ class FileFaults:
     def __call__(self) -> None:
         """Install it for the rest of this process."""
         self.kinds, self.lasts = FAULTS[self.fault]
-        self.count = 0
+        self.count, self.counting = 0, threading.RLock()
         self.open, self.fsync, self.write = io.open, os.fsync, os.write
         io.open = builtins.open = self._opened  # type: ignore[assignment]
         os.fsync, os.write = self._fsync, self._os_write  # type: ignore[assignment]
         sys.addaudithook(self._audit)
 
     def meet(self, kind: str, operation: str, path: object) -> bool:
-        """Count an operation; whether it is to be struck, which kills and signals do at once."""
+        """Count an operation; whether it is to be struck; if so, say which checkpoint is whole."""
         inside = str(path).startswith(str(self.folder)) and self.only in f"{operation} {path}"
         if not inside or kind not in self.kinds:
             return False
-        self.count += 1
-        if self.count == self.at:
-            self.write(2, f"\nstruck: {operation} {path}\n".encode())
-        return self.count == self.at or (self.lasts and self.count > self.at)
+        with self.counting:  # a checkpoint is written by several threads beside the one that trains
+            self.count += 1
+            if is_struck := self.count == self.at:
+                whole = max(whole_checkpoints(self.folder), default=0)
+                self.write(2, f"\nstruck: {operation} {path}\nwhole: {whole}\n".encode())
+            return is_struck or (self.lasts and self.count > self.at)
 
     def strike(self, path: object) -> None:
         """Do what the fault does."""

@@ -1,8 +1,9 @@
 """Which checkpoints stay, and what a signal does while a run is being evaluated or saved."""
 
-import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from nacgen.data.stream import Batch
 from nacgen.training import checkpoint, loop
-from nacgen.training.checkpoint import load_checkpoint
+from nacgen.training.checkpoint import load_checkpoint, read_checkpoint
 from nacgen.training.loop import EXIT_PREEMPTED, Goal
 from tests.processes import ended
 from tests.training.test_loop import LineUpdate, train_line
@@ -166,19 +167,31 @@ def test_a_repeated_evaluation_is_logged_once_whenever_the_run_is_killed(tmp_pat
 def test_a_signal_during_a_save_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = checkpoint.write_synced
+    write, signalled = checkpoint.write_synced, threading.Event()
 
-    def signalled(path: Path, pieces: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+    def slow(path: Path, pieces: Any) -> None:
+        signalled.wait(60)
+        time.sleep(0.05)
         write(path, pieces)
 
-    monkeypatch.setattr(checkpoint, "write_synced", signalled)
+    update = Moving()
+    step = update.update
+
+    def signal_amid(batch: Batch) -> dict[str, torch.Tensor]:
+        if batch.images_seen == 8:  # the checkpoint of 8 images is being written
+            assert not (tmp_path / "checkpoints" / "step_000000000008").exists()
+            os.kill(os.getpid(), signal.SIGTERM)
+            signalled.set()
+        return step(batch)
+
+    update.update = signal_amid  # type: ignore[method-assign]
+    monkeypatch.setattr(checkpoint, "write_synced", slow)
     with pytest.raises(SystemExit) as stopped:
-        run(tmp_path)
+        train_line(tmp_path, update, evaluate=evaluate, evaluate_every=8, goal=LOWEST)
     assert stopped.value.code == EXIT_PREEMPTED
-    assert kept(tmp_path) == [8]  # the best so far, written once
-    state = json.loads((tmp_path / "checkpoints" / "step_000000000008" / "state.json").read_text())
-    assert state["is_evaluated"] is True
+    assert kept(tmp_path) == [8, 16]
+    for position in (8, 16):
+        assert read_checkpoint(tmp_path / "checkpoints", position)[1]["images_seen"] == position
 
 
 def insist_on_ending(folder: Path) -> None:
@@ -186,6 +199,8 @@ def insist_on_ending(folder: Path) -> None:
 
     def look(images_seen: int) -> dict[str, Any]:
         if images_seen == 16:
+            while not (folder / "checkpoints" / "step_000000000008").exists():
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(images_seen)
 
