@@ -114,7 +114,8 @@ def compare(
     curves = [run.curve(metric) for run in runs]
     common = sorted(set.intersection(*map(set, curves)))
     curves = [{seen: curve[seen] for seen in common} for curve in curves]
-    protocols = {seen: _common_protocol(a, b, metric, seen) for seen in common}
+    found = [run.protocols(metric) for run in runs]
+    protocols = {seen: _common_protocol(runs, [each[seen] for each in found]) for seen in common}
 
     def paired(when: str, seen: int, scores: Sequence[float]) -> PairedScores:
         return PairedScores(
@@ -288,14 +289,14 @@ def _common_end(runs: Sequence[RecordedRun], metric: str) -> int:
 
 
 def _common_protocol(
-    a: Mapping[int, RecordedRun], b: Mapping[int, RecordedRun], metric: str, seen: int
+    runs: Sequence[RecordedRun], protocols: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return the protocol of all scores at a position; refuse any difference but the seeds of other pairs."""
-    first = next(iter(a.values()))
-    checks = [(first, run, "seed") for run in [*a.values(), *b.values()]]
-    checks += [(a[seed], b[seed], "") for seed in a]
-    for one, other, left_out in checks:
-        p, q = one.protocol(metric, seen), other.protocol(metric, seen)
+    """Return the protocol of the scores of both arms' runs; refuse differences but the seeds of other pairs."""
+    num_pairs = len(runs) // 2
+    checks = [(0, i, "seed") for i in range(len(runs))]
+    checks += [(i, i + num_pairs, "") for i in range(num_pairs)]
+    for i, j, left_out in checks:
+        p, q = protocols[i], protocols[j]
         unlike = [
             f"{field} ({p.get(field, 'absent')!r} and {q.get(field, 'absent')!r})"
             for field in {**p, **q}
@@ -303,11 +304,11 @@ def _common_protocol(
         ]
         if unlike:
             raise ConfigurationError(
-                f"scores are comparable under one protocol only, but those of {one.path} and {other.path} "
+                f"scores are comparable under one protocol only, but those of {runs[i].path} and {runs[j].path} "
                 f"differ in {', '.join(unlike)}. Score both in the same way."
             )
-    protocol = dict(first.protocol(metric, seen))
-    if len({run.protocol(metric, seen).get("seed") for run in a.values()}) > 1:
+    protocol = dict(protocols[0])
+    if len({each.get("seed") for each in protocols[:num_pairs]}) > 1:
         protocol["seed"] = "one for each pair"
     return protocol
 

@@ -8,6 +8,7 @@ Student 1908 (the interval), Fisher 1935, The Design of Experiments, section 21 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -44,7 +45,7 @@ class PairedScores:
         """t-interval of the mean log ratio, or None for a single pair."""
         return t_interval(self.log_ratios, 1 - self.level)
 
-    @property
+    @cached_property  # 2^20 sums for 40 pairs
     def p_value(self) -> float:
         """Exact two-sided sign-flip p-value, not corrected for other comparisons."""
         return sign_flip_p_value(self.log_ratios)

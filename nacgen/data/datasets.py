@@ -219,13 +219,14 @@ def load_test_split(
     test = load_dataset(train.name, "test", data_dir, image_size, max_bytes, skip_bad)
     if train.labels is None or test.labels is None or test.class_names == train.class_names:
         return test
-    unknown = [name for name in test.class_names if name not in train.class_names]
+    known = {name: number for number, name in enumerate(train.class_names)}
+    unknown = [name for name in test.class_names if name not in known]
     if unknown:
         raise DataError(
             f"classes of test images must be among those of training images, but {len(unknown)} of "
             f"{test.name} are not: {', '.join(unknown[:10])}. Look at the names of the subfolders."
         )
-    numbers = torch.tensor([train.class_names.index(name) for name in test.class_names])
+    numbers = torch.tensor([known[name] for name in test.class_names])
     return replace(test, labels=numbers[test.labels], class_names=train.class_names)
 
 

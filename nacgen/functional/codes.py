@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nacgen.functional.features import block_rows
+
 CALIBRATION_BINS = 15
 RANK_OFFSET = 1e-7  # added to RankMe's probabilities
 
@@ -36,8 +38,10 @@ def effective_codes(codes: Bool[Tensor, "m k"]) -> Float[Tensor, ""]:
         tensor(2.)
     """
     signs = torch.where(codes, 1.0, -1.0)
-    is_equal = signs @ signs.T > codes.shape[1] - 1  # (m, m); others fall short by 2 or more
-    return len(codes) ** 2 / is_equal.sum()
+    counts = [  # of equal codes, of which the others fall short by 2 or more; memory is linear in m
+        (part @ signs.T > codes.shape[1] - 1).sum() for part in signs.split(block_rows(signs))
+    ]
+    return len(codes) ** 2 / torch.stack(counts).sum()
 
 
 def calibration_error(

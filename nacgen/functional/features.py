@@ -55,9 +55,11 @@ def feature_pair(
     return rows_1, rows_2
 
 
-def block_rows(num_columns: int, limit: int = 2**23) -> int:
-    """Return the number of rows of `num_columns` float64 numbers that fill about 64 MB."""
-    return max(1, limit // max(1, num_columns))
+def block_rows(columns: Tensor) -> int:
+    """Return how many rows with a number for each of some columns make a block: 8 MB of float64 on a CPU."""
+    # Larger blocks leave a CPU's cache, and glibc takes their memory from the system anew each time.
+    limit = 2**20 if columns.device.type == "cpu" else 2**24
+    return max(1, limit // max(1, len(columns)))
 
 
 def draw_rows(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:

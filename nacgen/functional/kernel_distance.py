@@ -135,7 +135,7 @@ def _interaction_within(sums: _KernelSums) -> Tensor:
 
 def _sums(x: Tensor, y: Tensor) -> _KernelSums:
     over_columns, over_rows, of_squares = [], y.new_zeros(len(y)), y.new_zeros(())
-    for part in x.split(block_rows(len(y))):
+    for part in x.split(block_rows(y)):
         kernel = _kernel(part @ y.mT, x.shape[1])
         over_columns.append(kernel.sum(dim=1))
         over_rows = over_rows + kernel.sum(dim=0)

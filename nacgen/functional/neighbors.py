@@ -130,7 +130,7 @@ def _centered(real: Tensor, others: Tensor) -> tuple[Tensor, Tensor, float]:
 def _squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield squared distances of rows of `x` to all of `y`, block by block, with the slice of the rows."""
     lengths = y.square().sum(dim=1)
-    step = block_rows(len(y))
+    step = block_rows(y)
     for start in range(0, len(x), step):
         part = x[start : start + step]
         squared = torch.addmm(lengths, part, y.mT, alpha=-2) + part.square().sum(dim=1)[:, None]
@@ -141,7 +141,7 @@ def _squared_radii(rows: Tensor, k: int) -> Tensor:
     radii = []
     for block, squared in _squared_distances(rows, rows):
         squared[:, block].fill_diagonal_(float("inf"))
-        radii.append(squared.kthvalue(k, dim=1).values)
+        radii.append(squared.topk(k, dim=1, largest=False).values[:, -1])
     return torch.cat(radii)
 
 

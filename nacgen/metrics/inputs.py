@@ -67,11 +67,13 @@ def image_set(images: object, limit: int | None = None) -> ImageSet:
         return ItemImages(name, images)
     if isinstance(images, Iterable) and not is_text:
         parts: list[Tensor] = []
+        num_read = 0
         for item in images:
             part = _of_item(item)
             is_one = isinstance(part, Image.Image) or getattr(part, "ndim", 0) == 3
             parts.append(image_batch([part] if is_one else part).cpu())
-            if limit is not None and sum(map(len, parts)) >= limit:
+            num_read += len(parts[-1])
+            if limit is not None and num_read >= limit:
                 break
         if parts:
             return ImageDataset(name, "all", _joined(parts), None)

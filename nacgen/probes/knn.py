@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nacgen.functional.contrastive import directions
+from nacgen.functional.features import block_rows
 from nacgen.probes.labeled import Accuracies, Labels, check_labeled, top_accuracies
-
-CHUNK = 1000  # test images whose similarities are held at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ def knn_probe(
     keys = directions(train_features)
     nearest = [
         (directions(chunk) @ keys.T).topk(max(num_neighbors), dim=1)  # (b, d), (n, d) -> (b, k)
-        for chunk in test_features.split(CHUNK)
+        for chunk in test_features.split(block_rows(keys))
     ]
     similarity, index = (torch.cat(parts) for parts in zip(*nearest, strict=True))
     voted = train_labels.to(index.device)[index]  # (m, k)

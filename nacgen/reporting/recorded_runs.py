@@ -61,20 +61,25 @@ class RecordedRun:
 
     def curve(self, metric: str) -> dict[int, float]:
         """Return every score of a metric by images seen; a metric that the run lacks is refused."""
-        if metric not in self.metrics:
+        curve = {e.images_seen: e.scores[metric]["value"] for e in self._scored(metric)}
+        if not curve:
             raise ConfigurationError(
                 f"expected scores of {metric} in {self.path}, which has "
                 f"{', '.join(self.metrics) or 'no scores'}. Name one of those, or train with that score."
             )
-        scored = [each for each in self.evaluations if metric in each.scores]
-        return {each.images_seen: each.scores[metric]["value"] for each in scored}
+        return curve
 
-    def protocol(self, metric: str, images_seen: int) -> Mapping[str, Any]:
-        """Return the protocol of the score at a position of `curve`, with the settings of that score."""
-        scored = [each for each in self.evaluations if metric in each.scores]
-        evaluation = next(each for each in scored if each.images_seen == images_seen)
-        settings = rename_old_keys(evaluation.scores[metric].get("settings", {}))
-        return {**evaluation.protocol, **{f"{metric}.{name}": settings[name] for name in settings}}
+    def protocols(self, metric: str) -> dict[int, Mapping[str, Any]]:
+        """Return the protocol of each score of `curve` by images seen, with the settings of that score."""
+        found: dict[int, Mapping[str, Any]] = {}
+        for each in self._scored(metric):
+            settings = rename_old_keys(each.scores[metric].get("settings", {}))
+            own = {f"{metric}.{name}": value for name, value in settings.items()}
+            found[each.images_seen] = {**each.protocol, **own}
+        return found
+
+    def _scored(self, metric: str) -> list[RecordedEvaluation]:
+        return [each for each in self.evaluations if metric in each.scores]
 
     def sample_grid(self, images_seen: int) -> Path | None:
         """Return the path of the sample grid drawn at a position, or None if there is no whole one."""

@@ -69,7 +69,7 @@ def test_it_equals_scikit_learn(k: int) -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = blobs(100), blobs(50, seed=1)
     whole = knn_probe(*train, *test, (5, 20))
-    monkeypatch.setattr(knn, "CHUNK", 7)
+    monkeypatch.setattr(knn, "block_rows", lambda keys: 7)
     assert knn_probe(*train, *test, (5, 20)) == whole
 
 

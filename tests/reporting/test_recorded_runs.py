@@ -13,7 +13,7 @@ def test_a_run_is_read_in_full(make_run: MakeRun) -> None:
     assert (run.path.name, run.arm, run.seed) == ("nac-seed1", "nac", 1)
     assert run.metrics == ["fd_digits_classifier"]
     assert run.curve("fd_digits_classifier") == {5120: 25.6, 25600: 11.6}
-    assert run.protocol("fd_digits_classifier", 5120)["num_samples"] == 2000
+    assert run.protocols("fd_digits_classifier")[5120]["num_samples"] == 2000
     assert run.evaluations[1].warnings == ("few_samples: 2000",)
     assert run.environment == {"torch": "2.10.0", "device": "cpu"}
     assert run.summary is not None
@@ -113,10 +113,10 @@ def test_a_damaged_file_is_named(make_run: MakeRun, name: str, content: str, mes
 
 def test_a_protocol_in_the_old_spelling_is_read_in_todays(make_run: MakeRun) -> None:
     run = load_run(make_run({5120: 25.6}, protocol={"quantisation": "uint8"}))
-    assert run.protocol("fd_digits_classifier", 5120)["quantization"] == "uint8"
+    assert run.protocols("fd_digits_classifier")[5120]["quantization"] == "uint8"
     settings = run.evaluations[0].scores["fd_digits_classifier"]
     settings["settings"] = {"neighbours": 5}  # type: ignore[index]
-    protocol = run.protocol("fd_digits_classifier", 5120)
+    protocol = run.protocols("fd_digits_classifier")[5120]
     assert protocol["fd_digits_classifier.neighbors"] == 5
 
 
