@@ -25,6 +25,7 @@ def main(config: PretrainConfig) -> None:
         pretraining_cost,
     )
     from nacgen.pretraining.evaluation import PretrainingEvaluation
+    from nacgen.pretraining.nac import channel_summary
     from nacgen.training.data_record import record_data
     from nacgen.training.loop import train
     from nacgen.training.run import open_run
@@ -44,6 +45,10 @@ def main(config: PretrainConfig) -> None:
         encoder, views = build_encoder(config).to(run.device), build_views(config.views)
         evaluate = PretrainingEvaluation(config, run, encoder, views, stream, train_set, test_set)
         update = build_update(config, run.accelerator, encoder, views, stream, train_set)
+        if config.objective == "nac":
+            num_codes = config.queue.size or 2 * config.batch_size
+            summary = channel_summary(encoder.flip_probability, encoder.code_dim, num_codes)
+            run.accelerator.print(summary, file=sys.stderr)
 
         # Training.
         result = train(

@@ -144,7 +144,7 @@ def nac_loss(
 
     Source: Park et al. 2021, arXiv:2112.04014; the marginal form is ours.
     """
-    _check_same_shape(code_logits, posterior_logits)
+    check_same_shape(code_logits, posterior_logits)
     keys = code_logits if all_code_logits is None else all_code_logits
     received = received_codes(code_logits, uniform, flip_probability, relaxation)
     if relaxation == "marginal":
@@ -254,7 +254,7 @@ def nac_bound(
 
     Source: Park et al. 2021, arXiv:2112.04014; Barber & Agakov 2003 for the first term.
     """
-    _check_same_shape(code_logits, posterior_logits)
+    check_same_shape(code_logits, posterior_logits)
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     check_flip_probability(flip_probability)
@@ -276,7 +276,8 @@ def hard_codes(code_logits: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
     return torch.where(code_logits >= 0, 1.0, -1.0).to(code_logits)
 
 
-def _check_same_shape(code_logits: Tensor, posterior_logits: Tensor) -> None:
+def check_same_shape(code_logits: Tensor, posterior_logits: Tensor) -> None:
+    """Raise a `ValueError` unless logits are of one shape and of two codes or more."""
     if code_logits.shape != posterior_logits.shape:
         raise ValueError(
             f"code_logits and posterior_logits must have one shape, got {tuple(code_logits.shape)} and "

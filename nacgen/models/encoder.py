@@ -237,7 +237,12 @@ class NACEncoder(nn.Module, PretrainedModel):
 
         `detach` stops the gradient of the posterior logits before the code logits or features they come from.
         """
-        features = self.features(images)
+        return self.logits_of_features(self.features(images), detach)
+
+    def logits_of_features(
+        self, features: Float[Tensor, "b d"], detach: bool = False
+    ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
+        """Return code logits and posterior logits of features, as `forward` does."""
         code_logits = self.code_head(features)
         if self.posterior_head is not None:
             return code_logits, self.posterior_head(features.detach() if detach else features)

@@ -1,23 +1,54 @@
-"""The parts that the updates of pretraining share: a prepared encoder, a momentum encoder with a queue, two views.
+"""The parts that updates of pretraining share: an encoder, heads of its stages, a momentum encoder with a queue.
 
 Source: He et al. 2020, arXiv:1911.05722 (the queue).
 """
 
+from collections.abc import Sequence
+
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nacgen.data.augment import ViewPolicy, random_view
 from nacgen.data.stream import Batch
-from nacgen.models.encoder import NACEncoder
+from nacgen.errors import ConfigurationError
+from nacgen.models.encoder import CodeHead, NACEncoder
 from nacgen.models.folder import check_memory
 from nacgen.pretraining.options import NACConfig
 from nacgen.system.processes import gather_rows
 from nacgen.system.randomness import generator
 from nacgen.training.update import descend
+
+STAGE_WEIGHT = 0.5  # of the loss of a stage's codes, beside that of the encoder's
+
+
+class StagedEncoder(nn.Module):
+    """An encoder with code heads on the pooled maps of earlier stages, which serve its training only."""
+
+    def __init__(self, encoder: NACEncoder, stages: Sequence[str]) -> None:
+        super().__init__()
+        widths = dict(list(encoder.backbone.stage_channels.items())[:-1])
+        if unknown := [stage for stage in stages if stage not in widths]:
+            raise ConfigurationError(
+                f"stages must be among {', '.join(widths)}, those before the last, got {unknown[0]!r}. Correct "
+                "--stages."
+            )
+        normalization = encoder.options["code_normalization"]
+        self.encoder = encoder
+        self.heads = nn.ModuleDict(
+            {stage: CodeHead(widths[stage], encoder.code_dim, normalization) for stage in stages}
+        )
+
+    def forward(self, images: Tensor, detach: bool = False) -> tuple[Tensor, ...]:
+        """Compute what the encoder's `forward` does, then the code logits of each stage, `(b, k)` each."""
+        maps = self.encoder.feature_maps(images)
+        features = self.encoder.backbone.pool(list(maps.values())[-1])
+        pooled = {stage: reduce(maps[stage], "b c h w -> b c", "mean") for stage in self.heads}
+        of_stages = (head(pooled[stage]) for stage, head in self.heads.items())
+        return (*self.encoder.logits_of_features(features, detach), *of_stages)
 
 
 class MomentumEncoder(nn.Module):
@@ -65,7 +96,7 @@ class MomentumEncoder(nn.Module):
 
 
 class EncoderUpdate:
-    """An encoder with its optimizer, and with a momentum encoder where the objective has a queue."""
+    """An encoder with its optimizer, and a momentum encoder or heads of stages where the objective has them."""
 
     def __init__(
         self,
@@ -75,19 +106,23 @@ class EncoderUpdate:
         views: ViewPolicy,
         options: NACConfig | None = None,
         keys: MomentumEncoder | None = None,
+        staged: StagedEncoder | None = None,
     ) -> None:
         self.accelerator, self.encoder, self.views = accelerator, encoder, views
+        self.trained = encoder if staged is None else staged
         self.options, self.keys = options or NACConfig(), keys
-        self.prepared, prepared_optimizer = accelerator.prepare(encoder, optimizer)
+        self.prepared, prepared_optimizer = accelerator.prepare(self.trained, optimizer)
         self.modules: dict[str, nn.Module] = {"encoder": encoder}
+        if staged is not None:
+            self.modules["stage_heads"] = staged.heads
         if keys is not None:
             self.modules["momentum_encoder"] = keys.to(accelerator.device)
         self.optimizers: dict[str, AcceleratedOptimizer] = {"encoder": prepared_optimizer}
 
     def descend(self, loss: Tensor, batch: Batch) -> Tensor:
-        """Take one step of the encoder and return the norm of its gradient."""
+        """Take one step of the encoder, with the heads of its stages, and return the norm of its gradient."""
         optimizer = self.optimizers["encoder"]
-        return descend(self.accelerator, loss, optimizer, self.encoder.parameters(), batch)
+        return descend(self.accelerator, loss, optimizer, self.trained.parameters(), batch)
 
 
 def two_views(batch: Batch, policy: ViewPolicy) -> Tensor:

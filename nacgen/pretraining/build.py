@@ -13,7 +13,7 @@ from nacgen.data.provenance import no_labels
 from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.base import MomentumEncoder
+from nacgen.pretraining.base import MomentumEncoder, StagedEncoder
 from nacgen.pretraining.distillhash import NOISY_PART, NUM_IMAGES, DistillHashUpdate
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
 from nacgen.pretraining.options import PretrainConfig, ViewConfig
@@ -112,6 +112,20 @@ def build_update(
         encoder.code_head = nn.SyncBatchNorm.convert_sync_batchnorm(encoder.code_head)
         if encoder.posterior_head is not None:
             encoder.posterior_head = nn.SyncBatchNorm.convert_sync_batchnorm(encoder.posterior_head)
+    posterior = encoder.options["posterior"]
+    if config.nac.relaxation == "direction" and posterior != "shared":
+        raise ConfigurationError(
+            f"relaxation direction compares codes, and needs the posterior shared, got {posterior}. Change "
+            "--model.posterior, or take --nac.relaxation closed_form."
+        )
+    staged = None
+    if config.stages:
+        with seeded(config.seed, "stages"):
+            staged = StagedEncoder(encoder, config.stages)
+        staged.to(accelerator.device)
+        if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+            staged.heads = nn.SyncBatchNorm.convert_sync_batchnorm(staged.heads)
+    network = encoder if staged is None else staged
     optim = config.optim
 
     def optimizer(module: nn.Module) -> torch.optim.Optimizer:
@@ -121,14 +135,14 @@ def build_update(
     if config.queue.size:
         keys = MomentumEncoder(encoder, config.queue.size, config.queue.momentum)
     if config.model.compile and config.objective != "supervised":
-        encoder.compile(dynamic=False)
-    parts = (accelerator, encoder, optimizer(encoder), views)
+        network.compile(dynamic=False)
+    parts = (accelerator, encoder, optimizer(network), views)
     match config.objective:
         case "nac":
             update = NACUpdate if keys is None else NACQueueUpdate
-            return update(*parts, config.nac, keys)
+            return update(*parts, config.nac, keys, staged)
         case "simclr":
-            return SimCLRUpdate(*parts, config.temperature, keys)
+            return SimCLRUpdate(*parts, config.temperature, keys, staged)
         case "distillhash":
             return DistillHashUpdate(*parts, stream, images, int(NOISY_PART * config.total_images))
         case "supervised":

@@ -1,12 +1,34 @@
 """The updates of NAC pretraining: keys from the batch, or from a momentum encoder's queue."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from nacgen.data.stream import Batch
+from nacgen.functional.closed_form import (
+    closed_form_bound,
+    closed_form_loss,
+    direction_loss,
+    information_ceiling,
+    temperature_of_channel,
+)
 from nacgen.functional.codes import effective_codes
-from nacgen.functional.nac import nac_bound, nac_loss, posterior_log_likelihood, received_codes
-from nacgen.pretraining.base import EncoderUpdate, MomentumEncoder, swap_views, two_views
+from nacgen.functional.nac import (
+    channel_capacity,
+    marginal_posterior_logits,
+    nac_bound,
+    nac_loss,
+    posterior_log_likelihood,
+    received_codes,
+)
+from nacgen.pretraining.base import (
+    STAGE_WEIGHT,
+    EncoderUpdate,
+    MomentumEncoder,
+    swap_views,
+    two_views,
+)
 from nacgen.system.processes import gather_rows
 
 
@@ -17,13 +39,39 @@ class NACUpdate(EncoderUpdate):
         """Take one step; bound and effective number are those of the hard codes of this process."""
         self.prepared.train()
         views = two_views(batch, self.views)
-        code_logits, posterior_logits = (x.float() for x in self.prepared(views))
+        logits = (x.float() for x in self.prepared(views))
+        code_logits, posterior_logits, *of_stages = logits
         posterior_logits = swap_views(posterior_logits)
         # The mixture is over the codes of all processes.
-        p, keys = self.encoder.flip_probability, gather_rows(code_logits)
-        uniform, relaxation = channel_uniform(batch, code_logits.shape[1]), self.options.relaxation
-        rows = nac_loss(code_logits, posterior_logits, uniform, p, relaxation, keys)
-        return self.step(batch, rows.mean(), code_logits, posterior_logits)
+        keys = gather_rows(code_logits)
+        others = swap_views(code_logits)
+        loss = self.rows_of_loss(batch, code_logits, posterior_logits, others, keys).mean()
+        # Codes of earlier stages have channels of their own.
+        for i, codes in enumerate(of_stages):
+            others, keys = swap_views(codes), gather_rows(codes)
+            posterior = marginal_posterior_logits(others, self.encoder.flip_probability)
+            rows = self.rows_of_loss(batch, codes, posterior, others, keys, f"_stage_{i}")
+            loss = loss + STAGE_WEIGHT * rows.mean()
+        return self.step(batch, loss, code_logits, posterior_logits)
+
+    def rows_of_loss(
+        self,
+        batch: Batch,
+        code_logits: Tensor,
+        posterior_logits: Tensor,
+        other_logits: Tensor,
+        keys: Tensor,
+        channel: str = "",
+    ) -> Tensor:
+        """Compute the loss of each code; posterior and other code logits are of its image's other view."""
+        p, relaxation = self.encoder.flip_probability, self.options.relaxation
+        own_start = None if self.options.own_row else 2 * batch.start
+        if relaxation == "direction":
+            return direction_loss(code_logits, other_logits, p, keys, own_start)
+        if relaxation == "closed_form":
+            return closed_form_loss(code_logits, posterior_logits, p, keys, own_start)
+        uniform, divide = channel_uniform(batch, code_logits.shape[1], channel), self.options.divide
+        return nac_loss(code_logits, posterior_logits, uniform, p, relaxation, keys, divide)
 
     def step(
         self, batch: Batch, loss: Tensor, code_logits: Tensor, posterior_logits: Tensor
@@ -32,10 +80,13 @@ class NACUpdate(EncoderUpdate):
         norm = self.descend(loss, batch)
         p, draw = self.encoder.flip_probability, batch.generator("channel_report")
         with torch.no_grad():
-            bound = nac_bound(code_logits, posterior_logits, p, draw).mean()
+            bounds = {"nac_bound": nac_bound(code_logits, posterior_logits, p, draw).mean()}
+            if self.options.relaxation in ("direction", "closed_form"):
+                closed = closed_form_bound(code_logits, posterior_logits, p)
+                bounds["closed_form_bound"] = closed.mean()
         return {
             "loss": loss.detach(),
-            "nac_bound": bound,
+            **bounds,
             "effective_codes": effective_codes(code_logits >= 0),
             "gradient_norm": norm,
         }
@@ -62,13 +113,16 @@ class NACQueueUpdate(NACUpdate):
         keys, key_posterior = self.keys.push(key_logits, batch), swap_views(key_posterior)
         code_logits, own_posterior = (x.float() for x in self.prepared(views, detach=True))
         own_posterior = swap_views(own_posterior)
-        # The loss of a draw of the channel.
-        uniform = channel_uniform(batch, code_logits.shape[1])
-        divide = self.options.divide
-        rows = nac_loss(code_logits, key_posterior, uniform, p, relaxation, keys, divide)
+        others = swap_views(key_logits)
+        rows = self.rows_of_loss(batch, code_logits, key_posterior, others, keys)
         if self.encoder.options["posterior"] != "shared":
-            received = received_codes(code_logits.detach(), uniform, p, relaxation)
-            weight = 2 if divide else 1
+            if relaxation == "closed_form":  # the term is linear in the received code: its mean
+                received = (1 - 2 * p) * torch.tanh(code_logits.detach())
+            else:
+                assert relaxation != "direction"  # build_update refuses it
+                uniform = channel_uniform(batch, code_logits.shape[1])
+                received = received_codes(code_logits.detach(), uniform, p, relaxation)
+            weight = 2 if self.options.divide else 1
             rows = rows - weight * posterior_log_likelihood(received, own_posterior)
         if self.options.code_penalty:
             rows = rows + self.options.code_penalty * torch.tanh(code_logits).square().sum(1)
@@ -78,8 +132,22 @@ class NACQueueUpdate(NACUpdate):
         return logs
 
 
-def channel_uniform(batch: Batch, code_dim: int) -> Tensor:
+def channel_uniform(batch: Batch, code_dim: int, channel: str = "") -> Tensor:
     """Draw the numbers that decide over the channel's flips in this process's views, `(2b, k)`."""
-    draws = [batch.generator(purpose) for purpose in ("channel_1", "channel_2")]
+    draws = [batch.generator(f"channel_{view}{channel}") for view in (1, 2)]
     views = [torch.rand(batch.global_size, code_dim, generator=draw) for draw in draws]
     return torch.cat([batch.local(view) for view in views])
+
+
+def channel_summary(flip_probability: float, code_dim: int, num_codes: int) -> str:
+    """Describe in a line how cold the channel is, and how many nats the bound can show with `num_codes` codes."""
+    temperature = temperature_of_channel(flip_probability, code_dim)
+    ceiling = information_ceiling(flip_probability, code_dim, num_codes)
+    capacity = code_dim * channel_capacity(flip_probability)
+    reason = f"the capacity of the channel (the logarithm of {num_codes:,} codes: {math.log(num_codes):.2f})"
+    if ceiling < capacity:
+        reason = f"the logarithm of the {num_codes:,} codes compared (capacity of the channel: {capacity:.2f})"
+    return (
+        f"p = {flip_probability:g} at {code_dim} bits: temperature {temperature:.3g}, at most {ceiling:.2f} nats, "
+        + reason
+    )

@@ -61,8 +61,11 @@ class OptimConfig:
 class NACConfig:
     """Options of Neural Activation Coding."""
 
-    relaxation: Literal["marginal", "tanh", "straight_through"] = "tanh"
-    """Relaxation of the codes while training; tanh is the authors', marginal makes the loss itself a bound."""
+    relaxation: Literal["marginal", "tanh", "straight_through", "closed_form", "direction"] = "tanh"
+    """Relaxation of the codes while training. tanh: the authors'; marginal: makes the loss itself a bound;
+    closed_form: a bound without drawn noise; direction: the same by the cosine of codes."""
+    own_row: bool = True
+    """Keep each code in its own mixture. Without it, as in SimCLR, the closed forms are no bounds."""
     code_penalty: float = 0.0
     """Weight of the relaxed codes' summed squares, with a queue; the authors use 0.1."""
     divide: bool = False
@@ -107,6 +110,9 @@ class PretrainConfig(TrainingConfig):
     """Images between two evaluations of the encoder: linear probe and code health."""
     temperature: float = 0.5
     """Temperature of simclr's similarities."""
+    stages: tuple[str, ...] = ()
+    """Earlier stages whose codes join the loss at half its weight, such as layer1 layer2, for nac and simclr
+    without a queue. Their heads are thrown away after training."""
     model: ModelConfig = ModelConfig()
     views: ViewConfig = field(default_factory=ViewConfig)
     optim: OptimConfig = OptimConfig()
@@ -134,9 +140,15 @@ class PretrainConfig(TrainingConfig):
         of_model = [f"model.{f.name}" for f in fields(self.model) if f.name != "compile"]
         has_model = "with --encoder, whose folder says how the encoder is made"
         refuse_unheeded(self, self.encoder is not None, of_model, has_model)
-        if self.nac.divide and self.nac.relaxation == "marginal":
+        refuse_unheeded(self, self.queue.size > 0, ["stages", "nac.own_row"], "with --queue.size")
+        refuse_unheeded(self, self.objective not in ("nac", "simclr"), ["stages"], chosen)
+        is_closed = self.nac.relaxation in ("closed_form", "direction")
+        drawn = f"with --nac.relaxation {self.nac.relaxation}"
+        refuse_unheeded(self, not is_closed, ["nac.own_row"], drawn)
+        if self.nac.divide and self.nac.relaxation not in ("tanh", "straight_through"):
             raise ConfigurationError(
-                "nac.divide needs relaxation tanh or straight_through, got marginal. Add --nac.relaxation tanh."
+                f"nac.divide needs relaxation tanh or straight_through, got {self.nac.relaxation}. Add "
+                "--nac.relaxation tanh."
             )
         if self.objective == "distillhash" and self.encoder is None:
             raise ConfigurationError(

@@ -14,7 +14,14 @@ from nacgen.data.stream import Batch
 from nacgen.functional.codes import effective_codes
 from nacgen.functional.contrastive import info_nce, nt_xent
 from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.base import EncoderUpdate, MomentumEncoder, swap_views, two_views
+from nacgen.pretraining.base import (
+    STAGE_WEIGHT,
+    EncoderUpdate,
+    MomentumEncoder,
+    StagedEncoder,
+    swap_views,
+    two_views,
+)
 from nacgen.system.processes import gather_rows
 
 
@@ -29,15 +36,17 @@ class SimCLRUpdate(EncoderUpdate):
         views: ViewPolicy,
         temperature: float = 0.5,
         keys: MomentumEncoder | None = None,
+        staged: StagedEncoder | None = None,
     ) -> None:
-        super().__init__(accelerator, encoder, optimizer, views, keys=keys)
+        super().__init__(accelerator, encoder, optimizer, views, keys=keys, staged=staged)
         self.temperature = temperature
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step; the effective number of codes is that of this process."""
         self.prepared.train()
         views = two_views(batch, self.views)
-        projections = self.prepared(views, detach=True)[0].float()
+        outputs = (x.float() for x in self.prepared(views, detach=True))
+        projections, _, *of_stages = outputs
         if self.keys is None:
             start = 2 * batch.start
             loss = nt_xent(projections, self.temperature, gather_rows(projections), start)
@@ -48,6 +57,9 @@ class SimCLRUpdate(EncoderUpdate):
             loss = info_nce(projections, swap_views(own_keys), negatives, self.temperature)
             self.keys.push(own_keys, batch)
         mean = loss.mean()
+        for rows in of_stages:
+            own = nt_xent(rows, self.temperature, gather_rows(rows), 2 * batch.start)
+            mean = mean + STAGE_WEIGHT * own.mean()
         norm = self.descend(mean, batch)
         if self.keys is not None:
             self.keys.follow(self.encoder)

@@ -59,3 +59,49 @@ def marginal_bound(
             mixture += likelihood / len(code_logits)
         values.append(log_posterior(r, logits) - math.log(mixture))
     return values
+
+
+def closed_form(code_logits: Rows, posterior_logits: Rows, p: float) -> list[float]:
+    """The first term bit by bit over both values, less the log of the mean of p(c~ = c~' | x, x_j), per row.
+
+    That is the probability that the codes of two images are received as the same one.
+    """
+
+    def ones(a: float) -> float:
+        return p + (1 - 2 * p) * (1 + math.tanh(a)) / 2
+
+    values = []
+    for row, logits in zip(code_logits, posterior_logits, strict=True):
+        first = 0.0
+        for a, posterior in zip(row, logits, strict=True):
+            first += ones(a) * log_posterior([1.0], [posterior])
+            first += (1 - ones(a)) * log_posterior([-1.0], [posterior])
+        equal = 0.0
+        for other in code_logits:
+            likelihood = 1.0
+            for a, b in zip(row, other, strict=True):
+                likelihood *= ones(a) * ones(b) + (1 - ones(a)) * (1 - ones(b))
+            equal += likelihood / len(code_logits)
+        values.append(first - math.log(equal))
+    return values
+
+
+def direction(code_logits: Rows, other_logits: Rows, p: float) -> list[float]:
+    """e kappa <n, n'> + K/2 log(p(1 - p)) - log 1/M sum_j exp(kappa2 <n, n_j>) - K/2 log((1 - e^4) / 4)."""
+    e = 1 - 2 * p
+
+    def stretched(rows: Rows) -> Rows:
+        relaxed = [[math.tanh(a) for a in row] for row in rows]
+        lengths = [math.sqrt(sum(t * t for t in row)) for row in relaxed]
+        root = math.sqrt(len(rows[0]))
+        return [[root * t / n for t in row] for row, n in zip(relaxed, lengths, strict=True)]
+
+    codes, others, bits = stretched(code_logits), stretched(other_logits), len(code_logits[0])
+    values = []
+    for row, other in zip(codes, others, strict=True):
+        cosine = sum(a * b for a, b in zip(row, other, strict=True))
+        first = e * math.atanh(e) * cosine + bits / 2 * math.log(p * (1 - p))
+        products = [sum(a * b for a, b in zip(row, key, strict=True)) for key in codes]
+        mean = sum(math.exp(math.atanh(e * e) * x) for x in products) / len(codes)
+        values.append(first - math.log(mean) - bits / 2 * math.log((1 - e**4) / 4))
+    return values
