@@ -7,7 +7,7 @@ from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import load_dataset
 from nacgen.data.stream import ImageStream
 from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.base import MomentumEncoder
+from nacgen.pretraining.base import MomentumEncoder, StagedEncoder
 from nacgen.pretraining.distillhash import DistillHashUpdate
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
 from nacgen.pretraining.options import NACConfig
@@ -20,8 +20,19 @@ from nacgen.transplant.trunk import fold_batch_norm
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
 KINDS = (
     *("nac", "nac_queue", "nac_queue_authors", "simclr", "simclr_queue", "supervised"),
-    "distillhash",
+    *("distillhash", "nac_stages", "nac_direction", "nac_closed_form", "simclr_stages"),
+    *("nac_queue_direction", "nac_queue_closed_form"),
 )
+OPTIONS = {
+    "nac": NACConfig(),
+    "nac_stages": NACConfig(relaxation="marginal"),
+    "nac_direction": NACConfig(relaxation="direction", own_row=False),
+    "nac_closed_form": NACConfig(relaxation="closed_form"),
+    "nac_queue": NACConfig(relaxation="marginal"),
+    "nac_queue_authors": NACConfig(code_penalty=0.1, divide=True),
+    "nac_queue_direction": NACConfig(relaxation="direction"),
+    "nac_queue_closed_form": NACConfig(relaxation="closed_form"),
+}
 
 
 def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, ImageStream]:
@@ -29,7 +40,9 @@ def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, Imag
     with seeded(0, "test"):
         encoder = NACEncoder(
             code_dim=8,
-            posterior="separate" if kind == "nac_queue_authors" else "shared",
+            posterior="separate"
+            if kind in ("nac_queue_authors", "nac_queue_closed_form")
+            else "shared",
             code_normalization="sqrt_dim",
         )
     images = load_dataset("digits")
@@ -40,21 +53,17 @@ def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, Imag
     encoder.backbone = fold_batch_norm(encoder.backbone.eval())
     encoder.code_head.scale.data.fill_(3.0)  # logits that are not all nearly zero
     keys = MomentumEncoder(encoder, queue, 0.9) if "queue" in kind else None
-    sgd = torch.optim.SGD(encoder.parameters(), lr=0.05)
+    staged = None
+    if kind in ("nac_stages", "nac_direction", "simclr_stages"):
+        with seeded(1, "test"):
+            staged = StagedEncoder(encoder, ("layer1", "layer2"))
+    sgd = torch.optim.SGD((staged or encoder).parameters(), lr=0.05)
     processes = accelerator.process_index, accelerator.num_processes
     stream = ImageStream(images, batch_size, 0, "cpu", *processes)
     update: Update
     match kind:
-        case "nac":
-            update = NACUpdate(accelerator, encoder, sgd, VIEWS, NACConfig())
-        case "nac_queue" | "nac_queue_authors":
-            marginal = NACConfig(relaxation="marginal")
-            authors = NACConfig(code_penalty=0.1, divide=True)
-            assert keys is not None
-            options = authors if kind == "nac_queue_authors" else marginal
-            update = NACQueueUpdate(accelerator, encoder, sgd, VIEWS, options, keys)
-        case "simclr" | "simclr_queue":
-            update = SimCLRUpdate(accelerator, encoder, sgd, VIEWS, keys=keys)
+        case "simclr" | "simclr_queue" | "simclr_stages":
+            update = SimCLRUpdate(accelerator, encoder, sgd, VIEWS, keys=keys, staged=staged)
         case "supervised":
             with seeded(1, "test"):
                 classifier = CodeClassifier(encoder, 10)
@@ -62,6 +71,9 @@ def build(kind: str, batch_size: int = 8, queue: int = 40) -> tuple[Update, Imag
             update = SupervisedUpdate(accelerator, classifier, sgd, VIEWS)
         case "distillhash":
             update = DistillHashUpdate(accelerator, encoder, sgd, VIEWS, stream, images, 16)
+        case _:
+            method = NACUpdate if keys is None else NACQueueUpdate
+            update = method(accelerator, encoder, sgd, VIEWS, OPTIONS[kind], keys, staged)
     return update, stream
 
 

@@ -12,13 +12,15 @@ from nacgen.data.augment import ViewPolicy, random_view
 from nacgen.data.datasets import load_dataset
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch, ImageStream
-from nacgen.errors import NonFiniteError
-from nacgen.functional.nac import nac_loss
+from nacgen.errors import ConfigurationError, NonFiniteError
+from nacgen.functional.closed_form import closed_form_bound, closed_form_loss, direction_loss
+from nacgen.functional.nac import marginal_posterior_logits, nac_loss, posterior_log_likelihood
 from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.base import swap_views
-from nacgen.pretraining.nac import NACUpdate
+from nacgen.pretraining.base import StagedEncoder, swap_views
+from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate, channel_summary
 from nacgen.pretraining.options import NACConfig
 from nacgen.system.randomness import seeded
+from tests.pretraining.small_pretraining import VIEWS as SMALL_VIEWS
 from tests.pretraining.small_pretraining import build as build_small
 
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
@@ -102,12 +104,20 @@ def test_one_batch_is_overfitted_up_to_the_log_of_its_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("relaxation", "posterior"), [("tanh", "shared"), ("marginal", "separate")]
+    ("relaxation", "posterior", "nats"),
+    [
+        ("tanh", "shared", 3),
+        ("marginal", "separate", 3),
+        ("closed_form", "scaled", 2),
+        ("direction", "shared", 3),
+    ],
 )
-def test_one_batch_is_overfitted_with_other_options(relaxation: str, posterior: str) -> None:
+def test_one_batch_is_overfitted_with_other_options(
+    relaxation: str, posterior: str, nats: float
+) -> None:
     update, batch = build(rate=3e-3, relaxation=relaxation, posterior=posterior), batch_at()
     losses = [update.update(batch)["loss"].item() for _ in range(25)]
-    assert losses[-1] < losses[0] - 3
+    assert losses[-1] < losses[0] - nats
 
 
 def test_an_update_is_a_function_of_the_position() -> None:
@@ -149,3 +159,92 @@ def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
     for name, parameter in update.encoder.named_parameters():
         assert torch.equal(parameter.isnan(), before[name].isnan()), name
         assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num()), name
+
+
+@pytest.mark.parametrize("own_row", [True, False])
+@pytest.mark.parametrize("relaxation", ["direction", "closed_form"])
+def test_codes_of_stages_join_the_loss_at_half_its_weight(relaxation: Any, own_row: bool) -> None:
+    update, stream = build_small("nac_direction")
+    assert isinstance(update, NACUpdate)
+    update.options = NACConfig(relaxation=relaxation, own_row=own_row)
+    batch, p = stream.batch(0), update.encoder.flip_probability
+    views = torch.cat([random_view(batch, SMALL_VIEWS, f"view_{i}") for i in (1, 2)])
+    logits = [x.detach() for x in update.trained(views)]
+    maps = update.encoder.feature_maps(views)
+    heads = update.modules["stage_heads"]
+    for (stage, head), codes in zip(heads.named_children(), logits[2:], strict=True):
+        torch.testing.assert_close(codes, head(maps[stage].mean((2, 3))))
+
+    def loss(codes: Tensor) -> Tensor:
+        own_start, others = None if own_row else 0, swap_views(codes)
+        if relaxation == "direction":
+            return direction_loss(codes, others, p, own_start=own_start).mean()
+        posterior = marginal_posterior_logits(others, p)
+        return closed_form_loss(codes, posterior, p, own_start=own_start).mean()
+
+    logs = update.update(batch)
+    expected = loss(logits[0]) + (loss(logits[2]) + loss(logits[3])) / 2
+    torch.testing.assert_close(logs["loss"], expected)
+    bound = closed_form_bound(logits[0], swap_views(logits[1]), p).mean()
+    torch.testing.assert_close(logs["closed_form_bound"], bound)
+    assert all(p.grad is not None and p.grad.any() for p in heads.parameters() if p.requires_grad)
+    assert not any("heads" in name for name in update.modules["encoder"].state_dict())
+
+
+def test_codes_of_stages_have_channels_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    update, stream = build_small("nac_stages")
+    seen = []
+
+    def watched(*args: Any) -> Tensor:
+        seen.append(args)
+        return nac_loss(*args)
+
+    monkeypatch.setattr("nacgen.pretraining.nac.nac_loss", watched)
+    logs = update.update(stream.batch(0))
+    code, *of_stages = (nac_loss(*args).mean() for args in seen)
+    torch.testing.assert_close(logs["loss"], code + sum(of_stages) / 2)
+    uniforms = [args[2] for args in seen]
+    assert len(uniforms) == 3
+    assert not torch.equal(uniforms[0], uniforms[1])
+    assert not torch.equal(uniforms[1], uniforms[2])
+
+
+@pytest.mark.parametrize("relaxation", ["direction", "closed_form"])
+def test_a_queue_gives_the_closed_forms_its_codes_and_the_momentum_encoders_posterior(
+    relaxation: str,
+) -> None:
+    update, stream = build_small(f"nac_queue_{relaxation}")
+    assert isinstance(update, NACQueueUpdate)
+    update.update(stream.batch(0))  # the momentum encoder is another one now
+    batch, p = stream.batch(8), update.encoder.flip_probability
+    views = torch.cat([random_view(batch, SMALL_VIEWS, f"view_{i}") for i in (1, 2)])
+    with torch.no_grad():
+        key_logits, key_posterior = (swap_views(x) for x in update.keys(views))
+        codes, posterior = update.encoder(views)
+    fresh = swap_views(key_logits)
+    keys = torch.cat([update.keys.queue[:16], fresh])
+    logs = update.update(batch)
+    if relaxation == "direction":
+        expected = direction_loss(codes, key_logits, p, keys).mean()
+    else:  # with a separate posterior, trained on the mean of received codes
+        rows = closed_form_loss(codes, key_posterior, p, keys)
+        received = (1 - 2 * p) * torch.tanh(codes)
+        expected = (rows - posterior_log_likelihood(received, swap_views(posterior))).mean()
+    torch.testing.assert_close(logs["loss"], expected)
+
+
+def test_the_summary_of_a_channel_names_the_ceiling_that_holds() -> None:
+    assert channel_summary(0.4, 128, 256) == (
+        "p = 0.4 at 128 bits: temperature 0.195, at most 2.58 nats, the capacity of the channel (the logarithm of "
+        "256 codes: 5.55)"
+    )
+    assert channel_summary(0.1, 128, 65_536) == (
+        "p = 0.1 at 128 bits: temperature 0.0103, at most 11.09 nats, the logarithm of the 65,536 codes compared "
+        "(capacity of the channel: 47.11)"
+    )
+
+
+def test_stages_that_the_backbone_has_not_or_has_last_are_refused() -> None:
+    for stage in ("layer3", "layer9"):
+        with pytest.raises(ConfigurationError, match=f"stem, layer1, layer2, .* got '{stage}'"):
+            StagedEncoder(NACEncoder(), ("layer1", stage))

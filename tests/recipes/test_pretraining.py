@@ -56,7 +56,10 @@ def run(
     ],
 )
 def test_every_preset_takes_its_first_steps(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     preset = PRESETS[name]
     small = replace(
@@ -71,6 +74,8 @@ def test_every_preset_takes_its_first_steps(
     assert run(small, tmp_path / "run", size, monkeypatch)["images_seen"] == 8
     encoder = NACEncoder.from_pretrained(tmp_path / "run" / "encoder")
     assert encoder.options["backbone"] == preset.model.backbone
+    channel = f"p = {encoder.flip_probability} at {encoder.code_dim} bits: temperature"
+    assert capsys.readouterr().err.count(channel) == 1
 
 
 @pytest.mark.slow
@@ -148,6 +153,7 @@ def test_every_objective_resumes_to_the_same_weights(
         total_images=24,
         batch_size=8,
         queue=QueueConfig(size=queue),
+        stages=("layer1",) if objective == "nac" and not queue else (),
     )
     straight = tmp_path / "straight"
     run(config, straight, 16, monkeypatch)
@@ -210,6 +216,19 @@ def test_labels_are_asked_for_where_they_are_needed(tmp_path: Path) -> None:
         ({"objective": "distillhash"}, "encoder is not given"),
         ({"nac": NACConfig(divide=True)}, "nac.divide has no effect without --queue.size"),
         (
+            {"nac": NACConfig(divide=True, relaxation="direction"), "queue": QueueConfig(size=512)},
+            "tanh or straight_through, got direction",
+        ),
+        ({"nac": NACConfig(own_row=False)}, "own_row has no effect with --nac.relaxation tanh"),
+        (
+            {"stages": ("layer1",), "queue": QueueConfig(size=512)},
+            r"stages has no effect with --queue.size, got \('layer1',\)",
+        ),
+        (
+            {"stages": ("layer1",), "objective": "supervised"},
+            "stages has no effect with --objective supervised",
+        ),
+        (
             {"nac": NACConfig(relaxation="marginal"), "objective": "simclr"},
             "relaxation has no effect with --objective simclr, .* Leave --nac.relaxation at .* tanh",
         ),
@@ -227,6 +246,15 @@ def test_contradictions_are_refused_before_data_are_touched(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         PretrainConfig(**options)  # type: ignore[arg-type]
+
+
+def test_directions_need_a_shared_posterior(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ModelConfig(posterior="separate")
+    config = PretrainConfig(nac=NACConfig(relaxation="direction"), model=model)
+    with pytest.raises(ConfigurationError, match="posterior shared, got separate"):
+        run(replace(config, total_images=8, batch_size=4), tmp_path / "run", 16, monkeypatch)
 
 
 @pytest.mark.parametrize(
