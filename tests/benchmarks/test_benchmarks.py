@@ -17,6 +17,7 @@ SLOW = {  # build Inception several times, train, or start fresh processes
     ("scores", "folders"),
     ("steps", "allocator"),
     ("checkpoints", "share"),
+    ("comparison", "jobs"),
     ("scale", "exchange"),
     ("steps", "pretraining"),
     ("steps", "lightly"),
