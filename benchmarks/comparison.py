@@ -1,8 +1,8 @@
 """Comparisons: the wall clock of `compare.py` beside the sum of its trainings.
 
-Two arms of the digits GAN with one thread a run; in full size three seeds, which take 25 minutes on two cores. The
-peer is the sum of the `seconds` of the runs that went one after another, which cover steps, scores and checkpoints:
-the rest is starts, reports and waiting. The last row is the time from the end of the last run to that of the
+Two arms of the digits GAN with one thread a run; in full size three seeds, 25 minutes on two cores. The peer is
+the sum of the `seconds` of the runs that went one after another, which cover steps, scores and checkpoints: the
+rest is starts, reports and waiting. The last row is the time from the end of the last run to that of the
 comparison's report.
 """
 

@@ -1,9 +1,9 @@
 r"""Train several arms, for example initializations, with several seeds each, and compare them.
 
-    accelerate launch recipes/compare.py
-    accelerate launch recipes/compare.py --recipe train_vae
-    accelerate launch recipes/compare.py --run-config runs/mine/config.yaml   # of any run of the recipe
-    accelerate launch recipes/compare.py --seeds 0 1 2 3 4 5 \
+    python recipes/compare.py
+    python recipes/compare.py --recipe train_vae
+    python recipes/compare.py --run-config runs/mine/config.yaml   # of any run of the recipe
+    python recipes/compare.py --seeds 0 1 2 3 4 5 \
         --arms random nac "frozen=--init nac --discriminator.mode frozen"
 
 With no flags it compares random and NAC initialization of a GAN's discriminator on the embedded digits, with

@@ -1,6 +1,6 @@
 """Pretrain an image encoder with Neural Activation Coding, or with what it is compared to.
 
-    accelerate launch recipes/pretrain_nac.py
+    python recipes/pretrain_nac.py
 
 With no flags it trains on the embedded digits in about a minute on a laptop CPU and leaves the
 encoder in runs/pretrain_nac-digits-seed0/encoder; `nacgen.NACEncoder.from_pretrained` loads it.

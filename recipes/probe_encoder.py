@@ -1,11 +1,11 @@
 """Measure encoders side by side: linear probe, k-NN, retrieval by code, code health, linear regions.
 
-    accelerate launch recipes/probe_encoder.py
+    python recipes/probe_encoder.py
 
 With no flags it measures the released digits encoder beside an untrained one and leaves report.md,
 report.html and results.json in runs/probe_encoder-digits. Your own encoders, several seeds of one name:
 
-    accelerate launch recipes/probe_encoder.py --encoders NAC=runs/a/encoder NAC=runs/b/encoder
+    python recipes/probe_encoder.py --encoders NAC=runs/a/encoder NAC=runs/b/encoder
 """
 
 import json

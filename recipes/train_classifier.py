@@ -1,6 +1,6 @@
 """Train the small classifier whose features score generated images.
 
-    accelerate launch recipes/train_classifier.py
+    python recipes/train_classifier.py
 
 With no flags it trains on the embedded digits and leaves the classifier in
 runs/train_classifier-digits-seed0/classifier; `checkpoints/digits-classifier` was made so.

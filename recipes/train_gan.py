@@ -1,16 +1,16 @@
 """Train a GAN whose discriminator starts from a NAC encoder, and score it along the way.
 
-    accelerate launch recipes/train_gan.py
-    accelerate launch recipes/train_gan.py --init random      # the control arm
+    python recipes/train_gan.py
+    python recipes/train_gan.py --init random      # the control arm
 
 With no flags it trains on the embedded digits for two minutes on a laptop CPU and leaves samples,
 scores and the generator in runs/train_gan-digits-nac-seed0. Your own images, labelled by subfolders:
 
     data=(--dataset folder --data-dir PATH --data.image-size 32)
     score=(--score.extractor classifier --score.weights runs/own-classifier/classifier)
-    accelerate launch recipes/pretrain_nac.py "${data[@]}" --run-dir runs/own-nac
-    accelerate launch recipes/train_classifier.py "${data[@]}" --run-dir runs/own-classifier
-    accelerate launch recipes/train_gan.py "${data[@]}" "${score[@]}" --encoder runs/own-nac/encoder \
+    python recipes/pretrain_nac.py "${data[@]}" --run-dir runs/own-nac
+    python recipes/train_classifier.py "${data[@]}" --run-dir runs/own-classifier
+    python recipes/train_gan.py "${data[@]}" "${score[@]}" --encoder runs/own-nac/encoder \
         --run-dir runs/own-gan
 
 Options stand in nacgen/gan/options.py, presets in nacgen/gan/presets.py.

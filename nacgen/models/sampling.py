@@ -23,7 +23,7 @@ def load_model(run_dir: str | Path) -> Generator | Decoder:
         if (Path(run_dir) / name).is_dir():
             return model.from_pretrained(Path(run_dir) / name)
     raise CheckpointNotFoundError(
-        f"run_dir must hold a generator or a decoder, but {run_dir} has neither. Train one with accelerate launch "
+        f"run_dir must hold a generator or a decoder, but {run_dir} has neither. Train one with "
         "recipes/train_gan.py or train_vae.py, or wait for the run's first evaluation."
     )
 

@@ -115,7 +115,9 @@ def compare_command(run: RecordedRun, preset: Mapping[str, Any] | None = None) -
         source = ["--recipe", recipe, *source]
     arms = ["random", run.arm if run.arm != "random" else "nac"]
     options = [*source, "--arms", *arms, "--seeds", "0", "1", "2"]
-    return f"accelerate launch recipes/compare.py {shlex.join(options)}"
+    precision = run.environment.get("mixed_precision", "no")
+    launcher = "python" if precision == "no" else f"accelerate launch --mixed_precision {precision}"
+    return f"{launcher} recipes/compare.py {shlex.join(options)}"
 
 
 def _wrapped(text: str) -> str:

@@ -82,7 +82,16 @@ def test_pretraining_leaves_an_encoder_that_trains_a_gan(
 
 
 def test_classifier_recipe(tmp_path: Path) -> None:
-    assert 0 <= run("train_classifier", tmp_path / "run")["test_accuracy"] <= 1
+    assert 0 <= run("train_classifier", tmp_path / "run", launch=())["test_accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_one_process_needs_no_launcher(tmp_path: Path) -> None:
+    run("train_classifier", tmp_path / "launched")
+    run("train_classifier", tmp_path / "plain", launch=())
+    weights = "classifier/model.safetensors"
+    launched, plain = (tmp_path.joinpath(n, weights).read_bytes() for n in ("launched", "plain"))
+    assert launched == plain
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

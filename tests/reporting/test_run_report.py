@@ -73,7 +73,7 @@ def test_compare_command_is_short_for_a_run_as_its_preset(
     run = load_run(make_run({640: 9.0}, init=init, seed=7, config={"preset": "smoke"}))
     preset = {**run.config, "init": "nac", "seed": 0, "run_dir": None, "preset": "digits"}
     assert shlex.split(compare_command(run, preset)) == [
-        *("accelerate", "launch", "recipes/compare.py", "--preset", "smoke"),
+        *("python", "recipes/compare.py", "--preset", "smoke"),
         *("--arms", "random", arm, "--seeds", "0", "1", "2"),
     ]
 
@@ -85,7 +85,7 @@ def test_compare_command_of_any_other_run_names_its_own_configuration(
     run = load_run(make_run({640: 9.0}))
     preset = None if departure is None else {**run.config, **departure}
     words = shlex.split(compare_command(run, preset))
-    assert words[3:5] == ["--run-config", str(run.path / "config.yaml")]
+    assert words[2:4] == ["--run-config", str(run.path / "config.yaml")]
     assert not {"--preset", "--encoder"} & set(words)
 
 
@@ -94,7 +94,17 @@ def test_compare_command_names_another_recipe(make_run: MakeRun) -> None:
     earlier = make_run({640: 9.0}, seed=1, config={"posterior": {"mode": "init"}})
     for run in (recorded, earlier):
         words = shlex.split(compare_command(load_run(run)))
-        assert words[2:6] == ["recipes/compare.py", "--recipe", "train_vae", "--run-config"]
+        assert words[1:5] == ["recipes/compare.py", "--recipe", "train_vae", "--run-config"]
+
+
+def test_compare_command_keeps_precision_and_passes_over_threads(make_run: MakeRun) -> None:
+    folder = make_run(
+        {640: 9.0}, environment={"mixed_precision": "bf16"}, config={"run": {"num_threads": 8}}
+    )
+    preset = {**load_run(folder).config, "run": {"num_threads": None}}
+    command = compare_command(load_run(folder), preset)
+    start = "accelerate launch --mixed_precision bf16 recipes/compare.py --preset digits "
+    assert command.startswith(start)
 
 
 def test_the_terminal_summary_fits_a_terminal(make_run: MakeRun) -> None:
