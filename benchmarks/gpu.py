@@ -27,9 +27,11 @@ import page
 from augmentation import POLICY, kornia_pipeline
 from loss import codes, descend, plain
 from nacgen.data.stream import Batch
+from nacgen.functional.frechet import frechet_distance
 from nacgen.functional.log_sum_exp import tiled_log_sum_exp
 from nacgen.gan.options import AugmentConfig, GANConfig, OptimConfig
 from nacgen.gan.update import GANUpdate
+from nacgen.metrics.extractors.base import has_tf32
 from nacgen.metrics.extractors.inception import InceptionExtractor, build_inception
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator, channels_for
@@ -358,9 +360,25 @@ def features(size: Size) -> list[Row]:
     agreement = agree(
         torch.cat(theirs()).cpu() / scale, torch.cat(ours()).cpu() / scale, 1e-2, "features"
     )
-    return measured(
+    rows = measured(
         what, size, ours, peer="pytorch-fid", theirs=theirs, agreement=agreement, **options
     )
+    if has_tf32(DEVICE):
+        exact = distance_of_halves(ours())
+        extractor.allow_tf32()
+        rows += measured(f"{what}, tf32", size, ours, peer="pytorch-fid", theirs=theirs, **options)
+        change = abs(distance_of_halves(ours()) - exact)
+        what = "change of a Fréchet distance by tf32"
+        rows.append(Row(what=what, ours=[change], unit="", at_most=0.01))
+    return rows
+
+
+def distance_of_halves(features: list[torch.Tensor]) -> float:
+    """Fréchet distance between the first images and the others."""
+    moments = []
+    for half in torch.cat(features).double().cpu().chunk(2):
+        moments += [half.mean(dim=0), half.mT.cov()]
+    return float(frechet_distance(*moments).value)
 
 
 def precision(size: Size) -> list[Row]:

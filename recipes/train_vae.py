@@ -51,6 +51,7 @@ def main(config: VAEConfig) -> None:
         extractor = metrics.build_extractor(
             config.score.extractor or "digits_classifier",
             weights=config.score.weights,
+            precision=config.score.precision,
             device=run.device,
         )
         record_data(

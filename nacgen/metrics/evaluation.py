@@ -190,7 +190,7 @@ def evaluate(
             quantization=QUANTIZATION,
             resize=extractor.resize,
             feature_dim=extractor.feature_dim,
-            dtype="float32",
+            dtype=getattr(extractor, "precision", "float32"),
             seed=seed,
             model=model_label,
             ddof=1,

@@ -27,6 +27,9 @@ class ExtractorConfig:
     torch's hub cache or by download."""
     resize: Literal["pytorch_fid", "tf1", "clean"] | None = None
     """Method of resizing images for Inception. None: pytorch_fid."""
+    precision: Literal["float32", "tf32"] = "float32"
+    """Arithmetic of the network. tf32 is faster on a recent NVIDIA GPU and less exact; scores of it compare with
+    one another only."""
     data_dir: str | None = None
     """Folder of the files of datasets."""
     image_size: int | None = None

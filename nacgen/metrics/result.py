@@ -108,7 +108,7 @@ class EvaluationProtocol:
     quantization: str  # rule by which pixels became whole numbers
     resize: str  # method that brings images to the extractor's size
     feature_dim: int
-    dtype: str  # type that features were computed in
+    dtype: str  # precision that features were computed in, "float32" or "tf32"
     seed: int  # block of `num_samples` images that was generated
     model: str  # name of the weights that generated the images, for example "ema"
     ddof: int  # covariances are divided by n - ddof

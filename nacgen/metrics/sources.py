@@ -130,7 +130,11 @@ def load_extractor(
     name = config.extractor or ("digits_classifier" if has_digits else "inception")
     try:
         return build_extractor(
-            name.replace("-", "_"), weights=config.weights, resize=config.resize, device=device
+            name.replace("-", "_"),
+            weights=config.weights,
+            resize=config.resize,
+            precision=config.precision,
+            device=device,
         )
     except CheckpointNotFoundError as error:
         if config.extractor or config.weights:

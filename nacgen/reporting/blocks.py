@@ -151,6 +151,8 @@ def score_text(result: EvaluationResult) -> str:
     lines = []
     for name, score in result.scores.items():
         facts = []
+        if result.protocol.dtype != "float32":
+            facts.append(f"features in {result.protocol.dtype}")
         if score.spread is not None:
             facts.append(f"± {score.spread:.3g}, {score.spread_kind}")
         if score.bias:

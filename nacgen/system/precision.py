@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+Precision = Literal["float32", "tf32"]
+
 
 @contextmanager
-def plain_float32(device_type: str) -> Iterator[None]:
+def plain_float32(device_type: str, precision: Precision = "float32") -> Iterator[None]:
     """Compute float32 as float32 in a block, without autocast, TF32, or bf16 inside of products.
 
-    New tensors are float32 too, see `default_float32`.
+    With `"tf32"` an NVIDIA GPU rounds the factors of its products and convolutions to ten bits. New tensors are
+    float32 too, see `default_float32`.
 
     Example:
         >>> with torch.autocast("cpu"), plain_float32("cpu"):
@@ -24,6 +27,8 @@ def plain_float32(device_type: str) -> Iterator[None]:
     try:
         for switch in switches:
             switch.fp32_precision = "ieee"
+        if precision == "tf32":
+            on.cuda.matmul.fp32_precision = on.cudnn.conv.fp32_precision = "tf32"
         with default_float32(), torch.autocast(device_type, enabled=False):
             yield
     finally:

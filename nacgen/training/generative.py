@@ -19,6 +19,9 @@ class ScoreConfig:
     classifier of your own, or Inception, which gives FID."""
     weights: str | None = None
     """Folder of the classifier, or file with the weights of the FID Inception."""
+    precision: Literal["float32", "tf32"] = "float32"
+    """Arithmetic of the network. tf32 is faster on a recent NVIDIA GPU and less exact; scores of it compare with
+    one another only."""
     num_samples: int = 2_000
     """Images to generate for a score."""
     every: int = 2_560

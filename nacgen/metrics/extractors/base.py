@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError, DataError
-from nacgen.system.precision import plain_float32
+from nacgen.system.precision import Precision, plain_float32
 
 MAX_FEATURES = 32_768  # a covariance of them takes 8.6 GB
 RESERVED = ("inception", "digits_classifier")  # names that stand for published weights
@@ -52,7 +52,7 @@ class FeatureExtractor(Protocol):
 
 
 class NetworkExtractor(ABC):
-    """A frozen network as extractor: one device, evaluation mode, no gradients, plain float32.
+    """A frozen network as extractor: one device, evaluation mode, no gradients, float32 unless TF32 is allowed.
 
     It is deliberately no module: `Accelerator.prepare` would wrap it in autocast.
     """
@@ -60,6 +60,7 @@ class NetworkExtractor(ABC):
     resize: str
     normalization: str
     independent_of_nac = True
+    precision: Precision = "float32"
 
     def __init__(
         self,
@@ -79,8 +80,23 @@ class NetworkExtractor(ABC):
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:
         """Compute float32 features of images, on the extractor's device; refuse others with a `DataError`."""
         check_images(images)
-        with torch.inference_mode(), plain_float32(self.device.type):
+        with torch.inference_mode(), plain_float32(self.device.type, self.precision):
             return self.extract(images.to(self.device).float().contiguous())
+
+    def allow_tf32(self) -> None:
+        """Compute in TF32, which is faster and less exact; the fingerprint and the protocol of scores tell.
+
+        Raises:
+            ConfigurationError: If the extractor's device has no TF32.
+        """
+        if not has_tf32(self.device):
+            raise ConfigurationError(
+                "precision tf32 needs an NVIDIA GPU of the Ampere generation or a later one, got the device "
+                f"{self.device}. Leave it out: features are then float32."
+            )
+        self.precision = "tf32"
+        record = f"{self.fingerprint} {self.precision}"
+        self.fingerprint = f"sha256:{hashlib.sha256(record.encode()).hexdigest()}"
 
     @abstractmethod
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
@@ -179,6 +195,11 @@ class CallableExtractor:
             f"{self.name} must give float {kind} ({n}, {width}) for {n} images, got {came}. Pool feature maps "
             "over their pixels and give one row an image."
         )
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Return True for a GPU that multiplies in TF32."""
+    return device.type == "cuda" and torch.cuda.is_tf32_supported()
 
 
 def check_images(images: Tensor) -> None:

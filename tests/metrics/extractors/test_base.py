@@ -4,11 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from nacgen.data.datasets import load_dataset
 from nacgen.errors import CheckpointError, CheckpointNotFoundError, ConfigurationError, DataError
+from nacgen.metrics import ReferenceStatistics, evaluate
+from nacgen.metrics.extractors import base
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.extractors.build import ClassifierExtractor, build_extractor
 from nacgen.models.classifier import ImageClassifier
 from nacgen.models.encoder import NACEncoder
+from nacgen.reporting.blocks import score_text
 from nacgen.system.precision import plain_float32
 from tests.metrics.means import ChannelMeans, generate
 
@@ -83,6 +87,38 @@ def test_reduced_precision_is_off_inside_and_as_before_outside() -> None:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(default)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_tf32_is_refused_where_the_device_has_none() -> None:
+    with pytest.raises(ConfigurationError, match=r"of the Ampere generation.*got the device cpu"):
+        build_extractor("digits_classifier", precision="tf32")
+    with pytest.raises(ConfigurationError, match="one of float32, tf32, got 'fp8'"):
+        build_extractor("digits_classifier", precision="fp8")
+
+
+def test_tf32_is_on_for_a_gpu_inside_and_named_by_protocol_text_and_fingerprint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exact = build_extractor("digits_classifier")
+    monkeypatch.setattr(base, "has_tf32", lambda device: True)
+    fast = build_extractor("digits_classifier", precision="tf32")
+    assert isinstance(fast, ClassifierExtractor)
+    seen: list[list[str]] = []
+    extract, before = fast.extract, precisions()
+    monkeypatch.setattr(fast, "extract", lambda x: (seen.append(precisions()), extract(x))[1])
+    digits = load_dataset("digits", "test")
+    reference = ReferenceStatistics.compute(digits, fast)
+    assert reference.stats.covariance.dtype == torch.float64
+    assert seen == [["tf32", "tf32", "ieee", "ieee"]]
+    assert precisions() == before
+    result = evaluate(digits, reference, extractor=fast)
+    assert result.protocol.dtype == "tf32"
+    assert "features in tf32" in score_text(result)
+    assert evaluate(digits, digits, extractor=exact).protocol.dtype == "float32"
+    assert fast.fingerprint != exact.fingerprint
+    with pytest.raises(ConfigurationError, match="must come from the extractor that scores"):
+        evaluate(digits, reference, extractor=exact)
 
 
 def test_the_fingerprint_follows_the_weights(classifier: ImageClassifier) -> None:
