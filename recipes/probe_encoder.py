@@ -41,9 +41,7 @@ def main(config: ProbeConfig) -> None:
                 f"run_dir must hold no results, run or model yet, but {folder} holds {name}. Choose another "
                 "--run-dir."
             )
-    train, test = load_splits(
-        config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
-    )
+    train, test = load_splits(config.dataset, config.data_dir, **vars(config.data))
     encoders = load_encoders(config.encoders, train, accelerator.device)
     suite = EncoderSuite(train, test, build_views(config.views), config, accelerator.device)
 

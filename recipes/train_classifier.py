@@ -35,9 +35,7 @@ def main(config: ClassifierConfig) -> None:
             run.finish()
             return
         # Images with labels to train on, and held-out ones.
-        train_set, test_set = load_splits(
-            config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
-        )
+        train_set, test_set = load_splits(config.dataset, config.data_dir, **vars(config.data))
         record_data(run, train_set, test_set)
         if train_set.labels is None or test_set.labels is None:
             raise DataError(

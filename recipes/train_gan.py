@@ -41,10 +41,9 @@ def main(config: GANConfig) -> None:
             run.finish(report=report)
             return
         # Images to train on, held-out ones where there are any, and features to compare images by.
-        size, skip_bad = config.data.image_size, config.data.skip_bad
-        dataset = load_dataset(config.dataset, "train", config.data_dir, size, skip_bad=skip_bad)
+        dataset = load_dataset(config.dataset, "train", config.data_dir, **vars(config.data))
         config.check_networks()
-        held_out = load_test_split(dataset, config.data_dir, size, skip_bad=skip_bad)
+        held_out = load_test_split(dataset, config.data_dir, **vars(config.data))
         if held_out is not None:
             num_classes_of(config, held_out)  # checks the labels that the first evaluation needs
         stream = run.stream(dataset)

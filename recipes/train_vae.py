@@ -44,9 +44,7 @@ def main(config: VAEConfig) -> None:
             return
         # Images to train on, held-out ones, and features to compare images by.
         config.check_networks()
-        train_set, held_out = load_splits(
-            config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
-        )
+        train_set, held_out = load_splits(config.dataset, config.data_dir, **vars(config.data))
         stream = run.stream(train_set)
         extractor = metrics.build_extractor(
             config.score.extractor or "digits_classifier",

@@ -1,9 +1,13 @@
-"""Runs the library under beartype, and keeps processes side by side to one thread, a single one to two."""
+"""Runs the library under beartype, without the user's caches, in two threads or in processes of one."""
 
+import getpass
 import os
+import tempfile
 
 # Read once, when torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# Kept between sessions, because matplotlib searches for fonts where it finds no cache.
+os.environ["XDG_CACHE_HOME"] = f"{tempfile.gettempdir()}/nacgen-tests-{getpass.getuser()}"
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -16,7 +16,8 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from nacgen.data.decoding import decoded_bytes, find_unreadable, read_images
+from nacgen.data.cache import load_images
+from nacgen.data.decoding import decoded_bytes, find_unreadable
 from nacgen.data.folder import ImageFiles
 from nacgen.data.layout import list_folder
 from nacgen.data.lazy import LazyImageDataset
@@ -94,6 +95,7 @@ def load_dataset(
     image_size: int | None = None,
     max_bytes: int = MAX_BYTES,
     skip_bad: bool = False,
+    cache: str | Path | None = None,
 ) -> Dataset:
     """Load a dataset by name.
 
@@ -112,6 +114,8 @@ def load_dataset(
         skip_bad: Leave out unreadable files of `flickr25k`, `folder` and `imagenet`, one in a hundred at most, and
             name them in `skipped`. For this, files that do not fit into memory are all decoded once. Otherwise
             unreadable files are an error: at once if images fit into memory, else when they are read.
+        cache: Folder that keeps decoded images of `flickr25k` and `folder` if they fit into memory, so that they
+            are decoded once; None is one of the user's, see `nacgen.data.cache`, and `"none"` keeps none.
 
     Returns:
         The dataset, in a fixed order.
@@ -156,7 +160,7 @@ def load_dataset(
     files = LISTINGS[name](root, split)
     num_bytes = decoded_bytes(files.paths, image_size)
     if num_bytes <= max_bytes and name != "imagenet":
-        images, skipped = read_images(files.paths, image_size, skip_bad)
+        images, skipped, files = load_images(files, image_size, skip_bad, cache)
         kept = files.without(skipped)
         return ImageDataset(
             name, split, images, kept.labels, kept.class_names, None, skipped, files
@@ -179,6 +183,7 @@ def load_splits(
     image_size: int | None = None,
     max_bytes: int = MAX_BYTES,
     skip_bad: bool = False,
+    cache: str | Path | None = None,
 ) -> tuple[Dataset, Dataset]:
     """Load training images and images to measure on, which share no image.
 
@@ -198,8 +203,8 @@ def load_splits(
         >>> len(train), len(test)
         (1442, 355)
     """
-    train = load_dataset(name, "train", data_dir, image_size, max_bytes, skip_bad)
-    test = load_test_split(train, data_dir, image_size, max_bytes, skip_bad)
+    train = load_dataset(name, "train", data_dir, image_size, max_bytes, skip_bad, cache)
+    test = load_test_split(train, data_dir, image_size, max_bytes, skip_bad, cache)
     return _hold_out(train) if test is None else (train, test)
 
 
@@ -209,6 +214,7 @@ def load_test_split(
     image_size: int | None = None,
     max_bytes: int = MAX_BYTES,
     skip_bad: bool = False,
+    cache: str | Path | None = None,
 ) -> Dataset | None:
     """Load the split `"test"` with the class numbers of training images, or None if there is none."""
     has_test = "test" in SPLITS[train.name]
@@ -216,7 +222,7 @@ def load_test_split(
         has_test = train.files is not None and train.files.held_out != ""
     if not has_test:
         return None
-    test = load_dataset(train.name, "test", data_dir, image_size, max_bytes, skip_bad)
+    test = load_dataset(train.name, "test", data_dir, image_size, max_bytes, skip_bad, cache)
     if train.labels is None or test.labels is None or test.class_names == train.class_names:
         return test
     known = {name: number for number, name in enumerate(train.class_names)}

@@ -210,19 +210,30 @@ def decoded_bytes(paths: Sequence[str], image_size: int | None) -> int:
 
 def read_images(
     paths: Sequence[str], image_size: int | None, skip_bad: bool = False
-) -> tuple[UInt8[Tensor, "n 3 h w"], tuple[str, ...]]:
-    """Decode files of one square size into a tensor; return it and the unreadable paths that were left out."""
-    results = list(try_each(paths, lambda path: decode(path, image_size)))
-    errors = {p: r for p, r in zip(paths, results, strict=True) if isinstance(r, DataError)}
-    skipped = _check_readable(errors, len(paths), skip_bad)
-    arrays = [result for result in results if not isinstance(result, DataError)]
-    sizes = sorted({array.shape[:2] for array in arrays})
-    if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
+) -> tuple[UInt8[Tensor, "n 3 h w"], dict[str, DataError]]:
+    """Decode files of one square size into a tensor; return it and the errors of paths that were left out."""
+    images, kept = np.empty((0, 3, 0, 0), np.uint8), 0
+    sizes: set[tuple[int, int]] = set()
+    errors: dict[str, DataError] = {}
+    results = try_each(paths, lambda path: decode(path, image_size))
+    for path, result in zip(paths, results, strict=True):
+        if isinstance(result, DataError):
+            errors[path] = result
+            continue
+        height, width, _ = result.shape
+        if not sizes and height == width:
+            images = np.empty((len(paths), 3, height, width), np.uint8)
+        sizes.add((height, width))
+        if len(sizes) == 1 and height == width:
+            images[kept] = rearrange(result, "h w c -> c h w")
+            kept += 1
+    _check_readable(errors, len(paths), skip_bad)
+    if len(sizes) > 1 or kept == 0:
         raise DataError(
-            f"images of one square size are expected, got heights and widths {sizes[:5]}. "
+            f"images of one square size are expected, got heights and widths {sorted(sizes)[:5]}. "
             "Give --data.image-size to resize and crop them."
         )
-    return stack_images(arrays), skipped
+    return torch.from_numpy(images[:kept]), errors
 
 
 def stack_images(arrays: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[Tensor, "n 3 h w"]:

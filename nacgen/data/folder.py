@@ -41,6 +41,13 @@ class Entry(NamedTuple):
     is_link: bool
 
 
+class Contents(NamedTuple):
+    """Contents of files as they were when their images were decoded."""
+
+    sizes: tuple[int, ...]  # in bytes; -1 for a link that leads nowhere
+    digests: bytes  # SHA-256 of each file, one after the other, if all were read
+
+
 @dataclass(frozen=True)
 class ImageFiles:
     """Paths and labels of images, without pixels."""
@@ -55,6 +62,7 @@ class ImageFiles:
     held_out: str = ""  # folder of held-out images that belong to these
     passed_over: Counter[str] = field(default_factory=Counter)  # numbers of files, by suffix
     notes: tuple[str, ...] = ()  # what a reader may not expect
+    known: Contents | None = None
 
     def without(self, skipped: Sequence[str]) -> "ImageFiles":
         """Return the listing without some paths; classes keep their numbers."""

@@ -2,16 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from nacgen.data import cache
 from nacgen.data.datasets import Dataset, ImageDataset
 from nacgen.data.folder import ImageFiles, in_words, most_common, quoted
-from nacgen.system.files import open_regular
-
-MAX_WHOLE_BYTES = 64 * 2**20  # of all files together, up to which every byte is read
-SAMPLED_FILES, SAMPLED_BYTES = 256, 2**16  # of larger ones: the beginnings of so many files
 
 
 def dataset_fingerprint(dataset: Dataset) -> dict[str, str | int]:
@@ -44,38 +39,26 @@ def dataset_fingerprint(dataset: Dataset) -> dict[str, str | int]:
     else:
         paths = source.paths  # type: ignore[union-attr]  # only images in memory have none
         root = os.path.commonpath(paths) if dataset.files is None else dataset.files.root
-        sizes = [_size(path) for path in paths]
+        known = None if dataset.files is None else dataset.files.known
+        sizes = cache.stamps_of(paths)[:, 0].tolist() if known is None else known.sizes
         for path, size in zip(paths, sizes, strict=True):
             name = os.fsencode(path.removeprefix(root))
             digest.update(b"%d:%b:%d" % (len(name), name, size))
         num_bytes = sum(max(0, size) for size in sizes)
-        method = _add_contents(digest, paths, num_bytes <= MAX_WHOLE_BYTES)
+        if num_bytes > cache.MAX_WHOLE_BYTES:
+            method, digests = "names, sizes and a sample", cache.sampled_digests(paths)
+        else:
+            method, digests = (
+                "names and contents",
+                known.digests if known else cache.digests_of(paths),
+            )
+        digest.update(digests)
     return {
         "images": len(dataset),
         "bytes": num_bytes,
         "method": method,
         "sha256": digest.hexdigest(),
     }
-
-
-def _size(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:  # a link that leads nowhere
-        return -1
-
-
-def _add_contents(digest: "hashlib._Hash", paths: Sequence[str], is_small: bool) -> str:
-    """Add the contents of all files, or of a sample, and return what was added in words."""
-    step = 1 if is_small else -(-len(paths) // SAMPLED_FILES)
-    for path in paths[::step]:
-        try:
-            with open_regular(path) as file:
-                content = file.read(-1 if is_small else SAMPLED_BYTES)
-        except OSError:  # unreadable for training, too, where it is named
-            content = b""
-        digest.update(hashlib.sha256(content).digest())
-    return "names and contents" if is_small else "names, sizes and a sample"
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:

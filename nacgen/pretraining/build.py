@@ -78,9 +78,7 @@ def load_training_images(config: PretrainConfig) -> tuple[Dataset, Dataset]:
     They are the splits of the dataset, or training images and queries of a retrieval protocol. For DistillHash
     the training images are thinned to the number whose pairs are labelled.
     """
-    train, test = load_splits(
-        config.dataset, config.data_dir, config.data.image_size, skip_bad=config.data.skip_bad
-    )
+    train, test = load_splits(config.dataset, config.data_dir, **vars(config.data))
     if config.protocol is not None:
         train, test = load_protocol(config.protocol, train, test, config.seed)
     if config.objective == "supervised" and train.labels is None:

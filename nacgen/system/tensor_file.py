@@ -1,13 +1,15 @@
 """Reading untrusted safetensors files, and writing them.
 
 The header is checked here, against limits and against what is expected, before any tensor is read and before the
-library sees the file. Files are read into memory: truncating a file that is mapped would kill the process.
+library sees the file. Files are read into memory by default: truncating a file that is mapped would kill the
+process.
 """
 
 import hashlib
 import io
 import json
 import math
+import mmap
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -69,12 +71,15 @@ def read_tensor_file(
     expected: Mapping[str, Tensor] | Callable[[dict[str, str]], Mapping[str, Tensor]] | None = None,
     inside: Path | None = None,
     cast: bool = False,
+    is_mapped: bool = False,
 ) -> TensorFile:
     """Read a safetensors file, or a link to one that stays in the folder `inside`, if it is given.
 
     The file must match the names, shapes and dtypes of the `expected` tensors exactly; they may be on the meta
     device, or a function may make them from the texts of the header. With `cast`, floats of 16 to 64 bits are
     converted to the expected dtype. No tensor is read unless everything fits. By default any file is accepted.
+    With `is_mapped` processes share the memory of the tensors until they write to it; the file may be replaced or
+    removed, but not changed.
 
     Raises:
         CheckpointError: If the file cannot be read, is not a whole safetensors file, or does not fit.
@@ -105,13 +110,20 @@ def read_tensor_file(
                     raise CheckpointError(
                         f"{path} does not fit the model, {differences}. Load it into the model that wrote it."
                     )
-            content = head + file.read(size - len(head))
+            content: bytes | mmap.mmap
+            if is_mapped:
+                content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+            else:
+                content = head + file.read(size - len(head))
         if len(content) != size:
             raise ValueError(f"it ends after {len(content):,} of {size:,} bytes")
         written = hashlib.sha256(memoryview(content)[len(head) :]).hexdigest()
         if metadata.get(CONTENT_DIGEST, written) != written:
             raise ValueError(f"its tensors are not those of {CONTENT_DIGEST} in its header")
-        tensors = load(content)
+        if isinstance(content, bytes):
+            tensors = load(content)
+        else:
+            tensors = {name: _mapped(content, entry, len(head)) for name, entry in entries.items()}
         if cast and expected is not None:
             tensors = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
         return TensorFile(tensors, metadata)
@@ -123,6 +135,14 @@ def read_tensor_file(
         raise CheckpointError(
             f"{path} is no whole safetensors file ({error}). Save or download it again."
         ) from error
+
+
+def _mapped(content: mmap.mmap, entry: "_Entry", start: int) -> Tensor:
+    count = math.prod(entry.shape)
+    if count == 0:
+        return torch.empty(entry.shape, dtype=entry.dtype)
+    values = torch.frombuffer(content, dtype=entry.dtype, count=count, offset=start + entry.start)
+    return values.view(entry.shape)
 
 
 def serialized(

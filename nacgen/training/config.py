@@ -101,6 +101,9 @@ class DataConfig:
     """Height and width in pixels to which images are resized; None keeps them as they are."""
     skip_bad: bool = False
     """Leave out image files that cannot be read, one in a hundred at most; they are listed in skipped.txt."""
+    cache: str | None = None
+    """Folder that keeps decoded images of small files, so that they are decoded once; none: keep none. Default:
+    nacgen in XDG_CACHE_HOME or in the system's folder of caches."""
 
     def __post_init__(self) -> None:
         """Check the number."""

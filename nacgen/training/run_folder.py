@@ -18,7 +18,7 @@ from nacgen.training.old_options import upgrade, warn
 
 CONFIG, LOG, CHECKPOINTS, SUMMARY = "config.yaml", "metrics.jsonl", "checkpoints", "summary.json"
 ENVIRONMENT, SAMPLES = "environment.json", "samples"
-NOT_COMPARED = ("config", "run_dir", "run.num_threads", "run.timeout")
+NOT_COMPARED = ("config", "run_dir", "run.num_threads", "run.timeout", "data.cache")
 # Paths of inputs, of which the fingerprints are compared.
 INPUT_PATHS = ("data_dir", "encoder", "perceptual_encoder", "score.weights")
 # A run that was stopped while it was being set up leaves no more than these, and a temporary file.

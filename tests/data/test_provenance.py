@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nacgen.data import provenance
+from nacgen.data import cache
 from nacgen.data.datasets import Dataset, ImageDataset, load_dataset, load_splits
 from nacgen.data.folder import list_images
 from nacgen.data.provenance import dataset_fingerprint
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_fingerprint_is_the_same_wherever_the_files_lie(
     folder: Path, whole: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "MAX_WHOLE_BYTES", whole)
+    monkeypatch.setattr(cache, "MAX_WHOLE_BYTES", whole)
     expected = fingerprint_of(folder)
     assert expected["method"] == ("names and contents" if whole else "names, sizes and a sample")
     assert expected["images"] == 10
@@ -47,7 +47,7 @@ def test_a_fingerprint_is_the_same_wherever_the_files_lie(
 def test_a_fingerprint_changes_with_the_files(
     folder: Path, whole: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "MAX_WHOLE_BYTES", whole)
+    monkeypatch.setattr(cache, "MAX_WHOLE_BYTES", whole)
     seen = {fingerprint_of(folder)["sha256"]}
     first, second = folder / "a" / "0.png", folder / "b" / "1.png"
     content = first.read_bytes()
@@ -67,10 +67,10 @@ def test_of_many_large_files_a_few_beginnings_are_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, opened = load_dataset("folder", "train", folder, 8), []
-    monkeypatch.setattr(provenance, "MAX_WHOLE_BYTES", 0)
-    monkeypatch.setattr(provenance, "SAMPLED_FILES", 3)
-    monkeypatch.setattr(provenance, "SAMPLED_BYTES", 5)
-    monkeypatch.setattr(provenance, "open_regular", lambda p: opened.append(p) or open_regular(p))
+    monkeypatch.setattr(cache, "MAX_WHOLE_BYTES", 0)
+    monkeypatch.setattr(cache, "SAMPLED_FILES", 3)
+    monkeypatch.setattr(cache, "SAMPLED_BYTES", 5)
+    monkeypatch.setattr(cache, "open_regular", lambda p: opened.append(p) or open_regular(p))
     dataset_fingerprint(dataset)
     assert [Path(path).name for path in opened] == ["0.png", "8.png", "7.png"]
 
