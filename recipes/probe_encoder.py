@@ -10,6 +10,7 @@ report.html and results.json in runs/probe_encoder-digits. Your own encoders, se
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from nacgen.errors import ConfigurationError
@@ -43,12 +44,14 @@ def main(config: ProbeConfig) -> None:
             )
     train, test = load_splits(config.dataset, config.data_dir, **vars(config.data))
     encoders = load_encoders(config.encoders, train, accelerator.device)
-    suite = EncoderSuite(train, test, build_views(config.views), config, accelerator.device)
+    say = partial(accelerator.print, file=sys.stderr)
+    views = build_views(config.views)
+    suite = EncoderSuite(train, test, views, config, accelerator.device, say)
 
     # Measure one encoder after the other; results are kept at once.
     measurements: list[Measurement] = []
     for name, source, encoder in encoders:
-        accelerator.print(f"measuring {name} ({source})", file=sys.stderr)
+        say(f"measuring {name} ({source})")
         measurements.append(Measurement(name, source, suite(encoder)))
         if accelerator.is_main_process:
             write_results(measurements, folder)
@@ -57,11 +60,13 @@ def main(config: ProbeConfig) -> None:
     examples: dict[str, Examples] = {}
     for name, _, encoder in encoders:
         if name not in examples:
+            say(f"collecting examples of {name}")
             examples[name] = suite.examples(encoder)
 
     # Draw and report.
     if not accelerator.is_main_process:
         return
+    say("drawing the report")
     pictures = draw_pictures(measurements, examples, folder)
     reports = write_encoder_report(measurements, folder, f"Encoders on {train.name}", pictures)
     print(f"\n{encoder_text(measurements)}\n\nreport: {reports[1]}", file=sys.stderr)

@@ -38,7 +38,7 @@ class ProbeConfig:
     num_segments: int = 16
     """Number of segments of each kind along which regions are counted."""
     region_method: RegionMethod = "exact"
-    """Method of counting. exact: seconds a segment for small networks; sampled: a lower bound for large ones."""
+    """Method of counting. exact: a second a segment for small networks; sampled: a lower bound for large ones."""
     dataset: str = "digits"
     """digits (embedded), cifar10, cifar100, stl10, flickr25k, imagenet or folder."""
     data_dir: str | None = None
@@ -65,7 +65,7 @@ class ProbeConfig:
 
 
 PRESETS = {
-    # 2 CPU cores, minutes an encoder, most of them for the exact regions.
+    # 2 CPU cores, half a minute an encoder, most of it for the exact regions.
     "digits": ProbeConfig(),
     # Images of 32 px with CIFAR's views; a tiny encoder takes minutes on 2 CPU cores.
     "cifar10": ProbeConfig(

@@ -1,6 +1,7 @@
 """All measurements of one encoder: classification, retrieval, code health and linear regions."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,7 +60,7 @@ class Examples:
 class EncoderSuite:
     """Measurements on fixed images, so that the figures of several encoders can be compared.
 
-    The views are for code health and regions.
+    The views are for code health and regions. `say` is called as `print` with each evaluator's name and its time.
     """
 
     def __init__(
@@ -69,61 +70,83 @@ class EncoderSuite:
         views: ViewPolicy,
         config: ProbeConfig,
         device: torch.device | str = "cpu",
+        say: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
         self.train, self.test, self.views = train, test, views
-        self.config, self.evaluators, self.device = config, config.evaluators, device
+        self.config, self.evaluators, self.device, self.say = config, config.evaluators, device, say
         if "retrieval" in self.evaluators:
             self.pool, self.protocol = open_protocol(config.protocol, train, test, config.seed)
 
     def __call__(self, encoder: NACEncoder) -> dict[str, Any]:
-        """Measure an encoder in evaluation mode: results by evaluator, as JSON values with their protocols."""
+        """Measure an encoder in evaluation mode: results by evaluator, as JSON values with their protocols.
+
+        `seconds` holds the time of each evaluator, and of the features that classifiers share.
+        """
         measured: dict[str, Any] = {}
-        if {"linear", "knn"} & set(self.evaluators):
-            features = [extract(encoder.features, s, self.device) for s in (self.train, self.test)]
-            labeled = features[0], self.train.labels, features[1], self.test.labels
-        if "linear" in self.evaluators:
-            measured["linear"] = {
+        seconds: dict[str, float] = {}
+        labeled: list[Any] = []
+
+        def extract_labeled(encoder: NACEncoder) -> None:
+            for split in (self.train, self.test):
+                labeled.extend([extract(encoder.features, split, self.device), split.labels])
+
+        steps: dict[str, Callable[[NACEncoder], Any]] = {
+            "linear": lambda _: {
                 f"{fraction:g}": asdict(fit_linear(*labeled, fraction, self.config.seed))
                 for fraction in self._fractions()
-            }
-        if "linear_sgd" in self.evaluators:
-            result = linear_probe_sgd(
-                encoder.features,
-                self.train,
-                self.test,
-                batch_size=min(1_000, len(self.train)),
-                seed=self.config.seed,
-                device=self.device,
+            },
+            "linear_sgd": self._linear_sgd,
+            "knn": lambda _: self._knn(labeled),
+            "retrieval": self._retrieval,
+            "health": lambda encoder: asdict(
+                EncoderProbe(self.train, self.test, self.views, self.device).health(encoder)
+            ),
+            "regions": self._regions,
+        }
+        steps = {name: step for name, step in steps.items() if name in self.evaluators}
+        if {"linear", "knn"} & set(steps):
+            steps = {"features": extract_labeled, **steps}
+        for name, step in steps.items():
+            self.say(f"  {name:10}", end="", flush=True)
+            start = time.perf_counter()
+            measured[name] = step(encoder)
+            seconds[name] = time.perf_counter() - start
+            self.say(f" {seconds[name]:6.1f} s")
+        measured.pop("features", None)
+        return measured | {"seconds": seconds}
+
+    def _linear_sgd(self, encoder: NACEncoder) -> dict[str, Any]:
+        result = linear_probe_sgd(
+            encoder.features,
+            self.train,
+            self.test,
+            batch_size=min(1_000, len(self.train)),
+            seed=self.config.seed,
+            device=self.device,
+        )
+        return asdict(result)
+
+    def _knn(self, labeled: Sequence[Any]) -> dict[str, Any]:
+        neighbors = [k for k in NEIGHBORS if k <= len(self.train)]
+        if not neighbors:
+            raise DataError(
+                f"knn needs {min(NEIGHBORS)} training images or more, got {len(self.train)}. Leave it out of "
+                "the evaluators, or give more images."
             )
-            measured["linear_sgd"] = asdict(result)
-        if "knn" in self.evaluators:
-            neighbors = [k for k in NEIGHBORS if k <= len(self.train)]
-            if not neighbors:
-                raise DataError(
-                    f"knn needs {min(NEIGHBORS)} training images or more, got {len(self.train)}. Leave it out of "
-                    "the evaluators, or give more images."
-                )
-            measured["knn"] = {
-                str(r.num_neighbors): asdict(r) for r in knn_probe(*labeled, neighbors)
-            }
-        if "retrieval" in self.evaluators:
-            measured["retrieval"] = self._retrieval(encoder)
-        if "health" in self.evaluators:
-            probe = EncoderProbe(self.train, self.test, self.views, self.device)
-            measured["health"] = asdict(probe.health(encoder))
-        if "regions" in self.evaluators:
-            images = thin(self.test, REGION_IMAGES)
-            report = measure_regions(
-                encoder.piecewise_linear_logits,
-                images.read(torch.arange(len(images))),
-                self.views,
-                num_segments=self.config.num_segments,
-                seed=self.config.seed,
-                method=self.config.region_method,
-                device=self.device,
-            )
-            measured["regions"] = asdict(report)
-        return measured
+        return {str(r.num_neighbors): asdict(r) for r in knn_probe(*labeled, neighbors)}
+
+    def _regions(self, encoder: NACEncoder) -> dict[str, Any]:
+        images = thin(self.test, REGION_IMAGES)
+        report = measure_regions(
+            encoder.piecewise_linear_logits,
+            images.read(torch.arange(len(images))),
+            self.views,
+            num_segments=self.config.num_segments,
+            seed=self.config.seed,
+            method=self.config.region_method,
+            device=self.device,
+        )
+        return asdict(report)
 
     def examples(self, encoder: NACEncoder) -> Examples:
         """Collect examples of an encoder in evaluation mode; with several processes all must call it."""

@@ -27,9 +27,13 @@ def encoder() -> NACEncoder:
 
 
 def test_each_evaluator_gives_what_it_gives_alone(encoder: NACEncoder) -> None:
-    suite = EncoderSuite(TRAIN, TEST, VIEWS, ProbeConfig(evaluators=("linear", "knn", "retrieval")))
+    config, said = ProbeConfig(evaluators=("linear", "knn", "retrieval")), list[str]()
+    suite = EncoderSuite(TRAIN, TEST, VIEWS, config, say=lambda text, **_: said.append(text))
     found = suite(encoder)
-    assert set(found) == {"linear", "knn", "retrieval"}
+    assert set(found) == {"linear", "knn", "retrieval", "seconds"}
+    assert list(found["seconds"]) == ["features", "linear", "knn", "retrieval"]
+    assert [name.strip() for name in said[::2]] == list(found["seconds"])
+    assert said[1::2] == [f" {seconds:6.1f} s" for seconds in found["seconds"].values()]
     features = [extract(encoder.features, split) for split in (TRAIN, TEST)]
     labeled = features[0], TRAIN.labels, features[1], TEST.labels
     for fraction in (1.0, 0.1, 0.01):

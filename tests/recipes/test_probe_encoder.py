@@ -23,7 +23,8 @@ def test_everything_is_measured_and_drawn(
     untrained, trained = json.loads((folder / "results.json").read_text())
     assert (untrained["name"], trained["name"]) == ("untrained", "NAC")
     for found in (untrained["results"], trained["results"]):
-        assert set(found) == {"linear", "knn", "retrieval", "health", "regions"}
+        assert set(found) == {"linear", "knn", "retrieval", "health", "regions", "seconds"}
+        assert 0 < found["seconds"]["regions"] < 300
     accuracies = [m["results"]["linear"]["1"]["top_1"] for m in (untrained, trained)]
     assert accuracies[0] < 0.96 < accuracies[1]  # what pretraining is for
     precisions = [
@@ -31,10 +32,14 @@ def test_everything_is_measured_and_drawn(
     ]
     assert precisions[0] + 0.1 < precisions[1]
     report = (folder / "report.md").read_text()
+    assert "| Encoder | Seeds | features | linear | knn | retrieval | health | regions |" in report
     for name in PICTURES:
         assert (folder / name).is_file()
         assert name in report
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["run_dir"] == str(folder)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out.splitlines()[-1])["run_dir"] == str(folder)
+    for step in ("measuring NAC", "  regions", "collecting examples of NAC", "drawing the report"):
+        assert step in printed.err
     with pytest.raises(ConfigurationError, match=f"but {folder} holds results.json"):
         main(config)
 

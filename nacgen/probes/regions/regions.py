@@ -11,6 +11,7 @@ Source:
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -24,6 +25,11 @@ from nacgen.data.stream import Batch
 from nacgen.probes.features import require_eval
 from nacgen.probes.labeled import check_features, check_finite
 from nacgen.probes.options import RegionMethod
+from nacgen.probes.regions.breakpoints import (
+    Breakpoints,
+    NeedsDoubleError,
+    TooManyBreakpointsError,
+)
 from nacgen.probes.regions.patterns import (
     Network,
     PatternCount,
@@ -31,12 +37,14 @@ from nacgen.probes.regions.patterns import (
     naswot,
     visit_relus,
 )
-from nacgen.probes.regions.segment_path import Breakpoints, TooManyBreakpointsError, segment_path
+from nacgen.probes.regions.segment_path import segment_path
 from nacgen.system.randomness import generator
 
 NASWOT_BATCH = 128
 CHUNK = 500
-MAX_VALUES = 2**24  # numbers in one activation at all breakpoints, 128 MB in float64
+MAX_VALUES = (
+    2**23
+)  # numbers in one activation at all breakpoints; more is slower, for the sake of caches
 PREVIEW_POINTS = 33
 CUT = 0.3819660112501051  # irrational, so that no ReLU of a symmetric example switches just there
 
@@ -158,35 +166,59 @@ def segment_crossings(
     """Count exactly the boundaries of linear regions that segments cross, ends excluded; one count each.
 
     A boundary is a point where a ReLU changes sign, or where the maximum of a max-pooling window passes to
-    another entry. Points nearer than 1e-12 of a segment count once. A segment costs about one float64 forward
-    pass for each crossing: seconds for small networks, hours for a ResNet-18 at 32 px. A ValueError names what
-    is not piecewise linear, and segments with more than `max_crossings`.
+    another entry. Points nearer than 1e-12 of a segment count once. A segment costs about one forward pass for
+    each crossing: a second for small networks, an hour for a ResNet-18 at 32 px. The passes are in float32, and in
+    float64 where rounding could change the count; with max-pooling all are. A ValueError names what is not
+    piecewise linear, and segments with more than `max_crossings`.
     """
     _check_ends(start, end)
     preview = sampled_crossings(network, start, end, PREVIEW_POINTS)
     if len(preview) and int(preview.max()) > max_crossings:
         _too_many(max_crossings, int(preview.argmax()), int(preview.max()))
-    counts = []
-    with torch.no_grad():
-        for index, (first, last) in enumerate(zip(start.double(), end.double(), strict=True)):
-            crossings, pieces = 0, [(0.0, 1.0)]
-            while pieces:
-                low, high = pieces.pop()
-                breakpoints = Breakpoints(MAX_VALUES)
-                path = segment_path(
-                    torch.lerp(first, last, low), torch.lerp(first, last, high), breakpoints
-                )
-                try:
-                    network(path)
-                except TooManyBreakpointsError:
-                    middle = low + CUT * (high - low)
-                    pieces += [(middle, high), (low, middle)]
-                    continue
-                crossings += breakpoints.count()
+    counts, is_exact, parts = [], False, [start.new_tensor([[0.0, 1.0]], dtype=torch.float64)]
+    for index, ends in enumerate(zip(start.double(), end.double(), strict=True)):
+
+        def count(parts: list[Tensor], is_exact: bool, index: int = index, ends: Any = ends) -> int:
+            crossings = 0
+            for certain, doubtful in _search(network, ends, parts, is_exact):
+                crossings += certain + (count([doubtful], True) if len(doubtful) else 0)
                 if crossings > max_crossings:
                     _too_many(max_crossings, index, crossings)
-            counts.append(crossings)
+            return crossings
+
+        try:
+            counts.append(
+                count(parts, is_exact)
+            )  # the next segment starts from the parts of this one
+        except NeedsDoubleError:
+            is_exact = True
+            counts.append(count(parts, is_exact))
     return torch.tensor(counts, dtype=torch.int64)
+
+
+@torch.no_grad()
+def _search(
+    network: Network, ends: tuple[Tensor, Tensor], parts: list[Tensor], is_exact: bool
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the number of certain breakpoints in each part, a set of intervals, and where others may be.
+
+    Parts with more breakpoints than fit into memory are replaced by smaller ones in the list.
+    """
+    index = 0
+    while index < len(parts):
+        part = parts[index]
+        breakpoints = Breakpoints(part, MAX_VALUES, is_exact)
+        try:
+            network(segment_path(*ends, breakpoints))
+        except TooManyBreakpointsError:
+            if len(part) == 1:
+                low, high = part[0].tolist()
+                cut = low + CUT * (high - low)
+                part = part.new_tensor([[low, cut], [cut, high]])
+            parts[index : index + 1] = part.chunk(2)
+            continue
+        yield breakpoints.resolve()
+        index += 1
 
 
 def sampled_crossings(

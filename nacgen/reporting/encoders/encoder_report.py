@@ -114,6 +114,8 @@ def _sections(results: dict[str, Any]) -> list[tuple[str, list[Column], str]]:
         if num_lost:
             note += f" {num_lost} queries have no relevant item in the gallery and count as 0."
         sections.insert(1, ("Retrieval", [*columns, radius], note))
+    times: list[Column] = [(name, f"seconds.{name}", 1) for name in results.get("seconds", {})]
+    sections.append(("Seconds of each evaluator", times, ""))
     return [section for section in sections if section[1]]
 
 

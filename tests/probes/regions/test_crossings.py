@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 import nacgen.probes.regions.regions as module
 from nacgen import NACEncoder
+from nacgen.data.datasets import load_splits
+from nacgen.data.pixels import to_float
 from nacgen.probes.regions.regions import sampled_crossings, segment_crossings
 from nacgen.probes.regions.segment_path import _take_overs
 from nacgen.system.randomness import seeded
 from tests.reference import regions as reference
+from tests.reference import segments
 
 
 def build(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -185,14 +188,64 @@ def test_float32_networks_are_counted_in_float64() -> None:
     )
 
 
-def test_an_encoder_in_float32_is_counted_as_its_copy_in_float64() -> None:
+def equal_units(scale: float) -> nn.Sequential:
+    """A chain whose first layer has units thrice, two of them scaled, so that these switch together."""
+    network = build(
+        lambda: nn.Sequential(nn.Linear(6, 90), nn.ReLU(), nn.Linear(90, 60), nn.ReLU())
+    )
+    with torch.no_grad():
+        for values in (network[0].weight, network[0].bias):
+            values[30:60], values[60:] = scale * values[:30], -values[:30] / scale
+    return network
+
+
+def convolutional() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in (3, 8, 8):
+        layers += [nn.Conv2d(width, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: build(lambda: nn.Sequential(nn.Linear(6, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU())), (6,)),
+        (lambda: equal_units(3.0), (6,)),
+        (lambda: equal_units(1.0), (6,)),
+        (lambda: build(convolutional), (3, 6, 6)),
+    ],
+)  # fmt: skip
+def test_counts_are_those_of_float64_throughout(
+    make: Callable[[], nn.Sequential], shape: tuple[int, ...]
+) -> None:
+    network, (start, end) = make(), ends(3, *shape)
+    with torch.no_grad():
+        expected = [
+            segments.chain_crossings(network, *pair) for pair in zip(start, end, strict=True)
+        ]
+    assert min(expected) > 20
+    assert segment_crossings(network, start, end).tolist() == expected
+    assert segment_crossings(network.float(), start.float(), end.float()).tolist() == [
+        segments.chain_crossings(network.double(), *pair)
+        for pair in zip(start.float(), end.float(), strict=True)
+    ]
+
+
+def test_a_trained_encoder_is_counted_as_in_float64_throughout() -> None:
+    """Between two images, one of them a constant, where units of all its pixels are equal."""
     encoder = NACEncoder.from_pretrained("checkpoints/digits-nac").eval()
-    start, end = (side.float() for side in ends(1, 3, 8, 8))
-    end = torch.lerp(start, end, 0.1)
-    single = segment_crossings(encoder.piecewise_linear_logits, start, end)
-    double = segment_crossings(encoder.double().piecewise_linear_logits, start, end)
-    assert single.min() > 50
-    assert single.tolist() == double.tolist()
+    image = load_splits("digits")[1].read(torch.tensor([7, 8]))[:, :, 4:12, 4:12]
+    start, end = to_float(image)
+    end = torch.stack([torch.lerp(start, end, 0.2), torch.full_like(start, -0.9)])
+    start = torch.stack([start, torch.full_like(start, -1.0)])
+    found = segment_crossings(encoder.piecewise_linear_logits, start, end)
+    encoder.double()
+    with torch.no_grad():
+        expected = [
+            segments.encoder_crossings(encoder, *pair) for pair in zip(start, end, strict=True)
+        ]
+    assert min(expected) > 10
+    assert found.tolist() == expected
 
 
 def test_pieces_that_fit_into_memory_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
