@@ -19,6 +19,7 @@ from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
 from nacgen.probes.features import extract
 from nacgen.probes.knn import knn_probe
+from nacgen.probes.labeled import Labels
 from nacgen.probes.linear import fit_linear
 from nacgen.probes.linear_sgd import linear_probe_sgd
 from nacgen.probes.options import ProbeConfig, name_and_path
@@ -84,19 +85,24 @@ class EncoderSuite:
         """
         measured: dict[str, Any] = {}
         seconds: dict[str, float] = {}
-        labeled: list[Any] = []
+        features: list[Tensor] = []
 
-        def extract_labeled(encoder: NACEncoder) -> None:
-            for split in (self.train, self.test):
-                labeled.extend([extract(encoder.features, split, self.device), split.labels])
+        def extract_features(encoder: NACEncoder) -> None:
+            splits = (self.train, self.test)
+            features.extend(extract(encoder.features, split, self.device) for split in splits)
+
+        def labeled() -> tuple[Tensor, Labels, Tensor, Labels]:
+            return features[0], self.train.labels, features[1], self.test.labels
 
         steps: dict[str, Callable[[NACEncoder], Any]] = {
             "linear": lambda _: {
-                f"{fraction:g}": asdict(fit_linear(*labeled, fraction, self.config.seed))
+                f"{fraction:g}": asdict(fit_linear(*labeled(), fraction, self.config.seed))
                 for fraction in self._fractions()
             },
             "linear_sgd": self._linear_sgd,
-            "knn": lambda _: self._knn(labeled),
+            "knn": lambda _: {
+                str(r.num_neighbors): asdict(r) for r in knn_probe(*labeled(), self._neighbors())
+            },
             "retrieval": self._retrieval,
             "health": lambda encoder: asdict(
                 EncoderProbe(self.train, self.test, self.views, self.device).health(encoder)
@@ -105,7 +111,7 @@ class EncoderSuite:
         }
         steps = {name: step for name, step in steps.items() if name in self.evaluators}
         if {"linear", "knn"} & set(steps):
-            steps = {"features": extract_labeled, **steps}
+            steps = {"features": extract_features, **steps}
         for name, step in steps.items():
             self.say(f"  {name:10}", end="", flush=True)
             start = time.perf_counter()
@@ -126,14 +132,14 @@ class EncoderSuite:
         )
         return asdict(result)
 
-    def _knn(self, labeled: Sequence[Any]) -> dict[str, Any]:
+    def _neighbors(self) -> list[int]:
         neighbors = [k for k in NEIGHBORS if k <= len(self.train)]
         if not neighbors:
             raise DataError(
                 f"knn needs {min(NEIGHBORS)} training images or more, got {len(self.train)}. Leave it out of "
                 "the evaluators, or give more images."
             )
-        return {str(r.num_neighbors): asdict(r) for r in knn_probe(*labeled, neighbors)}
+        return neighbors
 
     def _regions(self, encoder: NACEncoder) -> dict[str, Any]:
         images = thin(self.test, REGION_IMAGES)
