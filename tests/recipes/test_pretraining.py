@@ -80,16 +80,20 @@ def test_every_preset_takes_its_first_steps(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("objective", "queue"),
+    ("objective", "queue", "stages"),
     [
-        ("nac", 0),
-        ("supervised", 0),
-        ("nac", 19),
-        ("simclr", 0),
+        ("nac", 0, ()),
+        ("supervised", 0, ()),
+        ("nac", 19, ()),
+        ("simclr", 0, ("layer1",)),
     ],
 )
 def test_a_compiled_step_trains_as_it_does_otherwise(
-    objective: str, queue: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    objective: str,
+    queue: int,
+    stages: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Traced alone; what Inductor makes of it is tested with the generator's."""
     sizes = []
@@ -112,6 +116,7 @@ def test_a_compiled_step_trains_as_it_does_otherwise(
         total_images=16,
         batch_size=8,
         queue=QueueConfig(size=queue),
+        stages=stages,
     )
     run(config, tmp_path / "plain", 16, monkeypatch)
     assert not sizes

@@ -1,0 +1,31 @@
+"""Studies of docs/studies: their trials are runs that the recipes accept."""
+
+import runpy
+from pathlib import Path
+
+from nacgen.functional.closed_form import temperature_of_channel
+from nacgen.pretraining.options import PretrainConfig
+from nacgen.pretraining.presets import PRESETS
+from nacgen.training.config import parse
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_arms_of_the_objectives_are_as_their_names_say() -> None:
+    study = runpy.run_path(str(ROOT / "docs" / "studies" / "objective.py"))
+    arms = study["all_arms"]()
+    assert len({*map(tuple, arms.values())}) == len(arms)
+    assert not {*study["SEEDS"]["search"]} & {*study["SEEDS"]["confirm"]}
+    assert {a.removeprefix("simclr") for a in arms if a.startswith("simclr")} == {
+        a.removeprefix("direction") for a in arms if a.startswith("direction-")
+    }
+    for name in ("preset", "direction-T0.2-stages", "closed_form-T0.5", "direction_out-T0.2"):
+        config = parse(PretrainConfig, PRESETS, arms[name])
+        assert config.stages == (("layer1", "layer2") if name.endswith("stages") else ())
+        assert config.nac.own_row == ("out" not in name)
+        if name == "preset":
+            assert config == PRESETS["digits"]
+        else:
+            found = temperature_of_channel(config.model.flip_probability, config.model.code_dim)
+            assert abs(found - float(name.split("-T")[1][:3])) < 1e-3
+    assert parse(PretrainConfig, PRESETS, arms["simclr-T0.35-stages"]).temperature == 0.35
