@@ -107,10 +107,11 @@ class EncoderUpdate:
         options: NACConfig | None = None,
         keys: MomentumEncoder | None = None,
         staged: StagedEncoder | None = None,
+        temperature: float = 0.5,
     ) -> None:
         self.accelerator, self.encoder, self.views = accelerator, encoder, views
         self.trained = encoder if staged is None else staged
-        self.options, self.keys = options or NACConfig(), keys
+        self.options, self.keys, self.temperature = options or NACConfig(), keys, temperature
         self.prepared, prepared_optimizer = accelerator.prepare(self.trained, optimizer)
         self.modules: dict[str, nn.Module] = {"encoder": encoder}
         if staged is not None:

@@ -140,7 +140,7 @@ def build_update(
             update = NACUpdate if keys is None else NACQueueUpdate
             return update(*parts, config.nac, keys, staged)
         case "simclr":
-            return SimCLRUpdate(*parts, config.temperature, keys, staged)
+            return SimCLRUpdate(*parts, config.nac, keys, staged, config.temperature)
         case "distillhash":
             return DistillHashUpdate(*parts, stream, images, int(NOISY_PART * config.total_images))
         case "supervised":

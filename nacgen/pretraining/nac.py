@@ -39,18 +39,16 @@ class NACUpdate(EncoderUpdate):
         """Take one step; bound and effective number are those of the hard codes of this process."""
         self.prepared.train()
         views = two_views(batch, self.views)
-        logits = (x.float() for x in self.prepared(views))
-        code_logits, posterior_logits, *of_stages = logits
+        code_logits, posterior_logits, *of_stages = (x.float() for x in self.prepared(views))
         posterior_logits = swap_views(posterior_logits)
-        # The mixture is over the codes of all processes.
-        keys = gather_rows(code_logits)
-        others = swap_views(code_logits)
-        loss = self.rows_of_loss(batch, code_logits, posterior_logits, others, keys).mean()
+        loss = self.rows_of_loss(
+            batch, code_logits, posterior_logits, swap_views(code_logits)
+        ).mean()
         # Codes of earlier stages have channels of their own.
         for i, codes in enumerate(of_stages):
-            others, keys = swap_views(codes), gather_rows(codes)
+            others = swap_views(codes)
             posterior = marginal_posterior_logits(others, self.encoder.flip_probability)
-            rows = self.rows_of_loss(batch, codes, posterior, others, keys, f"_stage_{i}")
+            rows = self.rows_of_loss(batch, codes, posterior, others, channel=f"_stage_{i}")
             loss = loss + STAGE_WEIGHT * rows.mean()
         return self.step(batch, loss, code_logits, posterior_logits)
 
@@ -60,10 +58,14 @@ class NACUpdate(EncoderUpdate):
         code_logits: Tensor,
         posterior_logits: Tensor,
         other_logits: Tensor,
-        keys: Tensor,
+        keys: Tensor | None = None,
         channel: str = "",
     ) -> Tensor:
-        """Compute the loss of each code; posterior and other code logits are of its image's other view."""
+        """Compute the loss of each code; posterior and other code logits are of its image's other view.
+
+        Without keys the mixture is over the codes of all processes.
+        """
+        keys = gather_rows(code_logits) if keys is None else keys
         p, relaxation = self.encoder.flip_probability, self.options.relaxation
         own_start = None if self.options.own_row else 2 * batch.start
         if relaxation == "direction":

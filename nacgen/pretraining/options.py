@@ -134,14 +134,13 @@ class PretrainConfig(TrainingConfig):
         chosen = f"with --objective {self.objective}"
         refuse_unheeded(self, self.objective != "nac", ["nac"], chosen)
         refuse_unheeded(self, self.objective != "simclr", ["temperature"], chosen)
-        refuse_unheeded(self, self.objective not in ("nac", "simclr"), ["queue"], chosen)
+        refuse_unheeded(self, self.objective not in ("nac", "simclr"), ["queue", "stages"], chosen)
         of_queue = ["queue.momentum", "nac.divide", "nac.code_penalty"]
         refuse_unheeded(self, not self.queue.size, of_queue, "without --queue.size")
         of_model = [f"model.{f.name}" for f in fields(self.model) if f.name != "compile"]
         has_model = "with --encoder, whose folder says how the encoder is made"
         refuse_unheeded(self, self.encoder is not None, of_model, has_model)
         refuse_unheeded(self, self.queue.size > 0, ["stages", "nac.own_row"], "with --queue.size")
-        refuse_unheeded(self, self.objective not in ("nac", "simclr"), ["stages"], chosen)
         is_closed = self.nac.relaxation in ("closed_form", "direction")
         drawn = f"with --nac.relaxation {self.nac.relaxation}"
         refuse_unheeded(self, not is_closed, ["nac.own_row"], drawn)

@@ -5,41 +5,17 @@ The code logits are the projection, so that the same encoder, views and evaluato
 Source: Chen et al. 2020, arXiv:2002.05709; He et al. 2020, arXiv:1911.05722.
 """
 
-import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from nacgen.data.augment import ViewPolicy
 from nacgen.data.stream import Batch
 from nacgen.functional.codes import effective_codes
 from nacgen.functional.contrastive import info_nce, nt_xent
-from nacgen.models.encoder import NACEncoder
-from nacgen.pretraining.base import (
-    STAGE_WEIGHT,
-    EncoderUpdate,
-    MomentumEncoder,
-    StagedEncoder,
-    swap_views,
-    two_views,
-)
+from nacgen.pretraining.base import STAGE_WEIGHT, EncoderUpdate, swap_views, two_views
 from nacgen.system.processes import gather_rows
 
 
 class SimCLRUpdate(EncoderUpdate):
     """Steps that tell the other view of an image from the views of all others, in the batch or a queue."""
-
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        encoder: NACEncoder,
-        optimizer: torch.optim.Optimizer,
-        views: ViewPolicy,
-        temperature: float = 0.5,
-        keys: MomentumEncoder | None = None,
-        staged: StagedEncoder | None = None,
-    ) -> None:
-        super().__init__(accelerator, encoder, optimizer, views, keys=keys, staged=staged)
-        self.temperature = temperature
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step; the effective number of codes is that of this process."""

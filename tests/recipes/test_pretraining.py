@@ -3,12 +3,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from einops import repeat
 
 from nacgen.data.datasets import ImageDataset
+from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
 from nacgen.pretraining import build as objectives
@@ -293,3 +296,23 @@ def test_the_cost_of_an_encoder_trained_further_is_that_of_both_runs() -> None:
         "seconds": 24.0,
         "hardware": "1 CPU core, then a GPU",
     }
+
+
+def test_stages_queue_and_temperature_reach_their_update() -> None:
+    images, accelerator = random_images(16), Accelerator(cpu=True)
+    stream = ImageStream(images, 4, 0)
+
+    def built(**options: Any) -> Any:
+        config = PretrainConfig(batch_size=4, total_images=8, **options)
+        encoder = objectives.build_encoder(config)
+        views = objectives.build_views(config.views)
+        return objectives.build_update(config, accelerator, encoder, views, stream, images)
+
+    simclr = built(objective="simclr", temperature=0.2, stages=("layer2",))
+    assert simclr.temperature == 0.2
+    assert list(simclr.modules["stage_heads"]) == ["layer2"]
+    trained = {p for group in simclr.optimizers["encoder"].param_groups for p in group["params"]}
+    assert trained >= {p for p in simclr.modules["stage_heads"].parameters() if p.requires_grad}
+    nac = built(nac=NACConfig(relaxation="direction"), queue=QueueConfig(size=19))
+    assert nac.options.relaxation == "direction"
+    assert len(nac.keys.queue) == 19
