@@ -66,11 +66,13 @@ class At:
         images_seen: The position.
         number: The signal.
         then_sleep: Seconds that the step then takes.
+        saved_in: Run folder in which the checkpoint of the position must be whole before.
     """
 
     images_seen: int
     number: int = signal.SIGKILL
     then_sleep: float = 0.0
+    saved_in: Path | None = None
 
     def __call__(self) -> None:
         from nacgen.data.stream import Batch, ImageStream
@@ -79,6 +81,8 @@ class At:
 
         def interrupted(stream: ImageStream, images_seen: int) -> Batch:
             if images_seen == self.images_seen:
+                while self.saved_in and images_seen not in whole_checkpoints(self.saved_in):
+                    time.sleep(0.01)
                 os.kill(os.getpid(), self.number)
                 time.sleep(self.then_sleep)
             return batch(stream, images_seen)
