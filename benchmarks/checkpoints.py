@@ -2,8 +2,10 @@
 
 Both save the same model and the state of its Adam into a new folder and remove all but the last two. Accelerate
 also writes the state of random generators, pickled, and neither hashes nor syncs; nacgen has no such state.
+The disk has nothing left to write when either begins.
 """
 
+import os
 import sys
 import tempfile
 import time
@@ -82,6 +84,7 @@ def save(size: Size) -> list[Row]:
             calls = size.of(1, 3, 5) if name != "tiny" else 20
             costs: dict[str, list[Cost]] = {"theirs": [], "stall": [], "whole": []}
             for turn in range(2 * size.turns * calls):
+                os.sync()
                 if turn % 4 in (0, 3):
                     costs["theirs"].append(cost(theirs))
                     continue

@@ -24,7 +24,10 @@ from nacgen.errors import (
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Errors of an operation that a file system lacks, such as locks on Lustre or NFS, or fsync of folders under FUSE.
 LACKING = (errno.EINVAL, errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-CHUNK = 8 << 20  # bytes of a large file that are written at once
+BLOCK = 4096  # multiple of the blocks of disks, in bytes
+DIRECT = (
+    8 << 20
+)  # bytes from which on files are written past the page cache, and that are so at once
 _warned: set[str] = set()
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -146,21 +149,38 @@ def write_synced(path: Path, pieces: Iterable[bytes | memoryview], is_synced: bo
     A link in the file's place raises an `OSError`.
     """
     with open(path, "wb", opener=_without_links) as file:
-        for piece in pieces:
-            for start in range(0, len(piece), CHUNK):
-                file.write(memoryview(piece)[start : start + CHUNK])
-                if is_synced and len(piece) - start >= CHUNK:
-                    _start_writeback(file.fileno())
+        for number, piece in enumerate(pieces):
+            done = _write_direct(file.fileno(), piece) if is_synced and number == 0 else 0
+            file.write(piece[done:])
         file.flush()
         if is_synced:
             sync(file.fileno())
 
 
-def _start_writeback(descriptor: int) -> None:
-    """Have Linux bring to the disk what a file has been given so far, instead of all of it in the sync."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+def _write_direct(descriptor: int, content: bytes | memoryview) -> int:
+    """Write the start of a large content at a block's address past the page cache, which a sync would empty again.
+
+    This takes less time and processor; returned is its number of bytes, 0 where the system has no such thing.
+    """
+    if sys.platform != "linux" or len(content) < DIRECT:
+        return 0
+    import fcntl
+
+    import numpy as np
+
+    if np.frombuffer(content, np.uint8).ctypes.data % BLOCK:
+        return 0
+    flags, done, end = fcntl.fcntl(descriptor, fcntl.F_GETFL), 0, len(content) // BLOCK * BLOCK
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+        while done < end:
+            done += os.write(descriptor, content[done : min(done + DIRECT, end)])
+    except OSError as error:
+        if error.errno not in (*LACKING, errno.EFAULT):
+            raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    return done
 
 
 def sync_folder(folder: Path) -> None:

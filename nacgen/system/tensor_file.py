@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nacgen.errors import CheckpointError
 from nacgen.system.documents import strict_json
-from nacgen.system.files import open_regular
+from nacgen.system.files import BLOCK, open_regular
 
 DTYPES = {  # by their names in safetensors
     "BOOL": torch.bool,
@@ -173,14 +173,15 @@ def copy_serialized(tensors: Mapping[str, Tensor], buffer: Tensor | None = None)
     if buffer is None or len(buffer) != size:
         is_pinned = any(tensor.is_cuda for tensor in tensors.values())
         try:
-            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=is_pinned)
+            room = torch.empty(size + BLOCK, dtype=torch.uint8, pin_memory=is_pinned)
         except RuntimeError as error:
             raise MemoryError(f"{size:,} bytes cannot be allocated") from error
+        buffer = room[-room.data_ptr() % BLOCK :][:size]
     buffer[:start] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
     for name in _largest_first(tensors):
         tensor, end = tensors[name], start + tensors[name].nbytes
-        room = buffer[start:end].view(tensor.dtype).view(tensor.shape)
-        room.copy_(tensor, non_blocking=True)
+        target = buffer[start:end].view(tensor.dtype).view(tensor.shape)
+        target.copy_(tensor, non_blocking=True)
         start = end
     return buffer
 

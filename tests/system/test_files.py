@@ -1,3 +1,5 @@
+import errno
+import mmap
 import os
 import socket
 import subprocess
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nacgen.errors import DataError, LockedError, StorageError
+from nacgen.system import files
 from nacgen.system.files import read_regular, storage_errors, write_file
 from nacgen.system.locks import lock_folder
 
@@ -82,3 +85,35 @@ def test_a_lock_names_its_owner_and_ends_with_its_file(tmp_path: Path) -> None:
     with lock_folder(tmp_path), pytest.raises(LockedError, match=f"by process {os.getpid()} on"):
         lock_folder(tmp_path)
     lock_folder(tmp_path).close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux writes past its cache")
+@pytest.mark.parametrize("fails_at", [None, 1, 2, 4])
+@pytest.mark.parametrize("length", [8 * files.BLOCK, 10 * files.BLOCK + 100])
+def test_a_large_file_is_whole_whether_or_not_it_is_written_past_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int | None, length: int
+) -> None:
+    """A file system that has no such thing says so at once, or in the middle; a full disk is an error."""
+    memory = mmap.mmap(-1, 16 * files.BLOCK)  # at a block's address
+    memory.write(os.urandom(len(memory)))
+    content, write, number, calls = memoryview(memory)[:length], os.write, errno.EINVAL, []
+
+    def failing(descriptor: int, piece: memoryview) -> int:
+        calls.append(len(piece))
+        if len(calls) == fails_at:
+            raise OSError(number, os.strerror(number))
+        return write(descriptor, piece)
+
+    monkeypatch.setattr(files, "DIRECT", 2 * files.BLOCK)
+    monkeypatch.setattr(os, "write", failing)
+    files.write_synced(tmp_path / "x", [content, b"end"])
+    assert (tmp_path / "x").read_bytes() == bytes(content) + b"end"
+    if fails_at and calls:  # by a file system that writes past the cache
+        number = errno.ENOSPC
+        calls.clear()
+        with pytest.raises(OSError, match="No space left"):
+            files.write_synced(tmp_path / "y", [content])
+    calls.clear()
+    files.write_synced(tmp_path / "z", [content[1:], b"end"])  # at no block's address
+    assert (tmp_path / "z").read_bytes() == bytes(content[1:]) + b"end"
+    assert calls == []

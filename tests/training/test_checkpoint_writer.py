@@ -13,6 +13,7 @@ import torch
 
 from nacgen.data.stream import Batch
 from nacgen.errors import LockedError, NonFiniteError, StorageError
+from nacgen.system import files
 from nacgen.system.locks import lock_folder
 from nacgen.system.tensor_file import copy_serialized, serialized
 from nacgen.training import checkpoint, checkpoint_writer
@@ -223,6 +224,7 @@ def test_a_copy_is_the_file_that_is_written_at_once(tmp_path: Path) -> None:
     }
     copy = copy_serialized(tensors)
     assert copy.numpy().tobytes() == b"".join(serialized(tensors))
+    assert copy.data_ptr() % files.BLOCK == 0
     again = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
     reused = copy_serialized(again, copy)
     assert reused is copy
