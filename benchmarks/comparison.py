@@ -44,7 +44,7 @@ def compare(jobs: int, *flags: str) -> Compared:
 
 def jobs(size: Size) -> list[Row]:
     """One after another, and two side by side."""
-    smoke, quick = ("--preset", "smoke", "--seeds", "0"), ("--total-images", "3200", "--seeds", "0")
+    smoke, quick = ("--preset", "smoke", "--seeds", "0"), ("--total-images", "1280", "--seeds", "0")
     flags = size.of(smoke, quick, ("--seeds", "0", "1", "2"))
     turns = compare(1, *flags), compare(2, *flags)
     is_full = size.name == "full"

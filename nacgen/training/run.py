@@ -180,8 +180,8 @@ class Run:
         changed = differences(*({name: each.get(name) for name in names} for each in (there, here)))
         if changed:
             print(
-                f"warning: {self.path} is resumed on other hardware ({'; '.join(changed)}): sums are rounded "
-                "otherwise, and the run will not equal an uninterrupted one bit for bit",
+                f"warning: {self.path} is resumed on other hardware or threads ({'; '.join(changed)}): sums are "
+                "rounded otherwise, and the run will not equal an uninterrupted one bit for bit",
                 file=sys.stderr,
             )
 

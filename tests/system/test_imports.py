@@ -39,3 +39,12 @@ print([name for name in slow if name in sys.modules])
 """
     ended = python("-c", code)
     assert ended.stdout.strip() == "[]", ended.stderr
+
+
+def test_a_comparison_is_reported_without_torch() -> None:
+    code = """
+import sys, nacgen.comparison.comparison_report
+print([name for name in ("torch", "accelerate", "scipy.stats") if name in sys.modules])
+"""
+    ended = python("-c", code)
+    assert ended.stdout.strip() == "[]", ended.stderr
