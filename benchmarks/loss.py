@@ -4,7 +4,6 @@ Codes of 128 bits, both views of B images among themselves and, where it says so
 value and gradient, forwards and backwards.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -78,22 +77,7 @@ def queue(size: Size) -> list[Row]:
     return [Row(what=what, peer=peer, ours=[ours], theirs=[theirs], unit="MB", at_least=target)]
 
 
-def growth(size: Size) -> list[Row]:
-    """Memory over B, and the exponent of a power of B that fits it."""
-    batches = size.of([512, 1024], [1024, 2048, 4096], [1024 << i for i in range(6)])
-    rows, logarithms = [], []
-    for b in batches:
-        own, keys = codes(2 * b)
-        megabytes = peak_memory(lambda own=own, keys=keys: descend(tiled_log_sum_exp, own, keys))
-        rows.append(Row(what=f"memory, B = {b:,}", ours=[megabytes], unit="MB"))
-        logarithms.append((math.log(b), math.log(megabytes)))
-    x, y = torch.tensor(logarithms).double().unbind(1)
-    slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
-    what = f"memory grows as a power of B, from {batches[0]:,} to {batches[-1]:,}"
-    return [*rows, Row(what=what, ours=[slope], unit="", at_most=1.1)]
-
-
-PARTS = {"time": time, "queue": queue, "growth": growth}
+PARTS = {"time": time, "queue": queue}
 
 if __name__ == "__main__":
     page.main(__doc__, __file__, PARTS)

@@ -22,19 +22,34 @@ from typing import Any
 
 import torch
 
-from timing import SIZES, Row, Size
+from timing import SIZES, Growth, Row, Size, cost
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# Speed
 
-Written by `python benchmarks/run.py` (`--quick` takes minutes; `python benchmarks/NAME.py --only PART` measures
-one part again). Peers come with `pip install -e ".[bench]"`. Both sides work in turns, A B B A, on the same
-inputs, and what they give is compared before the clock runs. A ratio is the median over the turns of the peer's
-cost divided by ours: above 1 we are faster or smaller; its range is the lowest and highest of a turn. Processor
-time counts all threads and worker processes.
-"""
+Written by `python benchmarks/run.py` (`--quick` takes under 5 minutes; `python benchmarks/NAME.py --only PART`
+measures one part again). Peers come with `pip install -e ".[bench]"`. Both sides work in turns, A B B A, on the
+same inputs, and what they give is compared before the clock runs. A ratio is the median over the turns of the
+peer's cost divided by ours: above 1 we are faster or smaller; its range is the lowest and highest of a turn.
+Processor time counts all threads and worker processes.
 
-Part = Callable[[Size], list[Row]]
+## What a user waits for
+
+Wall clock. Each line is a row of a table below, and is printed whether it is ahead or behind.
+"""
+FIRST = (  # what a user does, the benchmark that has its row, and a regular expression that finds the row
+    ("from the return key to the first step", "startup", "first step"),
+    ("train a GAN on the digits, from start to end", "end_to_end", "train_gan"),
+    ("probe an encoder", "end_to_end", "probe_encoder"),
+    ("open 50,000 small images again", "images", "second"),
+    ("score 2,000 images", "end_to_end", "2,000|PNG"),
+    ("compare two arms, two runs side by side", "comparison", "--jobs 2"),
+    ("save a ResNet-18 while it trains", "checkpoints", "stall .* resnet18"),
+    ("pretrain with NAC", "steps", "NAC pretraining.*channels last"),
+)
+
+FIGURES = "peer, peer's:, ours:, ratio (lowest to highest):"
+Part = Callable[[Size], list[Row] | list[Growth]]
 
 
 def main(
@@ -70,8 +85,9 @@ def main(
     for name in options.only:
         if options.missing and name in kept:
             continue
+        rows: list[Row] | list[Growth] = []
         try:
-            rows = parts[name](size)
+            spent = cost(lambda name=name, rows=rows: rows.extend(parts[name](size)))
         except (Exception, SystemExit):
             traceback.print_exc()
             failed.append(name)
@@ -81,7 +97,9 @@ def main(
             "rows": [asdict(row) for row in rows],
             "machine": machine(size, packages),
             "load": round(os.getloadavg()[0], 1),  # of the last minute
+            "seconds": round(spent.wall),
         }
+        print(f"{name}: {spent.wall:.0f} s, of processors {spent.cpu:.0f} s", file=sys.stderr)
         content = {
             "title": title,
             "text": text.strip(),
@@ -96,9 +114,10 @@ def main(
 
 def write_page(docs: Path) -> None:
     """`performance.md` from the results of all benchmarks."""
-    sections = [HEAD]
-    for file in sorted((docs / "performance").glob("*.json")):
-        content = json.loads(file.read_text())
+    files = sorted((docs / "performance").glob("*.json"))
+    contents = {file.stem: json.loads(file.read_text()) for file in files}
+    sections = [f"{HEAD}\n{first_table(contents)}\n"]
+    for content in contents.values():
         rows = [row for part in content["parts"].values() for row in part["rows"]]
         title = content["title"].rstrip(".")
         parts = [f"## {title}", content["text"], table(rows), *notes(content["parts"])]
@@ -119,29 +138,69 @@ def notes(parts: dict[str, Any]) -> list[str]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as Markdown."""
-    lines = [
-        "| what | peer | peer's | ours | ratio (lowest to highest) | of processor time | target | compared |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
-    ]
+    """Rows as Markdown, of one kind."""
+    if rows and "sizes" in rows[0]:
+        return growth_table([Growth(**fields) for fields in rows])
+    lines = []
     for fields in rows:
-        row = Row(**fields | {"items": fields["items"] and tuple(fields["items"])})
-        ratio = ""
-        if row.theirs and row.ours:
-            ratios = row.ratios()
-            ratio = f"{median(ratios):.3g} ({min(ratios):.3g} to {max(ratios):.3g})"
-        cells = [
-            row.what,
-            row.peer,
-            shown(row, row.theirs),
-            shown(row, row.ours),
-            ratio,
-            "" if row.cpu is None else f"{row.cpu:.3g}",
-            goal(row),
-            f"skipped: {row.skipped}" if row.skipped else row.agreement,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        row = row_of(fields)
+        *figures, target = cells_of(row)
+        cpu = "" if row.cpu is None else f"{row.cpu:.3g}"
+        compared = f"skipped: {row.skipped}" if row.skipped else row.agreement
+        lines.append([row.what, *figures, cpu, target, compared])
+    return markdown(f"what, {FIGURES}, of processor time:, target, compared", lines)
+
+
+def first_table(contents: dict[str, dict[str, Any]]) -> str:
+    """The rows of `FIRST`, from the results of all benchmarks."""
+    lines = []
+    for does, benchmark, pattern in FIRST:
+        parts = contents.get(benchmark, {"parts": {}})["parts"]
+        found = (
+            [does, *cells_of(row_of(fields)), f"`{benchmark}.py --only {part}`"]
+            for part, kept in parts.items()
+            for fields in kept["rows"]
+            if re.search(pattern, f"{fields['what']} beside {fields['peer']}")
+        )
+        lines.append(next(found, [does, "", "", "not measured yet", "", "", f"`{benchmark}.py`"]))
+    return markdown(f"what, {FIGURES}, target, measured by", lines)
+
+
+def growth_table(rows: list[Growth]) -> str:
+    """Exponents beside those of theory."""
+    lines = []
+    for row in rows:
+        exponents = zip(row.exponents(), (row.time, row.memory), strict=True)
+        time_power, memory_power = (f"{found:.2f} ({theory:g})" for found, theory in exponents)
+        sizes = f"{row.sizes[0]:,} to {row.sizes[-1]:,} {row.unit}"
+        ends = f"{row.seconds[-1]:.3g} s", time_power, f"{row.megabytes[-1]:,.0f} MB", memory_power
+        lines.append([row.what, sizes, *ends, "within" if row.is_met() else "**above**"])
+    return markdown(
+        "what, sizes, time at the end:, exponent (theory):, memory at the end:, exponent (theory):, theory",
+        lines,
+    )
+
+
+def markdown(heads: str, lines: list[list[str]]) -> str:
+    """A table; columns whose heads end in a colon are flush right."""
+    names = heads.split(", ")
+    rules = ["---:" if name.endswith(":") else "---" for name in names]
+    rows = [[name.removesuffix(":") for name in names], rules, *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def row_of(fields: dict[str, Any]) -> Row:
+    """A row as it was before it was written as JSON."""
+    return Row(**fields | {"items": fields["items"] and tuple(fields["items"])})
+
+
+def cells_of(row: Row) -> list[str]:
+    """Peer, its cost, ours, their ratio and the target."""
+    ratio = ""
+    if row.theirs and row.ours:
+        ratios = row.ratios()
+        ratio = f"{median(ratios):.3g} ({min(ratios):.3g} to {max(ratios):.3g})"
+    return [row.peer, shown(row, row.theirs), shown(row, row.ours), ratio, goal(row)]
 
 
 def shown(row: Row, costs: list[float]) -> str:

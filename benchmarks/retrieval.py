@@ -5,8 +5,6 @@ sorted form ranks the gallery of each query and adds up the expected precision p
 flat binary index with as many threads.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -83,23 +81,6 @@ def precision(size: Size) -> list[Row]:
     ]
 
 
-def growth(size: Size) -> list[Row]:
-    """Time over the gallery, and the exponent of a power of its size that fits."""
-    galleries = size.of((500, 1000), (10_000, 100_000, 1_000_000), (10_000, 100_000, 1_000_000))
-    queries = labeled_codes(size.of(5, 20, 100), 1)
-    counted_form(queries, labeled_codes(galleries[0], 2))  # warms up
-    rows, logarithms = [], []
-    for n in galleries:
-        gallery = labeled_codes(n, 2)
-        seconds = min(cost(lambda g=gallery: counted_form(queries, g)).wall for _ in range(2))
-        rows.append(Row(what=f"{len(queries[0])} queries, gallery of {n:,}", ours=[seconds]))
-        logarithms.append((math.log(n), math.log(seconds)))
-    (x, y), *_, (x_end, y_end) = logarithms
-    slope = (y_end - y) / (x_end - x)
-    what = f"time grows as a power of the gallery, from {galleries[0]:,} to {galleries[-1]:,}"
-    return [*rows, Row(what=what, ours=[slope], unit="", at_most=size.of(None, 1.1, 1.1))]
-
-
 def nearest(size: Size) -> list[Row]:
     """Neighbours of each query; their distances must be faiss's, ties have no order there."""
     num_queries, num_gallery = size.of((5, 500), (1000, 50_000), (5000, 50_000))
@@ -129,7 +110,7 @@ def nearest(size: Size) -> list[Row]:
     ]
 
 
-PARTS = {"precision": precision, "growth": growth, "nearest": nearest}
+PARTS = {"precision": precision, "nearest": nearest}
 
 if __name__ == "__main__":
     page.main(__doc__, __file__, PARTS, ("numpy", "faiss-cpu"))

@@ -91,11 +91,12 @@ def work(global_size: int, image_size: int, queue: int, turns: int) -> dict[str,
         update.update(batch)  # DDP arranges its buckets anew after the first step
     with ByteCounter() as exchanged_bytes:
         update.update(batch)
-    seconds = [cost(lambda: update.update(batch)).wall for _ in range(turns)]
+    costs = [cost(lambda: update.update(batch)) for _ in range(turns)]
     memory = peak_memory(lambda: update.update(batch))
     parameters = sum(p.numel() for p in update.encoder.parameters())
     return {
-        "seconds": median(seconds),
+        "seconds": median(each.wall for each in costs),
+        "cpu": median(each.cpu for each in costs),
         "memory": memory,
         "bytes": {kind: exchanged_bytes[kind] for kind in KINDS},
         "parameters": parameters,

@@ -2,13 +2,14 @@
 
 import ctypes
 import gc
+import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
+from statistics import linear_regression, median
 from typing import Any, NamedTuple, TypeVar
 
 import psutil
@@ -17,6 +18,7 @@ from torch import Tensor
 
 Work = Callable[[], Any]
 T = TypeVar("T")
+TOLERANCE = 0.1  # of an exponent
 
 
 class Size(NamedTuple):
@@ -81,6 +83,41 @@ class Row:
         if self.at_least is not None:
             return median(self.ratios()) >= self.at_least
         return self.at_most is not None and median(self.ours) <= self.at_most
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What one work costs at rising sizes, and the powers of the size that theory allows.
+
+    Args:
+        what: Is done.
+        unit: The sizes count.
+        sizes: In rising order.
+        seconds: At each size.
+        megabytes: At each size.
+        time: Exponent that the time may have.
+        memory: Exponent that the memory may have.
+    """
+
+    what: str
+    unit: str
+    sizes: list[int]
+    seconds: list[float]
+    megabytes: list[float]
+    time: float
+    memory: float
+
+    def exponents(self) -> tuple[float, float]:
+        """Slopes of the logarithms of time and memory over that of the size, over the last doublings."""
+        costs = self.seconds, [max(4.0, part) for part in self.megabytes]
+        x, *both = [[math.log(each) for each in part[-4:]] for part in (self.sizes, *costs)]
+        time, memory = (linear_regression(x, y).slope for y in both)
+        return time, memory
+
+    def is_met(self) -> bool:
+        """Whether neither is above its theory."""
+        pairs = zip(self.exponents(), (self.time, self.memory), strict=True)
+        return all(found <= theory + TOLERANCE for found, theory in pairs)
 
 
 def in_turns(

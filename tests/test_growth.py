@@ -17,6 +17,7 @@ from nacgen.comparison.paired_comparison import compare
 from nacgen.data import datasets
 from nacgen.data.datasets import ImageDataset, load_test_split
 from nacgen.functional.codes import effective_codes
+from nacgen.functional.features import products_with
 from nacgen.functional.kernel_distance import kernel_distance
 from nacgen.functional.nac import nac_bound, nac_loss
 from nacgen.functional.neighbors import (
@@ -63,6 +64,17 @@ def test_no_matrix_of_all_pairs_is_held(work: Callable[[Tensor], object]) -> Non
     with LargestTensor() as largest:
         work(rows)
     assert 0 < largest.numbers <= LARGEST  # of 5.8 million pairs
+
+
+def test_all_blocks_of_products_lie_in_one_place() -> None:
+    rows, columns = torch.randn(7, 3), torch.randn(5, 3)
+    places, found = set(), []
+    for part, products in products_with(rows, columns, 3):
+        places.add(products.data_ptr())
+        assert len(products) == len(rows[part])
+        found.append(products.clone())
+    assert len(places) == 1
+    assert torch.allclose(torch.cat(found), rows @ columns.T)
 
 
 def test_images_that_come_one_by_one_are_counted_once_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nacgen.functional.features import block_rows
+from nacgen.functional.features import block_rows, products_with
 
 CALIBRATION_BINS = 15
 RANK_OFFSET = 1e-7  # added to RankMe's probabilities
@@ -38,10 +38,10 @@ def effective_codes(codes: Bool[Tensor, "m k"]) -> Float[Tensor, ""]:
         tensor(2.)
     """
     signs = torch.where(codes, 1.0, -1.0)
-    counts = [  # of equal codes, of which the others fall short by 2 or more; memory is linear in m
-        (part @ signs.T > codes.shape[1] - 1).sum() for part in signs.split(block_rows(signs))
-    ]
-    return len(codes) ** 2 / torch.stack(counts).sum()
+    num_equal = torch.zeros((), dtype=torch.int64, device=codes.device)
+    for _, products in products_with(signs, signs, block_rows(signs)):
+        num_equal += products.gt_(codes.shape[1] - 1).sum().long()  # others fall short by 2 or more
+    return len(codes) ** 2 / num_equal
 
 
 def calibration_error(

@@ -1,7 +1,9 @@
 """Checks of features, and blocks and draws of their rows."""
 
+from collections.abc import Iterator
+
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 
@@ -57,9 +59,24 @@ def feature_pair(
 
 def block_rows(columns: Tensor) -> int:
     """Return how many rows with a number for each of some columns make a block: 8 MB of float64 on a CPU."""
-    # Larger blocks leave a CPU's cache, and glibc takes their memory from the system anew each time.
     limit = 2**20 if columns.device.type == "cpu" else 2**24
     return max(1, limit // max(1, len(columns)))
+
+
+def products_with(
+    rows: Float[Tensor, "n d"], columns: Float[Tensor, "m d"], step: int
+) -> Iterator[tuple[slice, Float[Tensor, "b m"]]]:
+    """Yield inner products of some rows with all columns, without gradient, and the slice of the rows.
+
+    All blocks lie in the same memory, and may be overwritten: new blocks would leave holes between what is kept of
+    them, and so take the memory of all pairs.
+    """
+    block = columns.new_empty(min(step, len(rows)), len(columns))
+    for start in range(0, len(rows), step):
+        part = slice(start, min(start + step, len(rows)))
+        with torch.no_grad():
+            products = torch.mm(rows[part], columns.mT, out=block[: part.stop - start])
+        yield part, products
 
 
 def draw_rows(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:

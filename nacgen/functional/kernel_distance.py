@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from nacgen.functional.features import block_rows, draw_rows, feature_pair
+from nacgen.functional.features import block_rows, draw_rows, feature_pair, products_with
 
 
 class KernelDistance(NamedTuple):
@@ -135,21 +135,21 @@ def _interaction_within(sums: _KernelSums) -> Tensor:
 
 def _sums(x: Tensor, y: Tensor) -> _KernelSums:
     over_columns, over_rows, of_squares = [], y.new_zeros(len(y)), y.new_zeros(())
-    for part in x.split(block_rows(y)):
-        kernel = _kernel(part @ y.mT, x.shape[1])
+    for _, products in products_with(x, y, block_rows(y)):
+        kernel = _kernel_(products, x.shape[1])
         over_columns.append(kernel.sum(dim=1))
         over_rows = over_rows + kernel.sum(dim=0)
-        of_squares = of_squares + kernel.square().sum()
+        of_squares = of_squares + kernel.square_().sum()
     return _KernelSums(torch.cat(over_columns), over_rows, of_squares)
 
 
 def _sums_within(x: Tensor) -> _KernelSums:
     """Return such sums within one set, without the pairs of a row with itself."""
-    itself, sums = _kernel(x.square().sum(dim=1), x.shape[1]), _sums(x, x)
+    itself, sums = _kernel_(x.square().sum(dim=1), x.shape[1]), _sums(x, x)
     return _KernelSums(
         sums.over_columns - itself, sums.over_rows - itself, sums.of_squares - itself.square().sum()
     )
 
 
-def _kernel(products: Tensor, dim: int) -> Tensor:
-    return (products / dim + 1) ** 3
+def _kernel_(products: Tensor, dim: int) -> Tensor:
+    return products.div_(dim).add_(1).pow_(3)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from nacgen.functional.features import block_rows, feature_pair
+from nacgen.functional.features import block_rows, feature_pair, products_with
 
 ROUNDING = 1e-12  # of squared distances, relative to the largest squared length
 
@@ -130,11 +130,9 @@ def _centered(real: Tensor, others: Tensor) -> tuple[Tensor, Tensor, float]:
 def _squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield squared distances of rows of `x` to all of `y`, block by block, with the slice of the rows."""
     lengths = y.square().sum(dim=1)
-    step = block_rows(y)
-    for start in range(0, len(x), step):
-        part = x[start : start + step]
-        squared = torch.addmm(lengths, part, y.mT, alpha=-2) + part.square().sum(dim=1)[:, None]
-        yield slice(start, start + len(part)), squared
+    for part, products in products_with(x, y, block_rows(y)):
+        squared = products.mul_(-2).add_(lengths).add_(x[part].square().sum(dim=1)[:, None])
+        yield part, squared
 
 
 def _squared_radii(rows: Tensor, k: int) -> Tensor:

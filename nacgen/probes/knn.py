@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nacgen.functional.contrastive import directions
-from nacgen.functional.features import block_rows
+from nacgen.functional.features import block_rows, products_with
 from nacgen.probes.labeled import Accuracies, Labels, check_labeled, top_accuracies
 
 
@@ -52,8 +52,8 @@ def knn_probe(
         )
     keys = directions(train_features)
     nearest = [
-        (directions(chunk) @ keys.T).topk(max(num_neighbors), dim=1)  # (b, d), (n, d) -> (b, k)
-        for chunk in test_features.split(block_rows(keys))
+        products.topk(max(num_neighbors), dim=1)  # (b, n) -> (b, k)
+        for _, products in products_with(directions(test_features), keys, block_rows(keys))
     ]
     similarity, index = (torch.cat(parts) for parts in zip(*nearest, strict=True))
     voted = train_labels.to(index.device)[index]  # (m, k)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +26,7 @@ SLOW = {  # build Inception several times, train, or start fresh processes
     ("optimizers", "lars"),
     ("optimizers", "ema"),
     ("scale", "growth"),
+    *(("growth", part) for part in ("scoring", "probing", "pairs", "report", "processes")),
 }
 
 
@@ -60,6 +62,9 @@ def test_slow_parts_run_at_their_smallest_size(name: str, part: str, timing: Mod
 def check(rows: list[Any]) -> None:
     assert rows
     for row in rows:
+        if hasattr(row, "sizes"):
+            assert len(row.sizes) == len(row.seconds) == len(row.megabytes) > 1
+            continue
         assert row.skipped or row.ours
         assert not row.theirs or len(row.theirs) == len(row.ours)
 
@@ -94,6 +99,30 @@ def test_turns_alternate_and_ratios_pair_them(timing: ModuleType) -> None:
     assert row.ratios() == [3.0, 1.5, 1.0]
     assert row.is_met()
     assert not timing.Row(what="", ours=[1.0], theirs=[1.4], at_least=1.5).is_met()
+
+
+def test_an_exponent_above_its_theory_is_said(timing: ModuleType, page: ModuleType) -> None:
+    sizes, quadratic = [1, 2, 4, 8, 16], [9.0, 1.0, 4.0, 16.0, 64.0]
+    row = timing.Growth("work", "images", sizes, quadratic, [0.1, 8.0, 16.0, 32.0, 64.0], 2, 1)
+    assert row.exponents() == pytest.approx((2, 1))
+    assert row.is_met()
+    row = timing.Growth("work", "images", sizes, quadratic, [0.1] * 5, 1.8, 0)
+    (*_, line) = page.table([asdict(row)]).splitlines()
+    assert line == "| work | 1 to 16 images | 64 s | 2.00 (1.8) | 0 MB | 0.00 (0) | **above** |"
+
+
+def test_the_first_table_shows_what_is_behind_and_what_is_missing(
+    page: ModuleType, timing: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = timing.Row(what="saving, 1 MB", peer="x", theirs=[1.0], ours=[2.0], at_least=1.0)
+    contents = {"checkpoints": {"parts": {"save": {"rows": [asdict(row)]}}}}
+    rows = ("save", "checkpoints", "saving.*beside x"), ("start", "startup", "first")
+    monkeypatch.setattr(page, "FIRST", rows)
+    assert page.first_table(contents).splitlines()[2:] == [
+        "| save | x | 1 s | 2 s | 0.5 (0.5 to 0.5) | ratio ≥ 1: **missed** "
+        "| `checkpoints.py --only save` |",
+        "| start |  |  | not measured yet |  |  | `startup.py` |",
+    ]
 
 
 def test_outputs_that_differ_stop_the_benchmark(timing: ModuleType) -> None:
