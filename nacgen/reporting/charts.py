@@ -6,15 +6,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from typing import TYPE_CHECKING, Any, Literal
 
 from nacgen.reporting.recorded_runs import RecordedRun, better
 from nacgen.system.files import storage_errors, write_file
+
+if TYPE_CHECKING:  # matplotlib takes a second to import, and is not until something is drawn
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Gray for the control; the next four by Okabe & Ito 2008, safe for color-blind readers.
 COLORS = (
@@ -70,6 +69,8 @@ def score(value: float, scale: float | None = None) -> str:
 
 
 def _line_chart(lines: Sequence[Line], metric: str, path: Path, title: str, note: str) -> Path:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.6, 4.4), dpi=200, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     title = textwrap.fill(title, TITLE_WIDTH)
@@ -86,7 +87,7 @@ def _line_chart(lines: Sequence[Line], metric: str, path: Path, title: str, note
     return save_chart(figure, path)
 
 
-def style_axes(axes: Axes, grid: Literal["x", "y"]) -> None:
+def style_axes(axes: "Axes", grid: Literal["x", "y"]) -> None:
     """Leave of the frame a faint line below the data, and a faint grid across one axis behind them."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
@@ -95,8 +96,16 @@ def style_axes(axes: Axes, grid: Literal["x", "y"]) -> None:
     axes.set_axisbelow(True)
 
 
-def _scale(axes: Axes, values: Sequence[float]) -> None:
+def _scale(axes: "Axes", values: Sequence[float]) -> None:
     """Start the time axis at zero; use a log scale for scores that span a factor of two."""
+    from matplotlib.ticker import (
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+        NullLocator,
+    )
+
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seen, _: f"{seen:,.0f}"))
@@ -112,7 +121,7 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
         axes.margins(y=0.15)
 
 
-def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
+def _label_ends(axes: "Axes", lines: Sequence[Line]) -> None:
     """Write each bold line's label at its end, moved up where two would overlap."""
     ends = [(curve[max(curve)], label, color) for curve, color, label in lines if label]
     to_axes = axes.transScale + axes.transLimits
@@ -124,8 +133,10 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
         axes.text(1.02, height, label, transform=axes.transAxes, color=color, **style)
 
 
-def save_chart(figure: Figure, path: str | Path) -> Path:
+def save_chart(figure: "Figure", path: str | Path) -> Path:
     """Write a figure as a PNG file and return its path; a dollar sign in a name is no formula."""
+    from matplotlib.text import Text
+
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     content = io.BytesIO()
