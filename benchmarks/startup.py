@@ -1,4 +1,4 @@
-"""Start-up: the help of each recipe, and what importing nacgen adds to importing torch.
+"""Start-up: the help of each recipe, mistakes, the first step of a GAN, and what importing nacgen adds to torch.
 
 Each turn is a process of its own, from its start to its end; torch's own import is no part of what nacgen adds.
 The last row is the first use of all public names, which loads the modules that they live in.
@@ -6,6 +6,7 @@ The last row is the first use of all public names, which loads the modules that 
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import page
@@ -37,6 +38,50 @@ def help_texts(size: Size) -> list[Row]:
     ]
 
 
+FIRST_STEP = """
+import os, runpy, sys
+from nacgen.training import loop
+class Bar:
+    def __init__(self, *args, **options): pass
+    def __enter__(self): return self
+    def __exit__(self, *args): pass
+    def update(self, count): os._exit(0)  # behind the first step
+loop.tqdm = Bar
+sys.argv = ["recipes/train_gan.py", "--preset", "smoke", "--run-dir", sys.argv[1]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+MISTAKES = {"a mistyped option": "--seeed", "a wrong path": "--config=nowhere.yaml"}
+
+
+def mistakes(size: Size) -> list[Row]:
+    """Of `train_gan.py`, each ended with a message."""
+
+    def refused(flag: str) -> None:
+        command = [sys.executable, "recipes/train_gan.py", flag, "--encoder", "runs/no/where"]
+        ended = subprocess.run(command, cwd=ROOT, check=False, capture_output=True)
+        assert ended.returncode in (2, 5), ended.stderr
+
+    return [
+        Row(
+            what=f"train_gan.py with {what}, processor time",
+            ours=[cost(lambda f=flag: refused(f)).cpu for _ in range(size.turns)],
+            at_most=1.0,
+        )
+        for what, flag in list(MISTAKES.items())[: size.of(1, None, None)]
+    ]
+
+
+def first_step(size: Size) -> list[Row]:
+    """From the start of the process to the end of the first step of `train_gan.py --preset smoke`."""
+    ours, theirs = [], []
+    for _ in range(size.turns):
+        with tempfile.TemporaryDirectory() as folder:
+            ours.append(cost(lambda f=folder: run("-c", FIRST_STEP, f"{f}/run")).wall)
+        theirs.append(cost(lambda: run("-c", "import torch")).wall)
+    what = "start to the end of the first step of train_gan.py --preset smoke"
+    return [Row(what=what, peer="import torch alone", ours=ours, theirs=theirs)]
+
+
 def imports(size: Size) -> list[Row]:
     """In a process that has imported torch already."""
     parts = {"import nacgen": ("pass", 0.2), "first use of all its public names": (NAMES, None)}
@@ -50,7 +95,12 @@ def imports(size: Size) -> list[Row]:
     ]
 
 
-PARTS = {"help": help_texts, "imports": imports}
+PARTS = {
+    "help": help_texts,
+    "mistakes": mistakes,
+    "first_step": first_step,
+    "imports": imports,
+}
 
 if __name__ == "__main__":
     page.main(__doc__, __file__, PARTS, ("tyro", "accelerate", "huggingface-hub"))

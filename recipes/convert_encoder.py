@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nacgen.errors import ConfigurationError
 from nacgen.system.files import storage_errors
+from nacgen.system.places import require_weights
 from nacgen.training.config import run_recipe
 
 
@@ -77,6 +78,7 @@ def main(config: ConvertConfig) -> None:
             f"output must be a folder that does not exist yet, but {output} does. Nothing is overwritten; choose "
             "another --output."
         )
+    require_weights(config.input)  # before torch is imported
     from nacgen.models.convert import convert_state_dict
     from nacgen.models.foreign import read_foreign
 

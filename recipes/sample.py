@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nacgen.errors import ConfigurationError
+from nacgen.system.places import model_of_run
 from nacgen.training.config import require_between, run_recipe
 
 
@@ -47,6 +48,10 @@ class SampleConfig:
                 f"num_images must fill rows of {self.columns}, got {self.num_images}. Change --num-images or "
                 "--columns; --columns 0 writes files."
             )
+
+    def check_inputs(self) -> None:
+        """Raise unless the run has a model."""
+        model_of_run(self.run_dir)
 
 
 PRESETS = {"digits": SampleConfig()}

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from nacgen.errors import ConfigurationError
+from nacgen.system.documents import read_yaml
+from nacgen.system.places import require_model
 from nacgen.training.config import MAX_THREADS, require_between, require_positive
 from nacgen.training.old_options import RENAMED
 
@@ -90,6 +92,12 @@ class CompareConfig:
         """Folder of the comparison and all its runs."""
         name = Path(self.run_config).resolve().parent.name if self.run_config else self.preset
         return Path(self.run_dir or f"runs/compare-{self.recipe}-{name}")
+
+    def check_inputs(self) -> None:
+        """Raise unless the file and the folder that options name exist; both are checked when they are read."""
+        if self.run_config is not None:
+            read_yaml(Path(self.run_config))
+        require_model(self.encoder)
 
 
 @dataclass(frozen=True)

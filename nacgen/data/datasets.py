@@ -21,6 +21,7 @@ from nacgen.data.decoding import decoded_bytes, find_unreadable
 from nacgen.data.folder import ImageFiles
 from nacgen.data.layout import list_folder
 from nacgen.data.lazy import LazyImageDataset
+from nacgen.data.options import SPLITS
 from nacgen.data.sources.flickr25k import list_flickr25k
 from nacgen.data.sources.imagenet import list_imagenet
 from nacgen.data.sources.published import read_cifar, read_stl10
@@ -28,16 +29,6 @@ from nacgen.errors import ConfigurationError, DataError
 
 MAX_BYTES = 2 * 1024**3  # largest dataset that is decoded into memory
 HELD_OUT = "held-out fifth"  # split of held-out images of a dataset without test images
-
-SPLITS = {
-    "digits": ("train", "test"),
-    "cifar10": ("train", "test"),
-    "cifar100": ("train", "test"),
-    "stl10": ("train", "test", "unlabeled"),
-    "flickr25k": ("train",),
-    "imagenet": ("train", "test"),
-    "folder": ("train", "test"),
-}
 
 READERS: dict[str, Callable[[Path, str], tuple[Tensor, ImageFiles]]] = {
     "cifar10": partial(read_cifar, "CIFAR10"),

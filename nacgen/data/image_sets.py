@@ -18,11 +18,12 @@ from einops import rearrange
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from nacgen.data.datasets import SPLITS, ImageDataset, load_dataset
+from nacgen.data.datasets import ImageDataset, load_dataset
 from nacgen.data.decoders import T, try_each
 from nacgen.data.decoding import channel_depth, decode, open_image, orientation, stack_images
 from nacgen.data.folder import ImageFiles, in_words, list_images
-from nacgen.errors import DataError, DataNotFoundError
+from nacgen.data.options import require_images
+from nacgen.errors import DataError
 from nacgen.system.archive import ARCHIVE_ERRORS, read_arrays
 
 LOSSY = ("JPEG", "MPO", "WEBP", "GIF")
@@ -80,19 +81,14 @@ def open_images(
         >>> len(images), images.read(torch.tensor([0])).shape
         (355, torch.Size([1, 3, 16, 16]))
     """
+    require_images(source)
     path = Path(source)
     if path.is_dir():
         return open_folder(path, image_size)
     if path.suffix == ".npz":
         return read_npz(path)
     name, _, split = source.partition("/")
-    datasets = [name for name in SPLITS if name != "folder"]
-    if name in datasets:
-        return load_dataset(name, split or "train", data_dir, image_size)
-    raise DataNotFoundError(
-        f"images must be a folder, an .npz archive or a dataset ({', '.join(datasets)}) and its split, "
-        f"like digits/test, but {source} is {'a file of another kind' if path.is_file() else 'none of them'}."
-    )
+    return load_dataset(name, split or "train", data_dir, image_size)
 
 
 def open_folder(folder: Path, image_size: int | None = None) -> FolderImages:
@@ -135,10 +131,7 @@ def read_npz(path: Path) -> ImageDataset:
     It must hold one array of four axes, uint8 `(n, h, w, 3)` or `(n, 3, h, w)`. Arrays of other ranks, such as
     labels, are ignored.
     """
-    if not path.is_file():
-        raise DataNotFoundError(
-            f"an .npz archive was expected, but {path} is no file. Check the path."
-        )
+    require_images(str(path))
     try:
         arrays = read_arrays(path)
     except ARCHIVE_ERRORS as error:

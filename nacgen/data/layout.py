@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from nacgen.data.folder import ImageFiles, is_image_name, list_images, quoted, scan, walk
+from nacgen.data.options import require_folder
 from nacgen.errors import DataError, DataNotFoundError
 
 ROLES = {
@@ -54,11 +55,7 @@ class Splits:
 
 def list_folder(data_dir: Path, split: str) -> ImageFiles:
     """Find the images of `"train"` or `"test"` of a folder in one of the layouts above."""
-    if not data_dir.is_dir():
-        raise DataNotFoundError(
-            f"data_dir must be a folder of images, but {data_dir} does not exist or is no folder. "
-            "Give the folder with --data-dir."
-        )
+    require_folder(data_dir)
     splits = find_splits(data_dir)
     held_out = splits.held_out
     if split == "train" and splits.folders:

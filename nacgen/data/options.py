@@ -1,6 +1,19 @@
 """Options of data that several recipes share, without torch, so that `--help` stays fast."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from nacgen.errors import DataNotFoundError
+
+SPLITS = {
+    "digits": ("train", "test"),
+    "cifar10": ("train", "test"),
+    "cifar100": ("train", "test"),
+    "stl10": ("train", "test", "unlabeled"),
+    "flickr25k": ("train",),
+    "imagenet": ("train", "test"),
+    "folder": ("train", "test"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,3 +32,28 @@ class ViewConfig:
     """Strength of hue changes, up to 0.5."""
     grayscale_probability: float = 0.0
     """Probability that an image becomes gray."""
+
+
+def require_folder(data_dir: str | Path) -> None:
+    """Raise a `DataNotFoundError` unless a path is that of a folder."""
+    if not Path(data_dir).is_dir():
+        raise DataNotFoundError(
+            f"data_dir must be a folder of images, but {data_dir} does not exist or is no folder. "
+            "Give the folder with --data-dir."
+        )
+
+
+def require_images(source: str) -> None:
+    """Raise a `DataNotFoundError` unless it is a folder, an `.npz` archive, or a dataset and its split."""
+    path = Path(source)
+    datasets = [name for name in SPLITS if name != "folder"]
+    if path.suffix == ".npz" and not path.is_dir():
+        if not path.is_file():
+            raise DataNotFoundError(
+                f"an .npz archive was expected, but {path} is no file. Check the path."
+            )
+    elif not path.is_dir() and source.partition("/")[0] not in datasets:
+        raise DataNotFoundError(
+            f"images must be a folder, an .npz archive or a dataset ({', '.join(datasets)}) and its split, "
+            f"like digits/test, but {source} is {'a file of another kind' if path.is_file() else 'none of them'}."
+        )

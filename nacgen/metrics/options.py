@@ -5,6 +5,7 @@ from typing import Literal
 
 import tyro
 
+from nacgen.data.options import require_images
 from nacgen.errors import ConfigurationError
 from nacgen.metrics.result import MAX_IMAGES, check_metrics
 from nacgen.system.files import refuse_overwriting
@@ -46,6 +47,13 @@ class ExtractorConfig:
             require_between(self, 1, 4_096, "image_size")
         if self.num_samples is not None:
             require_between(self, 2, MAX_IMAGES, "num_samples")
+
+    def check_inputs(self) -> None:
+        """Raise unless the images that options name exist; what they are is checked when they are read."""
+        for name in ("reference", "generated", "training_images"):
+            source = getattr(self, name, None)
+            if source is not None and source.strip():
+                require_images(source)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from nacgen.errors import CheckpointError, CheckpointNotFoundError, Configuratio
 from nacgen.system.documents import strict_json
 from nacgen.system.files import read_regular, storage_errors, write_file
 from nacgen.system.hub import download
+from nacgen.system.places import require_model, resolve_folder
 from nacgen.system.precision import default_float32
 from nacgen.system.tensor_file import (
     list_differences,
@@ -40,18 +41,6 @@ ATTEMPTS, PAUSE_S = 20, 0.1  # of a reader, until a writer has written both file
 
 class MixedFolderError(CheckpointError):
     """A configuration and weights that were not saved together."""
-
-
-def resolve_folder(path_or_id: str | Path) -> Path | None:
-    """Find a local model folder, as given or among the released models in `checkpoints/`, if there is one."""
-    package = Path(__file__).parents[1]
-    for base in (Path(), package.parent, package):  # as given; source checkout; installed wheel
-        try:
-            if (base / path_or_id).is_dir():
-                return base / path_or_id
-        except OSError:  # longer than a path can be
-            continue
-    return None
 
 
 def check_memory(numbers: int, what: str) -> None:
@@ -263,13 +252,10 @@ def find_files(name: str, revision: str | None) -> tuple[Path, Path]:
         return folder / CONFIG_FILE, folder / WEIGHTS_FILE
     try:
         hf_hub_url(name, CONFIG_FILE)
-        is_id = name.count("/") == 1 and not name.startswith("checkpoints/")
+        is_id = True
     except HFValidationError:
         is_id = False
-    if not is_id or Path(name).exists():
-        raise CheckpointNotFoundError(
-            f"{name} is no model folder, and no Hub id (owner/name). Released ones are named checkpoints/<name>."
-        )
+    require_model(name, is_id)
     config, weights = download(name, (CONFIG_FILE, WEIGHTS_FILE), revision)
     return config, weights
 

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nacgen.errors import CheckpointError, CheckpointNotFoundError
+from nacgen.errors import CheckpointError
 from nacgen.system.files import open_regular
+from nacgen.system.places import require_weights
 from nacgen.system.tensor_file import mistaken_for, read_tensor_file
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of weights in training checkpoints
@@ -33,10 +34,7 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
     no code in the file is run. A file that holds other objects is a `CheckpointError`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointNotFoundError(
-            f"a file of weights was expected, but {path} is none. Give a .safetensors, .pt, .pth or .ckpt file."
-        )
+    require_weights(path)
     if re.search(r"-\d+-of-(?!0*1\.)\d+\.", path.name):
         raise CheckpointError(
             f"{path} should hold all tensors, but is one shard of a model. Merge its shards into one file."

@@ -8,24 +8,18 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from nacgen.data.pixels import to_uint8
-from nacgen.errors import CheckpointNotFoundError
 from nacgen.functional.gan import great_circle
 from nacgen.models.gan import Generator
 from nacgen.models.vae import Decoder
+from nacgen.system.places import model_of_run
 from nacgen.system.randomness import normal_rows
-
-MODELS: dict[str, type[Generator] | type[Decoder]] = {"generator": Generator, "decoder": Decoder}
 
 
 def load_model(run_dir: str | Path) -> Generator | Decoder:
     """Load the generator or the decoder of a run, as it was at the last evaluation, on the CPU."""
-    for name, model in MODELS.items():
-        if (Path(run_dir) / name).is_dir():
-            return model.from_pretrained(Path(run_dir) / name)
-    raise CheckpointNotFoundError(
-        f"run_dir must hold a generator or a decoder, but {run_dir} has neither. Train one with "
-        "recipes/train_gan.py or train_vae.py, or wait for the run's first evaluation."
-    )
+    folder = model_of_run(run_dir)
+    model = Generator if folder.name == "generator" else Decoder
+    return model.from_pretrained(folder)
 
 
 def sample_images(

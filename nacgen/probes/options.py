@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from nacgen.data.options import ViewConfig
+from nacgen.data.options import ViewConfig, require_folder
 from nacgen.errors import ConfigurationError
+from nacgen.system.places import require_model
 from nacgen.training.config import DataConfig, require_between
 
 Evaluator = Literal["linear", "linear_sgd", "knn", "retrieval", "health", "regions"]
@@ -62,6 +63,13 @@ class ProbeConfig:
                 "encoders must name at least one trained encoder, got "
                 f"{' '.join(self.encoders) or 'none'}. Use --encoders NAC=PATH."
             )
+
+    def check_inputs(self) -> None:
+        """Raise unless the folders that options name exist; what lies in them is checked when it is read."""
+        if self.dataset == "folder" and self.data_dir is not None:
+            require_folder(self.data_dir)
+        for _, path in map(name_and_path, self.encoders):
+            require_model(None if path == "untrained" else path)
 
 
 PRESETS = {

@@ -17,6 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from nacgen.data.options import require_folder
 from nacgen.errors import (
     EXIT_INTERRUPTED,
     ConfigurationError,
@@ -25,6 +26,7 @@ from nacgen.errors import (
     is_storage_failure,
 )
 from nacgen.system.documents import LARGEST_WHOLE, flatten, read_yaml
+from nacgen.system.places import require_model
 from nacgen.system.signals import stop_with_launcher
 from nacgen.system.terminal import guarded_streams, printable
 from nacgen.system.threads import automatic_threads
@@ -174,6 +176,13 @@ class TrainingConfig:
                 f"{self.batch_size}. Use --total-images {whole}."
             )
 
+    def check_inputs(self) -> None:
+        """Raise unless the folders that options name exist; what lies in them is checked when it is read."""
+        if self.dataset == "folder" and self.data_dir is not None:
+            require_folder(self.data_dir)
+        for name in ("encoder", "perceptual_encoder"):
+            require_model(getattr(self, name, None))
+
 
 def parse(
     config_class: type[Config],
@@ -264,6 +273,7 @@ def run_recipe(
     with guarded_streams():
         try:
             config = parse(config_class, presets, description=sys.modules["__main__"].__doc__)
+            getattr(config, "check_inputs", lambda: None)()  # before torch is imported
             os.environ["OMP_NUM_THREADS"] = str(automatic_threads())  # read when torch is imported
             main(config)
             sys.stdout.flush()

@@ -59,6 +59,11 @@ class GenerativeConfig(TrainingConfig):
         """True where a network is made from an encoder."""
         return True
 
+    def check_inputs(self) -> None:
+        """Raise unless the folders that options name exist, and an encoder and a score are named."""
+        super().check_inputs()
+        self.check_networks()
+
     def check_networks(self) -> None:
         """Raise `ConfigurationError` if an encoder or a score is missing; the message tells how to get it."""
         has_encoder = self.encoder is not None or not self.needs_encoder

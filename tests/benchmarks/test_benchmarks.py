@@ -27,6 +27,7 @@ SLOW = {  # build Inception several times, train, or start fresh processes
     ("optimizers", "ema"),
     ("scale", "growth"),
     *(("growth", part) for part in ("scoring", "probing", "pairs", "report", "processes")),
+    ("startup", "first_step"),
 }
 
 

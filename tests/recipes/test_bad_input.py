@@ -1,5 +1,6 @@
 """Numbers that make no sense, and full disks, as a user meets them."""
 
+import json
 import resource
 from pathlib import Path
 
@@ -57,6 +58,50 @@ def test_a_classifier_refuses_numbers_without_a_meaning(name: str, value: object
     with pytest.raises(ConfigurationError) as caught:
         ClassifierConfig(**{name: value})  # type: ignore[arg-type]
     assert f"got {value}. Change --{name.replace('_', '-')}." in str(caught.value)
+
+
+MISTAKES = {
+    "train_gan --seeed 1": 2,
+    "train_gan --preset digts": 2,
+    "train_gan --config nowhere.yaml": 2,
+    "train_gan --encoder runs/no/where": 5,
+    "train_gan --preset folder --data-dir docs": 2,
+    "train_vae --preset folder --data-dir nowhere": 4,
+    "train_vae --perceptual nac --perceptual-encoder runs/no/where": 5,
+    "pretrain_nac --encoder runs/no/where": 5,
+    "train_classifier --dataset folder --data-dir nowhere": 4,
+    "probe_encoder --encoders NAC=runs/no/where": 5,
+    "evaluate_images nowhere": 4,
+    "evaluate_images digits/train nowhere.npz": 4,
+    "evaluate_images stats nowhere": 4,
+    "sample --run-dir nowhere": 5,
+    "convert_encoder --input nowhere --output new": 5,
+    "compare --run-config nowhere.yaml": 2,
+    "compare --encoder runs/no/where": 5,
+}
+
+
+def test_a_mistake_on_the_command_line_is_told_before_torch_is_imported() -> None:
+    code = """
+import contextlib, io, json, runpy, sys
+found = {}
+for command in sys.argv[1:]:
+    name, *flags = command.split()
+    sys.argv, said = [f"recipes/{name}.py", *flags], io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        found[command] = [end.code, "torch" in sys.modules, said.getvalue()]
+print(json.dumps(found))
+"""
+    done = python("-c", code, *MISTAKES)
+    found = json.loads(done.stdout)
+    assert {command: code for command, (code, _, _) in found.items()} == MISTAKES, found
+    assert [command for command, (_, has_torch, _) in found.items() if has_torch] == []
+    for command, (_, _, said) in found.items():
+        word = command.split()[-1].removeprefix("NAC=")
+        assert word in said or word in ("1", "docs", "new"), said
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.launch import python
 
 ROOT = Path(__file__).parents[2]
@@ -48,3 +50,35 @@ print([name for name in ("torch", "accelerate", "scipy.stats") if name in sys.mo
 """
     ended = python("-c", code)
     assert ended.stdout.strip() == "[]", ended.stderr
+
+
+def test_matplotlib_waits_until_something_is_drawn() -> None:
+    code = """
+import sys
+from nacgen import metrics
+from nacgen.gan import build, evaluation
+from nacgen.reporting import run_report
+from nacgen.training import data_record, loop, run
+print([name for name in ("matplotlib", "tensorboard", "timm", "scipy") if name in sys.modules])
+"""
+    ended = python("-c", code)
+    assert ended.stdout.strip() == "[]", ended.stderr
+
+
+@pytest.mark.slow
+def test_a_gan_trains_and_is_scored_without_matplotlib(tmp_path: Path) -> None:
+    code = """
+import runpy, sys
+from nacgen.training import loop
+evaluate = loop._Session.evaluate
+def watched(*args):
+    result = evaluate(*args)
+    print("loaded:", [name for name in ("matplotlib", "timm", "scipy") if name in sys.modules])
+    return result
+loop._Session.evaluate = watched
+sys.argv = ["recipes/train_gan.py", "--preset", "smoke", "--run-dir", sys.argv[1]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    ended = python("-c", code, tmp_path / "run")
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("loaded:")]
+    assert lines == ["loaded: []"] * 2, ended.stderr
