@@ -89,8 +89,6 @@ def run_children(children: Sequence[Child], jobs: int, num_threads: int = 1) -> 
             while waiting and len(running) < jobs:
                 child = waiting.pop(0)
                 running[child] = _start(child, num_threads)
-            import nacgen.comparison.comparison_report  # noqa: F401 - of use when the last child has ended
-
             time.sleep(0.05)
             for child, process in list(running.items()):
                 if (code := process.poll()) is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nacgen.comparison import children
+from nacgen.comparison import children as module
 from nacgen.comparison.children import Child, child_environment, run_children
 from nacgen.errors import NacgenError
 
@@ -57,19 +57,19 @@ def wait_for(condition: Path | int, seconds: float = 10.0) -> None:
 
 
 def test_children_run_once_and_in_order(tmp_path: Path) -> None:
-    kids = [child(tmp_path / name) for name in "abc"]
-    run_children(kids, jobs=1)
-    run_children(kids, jobs=1)
-    starts = [float((each.folder / "started").read_text()) for each in kids]
+    children = [child(tmp_path / name) for name in "abc"]
+    run_children(children, jobs=1)
+    run_children(children, jobs=1)
+    starts = [float((each.folder / "started").read_text()) for each in children]
     assert starts == sorted(starts)
-    assert all("line 11" in each.log.read_text() for each in kids)
+    assert all("line 11" in each.log.read_text() for each in children)
 
 
 def test_jobs_run_side_by_side(tmp_path: Path) -> None:
-    kids = [child(tmp_path / name, seconds=0.5) for name in "ab"]
-    run_children(kids, jobs=2)
-    starts = [float((each.folder / "started").read_text()) for each in kids]
-    assert max(starts) < min(float((each.folder / "ended").read_text()) for each in kids)
+    children = [child(tmp_path / name, seconds=0.5) for name in "ab"]
+    run_children(children, jobs=2)
+    starts = [float((each.folder / "started").read_text()) for each in children]
+    assert max(starts) < min(float((each.folder / "ended").read_text()) for each in children)
 
 
 def test_every_child_has_the_same_threads_whatever_runs_beside_it(
@@ -101,11 +101,11 @@ def test_a_comparison_uses_the_cores_by_runs_side_by_side(
     expected: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(children, "count_cores", lambda: cores)
+    monkeypatch.setattr(module, "count_cores", lambda: cores)
     monkeypatch.setattr("torch.accelerator.is_available", lambda: has_gpu)
     memory = {"SC_PHYS_PAGES": gigabytes << 18, "SC_PAGE_SIZE": 1 << 12}
     monkeypatch.setattr(os, "sysconf", memory.__getitem__)
-    assert (children.default_threads(), children.default_jobs(num_threads)) == expected
+    assert (module.default_threads(), module.default_jobs(num_threads)) == expected
 
 
 def test_progress_is_read_from_the_run_folder(tmp_path: Path) -> None:
@@ -137,10 +137,10 @@ def test_a_launcher_does_not_draw_children_into_its_group(monkeypatch: pytest.Mo
 
 
 def test_a_child_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
-    kids = [child(tmp_path / "a", code=3), child(tmp_path / "b")]
-    assert run_children(kids, jobs=1) == kids[:1]
-    assert kids[1].is_complete
-    assert run_children(kids, jobs=1) == kids[:1]  # it is tried again, and tells again
+    children = [child(tmp_path / "a", code=3), child(tmp_path / "b")]
+    assert run_children(children, jobs=1) == children[:1]
+    assert children[1].is_complete
+    assert run_children(children, jobs=1) == children[:1]  # it is tried again, and tells again
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [(5, 5), (-9, 137)])
@@ -189,15 +189,15 @@ run_children([Child(pathlib.Path(f), tuple(c)) for f, c in json.loads(sys.argv[1
     ("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 143), (signal.SIGKILL, -9)]
 )
 def test_no_child_outlives_its_parent(tmp_path: Path, number: int, exit_code: int) -> None:
-    kids = [child(tmp_path / name, seconds=60) for name in "ab"]
-    argument = json.dumps([(str(each.folder), each.command) for each in kids])
+    children = [child(tmp_path / name, seconds=60) for name in "ab"]
+    argument = json.dumps([(str(each.folder), each.command) for each in children])
     command = [sys.executable, "-c", PARENT, argument]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as parent:
-        for each in kids:
+        for each in children:
             wait_for(each.folder / "metrics.jsonl")
         os.killpg(parent.pid, number)  # as a terminal does for Ctrl-C
         assert parent.wait(10) == exit_code
-    for each in kids:
+    for each in children:
         wait_for(int((each.folder / "pid").read_text()))
         assert (each.folder / "saved").exists()
 
