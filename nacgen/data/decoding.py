@@ -9,6 +9,9 @@ Files of unknown origin are decoded to RGB with 8 bits per channel, or refused b
                than `MAX_PIXELS`, or half of it with transparency, more bytes than so many pixels have, JPEGs of
                hundreds of scans, PPMs of long comments, formats that are not in `FORMATS` whatever the file's
                name, pipes, devices, folders named like images, links that lead nowhere
+
+JPEGs are always decoded in full. Pillow's `draft` takes a third of the time where photographs of 3000 x 2250 become
+224 x 224, but changes pixels by 2.5 of 255 on average and up to 24: scores depend on less.
 """
 
 import io

@@ -19,6 +19,7 @@ SLOW = {  # build Inception several times, train, or start fresh processes
     ("steps", "allocator"),
     ("checkpoints", "share"),
     ("comparison", "jobs"),
+    ("images", "opening"),
     ("scale", "exchange"),
     ("steps", "pretraining"),
     ("steps", "lightly"),
