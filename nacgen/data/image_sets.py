@@ -2,6 +2,8 @@
 
 Files that could only be read with changed pixels are refused, because scores would change: several sizes, 16 bits
 per channel, transparency, animations. Files that change scores by their nature, such as lossy ones, are noted.
+Folders are not kept in the cache of decoded images: their features cost more, and `evaluate_images.py stats` keeps
+those of a reference.
 """
 
 import zipfile

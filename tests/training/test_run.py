@@ -17,7 +17,7 @@ import yaml
 from nacgen.errors import CheckpointError, ConfigurationError, DataError, LockedError, StorageError
 from nacgen.system import locks
 from nacgen.training import run_folder
-from nacgen.training.config import RunConfig, TrainingConfig, parse, to_dict
+from nacgen.training.config import DataConfig, RunConfig, TrainingConfig, parse, to_dict
 from nacgen.training.environment import describe_hardware
 from nacgen.training.run import Run, TrainingResult, open_run
 
@@ -163,7 +163,8 @@ def test_a_file_that_names_another_runs_folder_is_said_to(tmp_path: Path) -> Non
 def test_the_place_of_the_folder_does_not_matter(tmp_path: Path) -> None:
     begun(tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "moved")
-    with open_run("x", config(tmp_path / "moved", config="options.yaml")) as run:
+    elsewhere = config(tmp_path / "moved", config="options.yaml", data=DataConfig(cache="none"))
+    with open_run("x", elsewhere) as run:
         assert run.config.config is None
 
 
