@@ -15,7 +15,10 @@ SHARED = ("gpu", "page", "pil_loader", "run", "timing")
 NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in SHARED)
 SLOW = {  # build Inception several times, train, or start fresh processes
     ("scores", "features"),
-    ("scores", "folders"),
+    ("end_to_end", "pytorch_fid"),
+    ("end_to_end", "torch_fidelity"),
+    ("end_to_end", "large"),
+    ("end_to_end", "memory"),
     ("steps", "allocator"),
     ("checkpoints", "share"),
     ("comparison", "jobs"),
