@@ -1,7 +1,9 @@
 """Start-up: the help of each recipe, mistakes, the first step of a GAN, and what importing nacgen adds to torch.
 
 Each turn is a process of its own, from its start to its end; torch's own import is no part of what nacgen adds.
-The last row is the first use of all public names, which loads the modules that they live in.
+The last row is the first use of all public names, which loads the modules that they live in. Most of what a
+training adds to torch is torch's own compiler, torch._dynamo: torch.optim (2.14) imports it when an optimizer is
+made and at its first step, though nothing is compiled; accelerate does not.
 """
 
 import subprocess

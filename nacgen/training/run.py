@@ -347,6 +347,7 @@ class Run:
                 self._write_fingerprints()
             self.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         if report is not None:
+            print("writing the report", file=sys.stderr)
             print(f"\n{report(self.path)}\n", file=sys.stderr)
         print(json.dumps(json.loads((self.path / SUMMARY).read_text("utf-8"))), flush=True)
 

@@ -408,7 +408,7 @@ def test_the_last_line_is_the_summary(tmp_path: Path, capsys: pytest.CaptureFixt
         "evaluation": {"scores": {"fid": 3.5}},
     }
     assert summary == json.loads((tmp_path / "summary.json").read_text())
-    assert "A report." in err
+    assert err.endswith("writing the report\n\nA report.\n\n")
 
 
 def test_a_complete_run_says_the_same_again(
