@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 import torch
-from einops import reduce
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -52,7 +52,8 @@ class Backbone(nn.Module, ABC):
 
     def pool(self, last_map: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
         """Return features from the last feature map: its mean over pixels."""
-        return reduce(last_map, "b d h w -> b d", "mean")
+        # Unlike those of `mean`, its gradients are in the map's memory format.
+        return F.avg_pool2d(last_map, last_map.shape[-2:]).flatten(1)
 
     def synchronized(self) -> "Backbone":
         """Return the trunk with BatchNorm over the images of all processes."""

@@ -58,8 +58,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         """Apply the block."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(x)) + shortcut)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(x)).add_(shortcut), inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -79,9 +79,9 @@ class Bottleneck(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         """Apply the block."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        return F.relu(self.bn3(self.conv3(x)) + shortcut)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        return F.relu(self.bn3(self.conv3(x)).add_(shortcut), inplace=True)
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
@@ -126,7 +126,7 @@ class ResNet(Backbone):
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
         """Return each stage's feature map of normalized images, after its last ReLU, before any max-pooling."""
         self.check_size(images)
-        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
         maps = {"stem": x}
         if self.stem == "standard":
             x = F.max_pool2d(x, 3, 2, 1)
@@ -148,7 +148,7 @@ class VGG(Backbone):
         for convolutions, channels in zip(VGG_CONVOLUTIONS, VGG_CHANNELS, strict=True):
             for _ in range(convolutions):
                 layers += [nn.Conv2d(width, channels, 3, padding=1), nn.BatchNorm2d(channels)]
-                layers.append(nn.ReLU())
+                layers.append(nn.ReLU(inplace=True))
                 width = channels
             self._ends.append(len(layers))
             layers.append(nn.MaxPool2d(2))

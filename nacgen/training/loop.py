@@ -20,6 +20,7 @@ from nacgen.errors import (
     StopRequestedError,
 )
 from nacgen.system.documents import flatten
+from nacgen.system.memory import KeptMemory
 from nacgen.system.signals import InterruptedBlock, StopRequests
 from nacgen.system.tensor_file import Tensors
 from nacgen.training.checkpoint import (
@@ -98,6 +99,7 @@ def train(
         StopRequests() as requests,
         _progress(run, session.images_seen) as bar,
         session.writer,
+        session.memory,
     ):
         # Repeat an evaluation that a signal interrupted in the last session.
         if session.owes_evaluation:
@@ -152,6 +154,7 @@ class _Session:
         self.update, self.run, self.processes = update, run, run.processes
         self.writer = CheckpointWriter(run)
         self._evaluate, self.goal = evaluation, goal
+        self.memory = KeptMemory(run.device.type == "cpu")
         self.evaluation: dict[str, Any] = {}
         state = self._resume()
         self.images_seen = self.saved_at = int(state["images_seen"])
@@ -207,7 +210,7 @@ class _Session:
         assert self._evaluate is not None
         is_single = self.processes.num_processes == 1
         try:
-            with requests.interrupting() if is_single else nullcontext():
+            with self.memory.paused(), requests.interrupting() if is_single else nullcontext():
                 self.evaluation = self._evaluate(self.images_seen)
         except InterruptedBlock:
             self.stop()

@@ -1,8 +1,11 @@
 """Trunks: stages, strides, statistics. Equality with torchvision's is in test_transplant and test_convert."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.backbone import Backbone, calibrate_batch_norm
@@ -168,3 +171,25 @@ def test_images_smaller_than_the_stride_are_refused(name: str, stem: str, smalle
 def test_a_trunk_without_stages_cannot_be_made() -> None:
     with pytest.raises(TypeError, match=r"abstract method '?stages'?"):
         Backbone({"stem": 3}, 1)  # type: ignore[abstract]
+
+
+@pytest.mark.parametrize("name", ["tiny", "resnet50", "vgg16_bn"])
+def test_a_trunk_in_channels_last_trains_in_place_and_in_that_format(name: str) -> None:
+    """ReLUs and sums overwrite what no gradient needs; pooling hands the last map its own format."""
+    called: list[str] = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            called.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    trunk = build_backbone(name).to(memory_format=torch.channels_last)
+    images = random_images(size=64).contiguous(memory_format=torch.channels_last)
+    with Recorder():
+        last = list(trunk(images).values())[-1]
+    assert called.count("relu_.default") >= 7
+    assert not {"relu.default", "add.Tensor"} & set(called)
+    (gradient,) = torch.autograd.grad(trunk.pool(last).square().sum(), last)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)

@@ -317,3 +317,25 @@ def test_the_clock_of_training_stands_still_in_a_pause() -> None:
         assert clock.training_seconds() == before
         assert clock.seconds() > 5.0
     assert clock.training_seconds() < before + 0.02
+
+
+def test_memory_is_kept_in_steps_and_given_back_in_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    class Memory(loop.KeptMemory):
+        def __enter__(self) -> "Memory":
+            calls.append("keep")
+            return self
+
+        def __exit__(self, *exception: object) -> None:
+            calls.append("give back")
+
+    def evaluate(images_seen: int) -> dict[str, Any]:
+        calls.append("evaluate")
+        return {"score": 1.0}
+
+    monkeypatch.setattr(loop, "KeptMemory", Memory)
+    train_line(tmp_path, evaluate=evaluate, evaluate_every=1_000)
+    assert calls == ["keep", "give back", "evaluate", "keep", "give back"]
