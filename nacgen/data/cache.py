@@ -194,12 +194,15 @@ def _note(text: str) -> None:
 
 def stamps_of(paths: Sequence[str]) -> Int64[np.ndarray, "n 3"]:
     """Return size and times of files; a size of -1 where a link leads nowhere."""
-    stamps = np.full((len(paths), 3), -1, dtype=np.int64)
-    for row, path in zip(stamps, paths, strict=True):
-        with suppress(OSError):
+
+    def stamp(path: str) -> tuple[int, int, int]:
+        try:
             status = os.stat(path)  # noqa: PTH116 - faster
-            row[:] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    return stamps
+        except OSError:
+            return -1, -1, -1
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    return np.array([stamp(path) for path in paths], dtype=np.int64).reshape(-1, 3)
 
 
 def _digest_of(files: ImageFiles, stamps: Int64[np.ndarray, "n 3"], image_size: int | None) -> str:
