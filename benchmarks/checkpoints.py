@@ -185,6 +185,7 @@ def processes(size: Size) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         preset = size.of("smoke", "digits", "digits")
         flags = ["--preset", preset, "--run-dir", str(Path(folder) / "run")]
+        flags += size.of([], ["--total-images", "3200"], [])
         start = time.perf_counter()
         try:
             for name in methods:

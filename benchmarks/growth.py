@@ -173,7 +173,7 @@ def scores_of_a_stream(n: int) -> Work:
 
 def scoring(size: Size) -> list[Growth]:
     """Fréchet distance with its statistics; a set that is numbered, and one that comes image by image."""
-    sizes = doubled(*size.of((64, 128), (1024, 16_384), (1024, 65_536)))
+    sizes = doubled(*size.of((64, 128), (2048, 16_384), (1024, 65_536)))
     return grow(
         size,
         sizes,
@@ -196,7 +196,7 @@ def neighbors(n: int) -> Work:
 
 def probing(size: Size) -> list[Growth]:
     """Classifiers of frozen features."""
-    sizes = doubled(*size.of((64, 128), (1024, 16_384), (1024, 65_536)))
+    sizes = doubled(*size.of((64, 128), (2048, 16_384), (1024, 65_536)))
     return grow(
         size,
         sizes,
@@ -219,7 +219,7 @@ def queries(n: int) -> Work:
 
 def retrieval(size: Size) -> list[Growth]:
     """All figures of a retrieval, mean average precision among them."""
-    galleries = doubled(*size.of((64, 128), (1024, 65_536), (1024, 65_536)))
+    galleries = doubled(*size.of((64, 128), (8192, 65_536), (1024, 65_536)))
     images = doubled(*size.of((64, 128), (1024, 8192), (1024, 16_384)))
     return [
         *grow(size, galleries, Case("retrieval, 64 queries", "gallery items", gallery, 1, 1)),
@@ -305,8 +305,8 @@ def report_of(num_arms: int, num_seeds: int, num_scores: int) -> Iterator[Work]:
 
 def report(size: Size) -> list[Growth]:
     """Runs are two arms of up to four seeds, then more arms of four; a log has one score after another."""
-    runs = size.of([2, 4], [*doubled(2, 64)], [*doubled(2, 128), 200])
-    logs = doubled(*size.of((4, 8), (64, 1024), (64, 4096)))
+    runs = size.of([2, 4], doubled(8, 64), [*doubled(2, 128), 200])
+    logs = doubled(*size.of((4, 8), (128, 1024), (64, 4096)))
     return [
         *grow(
             size,
@@ -378,7 +378,7 @@ def loss(size: Size) -> list[Growth]:
 
 def processes(size: Size) -> list[Growth]:
     """A step of pretraining, 64 images a process; the time of all processes, the memory of one."""
-    counts = size.of([1, 2], [1, 2, 4], [1, 2, 4])
+    counts = size.of([1, 2], [1, 2], [1, 2, 4])
     batch_size, turns = size.of(4, 64, 64), size.of(1, 2, 5)
     found = [scale.measure(n, n * batch_size, 32, 0, turns) for n in counts]
     seconds = [n * each["cpu"] for n, each in zip(counts, found, strict=True)]

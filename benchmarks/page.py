@@ -39,10 +39,10 @@ Wall clock. Each line is a row of a table below, and is printed whether it is ah
 """
 FIRST = (  # what a user does, the benchmark that has its row, and a regular expression that finds the row
     ("from the return key to the first step", "startup", "first step"),
-    ("train a GAN on the digits, from start to end", "end_to_end", "train_gan"),
-    ("probe an encoder", "end_to_end", "probe_encoder"),
-    ("open 50,000 small images again", "images", "second"),
-    ("score 2,000 images", "end_to_end", "2,000|PNG"),
+    ("train a GAN on the digits, from start to end", "runs", r"train_gan\.py.* from start to end"),
+    ("probe two encoders", "runs", r"probe_encoder\.py.* from start to end"),
+    ("open 50,000 small images again", "images", "second opening of 50,000 PNG"),
+    ("score two folders of 2,000 images", "end_to_end", "2,000 PNG.*beside pytorch-fid"),
     ("compare two arms, two runs side by side", "comparison", "--jobs 2"),
     ("save a ResNet-18 while it trains", "checkpoints", "stall .* resnet18"),
     ("pretrain with NAC", "steps", "NAC pretraining.*channels last"),

@@ -141,7 +141,7 @@ def exchanged(parameters: int, global_size: int, num_processes: int, queue: int)
 
 def exchange(size: Size) -> list[Row]:
     """Counted and by formula, without and with a queue."""
-    cases = size.of(((2, 0),), ((2, 0), (2, 1024)), ((2, 0), (2, 1024), (4, 0)))
+    cases = size.of(((2, 0),), ((2, 0),), ((2, 0), (2, 1024), (4, 0)))
     global_size, rows = size.of(8, 64, 64), []
     for num_processes, queue in cases:
         found = measure(num_processes, global_size, 16, queue, 1)
@@ -172,9 +172,7 @@ def line(loads: list[float], values: list[float]) -> Callable[[float], float]:
 
 def growth(size: Size) -> list[Row]:
     """One process over batch and image size, then the same batch on several; the model is of the former."""
-    batches, pixels = size.of(
-        ((4, 8), (16,)), ((32, 128), (16, 32, 64)), ((32, 64, 128), (16, 32, 64))
-    )
+    batches, pixels = size.of(((4, 8), (16,)), ((32, 128), (16, 32)), ((32, 64, 128), (16, 32, 64)))
     turns = size.of(1, 2, 3)
     cases = [(1, b, s, 0) for b, s in product(batches, pixels)]
     cases += size.of([], [(2, 128, 32, 0)], [(n, 128, 32, 0) for n in (2, 3, 4)])

@@ -15,7 +15,7 @@ from timing import Row, Size, agree, in_turns, missing, noise
 
 def time_frechet(size: Size) -> list[Row]:
     """Two Gaussians whose covariances have full rank, of 2,048 dimensions at full size."""
-    d = size.of(64, 2048, 2048)
+    d = size.of(64, 1024, 2048)
     what = f"Fréchet distance, {d:,} dimensions"
     if reason := missing("pytorch-fid"):
         return [Row(what=what, peer="pytorch-fid", skipped=reason)]
@@ -45,7 +45,7 @@ def time_frechet(size: Size) -> list[Row]:
 
 def time_features(size: Size) -> list[Row]:
     """Images of 32 px through the network, resize included; batches of 50 as pytorch-fid's default."""
-    n = size.of(2, 20, 50)
+    n = size.of(2, 8, 50)
     what = f"Inception features of {n} images"
     if reason := missing("pytorch-fid"):
         return [Row(what=what, peer="pytorch-fid", skipped=reason)]

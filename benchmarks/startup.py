@@ -36,7 +36,7 @@ def help_texts(size: Size) -> list[Row]:
             ours=[cost(lambda r=recipe: run(r, "--help")).wall for _ in range(size.turns)],
             at_most=1.0,
         )
-        for recipe in recipes[: size.of(1, None, None)]
+        for recipe in recipes[: size.of(1, 3, None)]
     ]
 
 
@@ -90,7 +90,7 @@ def imports(size: Size) -> list[Row]:
     return [
         Row(
             what=f"{what}, after import torch",
-            ours=[float(run("-c", ADDED.format(use))) for _ in range(size.turns)],
+            ours=[float(run("-c", ADDED.format(use))) for _ in range(size.of(1, 2, 7))],
             at_most=target,
         )
         for what, (use, target) in list(parts.items())[: size.of(1, None, None)]

@@ -122,7 +122,7 @@ class Loop:
 
 def pretraining(size: Size) -> list[Row]:
     """One epoch of NAC beside the loop; weights after a step on the same views and flips agree."""
-    n, b = size.of((16, 8), (512, 128), (1024, 128))
+    n, b = size.of((16, 8), (256, 128), (1024, 128))
     images = ImageDataset("noise", "train", noise(n, 32), None)
     config = PretrainConfig(batch_size=b, views=VIEWS, optim=LARS, nac=MARGINAL)
     loop, policy = Loop(config), objectives.build_views(VIEWS)
@@ -217,7 +217,7 @@ def presets(size: Size) -> list[Row]:
 
 def preset_rows(name: str, steps: Steps, size: Size) -> Iterator[Row]:
     """Speed beside its convolutions alone, and memory."""
-    num_steps = size.of(1, 4, 8)
+    num_steps = size.of(1, 2, 8)
     megabytes = peak_memory(lambda: steps(num_steps))
     ours, theirs = [], []
     for _ in range(size.turns):
@@ -255,7 +255,7 @@ def allocator(size: Size) -> list[Row]:
         return seconds, weights
 
     theirs, ours = [], []
-    for turn in range(min(size.turns, 3)):
+    for turn in range(size.of(1, 1, 3)):
         sides = [(theirs, {}), (ours, KEEPING)]
         for side, variables in sides if turn % 2 == 0 else reversed(sides):
             side.append(measured(variables))

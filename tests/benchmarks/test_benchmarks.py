@@ -24,6 +24,8 @@ SLOW = {  # build Inception several times, train, or start fresh processes
     ("comparison", "jobs"),
     ("images", "opening"),
     ("scale", "exchange"),
+    ("runs", "train_gan"),
+    ("runs", "probe"),
     ("steps", "pretraining"),
     ("steps", "lightly"),
     ("steps", "presets"),
