@@ -12,11 +12,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from nacgen.data.augment import diff_augment
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch
-from nacgen.functional.gan import ADVERSARIAL_LOSSES
 from nacgen.gan.adaptive import AdaptiveAugmentation
 from nacgen.gan.options import GANConfig
 from nacgen.models.gan import Generator
-from nacgen.training.adversarial import DiscriminatorStep, Logs, accumulate, frozen
+from nacgen.training.adversarial import DiscriminatorStep, Logs, accumulate
 from nacgen.training.monitors import DivergenceMonitor, LastValues
 from nacgen.training.update import cosine_between, take_step
 
@@ -60,7 +59,6 @@ class GANUpdate:
             micro_batches=optim.micro_batches,
             is_conditional=generator.num_classes is not None,
         )
-        self.loss_generator = ADVERSARIAL_LOSSES[optim.loss][1]
         self.adaptive = AdaptiveAugmentation() if config.augment.adaptive else None
         self.last_values = LastValues(
             accelerator, "r1_penalty", "r2_penalty", "loss_generator", "gradient_norm_generator"
@@ -115,18 +113,15 @@ class GANUpdate:
 
         def forward(part: Batch) -> tuple[Tensor, Logs]:
             images_fake = self.generate(self.prepared_generator, part, "generator")
-            images = self.pair(part, images_fake, "generator")
-            with self.accelerator.autocast():
-                logits = step.logits(self.discriminator, images, part)
-            loss = self.loss_generator(*logits.chunk(2)).mean()
+            real, fake = self.pair(part, images_fake, "generator").chunk(2)
+            loss = step.generator_loss(real, fake, part)
             return loss, {"loss_generator": loss}
 
-        with frozen(step.trainable):
-            parts = batch.split(step.micro_batches)
-            loss, logs = accumulate(
-                self.accelerator, self.prepared_generator, optimizer, parts, forward
-            )
-            norm = take_step(loss, optimizer, self.generator.parameters(), batch, "generator's")
+        parts = batch.split(step.micro_batches)
+        loss, logs = accumulate(
+            self.accelerator, self.prepared_generator, optimizer, parts, forward
+        )
+        norm = take_step(loss, optimizer, self.generator.parameters(), batch, "generator's")
         self.ema.update_parameters(self.generator)
         return logs | {"gradient_norm_generator": norm}
 

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from nacgen.data.stream import Batch
 from nacgen.errors import ConfigurationError
@@ -57,7 +58,8 @@ class DiscriminatorStep:
                 "the discriminator must have parameters that train, but all of its "
                 f"{sum(p.numel() for p in discriminator.parameters())} are frozen. Give it a head that is not."
             )
-        self.is_relativistic, (self.loss, _) = loss == "rpgan", ADVERSARIAL_LOSSES[loss]
+        self.is_relativistic = loss == "rpgan"
+        self.loss, self.loss_generator = ADVERSARIAL_LOSSES[loss]
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
         self.micro_batches, self.is_conditional = micro_batches, is_conditional
         self.prepared, self.optimizer = accelerator.prepare(discriminator, optimizer)
@@ -98,14 +100,25 @@ class DiscriminatorStep:
         self.monitor.observe(size, batch)
         return logs | {"gradient_norm_discriminator": norm}, sign
 
+    def generator_loss(self, images_real: Tensor, images_fake: Tensor, batch: Batch) -> Tensor:
+        """Compute the generator's mean loss through the discriminator, which is called unwrapped and frozen.
+
+        Real images pass it apart, for they need no gradient; weights under spectral norm are those of one call.
+        """
+        with frozen(self.trainable), parametrize.cached(), self.accelerator.autocast():
+            with torch.no_grad():
+                real = self.logits(self.discriminator, images_real, batch)
+            fake = self.logits(self.discriminator, images_fake, batch)
+        return self.loss_generator(real, fake).mean()
+
     def logits(
         self, discriminator: nn.Module, images: Tensor, batch: Batch, full_precision: bool = False
     ) -> Tensor:
-        """Return logits of real above generated images; both have the classes of the real ones."""
+        """Return logits of real images, generated ones or both; all have the classes of the real ones."""
         labels = {}
         if self.is_conditional:
             assert batch.labels is not None  # checked when the networks are built
-            labels["labels"] = batch.labels.repeat(2)
+            labels["labels"] = batch.labels.repeat(len(images) // len(batch.labels))
         logits: Tensor = discriminator(images, full_precision=full_precision, **labels)
         return logits.float()
 

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch
 from nacgen.errors import NonFiniteError
-from nacgen.functional.gan import relativistic_generator_loss
 from nacgen.functional.vae import free_bits, gaussian_kl_by_axis
 from nacgen.models.vae import VAE
-from nacgen.training.adversarial import DiscriminatorStep, frozen
+from nacgen.training.adversarial import DiscriminatorStep
 from nacgen.training.monitors import DivergenceMonitor
 from nacgen.training.update import descend
 from nacgen.vae.options import VAEConfig
@@ -64,9 +63,7 @@ class Adversary:
         """
         if batch.images_seen < self.acts_from:
             return torch.zeros_like(reconstruction_loss), {}
-        with frozen(self.step.trainable), self.accelerator.autocast():
-            logits = self.discriminator(torch.cat([images, reconstructions])).float()
-        loss = relativistic_generator_loss(*logits.chunk(2)).mean()
+        loss = self.step.generator_loss(images, reconstructions, batch)
         gradients = [
             torch.autograd.grad(part, last_layer, retain_graph=True)[0].flatten()
             for part in (reconstruction_loss, loss)

@@ -17,6 +17,7 @@ from nacgen.gan.update import GANUpdate
 from nacgen.models.gan import Generator
 from nacgen.models.sngan import SNGANDiscriminator
 from nacgen.system.randomness import seeded
+from nacgen.transplant.heads import normalize_layers
 from tests.gan.small_gan import PLAIN, build
 from tests.reference import gan as reference
 
@@ -171,8 +172,8 @@ def test_bf16_halves_all_but_penalties_and_weights(monkeypatch: pytest.MonkeyPat
     inner = update.discriminator.heads["layer3"].linear  # Accelerate gives out float32
     inner.register_forward_hook(lambda *args: seen.append(args[-1].dtype))
     half = [update.update(stream.batch(step * BATCH)) for step in range(2)]
-    # penalised in full, generator's step; not penalised, generator's step
-    assert seen == [torch.float32, torch.bfloat16, torch.bfloat16, torch.bfloat16]
+    # penalised in full, generator's step in two calls; not penalised, generator's step
+    assert seen == [torch.float32, *5 * [torch.bfloat16]]
     r1, expected = half[0]["r1_penalty"].item(), plain[0]["r1_penalty"].item()
     assert r1 == pytest.approx(expected, rel=1e-5)  # of the same real images
     for here, there in zip(half, plain, strict=True):
@@ -248,3 +249,22 @@ def test_a_discriminator_without_anything_to_train_is_refused() -> None:
         GANUpdate(
             Accelerator(cpu=True), generator, discriminator, optimizer, optimizer, GANConfig()
         )
+
+
+def test_real_images_need_no_gradient_in_the_generators_step() -> None:
+    """Both calls see the same weights: spectral norm takes one power iteration, as in one call."""
+    update, stream, _ = build(BATCH)
+    discriminator, calls = update.discriminator, list[tuple[bool, int]]()
+    normalize_layers(discriminator.heads)
+    one_call = copy.deepcopy(discriminator)
+    one_call(torch.zeros(BATCH, 3, 16, 16))
+
+    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        calls.append((torch.is_grad_enabled(), len(args[0])))
+
+    discriminator.register_forward_pre_hook(note)
+    update.update_generator(stream.batch(0))
+    assert calls == [(False, BATCH), (True, BATCH)]
+    expected = dict(one_call.named_buffers())
+    for name, value in discriminator.named_buffers():
+        assert torch.equal(value, expected[name])
