@@ -3,11 +3,13 @@
 The loop has torchvision's PIL transforms in two worker processes, the plain loss and LARS one parameter after
 another; lightly has its own transform in as many workers, its own loss and SGD. Encoder, batch size and optimizer
 are ours on both sides: the tiny encoder, 128 images of 32 px. The loop's encoder is in torch's default memory
-format, as such loops leave it; a second row gives it our channels last, too. The step of the digits presets
-follows for each recipe; its ideal is the time that its convolutions take alone, so that the ratio is the share of
-the ideal that is reached. The last row starts the same steps with an allocator that keeps its memory, where
-glibc's gives it back to the system after each large tensor: `MALLOC_MMAP_THRESHOLD_=1073741824
-MALLOC_TRIM_THRESHOLD_=1073741824` before the command.
+format, as such loops leave it; a second row gives it our channels last, too. The GAN's loop has copies of our
+networks and our draws, and passes real and generated images together in both steps. The step of the
+digits presets follows for each recipe; its ideal is the time that its convolutions take alone, so that the ratio
+is the share of the ideal that is reached. Our steps keep freed memory, as runs do; the peers have the allocator's
+thresholds at their largest defaults. The last row shows what that gives: the same steps where the environment
+forbids it (`GLIBC_TUNABLES=glibc.malloc.check=0` before the command). docs/performance-profile.md tells where the
+rest of a step goes.
 """
 
 import hashlib
@@ -17,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,32 +38,38 @@ from nacgen.pretraining import build as objectives
 from nacgen.pretraining.base import two_views
 from nacgen.pretraining.nac import channel_uniform
 from nacgen.pretraining.options import NACConfig, OptimConfig, PretrainConfig, ViewConfig
+from nacgen.system.memory import KeptMemory
 from nacgen.system.randomness import generator
 from nacgen.training.update import Update
 from nacgen.vae import build as vae_networks
 from nacgen.vae.options import VAEConfig
 from optimizers import LoopLARS
 from pil_loader import WORKERS, TwoViews, build_loader
+from plain_gan import PlainGAN
 from timing import Row, Size, agree, cost, in_turns, missing, noise, peak_memory
 
 VIEWS = ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, grayscale_probability=0.2)
 LARS = OptimConfig(name="lars", learning_rate=0.3, weight_decay=1e-4)
 SGD = OptimConfig(name="sgd", learning_rate=0.06, weight_decay=5e-4)
 MARGINAL = NACConfig(relaxation="marginal")  # what the loop writes down
-KEEPING = {name: str(2**30) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")}
+FORBIDDING = {
+    "GLIBC_TUNABLES": "glibc.malloc.check=0"
+}  # a setting of its own: nacgen then leaves glibc alone
 
 
 class Steps:
     """An update with its stream: steps that go on where the last ones ended."""
 
     def __init__(self, update: Update, stream: ImageStream) -> None:
-        self.update, self.stream, self.images_seen = update, stream, 0
+        self.update: Any = update
+        self.stream, self.images_seen = stream, 0
 
     def __call__(self, num_steps: int) -> None:
-        """So many steps."""
-        for _ in range(num_steps):
-            self.update.update(self.stream.batch(self.images_seen))
-            self.images_seen += self.stream.batch_size
+        """So many steps, with freed memory kept as in a run."""
+        with KeptMemory():
+            for _ in range(num_steps):
+                self.update.update(self.stream.batch(self.images_seen))
+                self.images_seen += self.stream.batch_size
 
 
 def pretraining_steps(config: PretrainConfig, images: ImageDataset) -> tuple[Steps, NACEncoder]:
@@ -205,6 +214,37 @@ def lightly(size: Size) -> list[Row]:
     ]
 
 
+def gan(size: Size) -> list[Row]:
+    """GAN steps beside a plain loop of copies of the same networks; both averages agree after five steps."""
+    num_steps = size.of(4, 4, 8)  # every fourth is penalized
+    steps = gan_steps()
+    loop = PlainGAN(steps.update)
+    for _ in range(5):
+        loop.step(steps.stream.batch(steps.images_seen))
+        steps(1)
+    averages = [
+        torch.cat([p.detach().flatten() for p in network.parameters()])
+        for network in (loop.average, steps.update.averaged_generator)
+    ]
+
+    def theirs() -> None:
+        for i in range(num_steps):
+            loop.step(steps.stream.batch(i * steps.stream.batch_size))
+
+    return [
+        in_turns(
+            "GAN, digits preset",
+            "plain loop of the same networks",
+            theirs,
+            lambda: steps(num_steps),
+            size.turns,
+            agreement=agree(*averages, 1e-5, "averaged weights after five steps"),
+            items=(num_steps * steps.stream.batch_size, "images"),
+            at_least=1.2,
+        )
+    ]
+
+
 def presets(size: Size) -> list[Row]:
     """The digits preset of each recipe: images a second, share of the ideal, memory."""
     builders: dict[str, Callable[[], Steps]] = {
@@ -238,7 +278,7 @@ def convolution_seconds(work: Callable[[], None]) -> float:
 
 
 def allocator(size: Size) -> list[Row]:
-    """Steps of pretraining in fresh processes, with and without the variables; the weights are the same bits."""
+    """Steps of pretraining in fresh processes, with freed memory kept and without; the weights are the same."""
     num_steps = size.of(1, 16, 32)
 
     def measured(variables: dict[str, str]) -> tuple[float, str]:
@@ -256,7 +296,7 @@ def allocator(size: Size) -> list[Row]:
 
     theirs, ours = [], []
     for turn in range(size.of(1, 1, 3)):
-        sides = [(theirs, {}), (ours, KEEPING)]
+        sides = [(theirs, FORBIDDING), (ours, {})]
         for side, variables in sides if turn % 2 == 0 else reversed(sides):
             side.append(measured(variables))
     if len({weights for _, weights in theirs + ours}) != 1:
@@ -285,6 +325,7 @@ def report_steps(num_steps: int) -> None:
 PARTS = {
     "pretraining": pretraining,
     "lightly": lightly,
+    "gan": gan,
     "presets": presets,
     "allocator": allocator,
 }
