@@ -164,9 +164,13 @@ def main() -> None:
     if not options.table:
         pool = ThreadPoolExecutor(options.jobs)
         try:
-            for (arm, seed), path in trials.items():
+            running = [
                 pool.submit(try_out, path.resolve(), arms[arm], seed, options.preset, data)
+                for (arm, seed), path in trials.items()
+            ]
             pool.shutdown()
+            for trial in running:
+                trial.result()  # raises what went wrong, once all others have ended
         except KeyboardInterrupt:  # which the runs got, too
             pool.shutdown(cancel_futures=True)
             raise

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -45,9 +45,9 @@ class StagedEncoder(nn.Module):
     def forward(self, images: Tensor, detach: bool = False) -> tuple[Tensor, ...]:
         """Compute what the encoder's `forward` does, then the code logits of each stage, `(b, k)` each."""
         maps = self.encoder.feature_maps(images)
-        features = self.encoder.backbone.pool(list(maps.values())[-1])
-        pooled = {stage: reduce(maps[stage], "b c h w -> b c", "mean") for stage in self.heads}
-        of_stages = (head(pooled[stage]) for stage, head in self.heads.items())
+        pool = self.encoder.backbone.pool
+        features = pool(list(maps.values())[-1])
+        of_stages = (head(pool(maps[stage])) for stage, head in self.heads.items())
         return (*self.encoder.logits_of_features(features, detach), *of_stages)
 
 

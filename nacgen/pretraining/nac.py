@@ -142,7 +142,7 @@ def channel_uniform(batch: Batch, code_dim: int, channel: str = "") -> Tensor:
 
 
 def channel_summary(flip_probability: float, code_dim: int, num_codes: int) -> str:
-    """Describe in a line how cold the channel is, and how many nats the bound can show with `num_codes` codes."""
+    """Describe in a line how cold the channel is, and the most nats of an objective over `num_codes` codes."""
     temperature = temperature_of_channel(flip_probability, code_dim)
     ceiling = information_ceiling(flip_probability, code_dim, num_codes)
     capacity = code_dim * channel_capacity(flip_probability)
@@ -150,6 +150,6 @@ def channel_summary(flip_probability: float, code_dim: int, num_codes: int) -> s
     if ceiling < capacity:
         reason = f"the logarithm of the {num_codes:,} codes compared (capacity of the channel: {capacity:.2f})"
     return (
-        f"p = {flip_probability:g} at {code_dim} bits: temperature {temperature:.3g}, at most {ceiling:.2f} nats, "
-        + reason
+        f"p = {flip_probability:g} at {code_dim} bits: temperature {temperature:.3g}, an objective of at most "
+        f"{ceiling:.2f} nats, {reason}"
     )

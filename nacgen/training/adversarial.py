@@ -103,12 +103,14 @@ class DiscriminatorStep:
     def generator_loss(self, images_real: Tensor, images_fake: Tensor, batch: Batch) -> Tensor:
         """Compute the generator's mean loss through the discriminator, which is called unwrapped and frozen.
 
-        Real images pass it apart, for they need no gradient; weights under spectral norm are those of one call.
+        Real images pass it apart, for they need no gradient, and only where the loss compares with them; weights
+        under spectral norm are those of one call.
         """
         with frozen(self.trainable), parametrize.cached(), self.accelerator.autocast():
-            with torch.no_grad():
-                real = self.logits(self.discriminator, images_real, batch)
-            fake = self.logits(self.discriminator, images_fake, batch)
+            real = fake = self.logits(self.discriminator, images_fake, batch)
+            if self.is_relativistic:
+                with torch.no_grad():
+                    real = self.logits(self.discriminator, images_real, batch)
         return self.loss_generator(real, fake).mean()
 
     def logits(

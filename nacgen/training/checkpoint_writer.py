@@ -40,7 +40,7 @@ class CheckpointWriter:
         trace: TracebackType | None,
     ) -> None:
         """End what is being written; its error is only told if another one ends the run."""
-        self.settle()
+        self.wait_and_report()
         self._pool.shutdown()
 
     def save(
@@ -55,7 +55,7 @@ class CheckpointWriter:
         copies = self._copied(parts)
 
         def write() -> Path:
-            self._run.read_log(is_synced=True)
+            self._run.sync_log()
             check = self._run.check_lock
             path = self._run.checkpoints
             return save_checkpoint(path, copies or parts, state, images_seen, check=check, **kept)
@@ -76,12 +76,12 @@ class CheckpointWriter:
             job, self._job = self._job, None
             job.result()
 
-    def settle(self) -> None:
-        """Wait for the checkpoint that is being written; tell its error on stderr, where another one is raised."""
+    def wait_and_report(self) -> None:
+        """Wait for the checkpoint that is being written; print its error, for another one is raised."""
         try:
             self.wait()
         except Exception as error:
-            print(f"besides, {error}", file=sys.stderr)
+            print(f"error of the last checkpoint: {error}", file=sys.stderr)
 
     def _copied(self, parts: Mapping[str, Tensors]) -> dict[str, list[memoryview]] | None:
         """Copy a state; None where memory for that is lacking, which is told once."""

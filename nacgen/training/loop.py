@@ -117,7 +117,7 @@ def train(
             try:
                 logs = update.update(batch)
             except DivergenceError as error:
-                session.writer.settle()
+                session.writer.wait_and_report()
                 if run.is_main:
                     discard_checkpoints_after(run.checkpoints, error.since)
                 raise
@@ -136,7 +136,8 @@ def train(
                 is_best = session.owes_evaluation and session.evaluate(requests)
                 if is_best or is_due(times.checkpoint_every):
                     session.save()
-        session.end_save()
+        with session.clock.paused():
+            session.end_save()
     # Evaluate again if the run was killed between its last checkpoint and its summary.
     if evaluate is not None and not session.evaluation:
         session.evaluation = evaluate(session.images_seen)

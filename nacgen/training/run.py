@@ -276,17 +276,24 @@ class Run:
                 with self.writing("tracker's files"):
                     self.accelerator.log({**values, **tracked}, images_seen)
 
-    def read_log(self, is_synced: bool = False) -> bytes:
-        """Return the log, for a checkpoint, or sync it to the disk, too. Only the main process calls it."""
+    def read_log(self) -> bytes:
+        """Return the log, for a checkpoint. Only the main process calls it."""
         with (
             self.writing("log"),
             contextlib.suppress(FileNotFoundError),
             open_regular(self._log) as file,
         ):
-            if is_synced:
-                sync(file.fileno())
             return file.read()
         return b""
+
+    def sync_log(self) -> None:
+        """Sync the log to the disk, before a checkpoint that holds its rows. Only the main process calls it."""
+        with (
+            self.writing("log"),
+            contextlib.suppress(FileNotFoundError),
+            open_regular(self._log) as file,
+        ):
+            sync(file.fileno())
 
     def restore_log(self, rows: bytes) -> None:
         """Give the log the rows of a checkpoint, so that a resumed log equals an uninterrupted one."""

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_arms_of_the_objectives_are_as_their_names_say() -> None:
     study = runpy.run_path(str(ROOT / "docs" / "studies" / "objective.py"))
+    assert study["PROBES"].keys() <= PRESETS.keys()
     arms = study["all_arms"]()
     assert len({*map(tuple, arms.values())}) == len(arms)
     assert not {*study["SEEDS"]["search"]} & {*study["SEEDS"]["confirm"]}

@@ -264,7 +264,15 @@ def test_real_images_need_no_gradient_in_the_generators_step() -> None:
 
     discriminator.register_forward_pre_hook(note)
     update.update_generator(stream.batch(0))
-    assert calls == [(False, BATCH), (True, BATCH)]
+    assert calls == [(True, BATCH), (False, BATCH)]
     expected = dict(one_call.named_buffers())
     for name, value in discriminator.named_buffers():
         assert torch.equal(value, expected[name])
+
+
+def test_real_images_pass_the_generators_step_only_where_the_loss_compares_with_them() -> None:
+    update = build_conditional()
+    calls: list[int] = []
+    update.discriminator.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    update.update_generator(build(BATCH)[1].batch(0))
+    assert calls == [BATCH]

@@ -170,7 +170,7 @@ def test_another_error_waits_for_the_writer_and_both_are_told(
             with pytest.raises(NonFiniteError):
                 train_line(tmp_path / name, Moving(spoilt))
         told = capsys.readouterr().err
-        assert ("besides, the checkpoint" in told) == (error is not None)
+        assert ("error of the last checkpoint: the checkpoint" in told) == (error is not None)
         assert positions(tmp_path / name) == ([] if error else [16])
 
 
@@ -257,3 +257,17 @@ def save_and_die(folder: Path) -> None:
 
     checkpoint.write_synced = hanging
     train_line(folder, Moving(before))
+
+
+def test_a_runs_rate_leaves_the_wait_for_its_last_checkpoint_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = Writing(monkeypatch)
+
+    def before(images_seen: int) -> None:
+        if images_seen == 40:  # the last step, at whose end the only checkpoint is begun
+            threading.Timer(2, writing.go.set).start()
+
+    _, result = train_line(tmp_path, Moving(before), run={"checkpoint_every": 48})
+    assert result.seconds > 2
+    assert result.images_seen / result.images_per_second < 1.5

@@ -63,7 +63,8 @@ def build_extractor(
         )
     if precision not in get_args(Precision):
         raise ConfigurationError(
-            f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}."
+            f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}. Use float32 to "
+            "compare with other scores."
         )
     extractor = _build(name, weights, resize, device)
     if precision == "tf32":

@@ -17,11 +17,11 @@ SAME = 0.25  # part of their errors' bounds by which the times of equal units di
 
 
 class TooManyBreakpointsError(Exception):
-    """Values at the breakpoints would not fit into memory; halve the segment."""
+    """A sign that values at the breakpoints would not fit into memory; the segment is halved."""
 
 
 class NeedsDoubleError(Exception):
-    """An operation was met whose breakpoints are followed in float64 only."""
+    """A sign of an operation whose breakpoints are followed in float64 only."""
 
 
 class Breakpoints:
@@ -35,9 +35,8 @@ class Breakpoints:
 
     def __init__(self, intervals: Float[Tensor, "i 2"], max_values: int, is_exact: bool) -> None:
         self.intervals, self.max_values, self.is_exact = intervals, max_values, is_exact
-        self.found: list[
-            Tensor
-        ] = []  # rows of earliest, likely and latest time; NaN if there may be none
+        # Rows of earliest, likely and latest time; NaN if there may be none.
+        self.found: list[Tensor] = []
         count = 0 if is_exact else PROBES
         fractions = (torch.arange(count, device=intervals.device) + 0.618).double() / PROBES
         self.probes = torch.lerp(intervals[0, 0], intervals[-1, 1], fractions)

@@ -42,9 +42,8 @@ from nacgen.system.randomness import generator
 
 NASWOT_BATCH = 128
 CHUNK = 500
-MAX_VALUES = (
-    2**23
-)  # numbers in one activation at all breakpoints; more is slower, for the sake of caches
+# Numbers in one activation at all breakpoints; more is slower, for the sake of caches.
+MAX_VALUES = 2**23
 PREVIEW_POINTS = 33
 CUT = 0.3819660112501051  # irrational, so that no ReLU of a symmetric example switches just there
 
@@ -163,13 +162,14 @@ def segment_crossings(
     end: Float[Tensor, "s ..."],
     max_crossings: int = 100_000,
 ) -> Int64[Tensor, " s"]:
-    """Count exactly the boundaries of linear regions that segments cross, ends excluded; one count each.
+    """Count the boundaries of linear regions that segments cross, ends excluded; one count each.
 
     A boundary is a point where a ReLU changes sign, or where the maximum of a max-pooling window passes to
     another entry. Points nearer than 1e-12 of a segment count once. A segment costs about one forward pass for
     each crossing: a second for small networks, an hour for a ResNet-18 at 32 px. The passes are in float32, and in
-    float64 where rounding could change the count; with max-pooling all are. A ValueError names what is not
-    piecewise linear, and segments with more than `max_crossings`.
+    float64 where rounding could change the count, by an error that is estimated at a few points of each part;
+    with max-pooling all are. A ValueError names what is not piecewise linear, and segments with more than
+    `max_crossings`.
     """
     _check_ends(start, end)
     preview = sampled_crossings(network, start, end, PREVIEW_POINTS)

@@ -28,9 +28,8 @@ from nacgen.probes.regions.breakpoints import (
     separate,
 )
 
-SAFETY = (
-    2.0  # errors of values in float32 are at most this multiple of the largest one at the probes
-)
+# Errors of values in float32 are taken to be at most this multiple of the largest one at the probes.
+SAFETY = 2.0
 FAR_BELOW = -1e100  # padding that never wins a maximum, and can be interpolated
 RELUS = ("relu", "relu_")
 INSPECTIONS = ("__get__", "dim", "size", "__len__")  # answered with the shape of one image
