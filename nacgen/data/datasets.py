@@ -24,16 +24,19 @@ from nacgen.data.lazy import LazyImageDataset
 from nacgen.data.options import SPLITS
 from nacgen.data.sources.flickr25k import list_flickr25k
 from nacgen.data.sources.imagenet import list_imagenet
+from nacgen.data.sources.mnist import read_mnist
 from nacgen.data.sources.published import read_cifar, read_stl10
 from nacgen.errors import ConfigurationError, DataError
 
 MAX_BYTES = 2 * 1024**3  # largest dataset that is decoded into memory
 HELD_OUT = "held-out fifth"  # split of held-out images of a dataset without test images
 
-READERS: dict[str, Callable[[Path, str], tuple[Tensor, ImageFiles]]] = {
-    "cifar10": partial(read_cifar, "CIFAR10"),
-    "cifar100": partial(read_cifar, "CIFAR100"),
-    "stl10": read_stl10,
+READERS: dict[str, Callable[[Path, str, int | None], tuple[Tensor, ImageFiles]]] = {
+    "cifar10": lambda root, split, size: read_cifar("CIFAR10", root, split),
+    "cifar100": lambda root, split, size: read_cifar("CIFAR100", root, split),
+    "mnist": partial(read_mnist, "MNIST"),
+    "fashion-mnist": partial(read_mnist, "FashionMNIST"),
+    "stl10": lambda root, split, size: read_stl10(root, split),
 }
 LISTINGS: dict[str, Callable[[Path, str], ImageFiles]] = {
     "flickr25k": lambda root, split: list_flickr25k(root),
@@ -90,9 +93,10 @@ def load_dataset(
 ) -> Dataset:
     """Load a dataset by name.
 
-    `digits` is embedded. `cifar10`, `cifar100`, `stl10`, `flickr25k` and `imagenet` are read as their publishers
-    lay them out. `folder` is any tree of images: if all lie in subfolders, the first level names the class, above
-    which may be splits, see `nacgen.data.layout`.
+    `digits` is embedded. `cifar10`, `cifar100`, `mnist`, `fashion-mnist`, `stl10`, `flickr25k` and `imagenet` are
+    read as their publishers lay them out. Images of `mnist` and `fashion-mnist` get three equal channels and are
+    padded from 28 to 32 px, unless `image_size` is 28. `folder` is any tree of images: if all lie in subfolders,
+    the first level names the class, above which may be splits, see `nacgen.data.layout`.
 
     Args:
         name: Name of the dataset, one of the above.
@@ -141,7 +145,7 @@ def load_dataset(
     if name == "digits":
         return _load_digits(split, image_size or 16)
     if name in READERS:
-        images, files = READERS[name](root, split)
+        images, files = READERS[name](root, split, image_size)
         if image_size not in (None, images.shape[-1]):
             # In chunks, because floats take four times the memory.
             images = torch.cat([_resize(chunk, image_size) for chunk in images.split(1000)])

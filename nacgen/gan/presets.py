@@ -42,6 +42,13 @@ PRESETS = {
         augment=AugmentConfig(translation=0.125, cutout=0.25),
         score=ScoreConfig(extractor="classifier", every=10_240),
     ),
+    # 2 CPU cores; Fashion-MNIST's files in --data-dir and an encoder of its own.
+    "fashion-mnist": GANConfig(
+        dataset="fashion-mnist",
+        total_images=51_200,
+        optim=OptimConfig(ema_half_life=2_560),
+        score=ScoreConfig(extractor="fashion_classifier", every=10_240),
+    ),
     # One GPU with bf16: 8 minutes of training on an H200, extrapolated from 3,450 images a second (measured).
     "cifar10": CIFAR10,
     # One GPU, hours; not measured.

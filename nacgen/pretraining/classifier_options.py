@@ -35,6 +35,14 @@ class ClassifierConfig(TrainingConfig):
 PRESETS = {
     # 2 CPU cores, about two minutes.
     "digits": ClassifierConfig(),
+    # One CPU core, half an hour or so; `checkpoints/fashion-classifier` was made so.
+    "fashion-mnist": ClassifierConfig(
+        dataset="fashion-mnist",
+        total_images=480_000,
+        channels=(16, 32, 64, 128),
+        smallest_crop=0.9,
+        flip=True,
+    ),
     # Seconds, for tests.
     "smoke": ClassifierConfig(
         total_images=512,

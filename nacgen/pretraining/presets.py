@@ -44,6 +44,13 @@ PRESETS = {
     "cifar10-small": CIFAR10_SMALL,
     # The same in the authors' parametrisation, which does not leave its plateau so soon (measured).
     "cifar10-small-authors": replace(CIFAR10_SMALL, model=AUTHORS_MODEL),
+    # 2 CPU cores, minutes; the files of Fashion-MNIST in --data-dir.
+    "fashion-mnist": PretrainConfig(
+        dataset="fashion-mnist",
+        total_images=51_200,
+        probe_every=12_800,
+        views=ViewConfig(smallest_crop=0.3, flip=True),
+    ),
     # One GPU with bf16, 200 epochs: 14 minutes of training beside another such run on one H200, extrapolated
     # from 12,000 images a second (measured).
     "cifar10-resnet18": PretrainConfig(

@@ -41,7 +41,7 @@ class ProbeConfig:
     region_method: RegionMethod = "exact"
     """Method of counting. exact: a second a segment for small networks; sampled: a lower bound for large ones."""
     dataset: str = "digits"
-    """digits (embedded), cifar10, cifar100, stl10, flickr25k, imagenet or folder."""
+    """digits (embedded), cifar10, cifar100, mnist, fashion-mnist, stl10, flickr25k, imagenet or folder."""
     data_dir: str | None = None
     """Folder of the dataset's files."""
     run_dir: str | None = None
@@ -80,6 +80,12 @@ PRESETS = {
         dataset="cifar10",
         encoders=("untrained", "NAC=runs/pretrain_nac-cifar10-small-seed0/encoder"),
         views=ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, grayscale_probability=0.2),
+    ),
+    # Images of 32 px with the views of pretraining; 2 CPU cores, minutes.
+    "fashion-mnist": ProbeConfig(
+        dataset="fashion-mnist",
+        encoders=("untrained", "NAC=runs/pretrain_nac-fashion-mnist-seed0/encoder"),
+        views=ViewConfig(smallest_crop=0.3, flip=True),
     ),
     # Half a minute; for tests.
     "smoke": ProbeConfig(num_segments=2, region_method="sampled"),

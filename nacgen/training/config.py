@@ -148,7 +148,7 @@ class TrainingConfig:
     """YAML file whose values replace the preset's, for example the config.yaml of a run. That file also names
     the run's folder: give --run-dir for another run."""
     dataset: str = "digits"
-    """digits (embedded), cifar10, cifar100, stl10, flickr25k, imagenet or folder."""
+    """digits (embedded), cifar10, cifar100, mnist, fashion-mnist, stl10, flickr25k, imagenet or folder."""
     data_dir: str | None = None
     """Folder of the dataset's files."""
     run_dir: str | None = None

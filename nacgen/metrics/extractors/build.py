@@ -13,9 +13,16 @@ from nacgen.models.classifier import ImageClassifier
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.precision import Precision
 
-EXTRACTOR_NAMES = ("digits_classifier", "classifier", "inception", "dinov2", "nac_encoder")
-DIGITS_CLASSIFIER = "digits_classifier"
-DIGITS_FINGERPRINT = "sha256:c997a64152c7963c331d974e1e80d9bfcdf92b875b883e40914de4f1c464ba05"
+RELEASED = {  # name: fingerprint of the classifier in checkpoints/, and its folder there
+    "digits_classifier": (
+        "sha256:c997a64152c7963c331d974e1e80d9bfcdf92b875b883e40914de4f1c464ba05",
+        "digits-classifier",
+    ),
+    "fashion_classifier": ("", "fashion-classifier"),
+}
+EXTRACTOR_NAMES = (
+    *RELEASED, "classifier", "inception", "efficientnet_lite0", "dinov2", "nac_encoder",
+)  # fmt: skip
 # The folder that such an extractor needs, and the advice to someone who gave none.
 WITHOUT_DEFAULT = {
     "nac_encoder": "an encoder, got no weights. Give one, for example checkpoints/digits-nac",
@@ -35,10 +42,11 @@ def build_extractor(
     """Build an extractor by name.
 
     Args:
-        name: `"digits_classifier"` (embedded), `"classifier"` (one of your own), `"inception"` (the FID
-            Inception), `"dinov2"` or `"nac_encoder"`.
-        weights: Folder or Hub id of a classifier or an encoder, or file of the FID Inception's or DINOv2's
-            weights. By default the released folder, or torch's hub cache and then a download; `"classifier"`,
+        name: `"digits_classifier"` or `"fashion_classifier"` (embedded), `"classifier"` (one of your own),
+            `"inception"` (the FID Inception), `"efficientnet_lite0"` (a small judge of photographs, extra
+            `judge`), `"dinov2"` or `"nac_encoder"`.
+        weights: Folder or Hub id of a classifier or an encoder, or file of the weights of the others. By default
+            the released folder, the installed package, or torch's hub cache and then a download; `"classifier"`,
             `"nac_encoder"` and `"dinov2"` have no default.
         resize: Resize of `"inception"`: `"pytorch_fid"` (the default), `"tf1"` or `"clean"`.
         precision: `"tf32"` is faster on a recent NVIDIA GPU and less exact; scores of it compare with one another
@@ -83,6 +91,10 @@ def _build(
         raise ConfigurationError(
             f"resize can be chosen for inception only, got {resize!r} for {name}. Leave it out."
         )
+    if name == "efficientnet_lite0":
+        from nacgen.metrics.extractors.efficientnet import load_efficientnet
+
+        return load_efficientnet(weights, device)
     if name == "dinov2":
         from nacgen.metrics.extractors.dinov2 import load_dinov2
 
@@ -91,14 +103,15 @@ def _build(
         raise ConfigurationError(
             f"the extractor {name} needs the folder of {WITHOUT_DEFAULT[name]}."
         )
-    folder = weights or "checkpoints/digits-classifier"
     if name == "nac_encoder":
-        return EncoderExtractor(NACEncoder.from_pretrained(folder), device=device)
-    extractor = ClassifierExtractor(ImageClassifier.from_pretrained(folder), device=device)
-    if name == DIGITS_CLASSIFIER and extractor.name != DIGITS_CLASSIFIER:
+        return EncoderExtractor(NACEncoder.from_pretrained(weights or ""), device=device)
+    fingerprint, folder = RELEASED.get(name, (None, ""))
+    weights = weights or f"checkpoints/{folder}"
+    extractor = ClassifierExtractor(ImageClassifier.from_pretrained(weights), device=device)
+    if fingerprint and extractor.name != name:
         raise CheckpointError(
-            f"the extractor {DIGITS_CLASSIFIER} has the released weights, {DIGITS_FINGERPRINT}, but {folder} "
-            f"holds others, {extractor.fingerprint}. Use the extractor classifier for a classifier of your own."
+            f"the extractor {name} has the released weights, {fingerprint}, but {weights} holds others, "
+            f"{extractor.fingerprint}. Use the extractor classifier for a classifier of your own."
         )
     return extractor
 
@@ -106,8 +119,8 @@ def _build(
 class ClassifierExtractor(NetworkExtractor):
     """Penultimate features and logits of an image classifier.
 
-    Scores are called `fd_digits_classifier` with the weights that are released under this name and with no
-    others; else `fd_<dataset>_classifier` after the dataset the classifier was trained on
+    Scores are called `fd_digits_classifier` and `fd_fashion_classifier` with the weights that are released under
+    these names and with no others; else `fd_<dataset>_classifier` after the dataset the classifier was trained on
     (`fd_own_digits_classifier` for digits), or `fd_classifier` where it does not say. The fingerprint tells
     classifiers of one name apart.
 
@@ -121,12 +134,13 @@ class ClassifierExtractor(NetworkExtractor):
     normalization = "u / 127.5 - 1"
 
     def __init__(self, classifier: ImageClassifier, *, device: torch.device | str = "cpu") -> None:
-        name = "classifier" if classifier.dataset is None else f"{classifier.dataset}_classifier"
-        if name == DIGITS_CLASSIFIER:
+        name = "_".join([*(classifier.dataset or "").replace("-", "_").split(), "classifier"])
+        if name in RELEASED:
             name = f"own_{name}"
         super().__init__(classifier, name=name, feature_dim=classifier.feature_dim, device=device)
-        if self.fingerprint == DIGITS_FINGERPRINT:
-            self.name, self.score_name = DIGITS_CLASSIFIER, f"fd_{DIGITS_CLASSIFIER}"
+        for released, (fingerprint, _) in RELEASED.items():
+            if self.fingerprint == fingerprint:
+                self.name, self.score_name = released, f"fd_{released}"
         self.classifier = classifier
 
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
