@@ -9,6 +9,8 @@ SPLITS = {
     "digits": ("train", "test"),
     "cifar10": ("train", "test"),
     "cifar100": ("train", "test"),
+    "mnist": ("train", "test"),
+    "fashion-mnist": ("train", "test"),
     "stl10": ("train", "test", "unlabeled"),
     "flickr25k": ("train",),
     "imagenet": ("train", "test"),

@@ -19,9 +19,8 @@ T = TypeVar("T")
 Ranking = Literal["hamming", "reference"]
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (q, _), (n, _) -> (q, n)
 
-CPU_BLOCK = (
-    2**15
-)  # pairs, or bins, that fit into a cache as words; torch starts no threads for them
+# Pairs, or bins, that fit into a cache as words, and that torch starts no threads for.
+CPU_BLOCK = 2**15
 CPU_BLOCK_OF_BYTES = 2**20  # pairs that fit into a cache as bytes
 DEVICE_BLOCK = 2**25  # the same on other devices
 NUM_GROUPS = 512  # smallest number of groups that bound the nearest items of a query
