@@ -62,7 +62,7 @@ def collapsed(images: Tensor, part: float) -> Tensor:
 
 LADDERS: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
     "blur, 3x3 mean, times": (blurred, (1, 2, 3)),
-    "noise, standard deviation of 255": (noisy, (5, 10, 20, 40)),
+    "noise, standard deviation of 255": (noisy, (10, 20, 40, 80)),
     "JPEG, quality": (compressed, (75, 50, 25, 10)),
     "mode dropping, part that repeats ten images": (collapsed, (0.25, 0.5, 0.75, 0.9)),
 }

@@ -18,7 +18,10 @@ RELEASED = {  # name: fingerprint of the classifier in checkpoints/, and its fol
         "sha256:c997a64152c7963c331d974e1e80d9bfcdf92b875b883e40914de4f1c464ba05",
         "digits-classifier",
     ),
-    "fashion_classifier": ("", "fashion-classifier"),
+    "fashion_classifier": (
+        "sha256:c4997e2d60b8e84f9ab72861239a693167bf2bd7a4c8013515ed2a7543dd0301",
+        "fashion-classifier",
+    ),
 }
 EXTRACTOR_NAMES = (
     *RELEASED, "classifier", "inception", "efficientnet_lite0", "dinov2", "nac_encoder",
