@@ -16,7 +16,15 @@ from pathlib import Path
 from page import DOCS, write_page
 
 HERE = Path(__file__).parent
-SHARED = ("gpu", "ladders", "page", "pil_loader", "plain_gan", "run", "timing")  # no benchmarks of a CPU
+SHARED = (
+    "gpu",
+    "ladders",
+    "page",
+    "pil_loader",
+    "plain_gan",
+    "run",
+    "timing",
+)  # no benchmarks of a CPU
 LONG = ("comparison", "end_to_end")  # whose earlier results stay on the page
 NAMES = [path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in SHARED]
 

@@ -52,7 +52,7 @@ def on_random_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         datasets,
         "load_dataset",
-        lambda name, split, data_dir, size, **_: random_images(size or 16, split),
+        lambda name, split, data_dir, image_size, **_: random_images(image_size or 16, split),
     )
     monkeypatch.setattr(
         datasets,

@@ -158,24 +158,26 @@ def test_a_classifier_of_ones_own_is_named_by_its_dataset(
     assert (extractor.name, extractor.score_name) == (name, f"fd_{name}")
 
 
-def test_only_the_released_weights_are_called_digits_classifier(tmp_path: Path) -> None:
-    released = build_extractor("digits_classifier")
-    assert (released.name, released.score_name) == ("digits_classifier", "fd_digits_classifier")
-    classifier = ImageClassifier.from_pretrained("checkpoints/digits-classifier")
+@pytest.mark.parametrize("name", ["digits_classifier", "fashion_classifier"])
+def test_only_the_released_weights_have_the_released_name(name: str, tmp_path: Path) -> None:
+    released = build_extractor(name)
+    assert (released.name, released.score_name) == (name, f"fd_{name}")
+    folder = f"checkpoints/{name.replace('_', '-')}"
+    classifier = ImageClassifier.from_pretrained(folder)
     classifier.save_pretrained(tmp_path / "copy")
-    for name in ("digits_classifier", "classifier"):
-        copy = build_extractor(name, weights=tmp_path / "copy")
-        assert (copy.name, copy.fingerprint) == ("digits_classifier", released.fingerprint)
+    for extractor in (name, "classifier"):
+        copy = build_extractor(extractor, weights=tmp_path / "copy")
+        assert (copy.name, copy.fingerprint) == (name, released.fingerprint)
     with torch.no_grad():
         classifier.head.bias[0] += 1e-6
     classifier.save_pretrained(tmp_path / "changed")
     changed = build_extractor("classifier", weights=tmp_path / "changed")
-    assert changed.score_name == "fd_classifier"
+    assert changed.score_name != released.score_name
     with pytest.raises(
         CheckpointError,
         match=f"{released.fingerprint}, but .*changed holds others, {changed.fingerprint}",
     ):
-        build_extractor("digits_classifier", weights=tmp_path / "changed")
+        build_extractor(name, weights=tmp_path / "changed")
 
 
 def test_a_classifier_of_ones_own_needs_its_folder() -> None:
