@@ -42,7 +42,6 @@ def main(config: GANConfig) -> None:
             return
         # Images to train on, held-out ones where there are any, and features to compare images by.
         dataset = load_dataset(config.dataset, "train", config.data_dir, **vars(config.data))
-        config.check_networks()
         held_out = load_test_split(dataset, config.data_dir, **vars(config.data))
         if held_out is not None:
             num_classes_of(config, held_out)  # checks the labels that the first evaluation needs

@@ -43,7 +43,6 @@ def main(config: VAEConfig) -> None:
             run.finish(report=report)
             return
         # Images to train on, held-out ones, and features to compare images by.
-        config.check_networks()
         train_set, held_out = load_splits(config.dataset, config.data_dir, **vars(config.data))
         stream = run.stream(train_set)
         extractor = metrics.build_extractor(

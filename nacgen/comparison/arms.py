@@ -43,11 +43,13 @@ def train_arms(
         for arm in arms
         for folder in [run_folder(config, arm, seed)]
     }
-    lost, threads = [], config.num_threads or 1
+    lost, threads = [], config.num_threads
+    assert threads is not None  # `write_comparison` chose it
     if missing := sum(not child.is_complete for child in children.values()):
         jobs = min(config.jobs or default_jobs(threads), missing)
         in_words = f"{threads} thread{'s' if threads > 1 else ''} each"
-        print(f"training {missing} runs, {jobs} side by side with {in_words}", file=sys.stderr)
+        runs_in_words = f"{missing} run{'s' if missing > 1 else ''}"
+        print(f"training {runs_in_words}, {jobs} side by side with {in_words}", file=sys.stderr)
         lost = run_children(list(children.values()), jobs, threads)
     runs: dict[str, list[Path]] = {arm.name: [] for arm in arms}
     diverged: dict[str, list[int]] = {arm.name: [] for arm in arms}

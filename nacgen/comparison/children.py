@@ -15,6 +15,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from nacgen.errors import EXIT_PREEMPTED, NacgenError, NonFiniteError
+from nacgen.system.control_groups import memory_limit
 from nacgen.system.documents import read_yaml, strict_json
 from nacgen.system.signals import StopSignals, stop_with_parent
 from nacgen.system.threads import count_cores
@@ -22,12 +23,13 @@ from nacgen.system.threads import count_cores
 SECONDS_TO_SAVE = 30.0
 SECONDS_BETWEEN_READS = 2.0  # of the files of the runs
 JOBS_ON_GPU = 2
+YES = ("1", "on", "t", "true", "y", "yes")  # as Accelerate reads variables
 MEMORY_OF_RUN = 2 * 1024**3  # bytes, with a dataset in memory
 # Variables by which accelerate, torchrun and MPI form a group of processes; a child is a group of its own.
 LAUNCHER_VARIABLES = re.compile(
     r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
     r"|(PMI|OMPI_COMM_WORLD|MV2_COMM_WORLD)_\w+|KMP_AFFINITY|FSDP_\w+"
-    r"|ACCELERATE_(NUM_PROCESSES|CPU_AFFINITY|USE_(FSDP|DEEPSPEED|MEGATRON_LM|PARALLELISM_CONFIG))"
+    r"|ACCELERATE_(NUM_PROCESSES|CPU_AFFINITY|DYNAMO_\w+|USE_(FSDP|DEEPSPEED|MEGATRON_LM|PARALLELISM_CONFIG))"
 )
 
 
@@ -123,15 +125,17 @@ def default_jobs(num_threads: int) -> int:
         return JOBS_ON_GPU
     jobs = count_cores() // num_threads
     if hasattr(os, "sysconf"):  # not on Windows
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        jobs = min(jobs, memory // MEMORY_OF_RUN)
+        memory = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), memory_limit())
+        jobs = min(jobs, int(memory // MEMORY_OF_RUN))
     return max(1, jobs)
 
 
 def _has_gpu() -> bool:
+    """Tell whether runs train on a GPU, which `accelerate launch --cpu` leaves alone."""
     import torch
 
-    return torch.accelerator.is_available()
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in YES
+    return not on_cpu and torch.accelerator.is_available()
 
 
 def _start(child: Child, num_threads: int) -> subprocess.Popen[bytes]:

@@ -12,7 +12,7 @@ from nacgen.training.environment import describe_hardware
 
 COST_NOTE = (
     "Seconds (s) are wall time of training and scoring; runs side by side slow each other down. "
-    "Device-seconds multiply them by the cores or GPUs that a run had. The last two columns add the "
+    "Device-seconds multiply them by the CPU threads or GPUs that a run had. The last two columns add the "
     "pretraining of the encoder: shared among the runs of the arm, and charged to each run in full, as if the "
     "encoder served no other run. They are empty where the cost was not recorded, or where devices differ in kind."
 )
@@ -89,11 +89,14 @@ def _devices(environment: Mapping[str, Any]) -> tuple[int, str | None]:
     """Return number and kind of a run's devices; the kind is None if it is unknown."""
     match environment.get("hardware"):
         case {"count": int(count), "kind": str(kind), "name": str(name)}:
-            return count, "CPU core" if kind == "cpu" else name
+            return count, "CPU" if kind == "cpu" else name
     return _devices_in(describe_hardware(environment))  # a run of an earlier version
 
 
 def _devices_in(words: str) -> tuple[int, str | None]:
-    """Read `"2 CPU cores"` or `"4 x NVIDIA H100"`, which an encoder keeps with its pretraining cost."""
-    match = re.fullmatch(r"(\d+) (?:x ([^,]+)|(CPU core)s?)", words)
+    """Read `"2 CPU threads"` or `"4 x NVIDIA H100"`, which an encoder keeps with its pretraining cost.
+
+    Earlier versions called threads cores.
+    """
+    match = re.fullmatch(r"(\d+) (?:x ([^,]+)|(CPU) (?:thread|core)s?)", words)
     return (1, None) if match is None else (int(match[1]), match[2] or match[3])

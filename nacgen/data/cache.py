@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,15 +27,13 @@ from torch import Tensor
 from nacgen.data.decoding import read_images
 from nacgen.data.folder import Contents, ImageFiles
 from nacgen.errors import CheckpointError
-from nacgen.system.files import open_regular, write_file
+from nacgen.system.files import LACKING, open_regular, write_file
 from nacgen.system.tensor_file import read_tensor_file, serialized
 from nacgen.system.terminal import printable
 
 FORMAT = 1  # raised when `decode` gives other pixels or refuses other files
-QUICK_BYTES, BYTES_PER_FILE = (
-    2**24,
-    2**14,
-)  # what is decoded in a second, where a file counts as so many more bytes
+# What is decoded in a second, where a file counts as so many more bytes.
+QUICK_BYTES, BYTES_PER_FILE = 2**24, 2**14
 MAX_AGE_DAYS = 30
 MAX_WAIT_S = 600.0  # for another process that decodes the same files
 ADVICE = "Free space or choose another folder with --data.cache; none keeps none."
@@ -43,6 +41,7 @@ ENTRY_NAME = re.compile(r"\.?[0-9a-f]{64}\.(safetensors|lock)(\..+\.new)?")
 
 MAX_WHOLE_BYTES = 64 * 2**20  # of all files together, up to which every byte is read
 SAMPLED_FILES, SAMPLED_BYTES = 256, 2**16  # of larger ones: the beginnings of so many files
+Loaded = tuple[UInt8[Tensor, "k 3 h w"], tuple[str, ...], ImageFiles]
 
 
 def cache_folder(choice: str | Path | None = None) -> Path | None:
@@ -63,7 +62,7 @@ def cache_folder(choice: str | Path | None = None) -> Path | None:
 
 def load_images(
     files: ImageFiles, image_size: int | None, skip_bad: bool, choice: str | Path | None
-) -> tuple[UInt8[Tensor, "k 3 h w"], tuple[str, ...], ImageFiles]:
+) -> Loaded:
     """Return images from the cache, or decode them; the paths left out; and the listing with what is known of it.
 
     Sets that are decoded in about a second are not kept. Nothing fails because of the cache: a line says why
@@ -88,9 +87,6 @@ def load_images(
     return _decoded(files, image_size, skip_bad) if entry is None else entry
 
 
-Loaded = tuple[Tensor, tuple[str, ...], ImageFiles]
-
-
 def _decoded(files: ImageFiles, image_size: int | None, skip_bad: bool) -> Loaded:
     images, errors = read_images(files.paths, image_size, skip_bad)
     return images, tuple(errors), files
@@ -106,8 +102,7 @@ def _fill(
     """Decode images, and write and open their entry if the files stayed as they are."""
     images, errors = read_images(files.paths, image_size, skip_bad)
     decoded = images, tuple(errors), files
-    is_small = stamps[:, 0].clip(min=0).sum() <= MAX_WHOLE_BYTES
-    digests = digests_of(files.paths if is_small else ())
+    digests = digests_of(files.paths if are_read_whole(stamps[:, 0].tolist()) else ())
     # A disk or network may answer tomorrow; a file that changes is seen.
     is_passing = any(
         isinstance(cause := error.__cause__, TimeoutError) or getattr(cause, "errno", None)
@@ -159,7 +154,10 @@ def _open(
 
 @contextmanager
 def _turn(path: Path) -> Iterator[bool]:
-    """Yield True to the first process at an entry, False to others when it has ended or if none can be made."""
+    """Yield True to the first process at an entry, False to others when it has ended or if no lock can be made.
+
+    Where the file system lacks locks each process is the first: entries are written whole.
+    """
     lock, is_first = FileLock(path.with_suffix(".lock")), False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,10 +165,17 @@ def _turn(path: Path) -> Iterator[bool]:
             lock.acquire(blocking=False)
             is_first = True
         except Timeout:
+            _note(
+                f"waiting up to {MAX_WAIT_S:.0f} s for another process that decodes the same images"
+            )
             with suppress(Timeout), lock.acquire(timeout=MAX_WAIT_S):
                 pass
     except OSError as error:
-        _note(f"decoded images are not kept: {path.parent} cannot be written ({error}). {ADVICE}")
+        is_first = error.errno in LACKING
+        if not is_first:
+            _note(
+                f"decoded images are not kept: {lock.lock_file} cannot be written or locked ({error}). {ADVICE}"
+            )
     try:
         yield is_first
     finally:
@@ -213,6 +218,11 @@ def _digest_of(files: ImageFiles, stamps: Int64[np.ndarray, "n 3"], image_size: 
     digest = hashlib.sha256(settings.encode() + os.fsencode(names) + stamps.tobytes())
     digest.update(sampled_digests(files.paths))
     return digest.hexdigest()
+
+
+def are_read_whole(sizes: Iterable[int]) -> bool:
+    """Tell whether files of these sizes are few bytes enough for every one of them to be read for a digest."""
+    return sum(max(0, size) for size in sizes) <= MAX_WHOLE_BYTES
 
 
 def sampled_digests(paths: Sequence[str]) -> bytes:

@@ -45,14 +45,12 @@ def dataset_fingerprint(dataset: Dataset) -> dict[str, str | int]:
             name = os.fsencode(path.removeprefix(root))
             digest.update(b"%d:%b:%d" % (len(name), name, size))
         num_bytes = sum(max(0, size) for size in sizes)
-        if num_bytes > cache.MAX_WHOLE_BYTES:
-            method, digests = "names, sizes and a sample", cache.sampled_digests(paths)
+        if cache.are_read_whole(sizes):
+            method = "names and contents"
+            digest.update(known.digests if known else cache.digests_of(paths))
         else:
-            method, digests = (
-                "names and contents",
-                known.digests if known else cache.digests_of(paths),
-            )
-        digest.update(digests)
+            method = "names, sizes and a sample"
+            digest.update(cache.sampled_digests(paths))
     return {
         "images": len(dataset),
         "bytes": num_bytes,

@@ -25,9 +25,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 # Errors of an operation that a file system lacks, such as locks on Lustre or NFS, or fsync of folders under FUSE.
 LACKING = (errno.EINVAL, errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 BLOCK = 4096  # multiple of the blocks of disks, in bytes
-DIRECT = (
-    8 << 20
-)  # bytes from which on files are written past the page cache, and that are so at once
+# Bytes from which on files are written past the page cache, and that are so at once.
+DIRECT = 8 << 20
 _warned: set[str] = set()
 KINDS = (
     (stat.S_ISDIR, "a folder"),

@@ -273,7 +273,12 @@ def run_recipe(
     with guarded_streams():
         try:
             config = parse(config_class, presets, description=sys.modules["__main__"].__doc__)
-            getattr(config, "check_inputs", lambda: None)()  # before torch is imported
+            try:
+                getattr(config, "check_inputs", lambda: None)()  # before torch is imported
+            except NacgenError:
+                # A finished run needs them no more; `open_run` knows whether it is one, and else checks again.
+                if not _may_be_finished(config):
+                    raise
             os.environ["OMP_NUM_THREADS"] = str(automatic_threads())  # read when torch is imported
             main(config)
             sys.stdout.flush()
@@ -298,6 +303,15 @@ def run_recipe(
             print(f"{source}: {printable(str(error))}", file=sys.stderr)
             print(*getattr(error, "__notes__", ()), sep="\n", end="", file=sys.stderr)
             sys.exit(error.exit_code)
+
+
+def _may_be_finished(config: object) -> bool:
+    """Tell whether a training run with this preset and seed has ended in the run folder, or in a default one."""
+    if not isinstance(config, TrainingConfig) or config.fresh:
+        return False
+    names = Path("runs").glob(f"*-{config.preset}*-seed{config.seed}")
+    folders = names if config.run_dir is None else [Path(config.run_dir)]
+    return any((folder / "summary.json").exists() for folder in folders)
 
 
 def _report_thread(args: threading.ExceptHookArgs) -> None:

@@ -31,13 +31,13 @@ def read_environment(folder: Path) -> dict[str, Any] | None:
 
 def choose_threads(
     given: int | None, folder: Path, before: Mapping[str, Any] | None, num_processes: int
-) -> tuple[int, str]:
+) -> tuple[int, list[str]]:
     """Return the number of CPU threads of each process of a run, and words for the terminal.
 
     It is the number given, else that of the environment `before` if it had as many processes (None: a new run),
     else the automatic one.
     """
-    automatic, remark = automatic_threads(), ""
+    automatic, remark = automatic_threads(), []
     threads = given or automatic
     if (
         given is None
@@ -47,27 +47,31 @@ def choose_threads(
         # A run of an earlier version has no such option.
         kept = flatten(read_yaml(folder / CONFIG)).get("run.num_threads") or before.get("threads")
         if isinstance(kept, int) and 1 <= kept <= MAX_THREADS and kept != automatic:
-            remark = f", as before; --run.num-threads {automatic} suits this machine, but rounds otherwise"
+            suits = f"--run.num-threads {automatic} suits this machine, but rounds differently"
+            remark = [f"as before; {suits}"]
             threads = kept
     each = " a process" if num_processes > 1 else ""
-    return threads, f"{threads} thread{'s' if threads > 1 else ''}{each}{remark}"
+    return threads, [f"{_in_words(threads)}{each}", *remark]
 
 
 def describe_hardware(environment: Mapping[str, Any]) -> str:
-    """Return the devices in an `environment.json` in words: `"2 CPU cores"`, `"4 x NVIDIA H100"`."""
+    """Return the devices in an `environment.json` in words: `"2 CPU threads"`, `"4 x NVIDIA H100"`."""
     processes, device = environment.get("num_processes", 1), environment.get("device", "cpu")
     if not device.startswith("cpu"):
         return f"{processes} x {environment.get('gpu') or device}"
     if "threads" not in environment:
         return "unknown hardware"
-    cores = processes * environment["threads"]
-    return f"{cores} CPU core{'s' if cores > 1 else ''}"
+    return _in_words(processes * environment["threads"])
+
+
+def _in_words(threads: int) -> str:
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}"
 
 
 def describe_environment(recipe: str, accelerator: "Accelerator") -> dict[str, Any]:
     """Return the contents of `environment.json` for a recipe such as `"train_gan"`.
 
-    `hardware` holds kind, number and name of the devices that the run computes on; those of a CPU are cores.
+    `hardware` holds kind, number and name of the devices that the run computes on; a CPU counts by threads.
     """
     import torch
 

@@ -115,7 +115,7 @@ class Run:
 
     @property
     def hardware(self) -> str:
-        """Devices of the run in words, for example `"2 CPU cores"`."""
+        """Devices of the run in words, for example `"2 CPU threads"`."""
         return describe_hardware(self.environment)
 
     def stream(self, dataset: Dataset) -> ImageStream:
@@ -149,7 +149,8 @@ class Run:
                     if not self._fingerprints["inputs"]:  # else they are compared first
                         self._describe()
             if self.is_main:
-                print(f"training on {self.hardware}, {self._told}", file=sys.stderr)
+                words = ", ".join(dict.fromkeys([self.hardware, *self._told]))
+                print(f"training on {words}", file=sys.stderr)
             try:
                 yield
             finally:  # of a lock that was taken again
@@ -377,6 +378,7 @@ def open_run(
     Raises:
         ConfigurationError: The tracker is not installed or logged in, the folder holds another run, or
             the launcher chose fp16 where it is not allowed.
+        NacgenError: A folder that the options of a run to be trained name does not exist.
         LockedError: Another process trains in the folder.
         StorageError: The folder cannot be written.
 
@@ -393,6 +395,8 @@ def open_run(
     accelerator, num_threads = build_accelerator(path, config, allow_fp16), torch.get_num_threads()
     run = Run(path, config, accelerator, recipe or name.partition("-")[0])
     try:
+        if not run.is_complete:
+            config.check_inputs()
         with contextlib.nullcontext() if run.is_complete else run._held(config.fresh):
             yield run
     finally:

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from nacgen.comparison import children as module
 from nacgen.comparison.children import Child, child_environment, run_children
 from nacgen.errors import NacgenError
+from nacgen.system.signals import LAUNCHER_MARKS
 
 # Leaves what a run leaves, then sleeps, fails, or ends, as its arguments say.
 CHILD = """
@@ -82,15 +84,17 @@ def test_every_child_has_the_same_threads_whatever_runs_beside_it(
 
 
 @pytest.mark.parametrize(
-    ("cores", "num_threads", "has_gpu", "gigabytes", "expected"),
+    ("cores", "num_threads", "has_gpu", "gigabytes", "limit", "expected"),
     [
-        (2, 1, False, 8, (1, 2)),
-        (4, 1, False, 16, (1, 4)),
-        (32, 1, False, 16, (1, 8)),
-        (32, 5, False, 64, (1, 6)),
-        (4, 8, False, 1, (1, 1)),
-        (16, 8, True, 64, (8, 2)),
-        (1, 1, True, 64, (1, 2)),
+        (2, 1, False, 8, math.inf, (1, 2)),
+        (4, 1, False, 16, 16, (1, 4)),
+        (32, 1, False, 16, math.inf, (1, 8)),
+        (32, 5, False, 64, 100, (1, 6)),
+        (4, 8, False, 1, math.inf, (1, 1)),
+        (16, 8, True, 64, math.inf, (8, 2)),
+        (1, 1, True, 64, 1, (1, 2)),
+        (32, 1, False, 64, 9, (1, 4)),
+        (32, 1, False, 64, 0.1, (1, 1)),
     ],
 )
 def test_a_comparison_uses_the_cores_by_runs_side_by_side(
@@ -98,14 +102,28 @@ def test_a_comparison_uses_the_cores_by_runs_side_by_side(
     num_threads: int,
     has_gpu: bool,
     gigabytes: int,
+    limit: float,
     expected: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "count_cores", lambda: cores)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr("torch.accelerator.is_available", lambda: has_gpu)
+    monkeypatch.setattr(module, "memory_limit", lambda: limit * 2**30)
     memory = {"SC_PHYS_PAGES": gigabytes << 18, "SC_PAGE_SIZE": 1 << 12}
     monkeypatch.setattr(os, "sysconf", memory.__getitem__)
     assert (module.default_threads(), module.default_jobs(num_threads)) == expected
+
+
+@pytest.mark.parametrize(("given", "jobs"), [("true", 3), ("1", 3), ("false", 2), ("", 2)])
+def test_a_gpu_that_the_launcher_leaves_alone_does_not_count(
+    given: str, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", given)
+    monkeypatch.setattr(module, "count_cores", lambda: 3)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.delattr(os, "sysconf")
+    assert module.default_jobs(1) == jobs
 
 
 def test_progress_is_read_from_the_run_folder(tmp_path: Path) -> None:
@@ -127,6 +145,7 @@ def test_a_launcher_does_not_draw_children_into_its_group(monkeypatch: pytest.Mo
         *("GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
         *("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"),
         *("ACCELERATE_CPU_AFFINITY", "OMPI_COMM_WORLD_RANK", "PMI_SIZE", "KMP_AFFINITY"),
+        *("ACCELERATE_DYNAMO_BACKEND", *LAUNCHER_MARKS),
     )
     kept = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "CUDA_VISIBLE_DEVICES", "USERNAME")
     for name in (*group, *kept):

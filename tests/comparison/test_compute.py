@@ -32,7 +32,7 @@ def cost(make_run: MakeRun) -> Cost:
 def test_pretraining_is_shared_and_charged_in_full(cost: Cost) -> None:
     found = cost()
     assert found.seconds == (57.25, 58.25)
-    assert found.devices == ("1 CPU core",)
+    assert found.devices == ("1 CPU thread",)
     assert found.device_seconds == 57.75
     assert found.pretraining == (PRETRAINING,)
     assert found.shared == 57.75 + 120 / 2  # two cores for a minute, by two runs
@@ -43,6 +43,18 @@ def test_each_encoder_was_pretrained_by_itself(cost: Cost) -> None:
     found = cost(("one", "another"))
     assert found.pretraining == (PRETRAINING, PRETRAINING)
     assert found.shared == found.in_full == 57.75 + 120
+
+
+@pytest.mark.parametrize("hardware", ["2 CPU threads", "2 CPU cores"])
+@pytest.mark.parametrize("recorded", [{}, {"kind": "cpu", "count": 1, "name": "EPYC"}])
+def test_threads_are_what_earlier_versions_called_cores(
+    cost: Cost, hardware: str, recorded: dict[str, Any]
+) -> None:
+    found = cost(
+        pretraining=PRETRAINING | {"hardware": hardware},
+        environment=ONE_CORE | {"hardware": recorded},
+    )
+    assert found.in_full == 57.75 + 120
 
 
 def test_random_weights_cost_nothing(cost: Cost) -> None:

@@ -224,7 +224,9 @@ def test_folders_that_cannot_be_written_cost_the_cache_alone(
     (tmp_path / "file").touch()
     expected = load("none").images
     assert torch.equal(load(tmp_path / "file").images, expected)
-    assert f"{tmp_path / 'file'} cannot be written ([Errno" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"not kept: {tmp_path / 'file'}" in told
+    assert ".lock cannot be written or locked ([Errno" in told
 
     # One that others have filled is read.
     load()
@@ -237,6 +239,29 @@ def test_folders_that_cannot_be_written_cost_the_cache_alone(
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert torch.equal(load(None).images, expected)
     assert "are not kept (no home). Give a folder with --data.cache." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO])
+def test_file_systems_without_locks_have_a_cache(
+    number: int,
+    load: Load,
+    decoded: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def lacking(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", lacking)
+    load()
+    load()
+    is_kept = number != errno.EIO
+    assert decoded.total() == (N if is_kept else 2 * N)
+    told = capsys.readouterr().err
+    assert told.count("not kept: ") == (0 if is_kept else 2)
+    assert is_kept or f".lock cannot be written or locked ([Errno {number}]" in told
 
 
 def test_bad_files_are_skipped_as_without_a_cache(
@@ -291,7 +316,10 @@ def test_files_that_change_while_they_are_decoded_are_not_kept(
 
 
 def test_two_at_once_decode_once(
-    load: Load, decoded: Counter[str], monkeypatch: pytest.MonkeyPatch
+    load: Load,
+    decoded: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     plain = cache_module.read_images
     monkeypatch.setattr(
@@ -305,6 +333,8 @@ def test_two_at_once_decode_once(
         thread.join()
     assert decoded.total() == 2 * N
     assert [torch.equal(dataset.images, expected) for dataset in found] == 3 * [True]
+    told = capsys.readouterr().err
+    assert told.count("waiting up to 600 s for another process that decodes the same images\n") == 2
 
 
 def test_others_go_on_where_the_first_could_not_write(

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -268,6 +269,9 @@ def test_every_run_has_the_threads_of_the_first_whatever_runs_side_by_side(
     assert len(threads_of(run_dir)) == 8
     with pytest.raises(ConfigurationError, match=r"configuration \(num_threads: 1 there, 2 here\)"):
         run(tmp_path, "--seeds", "0", "3", "--num-threads", "2")
+    rmtree(run_dir / "nac-seed0")
+    run(tmp_path, "--seeds", "0", "1", "--jobs", "2")
+    assert "training 1 run, 1 side by side with 1 thread each\n" in capsys.readouterr().err
 
 
 def test_a_comparison_of_an_earlier_version_goes_on_with_the_threads_of_its_runs(

@@ -1,11 +1,13 @@
 """CPU threads by affinity, quota, launcher and environment, each of them faked."""
 
+import math
 import os
 from pathlib import Path
 
 import pytest
 
-from nacgen.system import threads
+from nacgen.system import control_groups
+from nacgen.system.control_groups import memory_limit
 from nacgen.system.signals import LAUNCHER_MARKS
 from nacgen.system.threads import LOCAL_SIZES, automatic_threads, count_cores
 
@@ -17,7 +19,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A process on a machine of eight cores, without launcher, quota or variables."""
     for name in ("OMP_NUM_THREADS", *LOCAL_SIZES, *LAUNCHER_MARKS):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(threads, "ROOT", tmp_path)
+    monkeypatch.setattr(control_groups, "ROOT", tmp_path)
     allow(monkeypatch, range(8))
 
 
@@ -94,6 +96,20 @@ def test_the_lowest_quota_of_a_group_and_those_around_it_holds(tmp_path: Path) -
     write(tmp_path, {f"{groups}/cpu/slurm/job/cpu.cfs_quota_us": "200000"})
     write(tmp_path, {f"{groups}/cpu/slurm/job/cpu.cfs_period_us": "100000"})
     assert count_cores() == 2
+
+
+def test_the_lowest_memory_limit_of_a_container_holds(tmp_path: Path) -> None:
+    groups = "sys/fs/cgroup"
+    assert memory_limit() == math.inf
+    write(tmp_path, {"proc/self/cgroup": "0::/user.slice/job\n"})
+    write(tmp_path, {f"{groups}/user.slice/job/memory.max": "max\n"})
+    assert memory_limit() == math.inf
+    write(tmp_path, {f"{groups}/user.slice/memory.max": "4294967296\n"})
+    assert memory_limit() == 2**32
+    write(tmp_path, {"proc/self/cgroup": "7:memory:/docker/abc\n4:cpu:/x\n0::/\n"})
+    write(tmp_path, {f"{groups}/memory/memory.limit_in_bytes": "2147483648\n"})
+    write(tmp_path, {f"{groups}/memory/docker/abc/memory.limit_in_bytes": f"{2**63 - 4096}\n"})
+    assert memory_limit() == 2**31
 
 
 @pytest.mark.parametrize("variable", LOCAL_SIZES)

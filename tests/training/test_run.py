@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,14 @@ import yaml
 from nacgen.errors import CheckpointError, ConfigurationError, DataError, LockedError, StorageError
 from nacgen.system import locks
 from nacgen.training import run_folder
-from nacgen.training.config import DataConfig, RunConfig, TrainingConfig, parse, to_dict
+from nacgen.training.config import (
+    DataConfig,
+    RunConfig,
+    TrainingConfig,
+    parse,
+    run_recipe,
+    to_dict,
+)
 from nacgen.training.environment import describe_hardware
 from nacgen.training.run import Run, TrainingResult, open_run
 
@@ -123,9 +131,12 @@ def test_the_folder_says_what_the_run_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"threads": 2}, "2 CPU cores"),
-        ({"threads": 1, "num_processes": 1, "device": "cpu"}, "1 CPU core"),
-        ({"threads": 4, "num_processes": 2, "device": "cpu", "gpu": "NVIDIA H100"}, "8 CPU cores"),
+        ({"threads": 2}, "2 CPU threads"),
+        ({"threads": 1, "num_processes": 1, "device": "cpu"}, "1 CPU thread"),
+        (
+            {"threads": 4, "num_processes": 2, "device": "cpu", "gpu": "NVIDIA H100"},
+            "8 CPU threads",
+        ),
         ({"num_processes": 4, "device": "cuda:0", "gpu": "NVIDIA H100"}, "4 x NVIDIA H100"),
         ({"num_processes": 1, "device": "mps", "gpu": None}, "1 x mps"),
         ({}, "unknown hardware"),
@@ -425,3 +436,37 @@ def test_a_complete_run_says_the_same_again(
     refuse(tmp_path, ConfigurationError, "seed: 0 there, 3 here", seed=3)
     (tmp_path / "summary.json").write_text("{")
     refuse(tmp_path, CheckpointError, "summary.json is damaged .* no checkpoint to make it whole")
+
+
+def test_a_complete_run_needs_its_inputs_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "data").mkdir()
+
+    def recipe(config: TrainingConfig) -> None:
+        with open_run("train_x-digits", config) as run:
+            run.finish(None if run.is_complete else RESULT)
+
+    def start(*flags: str) -> str:
+        given = ["recipe", "--dataset", "folder", "--data-dir", "data", "--run.tracker", "none"]
+        monkeypatch.setattr(sys, "argv", [*given, *flags])
+        run_recipe(recipe, TrainingConfig, {"digits": TrainingConfig()})
+        return capsys.readouterr().out
+
+    firsts = start(), start("--run-dir", "own")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert (start(), start("--run-dir", "own")) == firsts
+    for flags in ([], ["--run-dir", "own"]):
+        with pytest.raises(SystemExit):  # of a run to be trained
+            start(*flags, "--fresh")
+    with pytest.raises(SystemExit):
+        start("--run-dir", "other")
+    (tmp_path / "runs/train_y-digits-seed1").mkdir()
+    (tmp_path / "runs/train_y-digits-seed1/summary.json").touch()  # another recipe's
+    with pytest.raises(SystemExit):
+        start("--seed", "1")
+    assert capsys.readouterr().err.count("data") >= 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["moved", "own", "runs"]

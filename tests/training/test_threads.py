@@ -45,14 +45,17 @@ def test_a_run_says_and_keeps_how_many_threads_it_has(
     before = torch.get_num_threads()
     assert threads(tmp_path / "run") == 3
     assert torch.get_num_threads() == before  # of a program around it
-    assert capsys.readouterr().err.count("training on 3 CPU cores, 3 threads\n") == 1
+    assert capsys.readouterr().err.count("training on 3 CPU threads\n") == 1
     monkeypatch.setattr(environment, "automatic_threads", lambda: 1)
     assert threads(tmp_path / "run") == 3
     told = capsys.readouterr().err
-    assert "3 threads, as before; --run.num-threads 1 suits this machine, but rounds" in told
+    assert (
+        "3 CPU threads, as before; --run.num-threads 1 suits this machine, but rounds differently"
+        in told
+    )
     assert "warning" not in told
     assert threads(tmp_path / "run", fresh=True) == 1
-    assert "training on 1 CPU core, 1 thread\n" in capsys.readouterr().err
+    assert "training on 1 CPU thread\n" in capsys.readouterr().err
 
 
 def test_a_number_that_is_given_is_taken_and_a_change_is_warned_of(
