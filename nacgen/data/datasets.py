@@ -21,7 +21,7 @@ from nacgen.data.decoding import decoded_bytes, find_unreadable
 from nacgen.data.folder import ImageFiles
 from nacgen.data.layout import list_folder
 from nacgen.data.lazy import LazyImageDataset
-from nacgen.data.options import SPLITS
+from nacgen.data.options import SPLITS, require_dataset
 from nacgen.data.sources.flickr25k import list_flickr25k
 from nacgen.data.sources.imagenet import list_imagenet
 from nacgen.data.sources.mnist import read_mnist
@@ -125,11 +125,7 @@ def load_dataset(
         >>> len(digits), digits.read(torch.tensor([0, 1])).shape
         (355, torch.Size([2, 3, 16, 16]))
     """
-    if name not in SPLITS:
-        raise ConfigurationError(
-            f"dataset must be one of {', '.join(SPLITS)}, got {name!r}. "
-            "For images of your own use --dataset folder --data-dir PATH."
-        )
+    require_dataset(name)
     if split not in SPLITS[name]:
         raise ConfigurationError(
             f"split of {name} must be one of {', '.join(SPLITS[name])}, got {split!r}."

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nacgen.errors import DataNotFoundError
+from nacgen.errors import ConfigurationError, DataNotFoundError
 
 SPLITS = {
     "digits": ("train", "test"),
@@ -34,6 +34,15 @@ class ViewConfig:
     """Strength of hue changes, up to 0.5."""
     grayscale_probability: float = 0.0
     """Probability that an image becomes gray."""
+
+
+def require_dataset(name: str) -> None:
+    """Raise a `ConfigurationError` unless a dataset has this name."""
+    if name not in SPLITS:
+        raise ConfigurationError(
+            f"dataset must be one of {', '.join(SPLITS)}, got {name!r}. "
+            "For images of your own use --dataset folder --data-dir PATH."
+        )
 
 
 def require_folder(data_dir: str | Path) -> None:

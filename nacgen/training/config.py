@@ -17,7 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from nacgen.data.options import require_folder
+from nacgen.data.options import require_dataset, require_folder
 from nacgen.errors import (
     EXIT_INTERRUPTED,
     ConfigurationError,
@@ -177,7 +177,8 @@ class TrainingConfig:
             )
 
     def check_inputs(self) -> None:
-        """Raise unless the folders that options name exist; what lies in them is checked when it is read."""
+        """Raise unless the dataset and folders that options name exist; their contents are checked when read."""
+        require_dataset(self.dataset)
         if self.dataset == "folder" and self.data_dir is not None:
             require_folder(self.data_dir)
         for name in ("encoder", "perceptual_encoder"):
