@@ -117,8 +117,8 @@ def test_too_few_images_to_hold_any_out_are_refused(tmp_path: Path) -> None:
 
 
 def test_names_splits_and_places_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"digits, cifar10, .* folder, got 'mnist'"):
-        load_dataset("mnist")
+    with pytest.raises(ConfigurationError, match=r"digits, cifar10, .* folder, got 'svhn'"):
+        load_dataset("svhn")
     with pytest.raises(ConfigurationError, match="digits must be one of train, test, got 'val'"):
         load_dataset("digits", "val")
     with pytest.raises(ConfigurationError, match="image_size must be 1 pixel or more, got 0"):

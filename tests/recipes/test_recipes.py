@@ -176,7 +176,7 @@ def test_other_images_need_networks_of_their_own(given: dict[str, Any]) -> None:
     ("flags", "code", "message"),
     [
         (["--preset", "huge"], 2, "projected, folder, smoke, got 'huge'"),
-        (["--dataset", "mnist"], 2, "imagenet, folder, got 'mnist'"),
+        (["--dataset", "svhn"], 2, "imagenet, folder, got 'svhn'"),
         (["--init", "magic"], 2, "invalid choice 'magic'"),
         (["--score.extractor", "eyes"], 2, "invalid choice 'eyes'"),
         (["--total-images", "100"], 2, "multiple of batch_size, got 100 and 64"),
