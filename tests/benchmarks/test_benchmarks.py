@@ -11,7 +11,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2] / "benchmarks"
-SHARED = ("gpu", "page", "pil_loader", "plain_gan", "run", "timing")
+SHARED = ("gpu", "ladders", "page", "pil_loader", "plain_gan", "run", "timing")
 NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in SHARED)
 SLOW = {  # build Inception several times, train, or start fresh processes
     ("scores", "features"),

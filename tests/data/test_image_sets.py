@@ -217,8 +217,8 @@ def test_images_are_found_by_what_names_them(tmp_path: Path) -> None:
 
 
 def test_what_names_no_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"digits, cifar10, .*but mnist/test is none of th"):
-        open_images("mnist/test")
+    with pytest.raises(DataNotFoundError, match=r"digits, cifar10, .*but svhn/test is none of th"):
+        open_images("svhn/test")
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(DataNotFoundError, match=r"a\.zip is a file of another kind"):
         open_images(str(tmp_path / "a.zip"))

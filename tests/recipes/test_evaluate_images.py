@@ -161,7 +161,7 @@ def test_without_weights_the_remedies_are_named(
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    message = r"no route to host.*Pass the path.*Or choose other features.*--extractor digits-class"
+    message = r"no route to host.*Pass the path.*Or choose other features.*digits-classifier"
     with pytest.raises(CheckpointNotFoundError, match=message):
         score(EvaluateConfig(reference=folders[0], generated=folders[1]))
 

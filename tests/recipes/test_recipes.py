@@ -166,7 +166,9 @@ def test_other_images_need_networks_of_their_own(given: dict[str, Any]) -> None:
     options = GANConfig(dataset="folder", **given)
     got = f"got {options.encoder} and {options.score.extractor} for folder"
     steps = r"pretrain_nac\.py .* --encoder A/encoder.*/train_classifier\.py .* --score\.weights B/"
-    with pytest.raises(ConfigurationError, match=rf"{got}\. .*{steps}classifier; or .* inception"):
+    with pytest.raises(
+        ConfigurationError, match=rf"{got}\. .*{steps}classifier; without labels .*inception"
+    ):
         options.check_networks()
     replace(options, dataset="digits").check_networks()
     replace(options, encoder="own", score=ScoreConfig(extractor="classifier")).check_networks()
