@@ -4,7 +4,8 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from nacgen.errors import LockedError, NonFiniteError, StorageError
 from nacgen.system import files
 from nacgen.system.locks import lock_folder
 from nacgen.system.tensor_file import copy_serialized, serialized
-from nacgen.training import checkpoint, checkpoint_writer
+from nacgen.training import checkpoint, checkpoint_writer, loop
 from nacgen.training.checkpoint import load_checkpoint, read_checkpoint
+from nacgen.training.checkpoint_writer import CheckpointWriter
 from tests.processes import ended
 from tests.training.test_loop import LineUpdate, train_line
 
@@ -259,15 +261,25 @@ def save_and_die(folder: Path) -> None:
     train_line(folder, Moving(before))
 
 
-def test_a_runs_rate_leaves_the_wait_for_its_last_checkpoint_out(
+def test_a_runs_rate_leaves_the_waits_for_its_checkpoints_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writing = Writing(monkeypatch)
+    paused, wait = loop._Clock.paused, CheckpointWriter.wait
+    inside, waits = list[int](), list[bool]()
 
-    def before(images_seen: int) -> None:
-        if images_seen == 40:  # the last step, at whose end the only checkpoint is begun
-            threading.Timer(2, writing.go.set).start()
+    @contextmanager
+    def noted(clock: loop._Clock) -> Iterator[None]:
+        inside.append(1)
+        with paused(clock):
+            yield
+        inside.pop()
 
-    _, result = train_line(tmp_path, Moving(before), run={"checkpoint_every": 48})
-    assert result.seconds > 2
-    assert result.images_seen / result.images_per_second < 1.5
+    def noted_wait(writer: CheckpointWriter) -> None:
+        if writer._job is not None:
+            waits.append(bool(inside))
+        wait(writer)
+
+    monkeypatch.setattr(loop._Clock, "paused", noted)
+    monkeypatch.setattr(CheckpointWriter, "wait", noted_wait)
+    train_line(tmp_path, Moving(), run={"checkpoint_every": 24})
+    assert waits == [True, True]
