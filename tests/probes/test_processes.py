@@ -31,11 +31,9 @@ ROOT = Path(__file__).parents[2]
 VIEWS = ViewPolicy(crop_scale=(0.5, 1.0), flip=False)
 PROGRAM = """
 import json, os, sys, torch.distributed as dist
-from tests.launch import two_processes
 from tests.probes.test_processes import measured
 dist.init_process_group("gloo")
 json.dump(measured(), open(sys.argv[1] + os.environ["RANK"], "w"))
-dist.destroy_process_group()
 """
 
 
