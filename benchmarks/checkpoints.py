@@ -128,7 +128,7 @@ def _opened() -> Iterator[tuple[Run, Path]]:
 
 def training(size: Size) -> list[Row]:
     """Steps of SGD with a save in every eighth, written beside them or by the training thread."""
-    name, steps = size.of("tiny", "resnet18", "resnet18"), 8
+    name, steps = size.of("tiny", "tiny", "resnet18"), 8
     with _opened() as (run, folder), CheckpointWriter(run) as writer:
         update, seen = Trained(run.accelerator, name), count()
         network = update.modules["network"]
