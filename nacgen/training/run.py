@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -279,21 +280,13 @@ class Run:
 
     def read_log(self) -> bytes:
         """Return the log, for a checkpoint. Only the main process calls it."""
-        with (
-            self.writing("log"),
-            contextlib.suppress(FileNotFoundError),
-            open_regular(self._log) as file,
-        ):
+        with self.writing("log"), suppress(FileNotFoundError), open_regular(self._log) as file:
             return file.read()
         return b""
 
     def sync_log(self) -> None:
         """Sync the log to the disk, before a checkpoint that holds its rows. Only the main process calls it."""
-        with (
-            self.writing("log"),
-            contextlib.suppress(FileNotFoundError),
-            open_regular(self._log) as file,
-        ):
+        with self.writing("log"), suppress(FileNotFoundError), open_regular(self._log) as file:
             sync(file.fileno())
 
     def restore_log(self, rows: bytes) -> None:
@@ -301,9 +294,7 @@ class Run:
         with self.processes.failing_together(), self.writing("log"):
             if not self.is_main:
                 return
-            found = b""
-            with contextlib.suppress(FileNotFoundError), open_regular(self._log) as file:
-                found = file.read()
+            found = self.read_log()
             if not found.startswith(rows):
                 told = "is damaged; it gets the rows of the checkpoint"
                 print(f"{self._log} {told}", file=sys.stderr)
@@ -322,7 +313,7 @@ class Run:
             with open_regular(self._log) as file:
                 lines = file.read().decode(errors="replace").splitlines()
             for line in lines:
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off by a kill
+                with suppress(ValueError, KeyError, TypeError):  # cut off by a kill
                     if json.loads(line)["images_seen"] <= images_seen:
                         kept.append(line + "\n")
             write_file(self._log, "".join(kept[:num_rows]))
