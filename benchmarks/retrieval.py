@@ -5,11 +5,14 @@ sorted form ranks the gallery of each query and adds up the expected precision p
 flat binary index with as many threads.
 """
 
+from unittest.mock import patch
+
 import torch
 from torch import Tensor
 
 import page
-from nacgen.functional.hamming import nearest_codes, pack_codes
+from nacgen.functional import hamming
+from nacgen.functional.hamming import Neighbors, nearest_codes, pack_codes
 from nacgen.functional.hashing import distance_counts
 from nacgen.functional.ranking import average_precision
 from timing import Row, Size, agree, cost, in_turns, missing, peak_memory
@@ -82,7 +85,7 @@ def precision(size: Size) -> list[Row]:
 
 
 def nearest(size: Size) -> list[Row]:
-    """Neighbours of each query; their distances must be faiss's, ties have no order there."""
+    """Neighbors of each query, by faiss where it is installed, and by the bit counts of NumPy without it."""
     num_queries, num_gallery = size.of((5, 500), (1000, 50_000), (5000, 50_000))
     what = f"{NUM_NEIGHBORS} nearest of {num_gallery:,} codes for {num_queries:,} queries"
     peer = "faiss IndexBinaryFlat"
@@ -96,17 +99,25 @@ def nearest(size: Size) -> list[Row]:
     index.add(pack_codes(gallery).numpy())
     packed = pack_codes(queries).numpy()
     theirs = torch.from_numpy(index.search(packed, NUM_NEIGHBORS)[0])
-    ours = nearest_codes(queries, gallery, NUM_NEIGHBORS).distances
+
+    def search() -> Neighbors:
+        return nearest_codes(queries, gallery, NUM_NEIGHBORS)
+
+    def search_without() -> Neighbors:
+        with patch.object(hamming, "_has_faiss", lambda: False):
+            return search()
+
     return [
         in_turns(
-            what,
+            name,
             peer,
             lambda: index.search(packed, NUM_NEIGHBORS),
-            lambda: nearest_codes(queries, gallery, NUM_NEIGHBORS),
+            ours,
             size.turns,
-            agreement=agree(theirs, ours, 0, "distances"),
+            agreement=agree(theirs, ours().distances, 0, "distances"),
             at_least=size.of(None, 1, 1),
         )
+        for name, ours in ((what, search), (f"{what}, faiss not installed", search_without))
     ]
 
 

@@ -22,9 +22,13 @@ def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(hamming, "CPU_BLOCK", request.param)
 
 
-@pytest.fixture(params=["counted", "multiplied"])
+@pytest.fixture(params=["faiss", "counted", "multiplied"])
 def _route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bit counts, as on a CPU, and the matrix product of all other devices."""
+    """faiss, bit counts, as on a CPU without it, and the matrix product of all other devices."""
+    if request.param == "faiss":
+        pytest.importorskip("faiss")
+    else:
+        monkeypatch.setattr(hamming, "_has_faiss", lambda: False)
     if request.param == "multiplied":
         monkeypatch.setattr(hamming, "_counted", hamming._multiplied)
         monkeypatch.setattr(hamming, "_nearest_bounded", hamming._nearest_selected)
@@ -72,6 +76,7 @@ def test_neighbors_in_a_large_gallery_are_the_first_of_a_stable_sort(bits: int) 
 def test_neighbors_found_by_several_threads_equal_a_sort_of_all_pairs(
     bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(hamming, "_has_faiss", lambda: False)
     monkeypatch.setattr(hamming, "CPU_BLOCK", 300)
     monkeypatch.setattr(hamming, "CPU_BLOCK_OF_BYTES", 3_000)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
