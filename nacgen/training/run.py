@@ -255,6 +255,7 @@ class Run:
 
     def end_trackers(self) -> None:
         """Close the trackers and the group of processes; every process calls it."""
+        self.accelerator.wait_for_everyone()  # else one that leaves first may abort a peer
         with self.writing("tracker's files"):
             self.accelerator.end_training()
 

@@ -57,8 +57,13 @@ def test_two_machines_train_as_one_process(tmp_path: Path) -> None:
                 text=True,
             )
         )
-    outputs = [launcher.communicate(timeout=300) for launcher in launchers]
-    assert [launcher.returncode for launcher in launchers] == [0, 0], outputs[0][1][-3000:]
+    try:  # a launcher waits 300 seconds for one whose process failed
+        outputs = [launcher.communicate(timeout=360) for launcher in launchers]
+    finally:
+        for launcher in launchers:
+            launcher.kill()
+    told = "\n".join(stderr[-3000:] for _, stderr in outputs)
+    assert [launcher.returncode for launcher in launchers] == [0, 0], told
     two = json.loads(outputs[0][0].splitlines()[-1])
     one = run("train_gan", tmp_path / "one", launch=())
     scores = [
