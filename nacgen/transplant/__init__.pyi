@@ -1,3 +1,5 @@
+from .alignment import Alignment as Alignment
+from .alignment import into_alignment as into_alignment
 from .discriminator import Discriminator as Discriminator
 from .discriminator import into_discriminator as into_discriminator
 from .own_module import into_module as into_module

@@ -1,4 +1,4 @@
-"""One entry point for all transplants; the exact options stand in the four `into_...` functions."""
+"""One entry point for all transplants; the exact options stand in the five `into_...` functions."""
 
 import warnings
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from torch import nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
+from nacgen.transplant.alignment import into_alignment
 from nacgen.transplant.discriminator import into_discriminator
 from nacgen.transplant.own_module import into_module
 from nacgen.transplant.perceptual import into_perceptual
@@ -18,6 +19,7 @@ TARGETS: dict[str, Callable[..., Transplant[Any]]] = {
     "discriminator": into_discriminator,
     "vae_encoder": into_vae_encoder,
     "perceptual": into_perceptual,
+    "alignment": into_alignment,
 }
 
 
@@ -28,8 +30,10 @@ def transplant(
 
     Args:
         encoder: Pretrained encoder; it is not changed.
-        into: `"discriminator"`, `"vae_encoder"`, `"perceptual"`, or a module, which is filled in place.
-        options: Keywords of `into_discriminator`, `into_vae_encoder`, `into_perceptual` or `into_module`.
+        into: `"discriminator"`, `"vae_encoder"`, `"perceptual"`, `"alignment"`, or a module, which is filled in
+            place.
+        options: Keywords of `into_discriminator`, `into_vae_encoder`, `into_perceptual`, `into_alignment` or
+            `into_module`.
 
     Returns:
         The module with its parameter groups and a report.
