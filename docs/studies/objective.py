@@ -6,8 +6,10 @@
 Flags after `--` go to training and measurement, for example `-- --dataset folder --data-dir PATH`. Runs have one
 thread each. The same command goes on where it was stopped; `--dry-run` lists the trials, `--table` their results.
 
-NAC by direction and SimCLR get the same temperatures and stages. Trials are judged by linear probe *and* retrieval
-on held-out images; a search chooses, and only `confirm`, with other seeds, supports a claim.
+NAC by direction, NAC in closed form and SimCLR get the same temperatures and stages. Trials are judged by linear
+probe *and* retrieval on held-out images; a search chooses, and only `confirm`, with other seeds, supports a claim.
+Arms `authors-*` ask if the channel explains the plateau of the authors' parametrization; `*-K*` have longer codes
+at the same temperature; `--total-images` trains all arms for another length.
 """
 
 import argparse
@@ -52,13 +54,23 @@ def all_arms() -> dict[str, tuple[str, ...]]:
         p = f"{flip_probability_of_temperature(temperature, CODE_DIM):.4f}"
         channel = ("--model.flip-probability", p, "--nac.relaxation")
         arms[f"direction-T{temperature}"] = (*channel, "direction")
-        if temperature in (0.1, 0.2, 0.5):
-            arms[f"closed_form-T{temperature}"] = (*channel, "closed_form")
+        arms[f"closed_form-T{temperature}"] = (*channel, "closed_form")
         if temperature in (0.2, 0.5):
             arms[f"direction_out-T{temperature}"] = (*channel, "direction", "--nac.no-own-row")
         simclr = ("--objective", "simclr", "--temperature", str(temperature))
         arms[f"simclr-T{temperature}"] = simclr
-    return arms | {f"{name}-stages": (*flags, *STAGES) for name, flags in arms.items()}
+    arms |= {f"{name}-stages": (*flags, *STAGES) for name, flags in arms.items()}
+    for p in ("0.1", "0.2", "0.3", "0.4", "0.4375"):
+        heads = ("--model.posterior", "separate", "--model.code-normalization", "sqrt_dim")
+        arms[f"authors-p{p}"] = (*heads, "--model.flip-probability", p)
+    for code_dim in (256, 512):
+        for temperature in (0.2, 0.5):
+            p = f"{flip_probability_of_temperature(temperature, code_dim):.4f}"
+            flags = ("--model.flip-probability", p, "--model.code-dim", str(code_dim))
+            for form in ("direction", "closed_form"):
+                name = f"{form}-T{temperature}-K{code_dim}"
+                arms[name] = (*flags, "--nac.relaxation", form)
+    return arms
 
 
 def run(folder: Path, name: str, *command: str) -> bool:
@@ -143,6 +155,7 @@ def main() -> None:
     parser.add_argument("--preset", default="digits", help="of pretrain_nac.py")
     parser.add_argument("--arms", nargs="+", default=["*"], help="names or patterns of arms")
     parser.add_argument("--seeds", nargs="+", type=int, help="by default those of the stage")
+    parser.add_argument("--total-images", help="length of training; by default the preset's")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/objective"))
     parser.add_argument("--dry-run", action="store_true", help="list the trials")
@@ -155,6 +168,8 @@ def main() -> None:
     if options.stage == "search" and set(options.seeds or ()) & set(SEEDS["confirm"]):
         parser.error(f"the search must leave the seeds of confirm alone, got {options.seeds}.")
     seeds = options.seeds or SEEDS[options.stage]
+    length = ("--total-images", options.total_images) if options.total_images else ()
+    folder = folder.with_name("-".join((folder.name, *length[1:])))
     trials = {(arm, seed): folder / f"{arm}-seed{seed}" for seed in seeds for arm in chosen}
     if options.dry_run:
         print(
@@ -165,7 +180,9 @@ def main() -> None:
         pool = ThreadPoolExecutor(options.jobs)
         try:
             running = [
-                pool.submit(try_out, path.resolve(), arms[arm], seed, options.preset, data)
+                pool.submit(
+                    try_out, path.resolve(), (*arms[arm], *length), seed, options.preset, data
+                )
                 for (arm, seed), path in trials.items()
             ]
             pool.shutdown()

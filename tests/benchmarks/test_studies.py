@@ -17,10 +17,17 @@ def test_the_arms_of_the_objectives_are_as_their_names_say() -> None:
     arms = study["all_arms"]()
     assert len({*map(tuple, arms.values())}) == len(arms)
     assert not {*study["SEEDS"]["search"]} & {*study["SEEDS"]["confirm"]}
-    assert {a.removeprefix("simclr") for a in arms if a.startswith("simclr")} == {
-        a.removeprefix("direction") for a in arms if a.startswith("direction-")
-    }
-    for name in ("preset", "direction-T0.2-stages", "closed_form-T0.5", "direction_out-T0.2"):
+    assert parse(PretrainConfig, PRESETS, arms["authors-p0.1"]) == PRESETS["digits-authors"]
+    for form in ("direction", "closed_form"):  # temperatures and stages are those of SimCLR
+        names = {a.removeprefix(form) for a in arms if a.startswith(f"{form}-") and "-K" not in a}
+        assert names == {a.removeprefix("simclr") for a in arms if a.startswith("simclr")}
+    for name in (
+        "preset",
+        "direction-T0.2-stages",
+        "closed_form-T0.5",
+        "direction_out-T0.2",
+        "closed_form-T0.2-K512",
+    ):
         config = parse(PretrainConfig, PRESETS, arms[name])
         assert config.stages == (("layer1", "layer2") if name.endswith("stages") else ())
         assert config.nac.own_row == ("out" not in name)
@@ -28,5 +35,6 @@ def test_the_arms_of_the_objectives_are_as_their_names_say() -> None:
             assert config == PRESETS["digits"]
         else:
             found = temperature_of_channel(config.model.flip_probability, config.model.code_dim)
+            assert config.model.code_dim == (512 if name.endswith("K512") else 128)
             assert abs(found - float(name.split("-T")[1][:3])) < 1e-3
     assert parse(PretrainConfig, PRESETS, arms["simclr-T0.35-stages"]).temperature == 0.35
