@@ -1,6 +1,6 @@
 """Convert another project's ResNet or VGG-16 to an encoder folder of ours.
 
-    python recipes/convert_encoder.py --input resnet50.pth --output encoders/resnet50
+    nacgen convert --input resnet50.pth --output encoders/resnet50
 
 Reads .safetensors, and .pt, .pth or .ckpt files that hold tensors only: torchvision, the NAC paper's
 authors (their heads become code and posterior heads), lightly, solo-learn, MoCo. A report on stderr lists
@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nacgen.errors import ConfigurationError
@@ -25,6 +26,8 @@ from nacgen.training.config import run_recipe
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """Options of the conversion."""
+
+    is_one_process = True  # no field: launchers have nothing to do
 
     preset: str = "imagenet"
     """Normalisation of the images that the encoder was trained on: imagenet, cifar10 or none."""
@@ -54,11 +57,11 @@ class ConvertConfig:
 
 
 PRESETS = {
-    # torchvision, lightly, MoCo.
+    # Any machine; seconds; for networks of torchvision, lightly and MoCo.
     "imagenet": ConvertConfig(),
-    # The NAC paper's authors.
+    # Any machine; seconds; for networks of the NAC paper's authors.
     "cifar10": ConvertConfig(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
-    # Pixels in [0, 1] as they are.
+    # Any machine; seconds; for networks that take pixels in [0, 1] as they are.
     "none": ConvertConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
 }
 
@@ -100,5 +103,7 @@ def main(config: ConvertConfig) -> None:
     print(json.dumps({"encoder": str(output), **dataclasses.asdict(report), **counts}))
 
 
+run = partial(run_recipe, main, ConvertConfig, PRESETS)
+
 if __name__ == "__main__":
-    run_recipe(main, ConvertConfig, PRESETS)
+    run()

@@ -1,12 +1,12 @@
 """Score images against reference images: folders, .npz archives, datasets and runs.
 
-    python recipes/evaluate_images.py REFERENCE GENERATED --metrics fid is kid prdc
-    python recipes/evaluate_images.py HELD_OUT RUN --metrics memorization --training-images digits/train
-    python recipes/evaluate_images.py stats REFERENCE OUTPUT.npz
-    python recipes/evaluate_images.py selfcheck
+    nacgen evaluate REFERENCE GENERATED --metrics fid is kid prdc
+    nacgen evaluate HELD_OUT RUN --metrics memorization --training-images digits/train
+    nacgen evaluate stats REFERENCE OUTPUT.npz
+    nacgen evaluate selfcheck
 
 REFERENCE and GENERATED are folders of images, .npz archives (of images, or of statistics that `stats` or
-pytorch-fid wrote), datasets (digits/test, cifar10/train) or run folders of train_gan.py and train_vae.py. With no
+pytorch-fid wrote), datasets (digits/test, cifar10/train) or run folders of train-gan and train-vae. With no
 arguments the held-out digits are scored against the training digits.
 Scores go to stdout, all else to stderr; several processes divide the work under accelerate launch or torchrun.
 """
@@ -99,11 +99,19 @@ def say(accelerator: "Accelerator", *lines: str) -> None:
         print(*map(printable, lines), sep="\n", end="\n" if lines else "", file=sys.stderr)
 
 
-if __name__ == "__main__":
-    command = sys.argv.pop(1) if {"stats", "selfcheck"} & {*sys.argv[1:2]} else "score"
+def run() -> None:
+    """Run the command that the first word names, or else score."""
+    command = "score"
+    if {"stats", "selfcheck"} & {*sys.argv[1:2]}:
+        command = sys.argv.pop(1)
+        sys.argv[0] += f" {command}"  # as help names it
     if command == "stats":
         run_recipe(stats, StatsConfig, {"fid": StatsConfig()})
     elif command == "selfcheck":
         run_recipe(selfcheck, SelfcheckConfig, {"all": SelfcheckConfig()})
     else:
         run_recipe(score, EvaluateConfig, PRESETS)
+
+
+if __name__ == "__main__":
+    run()

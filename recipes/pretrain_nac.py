@@ -1,6 +1,6 @@
 """Pretrain an image encoder with Neural Activation Coding, or with what it is compared to.
 
-    python recipes/pretrain_nac.py
+    nacgen pretrain
 
 With no flags it trains on the embedded digits in about a minute on a laptop CPU and leaves the
 encoder in runs/pretrain_nac-digits-seed0/encoder; `nacgen.NACEncoder.from_pretrained` loads it.
@@ -9,6 +9,7 @@ Options stand in nacgen/pretraining/options.py, presets in nacgen/pretraining/pr
 
 import sys
 from dataclasses import asdict
+from functools import partial
 
 from nacgen.pretraining.options import PretrainConfig
 from nacgen.pretraining.presets import PRESETS
@@ -72,5 +73,7 @@ def main(config: PretrainConfig) -> None:
         run.finish(result, encoder=str(run.path / "encoder"), untrained=asdict(untrained))
 
 
+run = partial(run_recipe, main, PretrainConfig, PRESETS)
+
 if __name__ == "__main__":
-    run_recipe(main, PretrainConfig, PRESETS)
+    run()

@@ -1,11 +1,11 @@
 """Measure encoders side by side: linear probe, k-NN, retrieval by code, code health, linear regions.
 
-    python recipes/probe_encoder.py
+    nacgen probe
 
 With no flags it measures the released digits encoder beside an untrained one and leaves report.md,
 report.html and results.json in runs/probe_encoder-digits. Your own encoders, several seeds of one name:
 
-    python recipes/probe_encoder.py --encoders NAC=runs/a/encoder NAC=runs/b/encoder
+    nacgen probe --encoders NAC=runs/a/encoder NAC=runs/b/encoder
 """
 
 import json
@@ -73,5 +73,7 @@ def main(config: ProbeConfig) -> None:
     print(json.dumps({"run_dir": str(folder), "reports": [str(path) for path in reports]}))
 
 
+run = partial(run_recipe, main, ProbeConfig, PRESETS)
+
 if __name__ == "__main__":
-    run_recipe(main, ProbeConfig, PRESETS)
+    run()

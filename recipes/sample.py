@@ -1,7 +1,7 @@
 """Write images of a trained GAN or VAE: a sheet, or each as a file; image i always comes from seed i.
 
-    python recipes/sample.py                                  # a sheet of the first 100, of the default run
-    python recipes/sample.py --run-dir runs/mine --num-images 5000 --columns 0 --output images
+    nacgen sample                       # a sheet of the first 100, of the default run
+    nacgen sample --run-dir runs/mine --num-images 5000 --columns 0 --output images
 
 The run may still be training: the images are those of its generator or decoder at the last evaluation.
 """
@@ -9,6 +9,7 @@ The run may still be training: the images are those of its generator or decoder 
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nacgen.errors import ConfigurationError
@@ -20,12 +21,14 @@ from nacgen.training.config import require_between, run_recipe
 class SampleConfig:
     """Options of sampling."""
 
+    is_one_process = True  # no field: launchers have nothing to do
+
     preset: str = "digits"
     """Named settings to start from."""
     config: str | None = None
     """YAML file whose values replace the preset's."""
     run_dir: str = "runs/train_gan-digits-nac-seed0"
-    """Run folder of train_gan.py or train_vae.py."""
+    """Run folder of train-gan or train-vae."""
     num_images: int = 100
     """Images to write."""
     first: int = 0
@@ -54,7 +57,10 @@ class SampleConfig:
         model_of_run(self.run_dir)
 
 
-PRESETS = {"digits": SampleConfig()}
+PRESETS = {
+    # Any machine; seconds; a sheet of 10 x 10 images.
+    "digits": SampleConfig(),
+}
 
 
 def main(config: SampleConfig) -> None:
@@ -91,5 +97,7 @@ def main(config: SampleConfig) -> None:
     print(json.dumps({"output": str(output), "first": config.first, "num_images": len(images)}))
 
 
+run = partial(run_recipe, main, SampleConfig, PRESETS)
+
 if __name__ == "__main__":
-    run_recipe(main, SampleConfig, PRESETS)
+    run()

@@ -1,6 +1,6 @@
 """Train the small classifier whose features score generated images.
 
-    python recipes/train_classifier.py
+    nacgen train-classifier
 
 With no flags it trains on the embedded digits and leaves the classifier in
 runs/train_classifier-digits-seed0/classifier; `checkpoints/digits-classifier` was made so.
@@ -8,6 +8,7 @@ Options and presets stand in nacgen/pretraining/classifier_options.py.
 """
 
 import sys
+from functools import partial
 
 from nacgen.pretraining.classifier_options import PRESETS, ClassifierConfig
 from nacgen.training.config import run_recipe
@@ -93,5 +94,7 @@ def main(config: ClassifierConfig) -> None:
         run.finish(result, classifier=str(run.path / "classifier"))
 
 
+run = partial(run_recipe, main, ClassifierConfig, PRESETS)
+
 if __name__ == "__main__":
-    run_recipe(main, ClassifierConfig, PRESETS)
+    run()

@@ -1,16 +1,16 @@
 """Train a GAN whose discriminator starts from a NAC encoder, and score it along the way.
 
-    python recipes/train_gan.py
-    python recipes/train_gan.py --init random      # the control arm
+    nacgen train-gan
+    nacgen train-gan --init random      # the control arm
 
 With no flags it trains on the embedded digits for two minutes on a laptop CPU and leaves samples,
 scores and the generator in runs/train_gan-digits-nac-seed0. Your own images, labelled by subfolders:
 
     data=(--dataset folder --data-dir PATH --data.image-size 32)
     score=(--score.extractor classifier --score.weights runs/own-classifier/classifier)
-    python recipes/pretrain_nac.py "${data[@]}" --run-dir runs/own-nac
-    python recipes/train_classifier.py "${data[@]}" --run-dir runs/own-classifier
-    python recipes/train_gan.py "${data[@]}" "${score[@]}" --encoder runs/own-nac/encoder \
+    nacgen pretrain "${data[@]}" --run-dir runs/own-nac
+    nacgen train-classifier "${data[@]}" --run-dir runs/own-classifier
+    nacgen train-gan "${data[@]}" "${score[@]}" --encoder runs/own-nac/encoder \
         --run-dir runs/own-gan
 
 Options stand in nacgen/gan/options.py, presets in nacgen/gan/presets.py.
@@ -79,5 +79,7 @@ def main(config: GANConfig) -> None:
         run.finish(result, report, pretraining=pretraining)
 
 
+run = partial(run_recipe, main, GANConfig, PRESETS)
+
 if __name__ == "__main__":
-    run_recipe(main, GANConfig, PRESETS)
+    run()

@@ -1,16 +1,16 @@
 """Train a VAE whose encoder starts from a NAC encoder, and measure it along the way.
 
-    python recipes/train_vae.py
-    python recipes/train_vae.py --init random          # the control arm
-    python recipes/train_vae.py --perceptual nac       # reconstructions compared by features, too
-    python recipes/train_vae.py --adversarial          # VAE+GAN
+    nacgen train-vae
+    nacgen train-vae --init random          # the control arm
+    nacgen train-vae --perceptual nac       # reconstructions compared by features, too
+    nacgen train-vae --adversarial          # VAE+GAN
 
 With no flags it trains on the embedded digits for under three minutes on a laptop CPU and leaves pictures,
 scores and the decoder in runs/train_vae-digits-nac-seed0. What the encoder starts from (--init), how much
 of it trains (--posterior.mode), the perceptual loss and the discriminator are switches of their own. Images
-of your own need an encoder and a classifier as in recipes/train_gan.py:
+of your own need an encoder and a classifier as `nacgen train-gan --help-all` shows:
 
-    python recipes/train_vae.py --preset folder --data-dir PATH --encoder runs/own-nac/encoder \
+    nacgen train-vae --preset folder --data-dir PATH --encoder runs/own-nac/encoder \
         --score.weights runs/own-classifier/classifier
 
 Options stand in nacgen/vae/options.py, presets in nacgen/vae/presets.py.
@@ -80,5 +80,7 @@ def main(config: VAEConfig) -> None:
         run.finish(result, report, pretraining=pretraining)
 
 
+run = partial(run_recipe, main, VAEConfig, PRESETS)
+
 if __name__ == "__main__":
-    run_recipe(main, VAEConfig, PRESETS)
+    run()

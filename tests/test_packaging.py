@@ -1,6 +1,8 @@
 """What a user installs: its metadata agree, it declares what it imports, it carries its files."""
 
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from zipfile import ZipFile
 
+import pytest
 import yaml
 
 import nacgen
@@ -74,10 +77,40 @@ def test_every_dependency_states_the_lower_bound_that_it_is_tested_at() -> None:
         )
 
 
-def test_wheel_holds_package_types_data_checkpoints_and_recipes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds what the wheel installs, and nothing else."""
+    folder = tmp_path_factory.mktemp("installed")
+    options = ["--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", folder, wheel]
+    subprocess.run(command, check=True)
+    return folder
+
+
+def outside(
+    installed: Path, folder: Path, *command: str | Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in an empty folder, with the installed package and without the checkout."""
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_wheel_holds_package_types_data_checkpoints_and_recipes(wheel: Path) -> None:
     packed = set(ZipFile(wheel).namelist())
     checkpoints = {
         f"nacgen/{path.relative_to(ROOT).as_posix()}"
@@ -92,3 +125,53 @@ def test_wheel_holds_package_types_data_checkpoints_and_recipes(tmp_path: Path) 
         "nacgen",
         f"nacgen-{nacgen.__version__}.dist-info",
     }
+
+
+FILES = """
+import importlib, json
+from nacgen.cli import RECIPES
+from nacgen.system.places import resolve_folder
+from nacgen.training.generative import DIGITS_ENCODER
+names = ["nacgen", *(f"nacgen.recipes.{recipe}" for recipe in RECIPES.values())]
+files = [importlib.import_module(name).__file__ for name in names]
+print(json.dumps([*files, str(resolve_folder(DIGITS_ENCODER))]))
+"""
+
+
+def test_the_installed_command_finds_recipes_and_checkpoints_outside_a_checkout(
+    installed: Path, tmp_path: Path
+) -> None:
+    found = json.loads(outside(installed, tmp_path, sys.executable, "-c", FILES).stdout)
+    assert [path for path in found if not Path(path).is_relative_to(installed)] == []
+    command = installed / "bin" / "nacgen"
+    version = outside(installed, tmp_path, command, "version").stdout
+    assert version.startswith(f"nacgen {nacgen.__version__} (Python ")
+    assert outside(installed, tmp_path, command, "train-gan", "--help").stdout.startswith(
+        f"usage: {command.name} train-gan "
+    )
+    missing = outside(installed, tmp_path, command, "sample", "--run-dir", "nowhere")
+    assert (missing.returncode, missing.stdout) == (5, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_installed_command_trains_compares_and_is_launched(
+    installed: Path, tmp_path: Path
+) -> None:
+    command, module = installed / "bin" / "nacgen", "nacgen.recipes.train_gan"
+    smoke = ("--preset", "smoke", "--run-dir")
+    launch = ("accelerate.commands.launch", "--cpu", "-m", module)
+    threads = ("--run.num-threads", "1")  # of which a launcher has its own default
+    for words in (
+        [command, "train-gan", *smoke, "alone", *threads],
+        [sys.executable, "-m", *launch, *smoke, "launched", *threads],
+        [command, "compare", *smoke, "compared", "--seeds", "0"],
+    ):
+        done = outside(installed, tmp_path, *words)
+        assert done.returncode == 0, done.stderr[-2000:]
+    scores = [
+        json.loads((tmp_path / name / "summary.json").read_text())["evaluation"]["scores"]
+        for name in ("alone", "launched")
+    ]
+    assert scores[0] == scores[1]
+    assert (tmp_path / "compared" / "report.html").is_file()

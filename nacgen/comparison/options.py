@@ -31,6 +31,8 @@ def check_figures(level: float, target: float | None) -> None:
 class CompareConfig:
     """Options of a comparison; the options of its runs are those of their recipe."""
 
+    is_one_process = True  # no field: launchers have nothing to do
+
     recipe: Literal["train_gan", "train_vae"] = "train_gan"
     """Recipe of every run."""
     preset: str = "digits"

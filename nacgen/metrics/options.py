@@ -107,12 +107,15 @@ class StatsConfig(ExtractorConfig):
 class SelfcheckConfig:
     """No options."""
 
+    is_one_process = True  # no field: launchers have nothing to do
+
     preset: str = "all"
     config: str | None = None
 
 
 PRESETS = {
+    # Any machine; a pass of the images through the network; the Fréchet distance alone.
     "fid": EvaluateConfig(),
-    # Everything that is read off one pass over the images.
+    # Any machine; the same time; everything that is read off one pass over the images.
     "all": EvaluateConfig(metrics=("fid", "is", "kid", "prdc")),
 }

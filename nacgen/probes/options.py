@@ -73,20 +73,20 @@ class ProbeConfig:
 
 
 PRESETS = {
-    # 2 CPU cores, half a minute an encoder, most of it for the exact regions.
+    # 2 CPU cores; half a minute an encoder, most of it for the exact regions.
     "digits": ProbeConfig(),
-    # Images of 32 px with CIFAR's views; a tiny encoder takes minutes on 2 CPU cores.
+    # 2 CPU cores; minutes for a tiny encoder. Images of 32 px with CIFAR's views, in --data-dir.
     "cifar10": ProbeConfig(
         dataset="cifar10",
         encoders=("untrained", "NAC=runs/pretrain_nac-cifar10-small-seed0/encoder"),
         views=ViewConfig(smallest_crop=0.2, flip=True, hue=0.1, grayscale_probability=0.2),
     ),
-    # Images of 32 px with the views of pretraining; 2 CPU cores, minutes.
+    # 2 CPU cores; minutes. Images of 32 px with the views of pretraining, in --data-dir.
     "fashion-mnist": ProbeConfig(
         dataset="fashion-mnist",
         encoders=("untrained", "NAC=runs/pretrain_nac-fashion-mnist-seed0/encoder"),
         views=ViewConfig(smallest_crop=0.3, flip=True),
     ),
-    # Half a minute; for tests.
+    # 2 CPU cores; half a minute; for tests.
     "smoke": ProbeConfig(num_segments=2, region_method="sampled"),
 }

@@ -116,8 +116,10 @@ def compare_command(run: RecordedRun, preset: Mapping[str, Any] | None = None) -
     arms = ["random", run.arm if run.arm != "random" else "nac"]
     options = [*source, "--arms", *arms, "--seeds", "0", "1", "2"]
     precision = run.environment.get("mixed_precision", "no")
-    launcher = "python" if precision == "no" else f"accelerate launch --mixed_precision {precision}"
-    return f"{launcher} recipes/compare.py {shlex.join(options)}"
+    command = "nacgen compare"
+    if precision != "no":
+        command = f"accelerate launch --mixed_precision {precision} -m nacgen.recipes.compare"
+    return f"{command} {shlex.join(options)}"
 
 
 def _wrapped(text: str) -> str:

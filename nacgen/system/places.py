@@ -35,7 +35,7 @@ def model_of_run(run_dir: str | Path) -> Path:
             return Path(run_dir) / name
     raise CheckpointNotFoundError(
         f"run_dir must hold a generator or a decoder, but {run_dir} has neither. Train one with "
-        "recipes/train_gan.py or train_vae.py, or wait for the run's first evaluation."
+        "nacgen train-gan or nacgen train-vae, or wait for the run's first evaluation."
     )
 
 

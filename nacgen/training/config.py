@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 from nacgen.data.options import require_dataset, require_folder
@@ -189,11 +190,12 @@ def parse(
     config_class: type[Config],
     presets: Mapping[str, Config],
     argv: Sequence[str] | None = None,
-    description: str | None = None,
+    recipe: ModuleType | None = None,
 ) -> Config:
     """Read a configuration from a preset, a YAML file and flags (`argv`), each overruling the one before.
 
-    Presets are configurations by name; the first is the default. `--help` shows the description.
+    Presets are configurations by name; the first is the default. `--help` shows the first lines of the recipe's
+    docstring and the options that people change, `--help-all` everything.
 
     Raises:
         ConfigurationError: The preset is unknown, or the configuration contradicts itself.
@@ -220,18 +222,27 @@ def parse(
         source = "" if chosen.preset or not file_values else f" in {chosen.config}"
         known = ", ".join(presets)
         raise ConfigurationError(f"preset must be one of {known}, got {preset!r}{source}.")
+    start: Config = dataclasses.replace(presets[preset], preset=preset)  # type: ignore[type-var]
+    if recipe is not None and not {"-h", "--help"}.isdisjoint(flags):
+        from nacgen.training.help import short_help
+
+        print(short_help(start, presets, recipe))
+        raise SystemExit(0)
 
     def read(args: list[str], is_quiet: bool = False) -> Config:
         import tyro  # options can be made and checked without a command line
 
         return tyro.cli(
             config_class,
-            default=dataclasses.replace(presets[preset], preset=preset),  # type: ignore[type-var]
+            default=start,
             args=args,
-            description=description,
+            prog=sys.argv[0],
+            description=None if recipe is None else recipe.__doc__,
             console_outputs=not is_quiet,
         )
 
+    if "--help-all" in flags:
+        read(["--help"])
     # Positional arguments stay in front: a flag of the file that takes several words would take them.
     words = list(itertools.takewhile(lambda flag: not flag.startswith("-"), flags))
     try:
@@ -273,7 +284,7 @@ def run_recipe(
     threading.excepthook = _report_thread
     with guarded_streams():
         try:
-            config = parse(config_class, presets, description=sys.modules["__main__"].__doc__)
+            config = parse(config_class, presets, recipe=sys.modules[main.__module__])
             try:
                 getattr(config, "check_inputs", lambda: None)()  # before torch is imported
             except NacgenError:

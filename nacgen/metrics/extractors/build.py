@@ -29,7 +29,7 @@ EXTRACTOR_NAMES = (
 # The folder that such an extractor needs, and the advice to someone who gave none.
 WITHOUT_DEFAULT = {
     "nac_encoder": "an encoder, got no weights. Give one, for example checkpoints/digits-nac",
-    "classifier": "a classifier, got no weights. Train one with recipes/train_classifier.py and give it as "
+    "classifier": "a classifier, got no weights. Train one with nacgen train-classifier and give it as "
     "weights (--score.weights RUN/classifier)",
 }
 
@@ -153,7 +153,7 @@ class ClassifierExtractor(NetworkExtractor):
             raise DataError(
                 f"{self.name} looks at images of {size}x{size} px and does not resize, got "
                 f"{pixels.shape[-2]}x{pixels.shape[-1]}. Train a classifier on images of this size with "
-                f"recipes/train_classifier.py, or use another extractor ({', '.join(EXTRACTOR_NAMES)})."
+                f"nacgen train-classifier, or use another extractor ({', '.join(EXTRACTOR_NAMES)})."
             )
         features = self.classifier.features(pixels / 127.5 - 1)
         return Features(features, self.classifier.head(features))
