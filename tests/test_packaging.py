@@ -60,8 +60,8 @@ def test_version_is_the_same_everywhere() -> None:
 
 
 def test_every_imported_package_is_a_declared_dependency() -> None:
-    optional = PROJECT["optional-dependencies"]["timm"]
-    required = [*PROJECT["dependencies"], *optional]
+    extras = PROJECT["optional-dependencies"]
+    required = [*PROJECT["dependencies"], *extras["timm"], *extras["retrieval"]]
     declared = {distribution_name(requirement) for requirement in required}
     distributions = packages_distributions()
     for module in third_party_modules("nacgen") | third_party_modules("recipes"):
@@ -72,7 +72,7 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
 def test_every_dependency_states_the_lower_bound_that_it_is_tested_at() -> None:
     extras = PROJECT["optional-dependencies"]
     for requirement in (*PROJECT["dependencies"], *extras["test"], *extras["timm"]):
-        assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), (
+        assert re.fullmatch(r"[\w-]+>=[\d.]+|nacgen\[\w+\]", requirement), (
             f"{requirement} has no plain lower bound"
         )
 
