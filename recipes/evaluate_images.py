@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 
 def score(config: EvaluateConfig) -> None:
     """Open the images, score them, print the scores."""
+    if config.save_stats:
+        stats(config.as_stats())
+        return
     from nacgen.metrics import evaluate
     from nacgen.metrics import sources as find
     from nacgen.reporting.blocks import score_text
 
-    accelerator = build_accelerator()
+    accelerator = find.build_accelerator(config)
     names = [config.reference, config.generated, *filter(None, [config.training_images])]
     sources = find.open_sources(names, config, accelerator.device)
     say(accelerator, *(line for source in sources for line in find.describe(source)))
@@ -60,7 +63,7 @@ def stats(config: StatsConfig) -> None:
     from nacgen.metrics import ReferenceStatistics
     from nacgen.metrics import sources as find
 
-    accelerator = build_accelerator()
+    accelerator = find.build_accelerator(config)
     (source,) = sources = find.open_sources([config.reference], config, accelerator.device)
     if isinstance(source, Path):
         raise ConfigurationError(f"{source} holds statistics already. Give images.")
@@ -83,14 +86,6 @@ def selfcheck(config: SelfcheckConfig) -> None:
     from nacgen.metrics.selfcheck import print_checks
 
     print_checks()
-
-
-def build_accelerator() -> "Accelerator":
-    """Take devices and processes as the launcher chose them."""
-    import torch
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=not torch.accelerator.is_available())
 
 
 def say(accelerator: "Accelerator", *lines: str) -> None:

@@ -20,7 +20,9 @@ from nacgen.system.threads import count_cores
 
 T = TypeVar("T")
 
-NUM_THREADS = min(16, count_cores())
+NUM_THREADS = min(
+    16, count_cores()
+)  # unless `Decoders.num_threads` is changed before files are read
 TIMEOUT_S = 120.0  # for one file, from the moment that a thread takes it
 PATIENCE_S = 1.0  # for all threads together, when the process ends
 BLOCK = 1024  # files in progress at once
@@ -29,6 +31,8 @@ BLOCK = 1024  # files in progress at once
 class Decoders:
     """Threads that take files from one queue; one that takes too long for a file is given up and replaced."""
 
+    num_threads = NUM_THREADS
+
     def __init__(self) -> None:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[str], Any], str] | None]
         self._tasks = SimpleQueue()
@@ -36,7 +40,7 @@ class Decoders:
         self._begun: dict[Future[Any], tuple[str, float]] = {}  # files in progress, and since when
         self._lock = Lock()
         self._threads: list[Thread] = []
-        for _ in range(NUM_THREADS):
+        for _ in range(self.num_threads):
             self._start_thread()
         atexit.register(self._end)
 

@@ -1,6 +1,6 @@
 """Options and presets of scoring images; importing them does not import torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import tyro
@@ -9,7 +9,12 @@ from nacgen.data.options import require_images
 from nacgen.errors import ConfigurationError
 from nacgen.metrics.result import MAX_IMAGES, check_metrics
 from nacgen.system.files import refuse_overwriting
-from nacgen.training.config import require_between, require_positive
+from nacgen.training.config import (
+    MAX_THREADS,
+    refuse_unheeded,
+    require_between,
+    require_positive,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,8 @@ class ExtractorConfig:
     torch's hub cache or by download."""
     resize: Literal["pytorch_fid", "tf1", "clean"] | None = None
     """Method of resizing images for Inception. None: pytorch_fid."""
+    dims: Literal[64, 192, 768, 2048] | None = None
+    """Layer of Inception by its number of features, as in pytorch-fid. None: 2048, the only one that gives FID."""
     precision: Literal["float32", "tf32"] = "float32"
     """Arithmetic of the network. tf32 is faster on a recent NVIDIA GPU and less exact; scores of it compare with
     one another only."""
@@ -38,6 +45,10 @@ class ExtractorConfig:
     """Height and width in pixels to which files and datasets are resized. None: they stay as they are."""
     batch_size: int = 100
     """Images that each process holds at a time; scores do not depend on it."""
+    device: str | None = None
+    """Device, for example cpu or cuda:1. None: a GPU if there is one; under a launcher, that of each process."""
+    num_workers: int | None = None
+    """Threads that decode image files. None: one a core, 16 at most."""
     num_samples: int | None = None
     """Images that a run's generator or decoder makes. None: as many as the run itself is scored on."""
 
@@ -48,6 +59,8 @@ class ExtractorConfig:
             require_between(self, 1, 4_096, "image_size")
         if self.num_samples is not None:
             require_between(self, 2, MAX_IMAGES, "num_samples")
+        if self.num_workers is not None:
+            require_between(self, 0, MAX_THREADS, "num_workers")
 
     def check_inputs(self) -> None:
         """Raise unless the images that options name exist; what they are is checked when they are read."""
@@ -73,6 +86,8 @@ class EvaluateConfig(ExtractorConfig):
     """Number of images of a statistics file by pytorch-fid, which does not hold this number."""
     json: bool = False
     """Print scores and their whole protocol as one JSON object."""
+    save_stats: bool = False
+    """Write statistics of REFERENCE to GENERATED, an .npz file, as pytorch-fid does and `evaluate stats`, too."""
 
     def __post_init__(self) -> None:
         """Split words at commas, and check them."""
@@ -82,6 +97,22 @@ class EvaluateConfig(ExtractorConfig):
         names = tuple(name for word in self.metrics for name in word.split(","))
         object.__setattr__(self, "metrics", names)
         check_metrics(names, self.training_images is not None)
+        of_scores = ["metrics", "training_images", "foreign_images", "json"]
+        refuse_unheeded(self, self.save_stats, of_scores, "with --save-stats")
+        if self.save_stats:
+            self.as_stats()
+
+    def check_inputs(self) -> None:
+        """Raise unless the images that options name exist; with `save_stats` the second is written."""
+        if self.save_stats:
+            self.as_stats().check_inputs()
+        else:
+            super().check_inputs()
+
+    def as_stats(self) -> "StatsConfig":
+        """Return the options of writing the statistics that `save_stats` asks for."""
+        shared = {field.name: getattr(self, field.name) for field in fields(ExtractorConfig)}
+        return StatsConfig(**shared, reference=self.reference, output=self.generated)
 
 
 @dataclass(frozen=True, kw_only=True)

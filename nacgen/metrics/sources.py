@@ -1,15 +1,18 @@
 """Images to be scored, by what names them: files, archives, datasets, statistics, and the models of runs."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from nacgen.data.decoders import Decoders
 from nacgen.data.image_sets import FolderImages, ImageSet, holds_statistics, open_images
 from nacgen.errors import (
     CheckpointNotFoundError,
@@ -53,6 +56,30 @@ class RunImages:
     def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         """Make images on the model's device."""
         return sample_images(self.model, indices, self.device)
+
+
+def build_accelerator(config: ExtractorConfig) -> Accelerator:
+    """Make an accelerator with the processes of the launcher, and with its device unless the options name one."""
+    if config.num_workers is not None:
+        Decoders.num_threads = max(1, config.num_workers)
+    if config.device is None:
+        return Accelerator(cpu=not torch.accelerator.is_available())
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigurationError(
+            f"device must be left to the launcher of several processes, got {config.device}. Leave out --device."
+        )
+    try:
+        torch.zeros(1, device=config.device).item()  # a device that is there and computes
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"device must be one that torch can compute on here, got {config.device!r} ({error}). Use cpu, or "
+            "leave out --device."
+        ) from error
+    os.environ["ACCELERATE_TORCH_DEVICE"] = config.device  # as Accelerate documents
+    try:
+        return Accelerator(cpu=torch.device(config.device).type == "cpu")
+    finally:
+        del os.environ["ACCELERATE_TORCH_DEVICE"]
 
 
 def open_sources(
@@ -127,12 +154,14 @@ def load_extractor(
 ) -> FeatureExtractor:
     """Load the extractor that the options name, or the one that suits the images."""
     has_digits = any(not isinstance(s, Path) and s.name == "digits" for s in sources)
-    name = config.extractor or ("digits_classifier" if has_digits else "inception")
+    suits_digits = has_digits and config.dims is None
+    name = config.extractor or ("digits_classifier" if suits_digits else "inception")
     try:
         return build_extractor(
             name.replace("-", "_"),
             weights=config.weights,
             resize=config.resize,
+            dims=config.dims,
             precision=config.precision,
             device=device,
         )

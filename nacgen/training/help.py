@@ -126,7 +126,8 @@ def _row(option: _Option, name_width: int) -> str:
 def _choices(hint: Any) -> tuple[str, ...]:
     """Return the names among which a type hint lets one choose, none if it is open."""
     parts = [hint, *get_args(hint)]
-    return next((get_args(part) for part in parts if get_origin(part) is Literal), ())
+    names = next((get_args(part) for part in parts if get_origin(part) is Literal), ())
+    return tuple(map(str, names))
 
 
 def _field_texts(config_class: type) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """The command that scores images, as a user meets it."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,11 @@ import torch
 from PIL import Image
 
 from nacgen.data.datasets import load_dataset
+from nacgen.data.decoders import Decoders
 from nacgen.errors import CheckpointNotFoundError, ConfigurationError, DataError, NacgenError
+from nacgen.metrics import sources
+from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.metrics.extractors.build import build_extractor
 from nacgen.metrics.options import PRESETS, EvaluateConfig, SelfcheckConfig, StatsConfig
 from nacgen.training.config import parse
 from recipes.evaluate_images import score, selfcheck, stats
@@ -203,6 +209,58 @@ def test_selfcheck_says_what_it_verified(
     with pytest.raises(NacgenError, match="1 checks failed"):
         selfcheck(SelfcheckConfig())
     assert capsys.readouterr().out == "ok   one = 1, got 1\nFAIL two = 2, got 2.5\n"
+
+
+def test_the_flags_of_pytorch_fid_are_taken(
+    folders: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def build(name: str, **options: object) -> FeatureExtractor:
+        asked.append({"name": name, **options})
+        return build_extractor("digits_classifier", device="cpu")
+
+    monkeypatch.setattr(sources, "build_extractor", build)
+    monkeypatch.setattr(Decoders, "num_threads", Decoders.num_threads)
+    flags = ["--batch-size", "7", "--num-workers", "3", "--device", "cpu", "--dims", "2048"]
+    images, written = folders[0], str(tmp_path / "stats.npz")
+    score(parse(EvaluateConfig, PRESETS, ["--save-stats", *flags, images, written]))
+    assert capsys.readouterr().out == f"{written}: digits_classifier of 60 images of {images}/all\n"
+    score(parse(EvaluateConfig, PRESETS, [written, images, *flags]))
+    assert float(capsys.readouterr().out.split()[1]) == pytest.approx(0, abs=1e-4)
+    assert Decoders.num_threads == 3
+    assert "ACCELERATE_TORCH_DEVICE" not in os.environ
+    (options,) = {tuple((name, str(o[name])) for name in ("name", "dims", "device")) for o in asked}
+    assert dict(options) == {"name": "inception", "dims": "2048", "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"save_stats": True}, r"output must end in \.npz, got digits/test"),
+        (
+            {"save_stats": True, "generated": "B.npz", "json": True},
+            "json has no effect with --save-stats, got True",
+        ),
+        ({"num_workers": -1}, "num_workers must be between 0 and 1024, got -1"),
+    ],
+)
+def test_flags_of_pytorch_fid_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        EvaluateConfig(**options)
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"device must be one that torch .* got 'cuda:77' \("
+    ):
+        score(EvaluateConfig(device="cuda:77"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigurationError, match="left to the launcher of several processes, got"):
+        score(EvaluateConfig(device="cpu"))
 
 
 def test_two_paths_are_enough(capsys: pytest.CaptureFixture[str]) -> None:

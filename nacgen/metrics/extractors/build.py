@@ -39,6 +39,7 @@ def build_extractor(
     *,
     weights: str | Path | None = None,
     resize: str | None = None,
+    dims: int | None = None,
     precision: Precision = "float32",
     device: torch.device | str = "cpu",
 ) -> FeatureExtractor:
@@ -52,13 +53,16 @@ def build_extractor(
             the released folder, the installed package, or torch's hub cache and then a download; `"classifier"`,
             `"nac_encoder"` and `"dinov2"` have no default.
         resize: Resize of `"inception"`: `"pytorch_fid"` (the default), `"tf1"` or `"clean"`.
+        dims: Layer of `"inception"` by its number of features, as in pytorch-fid: 64, 192, 768 or 2048. The last
+            is the default, and the only one that gives an FID.
         precision: `"tf32"` is faster on a recent NVIDIA GPU and less exact; scores of it compare with one another
             only.
         device: Device that it runs on.
 
     Raises:
-        ConfigurationError: If the name, the resize or the precision is unknown, if a resize is given to another
-            extractor than Inception, if weights are missing that have no default, or if the device has no TF32.
+        ConfigurationError: If the name, the resize, the layer or the precision is unknown, if resize or layer are
+            given to another extractor than Inception, if weights are missing that have no default, or if the
+            device has no TF32.
         CheckpointNotFoundError: If the weights are not there; the message says how to get them.
         CheckpointError: If the weights do not fit, are damaged, or are not those of the name.
 
@@ -77,23 +81,28 @@ def build_extractor(
             f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}. Use float32 to "
             "compare with other scores."
         )
-    extractor = _build(name, weights, resize, device)
+    extractor = _build(name, weights, resize, dims, device)
     if precision == "tf32":
         extractor.allow_tf32()
     return extractor
 
 
 def _build(
-    name: str, weights: str | Path | None, resize: str | None, device: torch.device | str
+    name: str,
+    weights: str | Path | None,
+    resize: str | None,
+    dims: int | None,
+    device: torch.device | str,
 ) -> NetworkExtractor:
     if name == "inception":
-        from nacgen.metrics.extractors.inception import load_inception  # imports torchvision: slow
+        from nacgen.metrics.extractors.inception import POOL3, load_inception
 
-        return load_inception(weights, device, resize or "pytorch_fid")
-    if resize is not None:
-        raise ConfigurationError(
-            f"resize can be chosen for inception only, got {resize!r} for {name}. Leave it out."
-        )
+        return load_inception(weights, device, resize or "pytorch_fid", dims or POOL3)
+    for option, value in {"resize": resize, "dims": dims}.items():
+        if value is not None:
+            raise ConfigurationError(
+                f"{option} can be chosen for inception only, got {value!r} for {name}. Leave it out."
+            )
     if name == "efficientnet_lite0":
         from nacgen.metrics.extractors.efficientnet import load_efficientnet
 

@@ -31,12 +31,17 @@ CONNECTION_TIMEOUT_S = 10.0
 SIZE = 299  # pixels that the network looks at
 # At 299x299 px the activations of an image take about 15 MB; a processor's cache holds few.
 MAX_BATCH, MAX_BATCH_ON_CPU = 50, 16
+POOL3 = 2_048  # features that give the FID
+# The last layer before features are pooled, by their number; names are torchvision's.
+LAST_LAYERS = {64: "maxpool1", 192: "maxpool2", 768: "Mixed_6e", POOL3: "Mixed_7c"}
 
 
 class InceptionExtractor(NetworkExtractor):
-    """The pool3 features (2,048) and 1,008 logits of the FID Inception.
+    """The pool3 features (2,048) and 1,008 logits of the FID Inception, or pooled features of an earlier layer.
 
-    The logits lack the bias vector, because the Inception Score's do. The resize is part of a score's name:
+    The logits lack the bias vector, because the Inception Score's do; earlier layers have none. `dims` is the
+    layer's number of features, as in pytorch-fid; scores of an earlier layer compare with one another only, and
+    are called `fid_dims64` and so on. The resize is part of a score's name:
     `fid` is pytorch-fid's, `fid_tf1` that of the original code and of torch-fidelity, `fid_clean` clean-fid's.
     Only those of the published weights have these names, others have `fd_inception…`. The network, one of
     `build_inception`, is changed.
@@ -53,17 +58,30 @@ class InceptionExtractor(NetworkExtractor):
         *,
         is_published: bool,
         resize: str = "pytorch_fid",
+        dims: int = POOL3,
         device: torch.device | str = "cpu",
     ) -> None:
+        if dims not in LAST_LAYERS:
+            known = ", ".join(map(str, LAST_LAYERS))
+            raise ConfigurationError(f"dims must be one of {known}, got {dims}.")
         if resize not in RESIZES:
             raise ConfigurationError(f"resize must be one of {', '.join(RESIZES)}, got {resize!r}.")
         self.resize, self.normalization = resize, RESIZES[resize].normalization
-        super().__init__(network, name="inception", feature_dim=2048, device=device)
+        layer = "" if dims == POOL3 else f"_dims{dims}"
+        if layer:
+            network = _up_to(network, LAST_LAYERS[dims])
+        super().__init__(network, name=f"inception{layer}", feature_dim=dims, device=device)
         self.score_name = "fid" if is_published else "fd_inception"
         if resize != "pytorch_fid":
             self.score_name += f"_{resize}"
-        assert isinstance(network.fc, nn.Linear)
-        self.head, network.fc = network.fc, nn.Identity()  # the network now ends at its features
+        self.score_name += layer
+        self.head: nn.Linear | None = None
+        if not layer:
+            assert isinstance(network.fc, nn.Linear)
+            self.head, network.fc = (
+                network.fc,
+                nn.Identity(),
+            )  # the network now ends at its features
         _fold_batch_norm(network)
         network.to(memory_format=torch.channels_last)
 
@@ -75,18 +93,20 @@ class InceptionExtractor(NetworkExtractor):
             images = normalize(apply(part, SIZE))
             parts.append(self.network(images.contiguous(memory_format=torch.channels_last)))
         pooled = torch.cat(parts)
-        return Features(pooled, F.linear(pooled, self.head.weight))
+        return Features(pooled, None if self.head is None else F.linear(pooled, self.head.weight))
 
 
 def load_inception(
     weights: str | Path | None = None,
     device: torch.device | str = "cpu",
     resize: str = "pytorch_fid",
+    dims: int = POOL3,
 ) -> InceptionExtractor:
     """Load the FID Inception with its published weights: from a path, torch's hub cache, or a download.
 
     `weights` is the path of the published `.pth`, or of the `.safetensors` that was made from it here; `resize` a
-    name in `RESIZES`. Other weights raise a `CheckpointError`, missing ones a `CheckpointNotFoundError`.
+    name in `RESIZES`, `dims` a number in `LAST_LAYERS`. Other weights raise a `CheckpointError`, missing ones a
+    `CheckpointNotFoundError`.
     """
     with torch.device("meta"):
         network = build_inception()
@@ -101,7 +121,7 @@ def load_inception(
             f"(recorded: {recorded[:8]}) from source {source[:8]}. Delete it, and pass the .pth as weights."
         )
     network.load_state_dict(file.tensors, assign=True)
-    return InceptionExtractor(network, is_published=True, resize=resize, device=device)
+    return InceptionExtractor(network, is_published=True, resize=resize, dims=dims, device=device)
 
 
 def build_inception() -> nn.Module:
@@ -128,6 +148,16 @@ def build_inception() -> nn.Module:
     )
     network.Mixed_7c = fid.FIDInceptionE_2(2048)  # the last block pools by maximum
     return network
+
+
+def _up_to(network: nn.Module, last: str) -> nn.Module:
+    """Return the layers up to one of them, whose output is pooled over its pixels."""
+    layers: list[nn.Module] = []
+    for name, layer in network.named_children():
+        layers.append(layer)
+        if name == last:
+            break
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def _fold_batch_norm(network: nn.Module) -> None:

@@ -80,6 +80,33 @@ def test_it_agrees_with_pytorch_fid(
     torch.testing.assert_close(features.logits, expected @ state["fc.weight"].T)
 
 
+@pytest.mark.parametrize("dims", [64, 192, 768])
+def test_earlier_layers_agree_with_pytorch_fid(
+    dims: int, state: State, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = pytest.importorskip("pytorch_fid.inception")
+    monkeypatch.setattr(original, "load_state_dict_from_url", lambda url, progress: state)
+    block = original.InceptionV3.BLOCK_INDEX_BY_DIM[dims]
+    theirs = original.InceptionV3([block]).eval()
+    extractor = with_weights(state, dims=dims, is_published=True, resize="pytorch_fid")
+    features = extractor(images)
+    with torch.no_grad():
+        expected = theirs(images.float() / 255)[0].mean((2, 3))
+    assert features.pooled.shape == (2, dims)
+    torch.testing.assert_close(features.pooled, expected, rtol=1e-5, atol=1e-5)
+    assert features.logits is None
+    assert (extractor.name, extractor.score_name) == (f"inception_dims{dims}", f"fid_dims{dims}")
+    assert extractor.fingerprint != with_weights(state, is_published=True).fingerprint
+
+
+def test_an_unknown_layer_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match="dims must be one of 64, 192, 768, 2048, got 7"):
+        InceptionExtractor(nn.Module(), is_published=True, dims=7)
+    message = "dims can be chosen for inception only, got 64 for digits_classifier"
+    with pytest.raises(ConfigurationError, match=message):
+        build_extractor("digits_classifier", dims=64)
+
+
 @pytest.mark.parametrize("package", ["torch_fidelity", "torchmetrics"])
 def test_with_tf1s_resize_it_agrees_with(
     package: str, state: State, images: Tensor, published: tuple[Path, str]
