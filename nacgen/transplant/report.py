@@ -108,10 +108,15 @@ class Transplant(Generic[M]):
     module: M
     report: TransplantReport
     stages: dict[str, tuple[str, ...]]  # names of the trunk's parameters in each, stem first
-    hooks: tuple[RemovableHandle, ...] = ()  # on a module of your own, for frozen BatchNorm
+    hooks: tuple[
+        RemovableHandle, ...
+    ] = ()  # on a module of your own, for frozen BatchNorm or an alignment
 
     def remove_hooks(self) -> None:
-        """Let frozen BatchNorm layers follow `train()` again; parameters stay frozen until you thaw them."""
+        """Take all hooks away: frozen BatchNorm follows `train()` again, an alignment reads its model no more.
+
+        Parameters stay frozen until you thaw them.
+        """
         for hook in self.hooks:
             hook.remove()
 

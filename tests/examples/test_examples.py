@@ -1,5 +1,6 @@
 """The worked examples do what their first lines say."""
 
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 import torch
 
 import nacgen
+from nacgen.data.datasets import load_dataset
+from nacgen.data.pixels import to_float
+from nacgen.data.stream import ImageStream
 
 FOLDER = Path(__file__).parents[2] / "examples"
 
@@ -42,6 +46,24 @@ def test_an_autoencoder_learns_in_pixels_and_in_features() -> None:
     rows = main_of("perceptual_autoencoder")(steps=25)
     for first, last in zip(rows[0], rows[-1], strict=True):
         assert last < 0.7 * first
+
+
+def test_the_page_on_alignment_does_what_it_says() -> None:
+    """Its blocks run in order, and find what its table has."""
+    pytest.importorskip("diffusers")
+    text = (FOLDER.parent / "docs" / "alignment.md").read_text("utf-8")
+    stream = ImageStream(load_dataset("digits"), 16, seed=0)
+    found: dict[str, Any] = {"batches": [to_float(stream.batch(16 * i).images) for i in range(4)]}
+    torch.manual_seed(0)
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, found)
+    assert found["loss"] < 1.7  # 2.1 at first
+    assert not found["denoiser"].mid_block._forward_hooks
+    rows = re.findall(r"\| (stem|layer\d) \| \S+ \| (\S+) \| (\S+) \|", text)
+    assert len(rows) == 4
+    for stage, nac, random in rows:
+        assert found["structure"][stage] == pytest.approx(float(nac), abs=6e-4)
+        assert found["random_structure"][stage] == pytest.approx(float(random), abs=6e-4)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
