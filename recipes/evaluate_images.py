@@ -6,8 +6,8 @@
     nacgen evaluate selfcheck
 
 REFERENCE and GENERATED are folders of images, .npz archives (of images, or of statistics that `stats` or
-pytorch-fid wrote), datasets (digits/test, cifar10/train) or run folders of train-gan and train-vae. With no
-arguments the held-out digits are scored against the training digits.
+pytorch-fid wrote), datasets (digits/test, cifar10/train) or run folders of train-gan, train-vae and train-flow.
+With no arguments the held-out digits are scored against the training digits.
 Scores go to stdout, all else to stderr; several processes divide the work under accelerate launch or torchrun.
 """
 

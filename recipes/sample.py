@@ -1,9 +1,9 @@
-"""Write images of a trained GAN or VAE: a sheet, or each as a file; image i always comes from seed i.
+"""Write images of a trained GAN, VAE or flow model: a sheet, or each as a file; image i always comes from seed i.
 
     nacgen sample                       # a sheet of the first 100, of the default run
     nacgen sample --run-dir runs/mine --num-images 5000 --columns 0 --output images
 
-The run may still be training: the images are those of its generator or decoder at the last evaluation.
+The run may still be training: the images are those of its generator, decoder or denoiser at the last evaluation.
 """
 
 import json
@@ -28,7 +28,7 @@ class SampleConfig:
     config: str | None = None
     """YAML file whose values replace the preset's."""
     run_dir: str = "runs/train_gan-digits-nac-seed0"
-    """Run folder of train-gan or train-vae."""
+    """Run folder of train-gan, train-vae or train-flow."""
     num_images: int = 100
     """Images to write."""
     first: int = 0
@@ -64,7 +64,7 @@ PRESETS = {
 
 
 def main(config: SampleConfig) -> None:
-    """Load generator or decoder, make the images, write them."""
+    """Load the model of the run, make the images, write them."""
     import torch
 
     from nacgen.data.pictures import write_grid, write_image

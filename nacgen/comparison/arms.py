@@ -14,6 +14,7 @@ import yaml
 from nacgen.comparison.children import Child, default_jobs, default_threads, run_children
 from nacgen.comparison.options import Arm, CompareConfig, parse_arm
 from nacgen.errors import ConfigurationError
+from nacgen.flow.presets import PRESETS as FLOW_PRESETS
 from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.reporting.recorded_runs import load_run, options_of
 from nacgen.system.documents import flatten, read_yaml
@@ -25,6 +26,11 @@ from nacgen.training.generative import GenerativeConfig
 from nacgen.training.run_folder import NOT_COMPARED
 from nacgen.vae.presets import PRESETS as VAE_PRESETS
 
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "train_gan": GAN_PRESETS,
+    "train_vae": VAE_PRESETS,
+    "train_flow": FLOW_PRESETS,
+}
 OF_EACH_RUN = ("seed", "run_dir", "config")  # set by the comparison, run by run
 RUN_CONFIG = "run_config.yaml"
 # Scores of a run by its --score.extractor; those of a classifier are named after its folder.
@@ -35,7 +41,7 @@ def train_arms(
     config: CompareConfig, recipe: Path
 ) -> tuple[dict[str, list[Path]], dict[str, list[int]]]:
     """Train every missing run with a recipe's script; return, by arm, finished runs and seeds that diverged."""
-    arms = [parse_arm(text) for text in config.arms]
+    arms = config.parsed_arms
     start = (sys.executable, str(recipe))
     children = {
         (arm.name, seed): Child(folder, (*start, *run_flags(config, arm, seed)))
@@ -92,8 +98,8 @@ def check_arms(config: CompareConfig) -> None:
                 example.curve(config.metric)
     # The flags of runs that are missing are parsed as the recipe will parse them.
     budgets: dict[str, int] = {}
-    presets: Mapping[str, Any] = GAN_PRESETS if config.recipe == "train_gan" else VAE_PRESETS
-    for arm in map(parse_arm, config.arms):
+    presets = PRESETS[config.recipe]
+    for arm in config.parsed_arms:
         if all((run_folder(config, arm, s) / "summary.json").is_file() for s in config.seeds):
             continue
         seed = next(iter(_seeds_of(config, arm)), config.seeds[0])
@@ -168,9 +174,9 @@ def join_folder(config: CompareConfig) -> CompareConfig:
     unlike: dict[str, None] = {}
     if before.get("recipe", config.recipe) != config.recipe:
         unlike[f"recipe: {before['recipe']} there, {config.recipe} here"] = None
-    known = {parse_arm(text).name: text for text in before.get("arms", ())}
-    for text in config.arms:
-        arm = parse_arm(text)
+    recipe = before.get("recipe", config.recipe)
+    known = {parse_arm(text, recipe).name: text for text in before.get("arms", ())}
+    for text, arm in zip(config.arms_or_default, config.parsed_arms, strict=True):
         folders = [run_folder(config, arm, seed) for seed in _seeds_of(config, arm)]
         if folders and known.get(arm.name, text) != text:  # an arm without a run may be corrected
             unlike[f"arm {arm.name}: {known[arm.name]} there, {text} here"] = None
@@ -201,6 +207,7 @@ def join_folder(config: CompareConfig) -> CompareConfig:
                 f"{name} in {config.folder / 'config.yaml'} must be of type {kind.__name__}, got {value!r:.50}. "
                 "Correct the file, or choose another --run-dir."
             )
+    kept["arms"] = config.arms_or_default
     return dataclasses.replace(config, run_dir=str(config.folder), config=None, **kept)
 
 

@@ -15,6 +15,7 @@ from nacgen.training.old_options import RENAMED
 
 MAX_PAIRS = 40  # 2^20 sums for each half of the pairs in the exact test
 INITS = ("nac", "random", "shuffled", "simclr", "supervised")
+Recipe = Literal["train_gan", "train_vae", "train_flow"]
 
 
 def check_figures(level: float, target: float | None) -> None:
@@ -33,7 +34,7 @@ class CompareConfig:
 
     is_one_process = True  # no field: launchers have nothing to do
 
-    recipe: Literal["train_gan", "train_vae"] = "train_gan"
+    recipe: Recipe = "train_gan"
     """Recipe of every run."""
     preset: str = "digits"
     """Preset of every run, unless run_config is given."""
@@ -41,11 +42,12 @@ class CompareConfig:
     """YAML file whose values replace the preset's, for example the config.yaml of a comparison."""
     run_config: str | None = None
     """YAML file with the recipe's options for every run, for example the config.yaml of a run. Its seed, run_dir
-    and run.num_threads are ignored, and its init in arms that name one. None: that of the folder's runs, or
-    the preset."""
-    arms: tuple[str, ...] = ("random", "nac")
+    and run.num_threads are ignored, and its init or align in arms that name one. None: that of the folder's runs,
+    or the preset."""
+    arms: tuple[str, ...] | None = None
     """Arms to compare, the control first. An arm is an initialization (nac, random, shuffled, simclr,
-    supervised) or "NAME=FLAGS": flags of the recipe in quotes, in which {seed} is the seed of the run."""
+    supervised), for train_flow an alignment (none, too), or "NAME=FLAGS": flags of the recipe in quotes, in which
+    {seed} is the seed of the run. None: random nac, for train_flow none random nac."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds of every arm."""
     metric: str | None = None
@@ -68,7 +70,7 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         """Check arms, seeds and numbers."""
-        arms = [parse_arm(text) for text in self.arms]
+        arms = self.parsed_arms
         names = [arm.name.lower() for arm in arms]  # some file systems know no capitals
         for option, values, least in (("arms", names, 2), ("seeds", self.seeds, 1)):
             if not least <= len(values) <= MAX_PAIRS or len(set(values)) < len(values):
@@ -88,6 +90,17 @@ class CompareConfig:
                     f"a run has one configuration file, but arm {arm.name} has --config and run_config is "
                     f"{self.run_config}. Give one of them."
                 )
+
+    @property
+    def arms_or_default(self) -> tuple[str, ...]:
+        """Arms as they are named on the command line."""
+        default = ("none", "random", "nac") if self.recipe == "train_flow" else ("random", "nac")
+        return default if self.arms is None else self.arms
+
+    @property
+    def parsed_arms(self) -> "list[Arm]":
+        """Arms with their flags."""
+        return [parse_arm(text, self.recipe) for text in self.arms_or_default]
 
     @property
     def folder(self) -> Path:
@@ -117,16 +130,19 @@ class Arm:
         return {RENAMED.get(field, field) for field in fields}
 
 
-def parse_arm(text: str) -> Arm:
-    """Read an arm from the command line: the name of an initialization, or `NAME=FLAGS`."""
+def parse_arm(text: str, recipe: Recipe = "train_gan") -> Arm:
+    """Read an arm of a recipe from the command line: what an encoder serves it with, or `NAME=FLAGS`."""
+    is_flow = recipe == "train_flow"
+    flag, kind = ("--align", "an alignment") if is_flow else ("--init", "an initialization")
+    known = (*INITS, "none") if is_flow else INITS
     name, equals, flags = text.partition("=")
     if not equals:
-        if name not in INITS:
+        if name not in known:
             raise ConfigurationError(
-                f"an arm is an initialization ({', '.join(INITS)}) or NAME=FLAGS, got {text!r}. "
-                f'For example, use "{text}=--init nac" and further flags.'
+                f"an arm is {kind} ({', '.join(known)}) or NAME=FLAGS, got {text!r}. "
+                f'For example, use "{text}={flag} nac" and further flags.'
             )
-        return Arm(name, ("--init", name))
+        return Arm(name, (flag, name))
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
         raise ConfigurationError(
             f"the name of an arm is part of file names: letters, digits and . _ + -, got {name!r}. Rename it."

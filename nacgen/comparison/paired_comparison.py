@@ -75,7 +75,7 @@ def compare(
         runs_a: Finished runs of the control, one for each seed, as folders or as `RecordedRun`.
         runs_b: Finished runs of the other arm, with the same seeds.
         metric: Metric to compare. None: FID, a Fréchet distance, or the first metric of the runs.
-        names: Names of the arms. None: the initialization of their encoders.
+        names: Names of the arms. None: the weights of their encoders.
         target: Score for which the images needed are counted. None: the geometric mean of the control at the end.
         level: Error rate of claims; a fraction of `1 - level` of intervals contains the true mean.
         diverged: Seeds with which the control and the other arm diverged. Their pairs are left out and reported.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from nacgen.errors import ConfigurationError
 from nacgen.training.config import refuse_unheeded, require_between, require_positive
-from nacgen.training.generative import GenerativeConfig
+from nacgen.training.generative import InitializedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GANConfig(GenerativeConfig):
+class GANConfig(InitializedConfig):
     """Options of GAN training."""
 
     conditional: bool = False

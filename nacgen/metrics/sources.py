@@ -26,8 +26,7 @@ from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.options import ExtractorConfig
 from nacgen.metrics.reference import ReferenceStatistics, says_origin
 from nacgen.metrics.result import MAX_IMAGES
-from nacgen.models.gan import Generator
-from nacgen.models.sampling import load_model, sample_images
+from nacgen.models.sampling import ImageModel, load_model, sample_images
 from nacgen.models.vae import Decoder
 from nacgen.system.documents import read_yaml
 from nacgen.system.processes import ProcessInfo
@@ -37,10 +36,10 @@ Source = ImageSet | Path  # the path is that of a file of statistics
 
 @dataclass(frozen=True, eq=False)
 class RunImages:
-    """Images of a run's averaged generator or decoder, image `i` from seed `i`, as the run itself scores them."""
+    """Images of a run's averaged generator or denoiser, or decoder, image `i` from seed `i`, as it scores them."""
 
     name: str
-    model: Generator | Decoder
+    model: ImageModel
     num_samples: int
     device: torch.device | str = "cpu"
 

@@ -1,4 +1,4 @@
-"""Sampling from generators and decoders: image i always comes from seed i."""
+"""Sampling from generators, decoders and denoisers: image i always comes from seed i."""
 
 from pathlib import Path
 
@@ -9,29 +9,37 @@ from torch import Tensor
 
 from nacgen.data.pixels import to_uint8
 from nacgen.functional.gan import great_circle
+from nacgen.models.denoiser import Denoiser
 from nacgen.models.gan import Generator
 from nacgen.models.vae import Decoder
 from nacgen.system.places import model_of_run
 from nacgen.system.randomness import normal_rows
 
+ImageModel = Generator | Decoder | Denoiser
+CLASSES: dict[str, type[ImageModel]] = {
+    "generator": Generator,
+    "decoder": Decoder,
+    "denoiser": Denoiser,
+}
 
-def load_model(run_dir: str | Path) -> Generator | Decoder:
-    """Load the generator or the decoder of a run, as it was at the last evaluation, on the CPU."""
+
+def load_model(run_dir: str | Path) -> ImageModel:
+    """Load the generator, decoder or denoiser of a run, as it was at the last evaluation, on the CPU."""
     folder = model_of_run(run_dir)
-    model = Generator if folder.name == "generator" else Decoder
-    return model.from_pretrained(folder)
+    return CLASSES[folder.name].from_pretrained(folder)
 
 
 def sample_images(
-    model: Generator | Decoder, indices: Int64[Tensor, " b"], device: torch.device | str = "cpu"
+    model: ImageModel, indices: Int64[Tensor, " b"], device: torch.device | str = "cpu"
 ) -> UInt8[Tensor, "b 3 h w"]:
     """Make images by number on the model's `device`, each from its own seed, of each class in turn if any."""
     z = normal_rows(0, "sample", indices, model.latent_dim).to(device)
-    num_classes = model.num_classes if isinstance(model, Generator) else None
-    labels = None if num_classes is None else indices.to(device) % num_classes
     with torch.no_grad():
-        images = model.images(z) if isinstance(model, Decoder) else model(z, labels)
-        return to_uint8(images.float())
+        if not isinstance(model, Generator):
+            return to_uint8(model.images(z).float())
+        num_classes = model.num_classes
+        labels = None if num_classes is None else indices.to(device) % num_classes
+        return to_uint8(model(z, labels).float())
 
 
 def interpolate(

@@ -51,8 +51,14 @@ class RecordedRun:
 
     @property
     def arm(self) -> str:
-        """Initialization of the encoder's weights, for example `"nac"` or `"random"`."""
-        return str(self.config.get("init", "run"))
+        """Weights of the encoder that the model starts from or is aligned to, such as `"nac"` or `"random"`."""
+        return str(self.config.get("init", self.config.get("align", "run")))
+
+    @property
+    def kind(self) -> str | None:
+        """The use of an encoder by which runs are compared, None for a run without one."""
+        kinds = {"init": "initialization", "align": "alignment"}
+        return next((kind for option, kind in kinds.items() if option in self.config), None)
 
     @property
     def metrics(self) -> list[str]:

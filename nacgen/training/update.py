@@ -84,14 +84,16 @@ def descend(
     parameters: Iterable[nn.Parameter],
     batch: Batch,
     network: str = "",
+    max_norm: float | None = None,
 ) -> Tensor:
     """Take the gradient of a scalar loss, step along it if both are finite, and return the gradient's norm.
 
-    `network` names the trained network in the `NonFiniteError`, if there are several.
+    `network` names the trained network in the `NonFiniteError`, if there are several. A gradient longer than
+    `max_norm` is shortened to it.
     """
     optimizer.zero_grad()
     accelerator.backward(loss)
-    return take_step(loss.detach(), optimizer, parameters, batch, network)
+    return take_step(loss.detach(), optimizer, parameters, batch, network, max_norm)
 
 
 def take_step(
@@ -100,9 +102,11 @@ def take_step(
     parameters: Iterable[nn.Parameter],
     batch: Batch,
     network: str = "",
+    max_norm: float | None = None,
 ) -> Tensor:
     """Step along gradients that are there already, as the second half of `descend`."""
     # Gradients are averages over all processes, so all come to the same decision.
+    parameters = list(parameters)
     norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
     if not torch.isfinite(norm + loss.float()):
         raise NonFiniteError(
@@ -110,5 +114,7 @@ def take_step(
             f"it is {loss.item()} with a gradient of norm {norm.item()}. Nothing of this step was saved, and "
             "resuming repeats it: start anew with a lower learning rate and another --run-dir."
         )
+    if max_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     optimizer.step()
     return norm

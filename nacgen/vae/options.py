@@ -97,7 +97,7 @@ class ScoreConfig(generative.ScoreConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEConfig(generative.GenerativeConfig):
+class VAEConfig(generative.InitializedConfig):
     """Options of VAE training. Each switch is one thing: init, posterior.mode, perceptual, adversarial."""
 
     score: ScoreConfig = ScoreConfig()

@@ -20,7 +20,7 @@ from nacgen.system.files import write_file
 from nacgen.training.checkpoint import load_checkpoint, save_checkpoint
 from nacgen.training.config import RunConfig
 from nacgen.training.data_record import record_data
-from nacgen.training.generative import GenerativeConfig
+from nacgen.training.generative import InitializedConfig
 from nacgen.training.launcher import _check, build_accelerator
 from nacgen.training.run import Run, TrainingResult, open_run
 from tests.training.test_loop import LineUpdate, rows_of, train_line
@@ -29,8 +29,8 @@ IMAGES = load_dataset("digits", "test")
 RESULT = TrainingResult(8, 1.0, 8.0, {})
 
 
-def config(folder: Path, **options: Any) -> GenerativeConfig:
-    return GenerativeConfig(run_dir=str(folder), run=RunConfig(tracker="none"), **options)
+def config(folder: Path, **options: Any) -> InitializedConfig:
+    return InitializedConfig(run_dir=str(folder), run=RunConfig(tracker="none"), **options)
 
 
 def begin(folder: Path, encoder: Path, images: Any = IMAGES, **options: Any) -> Run:

@@ -1,0 +1,1 @@
+"""Training of flow models that are aligned to an encoder."""

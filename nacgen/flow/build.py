@@ -1,0 +1,71 @@
+"""From the options of flow training to its networks and its update."""
+
+import sys
+
+import torch
+from accelerate import Accelerator
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nacgen.data.datasets import Dataset
+from nacgen.data.pixels import to_float
+from nacgen.data.stream import ImageStream
+from nacgen.flow.options import FlowConfig
+from nacgen.flow.update import FlowUpdate
+from nacgen.models.denoiser import Denoiser, denoiser_channels
+from nacgen.models.encoder import NACEncoder
+from nacgen.system.randomness import seeded
+from nacgen.training.generative import DIGITS_ENCODER
+from nacgen.transplant.alignment import Alignment, into_alignment
+
+NUM_BLOCKS = {"small": 1, "unet": 2, "dit": 12}
+
+
+def build_denoiser(config: FlowConfig, image_size: int) -> Denoiser:
+    """Build the denoiser, the same in every arm."""
+    options = config.network
+    with seeded(config.seed, "denoiser"):
+        return Denoiser(
+            image_size,
+            options.kind,
+            options.channels or denoiser_channels(options.kind, image_size),
+            options.num_blocks or NUM_BLOCKS[options.kind],
+            options.dropout,
+        )
+
+
+def build_update(
+    config: FlowConfig, accelerator: Accelerator, dataset: Dataset, stream: ImageStream
+) -> tuple[FlowUpdate, NACEncoder | None]:
+    """Build the networks, the optimizer and the update of a run; return the encoder it is aligned to, if any."""
+    denoiser = build_denoiser(config, dataset.image_size)
+    denoiser = denoiser.to(memory_format=torch.channels_last).to(accelerator.device)
+    # Copied before there is a hook on the denoiser.
+    ema = AveragedModel(
+        denoiser,
+        accelerator.device,
+        multi_avg_fn=get_ema_multi_avg_fn(0.5 ** (config.batch_size / config.ema_half_life)),
+        use_buffers=True,
+    ).eval()
+    encoder: NACEncoder | None = None
+    alignment: Alignment | None = None
+    if config.needs_encoder:
+        encoder = NACEncoder.from_pretrained(config.encoder or DIGITS_ENCODER)
+        part = into_alignment(
+            encoder,
+            model=denoiser,
+            layer=denoiser.alignment_layer,
+            image_size=dataset.image_size,
+            stage=config.alignment.stage,
+            projector=config.alignment.projector,
+            standardize=config.alignment.standardize,
+            source=config.source,
+            calibration_images=to_float(dataset.read(stream.indices(0))),
+            seed=config.seed,
+        )
+        accelerator.print(part.report, file=sys.stderr)
+        alignment = part.module
+    rate = config.optim.learning_rate
+    parameters = [*denoiser.parameters(), *(alignment.parameters() if alignment else ())]
+    groups = [{"params": parameters, "ramp_images": config.warmup_images}]
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
+    return FlowUpdate(accelerator, denoiser, ema, optimizer, config, alignment), encoder

@@ -1,0 +1,121 @@
+"""Options of flow training. Does not import torch, which keeps `--help` fast."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from nacgen.system.places import require_diffusers
+from nacgen.training.config import require_between, require_positive
+from nacgen.training.generative import GenerativeConfig, ScoreConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Options of the denoiser, see nacgen.models.denoiser.Denoiser."""
+
+    kind: Literal["small", "unet", "dit"] = "small"
+    """Architecture. small: a U-Net for two cores; unet, dit: UNet2DModel and DiTTransformer2DModel of diffusers
+    (pip install "nacgen[flow]")."""
+    channels: tuple[int, ...] | None = None
+    """Channels of a U-Net's levels, each at half the size of the one before; of dit its one width. None: by kind
+    and size of images, 32 64 64 for small and 16x16."""
+    num_blocks: int | None = None
+    """Blocks of a level of unet, or of dit. None: 2 and 12; small has one a level."""
+    dropout: float = 0.0
+    """Fraction of the channels that training drops within blocks."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "num_blocks"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
+        require_between(self, 0, 0.9, "dropout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentConfig:
+    """Options of the alignment, see nacgen.transplant; with --align none they have no effect."""
+
+    stage: str | None = None
+    """Stage of the encoder whose feature maps are the target. None: the last."""
+    projector: Literal["conv", "mlp"] = "conv"
+    """Network from the hidden state to the target. conv: a 3x3 convolution (iREPA); mlp: three layers (REPA)."""
+    standardize: bool = True
+    """Bring each channel of the target to mean 0 and deviation 1 over space."""
+    weight: float = 0.5
+    """Weight of the alignment loss beside that of the velocity."""
+    until: float = 1.0
+    """Share of training after which the weight is 0."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "weight")
+        require_between(self, 0, 1, "until")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Options of AdamW, whose gradients are clipped to norm 1, with linear warm-up and then a constant rate."""
+
+    learning_rate: float = 1e-3
+    """Learning rate after the warm-up."""
+    warmup_images: int | None = None
+    """Length of the linear warm-up. None: a twentieth of the run."""
+    ema_half_life: float | None = None
+    """Half-life of the denoiser's moving average, in images. None: a twentieth of the run."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "learning_rate")
+        if self.warmup_images is not None:
+            require_between(self, 0, math.inf, "warmup_images")
+        if self.ema_half_life is not None:
+            require_positive(self, "ema_half_life")
+
+
+DIGITS_SCORE = ScoreConfig(num_samples=1_000, every=19_200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig(GenerativeConfig):
+    """Options of flow training."""
+
+    ARM = "align"
+    total_images: int = 76_800
+    """Length of training, in images seen by all processes together."""
+    batch_size: int = 128
+    """Images in one step over all processes together."""
+    align: Literal["none", "nac", "simclr", "supervised", "random", "shuffled"] = "nac"
+    """Features that a hidden state of the denoiser is aligned to: those of an encoder that was pretrained by this
+    method, or that has random or permuted weights; none: only the flow's loss."""
+    flip: bool = False
+    """Mirror half of the images."""
+    network: NetworkConfig = NetworkConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    optim: OptimConfig = OptimConfig()
+    score: ScoreConfig = DIGITS_SCORE
+
+    @property
+    def needs_encoder(self) -> bool:
+        """True where something is aligned to an encoder."""
+        return self.align != "none"
+
+    @property
+    def warmup_images(self) -> int:
+        """Images over which the learning rate rises."""
+        given = self.optim.warmup_images
+        return self.total_images // 20 if given is None else given
+
+    @property
+    def ema_half_life(self) -> float:
+        """Half-life of the moving average in images."""
+        given = self.optim.ema_half_life
+        return self.total_images / 20 if given is None else given
+
+    def alignment_weight(self, images_seen: int) -> float:
+        """Return the weight of the alignment loss at a position."""
+        is_over = images_seen >= self.alignment.until * self.total_images
+        return 0.0 if is_over else self.alignment.weight
+
+    def check_inputs(self) -> None:
+        """Raise unless the network's package is installed and what other options name exists."""
+        if self.network.kind != "small":
+            require_diffusers(f"network {self.network.kind}")
+        super().check_inputs()
