@@ -11,6 +11,7 @@ from nacgen.errors import ConfigurationError, DataNotFoundError
 from nacgen.metrics import evaluate
 from nacgen.metrics.options import ExtractorConfig
 from nacgen.metrics.sources import RunImages, Source, as_generator, describe, open_sources
+from nacgen.models.denoiser import Denoiser
 from nacgen.models.gan import Generator
 from nacgen.models.vae import Decoder
 from nacgen.system.processes import Processes
@@ -81,6 +82,19 @@ def test_a_vaes_run_is_scored_on_samples_from_the_prior(vae_run: Path) -> None:
     assert torch.equal(read(indices), expected)  # type: ignore[operator]
 
 
+def test_a_flows_run_is_scored_on_images_of_its_averaged_denoiser(run: Path) -> None:
+    (run / "generator").rename(run / "gone")
+    with seeded(0, "test"):
+        denoiser = Denoiser(16, channels=(8, 16)).eval()
+    denoiser.save_pretrained(run / "denoiser")
+    images = opened(run)
+    assert isinstance(images, RunImages)
+    indices = torch.tensor([7, 0])
+    expected = to_uint8(denoiser.images(normal_rows(0, "sample", indices, 768)))
+    assert torch.equal(images.read(indices), expected)
+    assert list(describe(images)) == [f"{run}/ema: 40 images, 16x16 px"]
+
+
 def test_the_number_of_a_runs_images_can_be_chosen(run: Path) -> None:
     images = opened(run, num_samples=5)
     assert isinstance(images, RunImages)
@@ -103,7 +117,7 @@ def test_a_run_without_a_model_is_named(run: Path) -> None:
     with pytest.raises(DataNotFoundError, match=f"{run}/generator"):
         opened(run)
     (run / "generator").rename(run / "gone")
-    with pytest.raises(DataNotFoundError, match=f"but {run} has neither"):
+    with pytest.raises(DataNotFoundError, match=f"but {run} has none"):
         opened(run)
 
 

@@ -324,6 +324,36 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
         CompareConfig(**options)
 
 
+def test_arms_of_flow_models_are_alignments() -> None:
+    arms = CompareConfig(recipe="train_flow").parsed_arms
+    assert [arm.flags for arm in arms] == [("--align", a) for a in ("none", "random", "nac")]
+    mixed = CompareConfig(recipe="train_flow", arms=("simclr", "conv=--align nac --flip"))
+    assert [arm.flags[1] for arm in mixed.parsed_arms] == ["simclr", "nac"]
+    message = r'shuffled, simclr, supervised\) or NAME=FLAGS, got \'none\'.*"none=--init nac"'
+    with pytest.raises(ConfigurationError, match=message):
+        CompareConfig(arms=("none", "nac"))
+    message = r'an alignment \(.*, none\) or NAME=FLAGS, got \'magic\'.*"magic=--align nac"'
+    with pytest.raises(ConfigurationError, match=message):
+        CompareConfig(recipe="train_flow", arms=("none", "magic"))
+
+
+def test_every_arm_of_flow_models_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub = STUB.replace('"init"', '"align"').replace("init=", "align=").replace(".init", ".align")
+    (tmp_path / "train_flow.py").write_text(stub.replace('{"random"', '{"none": 15.0, "random"'))
+    run_dir = run(tmp_path, "--recipe", "train_flow", "--seeds", "0")
+    pairs = [(c["arm_a"], c["arm_b"]) for c in result(capsys)["comparisons"]]
+    assert pairs == [("none", "random"), ("none", "nac")]
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["arms"] == [
+        "none",
+        "random",
+        "nac",
+    ]
+    with pytest.raises(ConfigurationError, match="recipe: train_flow there, train_gan here"):
+        run(tmp_path, "--seeds", "0")
+
+
 def test_nothing_is_written_for_wrong_options(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="2"):
         run(tmp_path, "--seeds", "1", "1")

@@ -216,7 +216,7 @@ def test_help_loads_nothing_but_the_parser() -> None:
     recipes = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").glob("*.py"))
     done = start("-c", HELP_OF_ALL, *recipes)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("usage: ") == len(recipes) == 9
+    assert done.stdout.count("usage: ") == len(recipes) == 10
     assert "--optim.learning-rate" in done.stdout
     loaded = set(done.stdout.splitlines()[-1].split())
     assert {"nacgen", "tyro", "yaml"} <= loaded

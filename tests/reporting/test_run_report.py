@@ -97,6 +97,25 @@ def test_compare_command_names_another_recipe(make_run: MakeRun) -> None:
         assert words[1:5] == ["compare", "--recipe", "train_vae", "--run-config"]
 
 
+@pytest.mark.parametrize(("align", "last"), [("none", "nac"), ("nac", "nac"), ("simclr", "simclr")])
+def test_a_run_that_is_aligned_is_compared_to_both_controls(
+    make_run: MakeRun, align: str, last: str
+) -> None:
+    run = make_run(
+        {640: 9.0}, config={"align": align, "init": None}, environment={"recipe": "train_flow"}
+    )
+    configuration = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(configuration.replace("init: null\n", ""))
+    text = write_run_report(run)[0].read_text()
+    assert text.startswith(f"# digits: {align} alignment, seed 0\n")
+    assert "## Compare alignments\n" in text
+    preset = {**load_run(run).config, "align": "nac"}
+    assert shlex.split(compare_command(load_run(run), preset)) == [
+        *("python", "recipes/compare.py", "--recipe", "train_flow", "--preset", "digits"),
+        *("--arms", "none", "random", last, "--seeds", "0", "1", "2"),
+    ]
+
+
 def test_compare_command_keeps_precision_and_passes_over_threads(make_run: MakeRun) -> None:
     folder = make_run(
         {640: 9.0}, environment={"mixed_precision": "bf16"}, config={"run": {"num_threads": 8}}
