@@ -22,6 +22,7 @@ RECIPES = {
     "convert": "convert_encoder",
     "train-gan": "train_gan",
     "train-vae": "train_vae",
+    "train-flow": "train_flow",
     "train-classifier": "train_classifier",
     "compare": "compare",
     "sample": "sample",

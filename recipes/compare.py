@@ -1,7 +1,7 @@
 r"""Train several arms, for example initializations, with several seeds each, and compare them.
 
     nacgen compare
-    nacgen compare --recipe train_vae
+    nacgen compare --recipe train_vae       # or train_flow
     nacgen compare --run-config runs/mine/config.yaml   # of any run of the recipe
     nacgen compare --seeds 0 1 2 3 4 5 \
         --arms random nac "frozen=--init nac --discriminator.mode frozen"

@@ -1,14 +1,14 @@
-"""Train a flow model, one layer of which is aligned to an encoder's features, and score it along the way.
+"""Train a flow model, a layer of it aligned to an encoder's features, and score it along the way.
 
-    python recipes/train_flow.py
-    python recipes/train_flow.py --align none          # the controls: no alignment,
-    python recipes/train_flow.py --align random        # and alignment to random features
+    nacgen train-flow
+    nacgen train-flow --align none          # the controls: no alignment,
+    nacgen train-flow --align random        # and alignment to random features
 
 With no flags it trains on the embedded digits for three minutes on a laptop CPU and leaves sample grids, scores,
 the averaged denoiser and a report in runs/train_flow-digits-nac-seed0. Images of your own need an encoder and a
-classifier as in recipes/train_gan.py, and diffusers for the larger networks (pip install "nacgen[flow]"):
+classifier as `nacgen train-gan --help-all` shows, and diffusers (pip install "nacgen[flow]"):
 
-    python recipes/train_flow.py --preset folder --data-dir PATH --encoder runs/own-nac/encoder \
+    nacgen train-flow --preset folder --data-dir PATH --encoder runs/own-nac/encoder \
         --score.extractor classifier --score.weights runs/own-classifier/classifier
 
 Options stand in nacgen/flow/options.py, presets in nacgen/flow/presets.py.
@@ -70,5 +70,7 @@ def main(config: FlowConfig) -> None:
         run.finish(result, report, pretraining=pretraining)
 
 
+run = partial(run_recipe, main, FlowConfig, PRESETS)
+
 if __name__ == "__main__":
-    run_recipe(main, FlowConfig, PRESETS)
+    run()

@@ -1,4 +1,7 @@
-"""Named settings of flow training. Times are measured where that is said."""
+"""Named settings of flow training.
+
+`nacgen presets` prints the comment above each: hardware; time, as measured or not; what to expect.
+"""
 
 from dataclasses import replace
 
@@ -12,8 +15,7 @@ SMALL = FlowConfig(
     flip=True,
     score=ScoreConfig(extractor="classifier", num_samples=1_000, every=51_200),
 )
-# torchcfm's settings (Tong et al. 2024, arXiv:2302.00482), whose published FID is about 3.5 after 400,000 steps;
-# nobody has trained this here.
+# torchcfm's settings (Tong et al. 2024, arXiv:2302.00482) for 400,000 steps.
 CIFAR10 = FlowConfig(
     dataset="cifar10",
     total_images=51_200_000,
@@ -25,20 +27,21 @@ CIFAR10 = FlowConfig(
 )
 
 PRESETS = {
-    # 2 CPU cores, three minutes.
+    # 2 CPU cores; three minutes.
     "digits": FlowConfig(),
-    # 2 CPU cores; needs --data-dir, --encoder and --score.weights; not measured.
+    # 2 CPU cores; under an hour; not measured. Needs --data-dir, --encoder and --score.weights.
     "cifar10-small": SMALL,
-    # 2 CPU cores; Fashion-MNIST's files in --data-dir and an encoder of its own; not measured.
+    # 2 CPU cores; under an hour; not measured. Needs Fashion-MNIST's files in --data-dir, and --encoder.
     "fashion-mnist": replace(
         SMALL,
         dataset="fashion-mnist",
         flip=False,
         score=ScoreConfig(extractor="fashion_classifier", num_samples=1_000, every=51_200),
     ),
-    # One GPU, a day or more, and nacgen[flow]; not measured.
+    # One GPU; a day or more; not measured. Others report FID about 3.5 for these settings without alignment. Needs
+    # nacgen[flow], --data-dir and --encoder.
     "cifar10": CIFAR10,
-    # Images of one's own at 64 px; one GPU, hours, and nacgen[flow]; not measured.
+    # One GPU; hours; not measured. Images of one's own at 64 px. Needs nacgen[flow], --data-dir and --encoder.
     "folder": replace(
         CIFAR10,
         dataset="folder",
@@ -48,7 +51,7 @@ PRESETS = {
         score=ScoreConfig(extractor="inception", num_samples=5_000, every=512_000),
         run=RunConfig(log_every=6_400, checkpoint_every=64_000),
     ),
-    # Seconds, for tests.
+    # Any machine; seconds; for tests.
     "smoke": FlowConfig(
         total_images=192,
         batch_size=32,

@@ -80,7 +80,8 @@ class GenerativeConfig(TrainingConfig):
             if not has_encoder and self.arm in ("simclr", "supervised"):
                 raise ConfigurationError(
                     f"--{self.ARM} {self.arm} needs an encoder that was pretrained so, but --encoder is not "
-                    f"given. Run nacgen pretrain --objective {self.arm} --run-dir A, then give --encoder A/encoder."
+                    f"given. Run nacgen pretrain --objective {self.arm} --run-dir A, then give --encoder "
+                    "A/encoder."
                 )
             return
         if has_encoder and self.score.extractor:
