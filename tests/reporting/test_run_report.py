@@ -111,7 +111,7 @@ def test_a_run_that_is_aligned_is_compared_to_both_controls(
     assert "## Compare alignments\n" in text
     preset = {**load_run(run).config, "align": "nac"}
     assert shlex.split(compare_command(load_run(run), preset)) == [
-        *("python", "recipes/compare.py", "--recipe", "train_flow", "--preset", "digits"),
+        *("nacgen", "compare", "--recipe", "train_flow", "--preset", "digits"),
         *("--arms", "none", "random", last, "--seeds", "0", "1", "2"),
     ]
 
