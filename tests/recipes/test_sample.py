@@ -72,7 +72,7 @@ def test_what_cannot_be_sampled_is_refused_before_it_is_tried(tmp_path: Path) ->
         ConfigurationError, match="num_images must be between 1 and 1000000, got 10"
     ):
         SampleConfig(num_images=10**9)
-    with pytest.raises(CheckpointNotFoundError, match=f"but {tmp_path} has none. .*train_gan.py"):
+    with pytest.raises(CheckpointNotFoundError, match=f"but {tmp_path} has none. .*train-gan"):
         main(SampleConfig(run_dir=str(tmp_path)))
 
 
