@@ -27,6 +27,7 @@ def build(
     dropout: float = 0.0,
     until: float = 1.0,
     stage: str | None = None,
+    network: NetworkConfig = SMALL.network,
     **options: Any,
 ) -> tuple[FlowUpdate, ImageStream, Accelerator]:
     accelerator = Accelerator(
@@ -34,7 +35,7 @@ def build(
     )
     config = replace(
         SMALL,
-        network=replace(SMALL.network, dropout=dropout),
+        network=replace(network, dropout=dropout),
         alignment=AlignmentConfig(until=until, stage=stage),
         optim=OptimConfig(learning_rate=rate or 1e-3),
         **options,

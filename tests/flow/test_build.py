@@ -36,6 +36,20 @@ def test_arms_share_all_but_the_targets_weights() -> None:
         assert all((one - other).abs().mean() > 0.1 for other in targets[:i])
 
 
+@pytest.mark.slow  # the import of diffusers
+@pytest.mark.parametrize(("kind", "channels"), [("unet", (64, 64)), ("dit", (64,))])
+def test_networks_of_diffusers_are_trained_and_aligned(
+    kind: Any, channels: tuple[int, ...]
+) -> None:
+    network = NetworkConfig(kind=kind, channels=channels, num_blocks=2)
+    update, stream, _ = build(network=network)
+    before = flat(update.denoiser.parameters())
+    logs = [update.update(stream.batch(0)) for _ in range(20)]
+    for name in ("loss_flow", "loss_alignment"):
+        assert logs[-1][name] < 0.95 * logs[0][name], name
+    assert not torch.equal(flat(update.denoiser.parameters()), before)
+
+
 def test_encoders_of_other_methods_are_given_by_path(tmp_path: Path) -> None:
     with seeded(1, "test"):
         NACEncoder(code_dim=8).save_pretrained(tmp_path / "simclr")
