@@ -25,10 +25,10 @@ from nacgen.training.config import run_recipe, to_dict
 
 def main(config: GANConfig) -> None:
     """Build data, both networks and the update; train, score and report."""
-    from nacgen import metrics
     from nacgen.data.datasets import load_dataset, load_test_split
     from nacgen.gan.build import build_update, num_classes_of
     from nacgen.gan.evaluation import GANEvaluation
+    from nacgen.metrics.run_scores import build_run_extractor
     from nacgen.reporting.run_report import report_run
     from nacgen.training.data_record import record_data
     from nacgen.training.loop import Goal, train
@@ -40,24 +40,23 @@ def main(config: GANConfig) -> None:
         if run.is_complete:
             run.finish(report=report)
             return
-        # Images to train on, held-out ones where there are any, and features to compare images by.
+        # Images to train on, held-out ones where there are any, and features to compare images by, if any.
         dataset = load_dataset(config.dataset, "train", config.data_dir, **vars(config.data))
         held_out = load_test_split(dataset, config.data_dir, **vars(config.data))
         if held_out is not None:
             num_classes_of(config, held_out)  # checks the labels that the first evaluation needs
         stream = run.stream(dataset)
-        extractor = metrics.build_extractor(
-            config.score.extractor or "digits_classifier",
-            weights=config.score.weights,
-            precision=config.score.precision,
-            device=run.device,
-        )
+        extractor = build_run_extractor(config.score, run)
         encoder_path = config.encoder_or_default
-        record_data(run, dataset, held_out, extractor.fingerprint, encoder=encoder_path)
+        features = None if extractor is None else extractor.fingerprint
+        record_data(run, dataset, held_out, features, encoder=encoder_path)
 
         # Both networks and their update.
         update, encoder = build_update(config, run.accelerator, dataset, stream)
         evaluate = GANEvaluation(update, run, config.score, extractor, dataset, held_out)
+        goal = None
+        if extractor is not None:
+            goal = Goal(f"evaluation.scores.{extractor.score_name}.value", "lower")
 
         # Training, scored along the way.
         is_constant = config.optim.schedule == "constant"
@@ -68,7 +67,7 @@ def main(config: GANConfig) -> None:
             schedule=constant if is_constant else linear_decay(config.total_images),
             evaluate=evaluate,
             evaluate_every=config.score.every,
-            goal=Goal(f"evaluation.scores.{extractor.score_name}.value", "lower"),
+            goal=goal,
         )
 
         # Pictures, report and summary.

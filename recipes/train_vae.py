@@ -25,8 +25,8 @@ from nacgen.vae.presets import PRESETS
 
 def main(config: VAEConfig) -> None:
     """Build data, networks and the update; train, measure and report."""
-    from nacgen import metrics
     from nacgen.data.datasets import load_splits
+    from nacgen.metrics.run_scores import build_run_extractor
     from nacgen.reporting.run_report import report_run
     from nacgen.training.data_record import record_data
     from nacgen.training.loop import Goal, train
@@ -42,20 +42,15 @@ def main(config: VAEConfig) -> None:
         if run.is_complete:
             run.finish(report=report)
             return
-        # Images to train on, held-out ones, and features to compare images by.
+        # Images to train on, held-out ones, and features to compare images by, if any.
         train_set, held_out = load_splits(config.dataset, config.data_dir, **vars(config.data))
         stream = run.stream(train_set)
-        extractor = metrics.build_extractor(
-            config.score.extractor or "digits_classifier",
-            weights=config.score.weights,
-            precision=config.score.precision,
-            device=run.device,
-        )
+        extractor = build_run_extractor(config.score, run)
         record_data(
             run,
             train_set,
             held_out,
-            extractor.fingerprint,
+            None if extractor is None else extractor.fingerprint,
             encoder=config.encoder_or_default,
             perceptual_encoder=config.perceptual_encoder,
         )

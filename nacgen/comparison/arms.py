@@ -114,8 +114,16 @@ def check_arms(config: CompareConfig) -> None:
             ) from error
         budgets[arm.name] = run.total_images
         _refuse(arm, seed, _changes(arm, run, run_folder(config, arm, seed)))
-        scores = SCORES.get(run.score.extractor or "digits_classifier", ())
-        scores += ("bits_per_dim",) if config.recipe == "train_vae" and scores else ()
+        default = "digits_classifier" if run.dataset == "digits" else "unknown yet"
+        scores = SCORES.get(run.score.extractor or default, ())
+        is_scored = run.score.extractor != "none"
+        if config.recipe == "train_vae" and (scores or not is_scored):
+            scores += ("bits_per_dim",)
+        if not (is_scored or scores):
+            raise ConfigurationError(
+                f"runs are compared by their scores, but arm {arm.name} has --score.extractor none. Give every "
+                "arm an extractor, for example by --run-config."
+            )
         if config.metric is not None and scores and config.metric not in scores:
             raise ConfigurationError(
                 f"metric must be a score of every run, got {config.metric}, but arm {arm.name} is scored by "

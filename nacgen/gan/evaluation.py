@@ -1,5 +1,7 @@
 """Measurements and pictures of a GAN while it trains: its score, its overfitting, sheets of samples."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from nacgen.data.pixels import to_float
 from nacgen.functional.gan import overfitting
 from nacgen.gan.update import GANUpdate
 from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.metrics.run_scores import NO_SCORES
 from nacgen.models.sampling import interpolate, sample_images
 from nacgen.system.randomness import generator as seeded_generator
 from nacgen.training.generative import ScoreConfig
@@ -29,33 +32,34 @@ class GANEvaluation:
         update: GANUpdate,
         run: Run,
         config: ScoreConfig,
-        extractor: FeatureExtractor,
+        extractor: FeatureExtractor | None,
         dataset: Dataset,
         held_out: Dataset | None,
     ) -> None:
         self.update, self.run, self.device = update, run, run.device
-        self.config, self.extractor = config, extractor
         self.dataset, self.held_out = dataset, held_out
-        self.reference = metrics.ReferenceStatistics.compute(
-            dataset, extractor, accelerator=run.accelerator
-        )
+        self.score: Callable[..., metrics.EvaluationResult] | None = None
+        if extractor is not None:
+            self.score = partial(
+                metrics.evaluate,
+                reference=metrics.ReferenceStatistics.compute(
+                    dataset, extractor, accelerator=run.accelerator
+                ),
+                extractor=extractor,
+                num_samples=config.num_samples,
+                accelerator=run.accelerator,
+            )
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Score the generator, draw its images and save it; measure overfitting where images are held out."""
-        result = metrics.evaluate(
-            self.generate,
-            self.reference,
-            extractor=self.extractor,
-            num_samples=self.config.num_samples,
-            accelerator=self.run.accelerator,
-        )
+        result = NO_SCORES if self.score is None else self.score(self.generate).to_dict()
         path = self.run.path / "samples" / f"images_{images_seen:08d}.png"
         with self.run.processes.failing_together(), self.run.writing("sample grid"):
             if self.run.is_main:
                 write_grid(self.generate(torch.arange(COLUMNS**2)), path, COLUMNS, ZOOM)
         self.run.export(self.update.averaged_generator, "generator")
         logits = {} if self.held_out is None else self.compare_logits(self.held_out)
-        return {**logits, "evaluation": result.to_dict()}
+        return {**logits, "evaluation": result}
 
     def generate(self, indices: Tensor) -> Tensor:
         """Generate images of the averaged generator by number."""

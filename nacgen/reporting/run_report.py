@@ -38,7 +38,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
     """
     run = load_run(run_dir)
     title = f"{run.path.name}, seed {run.seed}"
-    if run.kind:
+    if run.kind and run.metrics:
         title = f"{run.config.get('dataset')}: {run.arm} {run.kind}, seed {run.seed}"
     blocks: list[Block] = [f"# {title}"]
     if run.evaluations:
@@ -47,7 +47,8 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
         for index, metric in enumerate(run.metrics):
             chart = run_curve(run, metric, run.path / f"curve{f'_{index}' if index else ''}.png")
             blocks += [Images([chart], [f"`{metric}` against images seen"], "chart")]
-        blocks += ["## Scores", _score_history(run), *warnings_of([[run]])]
+        history: list[Block] = ["## Scores", _score_history(run)] if run.metrics else []
+        blocks += [*history, *warnings_of([[run]])]
         blocks += samples({run.arm: run}, [last.images_seen])
         for path in sorted((run.path / "samples").glob("*.png")):
             if not is_picture(path):
@@ -58,7 +59,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
         blocks += ["## Protocol of the scores", mapping_table("Field", last.protocol)]
     else:
         blocks += ["> This run has no scores."]
-    if run.kind:
+    if run.kind and run.metrics:
         blocks += [f"## Compare {run.kind}s", f"    {compare_command(run, preset)}"]
     if run.summary is not None:
         measured = {
@@ -90,10 +91,10 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
             "scores": _wrapped(_headline(run).replace("`", "")),
             "protocol": _wrapped(protocol),
             "samples": "none" if grid is None else str(grid),
-            "curve": str(run.path / "curve.png"),
+            "curve": str(run.path / "curve.png") if run.metrics else "none",
             **lines,
         }
-    if run.kind:
+    if run.kind and run.metrics:
         lines["compare"] = compare_command(run, preset)
     return "\n".join(f"{name:9} {line}" for name, line in lines.items())
 
@@ -134,6 +135,8 @@ def _headline(run: RecordedRun) -> str:
         f"`{metric}` {score(last.scores[metric]['value'])} ({better(metric)} is better)"
         for metric in sorted(last.scores)
     ]
+    if not values:
+        return f"Nothing was scored in {last.images_seen:,} images."
     biases = " ".join(bias_note([run], metric) for metric in run.metrics)
     return f"{', '.join(values)} after {last.images_seen:,} images. {biases}"
 

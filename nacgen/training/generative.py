@@ -9,8 +9,20 @@ from nacgen.training.config import TrainingConfig, require_between, require_posi
 
 DIGITS_ENCODER = "checkpoints/digits-nac"
 Extractor = Literal[
-    "digits_classifier", "fashion_classifier", "classifier", "efficientnet_lite0", "inception"
+    "none",
+    "digits_classifier",
+    "fashion_classifier",
+    "classifier",
+    "efficientnet_lite0",
+    "inception",
+    "dinov2",
+    "nac_encoder",
 ]
+HOW_TO_SCORE = (
+    "Images are scored by Inception, whose weights are downloaded or given as --score.weights FILE, by "
+    "EfficientNet-Lite0 (pip install 'nacgen[judge]'), by a classifier of your own (nacgen train-classifier "
+    "--run-dir B, which needs labels, then --score.weights B/classifier), or not at all (--score.extractor none)."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +30,11 @@ class ScoreConfig:
     """Scores of generated images."""
 
     extractor: Extractor | None = None
-    """Network whose features the score compares: the released classifier of digits (None, for digits) or of
-    Fashion-MNIST, a classifier of your own, EfficientNet-Lite0 (extra judge), or Inception, which gives FID."""
+    """Network whose features the score compares, as in evaluate; only Inception gives FID. none: no scores.
+    None: for the digits their classifier, else the classifier that weights names, else Inception, or
+    EfficientNet-Lite0 if Inception's weights are not at hand and the extra judge is installed."""
     weights: str | None = None
-    """Folder of the classifier, or file with the weights of the network."""
+    """Folder of the classifier or encoder, or file with the weights of the network."""
     precision: Literal["float32", "tf32"] = "float32"
     """Arithmetic of the network. tf32 is faster on a recent NVIDIA GPU and less exact; scores of it compare with
     one another only."""
@@ -84,16 +97,12 @@ class GenerativeConfig(TrainingConfig):
                     "A/encoder."
                 )
             return
-        if has_encoder and self.score.extractor:
+        if has_encoder:
             return
         raise ConfigurationError(
-            "--encoder and --score.extractor must be given for images other than the digits, got "
-            f"{self.encoder} and {self.score.extractor} for {self.dataset}. With the same --dataset, "
-            "--data-dir and --data.image-size, in this order: 1. nacgen pretrain --run-dir A, then give "
-            "--encoder A/encoder. 2. For the score nacgen train-classifier --run-dir B, which needs labels, "
-            "then give --score.extractor classifier --score.weights B/classifier; without labels give "
-            "--score.extractor efficientnet_lite0 (pip install 'nacgen[judge]'), or inception, and "
-            "--score.weights FILE where its weights cannot be downloaded."
+            f"--encoder must be given for images other than the digits, got none for {self.dataset}. Run nacgen "
+            "pretrain --run-dir A with the same --dataset, --data-dir and --data.image-size, then give --encoder "
+            f"A/encoder. {HOW_TO_SCORE}"
         )
 
 

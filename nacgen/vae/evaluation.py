@@ -23,6 +23,7 @@ from nacgen.functional.vae import (
 )
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.inputs import ImageSource
+from nacgen.metrics.run_scores import NO_SCORES
 from nacgen.models.vae import VAE
 from nacgen.system.randomness import generator, normal_rows
 from nacgen.training.run import Run
@@ -50,7 +51,7 @@ class VAEEvaluation:
         vae: VAE,
         run: Run,
         config: ScoreConfig,
-        extractor: FeatureExtractor,
+        extractor: FeatureExtractor | None,
         train: Dataset,
         held_out: Dataset,
     ) -> None:
@@ -67,21 +68,23 @@ class VAEEvaluation:
                 f"a VAE is measured on two held-out images or more, but {held_out.name}/{held_out.split} has "
                 f"{len(held_out)}. Give more images."
             )
-        self.reference = metrics.ReferenceStatistics.compute(
-            train, extractor, accelerator=run.accelerator
-        )
+        self.reference: metrics.ReferenceStatistics | None = None
+        if extractor is not None:
+            self.reference = metrics.ReferenceStatistics.compute(
+                train, extractor, accelerator=run.accelerator
+            )
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Measure the bound and score samples from the prior; at the end, do all of `conclude`, too."""
         measured, rate_by_axis = self.measure()
         self.draw(f"images_{images_seen:08d}", self.from_prior(torch.arange(COLUMNS**2)))
-        evaluation = self.score(self.from_prior, "samples from the prior").to_dict()
-        evaluation["scores"]["bits_per_dim"] = {
-            "value": measured["bits_per_dim"],
-            "settings": {
-                "images": f"{self.held_out.name}/{self.held_out.split}",
-                "num_images": len(self.held_out),
-            },
+        evaluation = self.score(self.from_prior, "samples from the prior")
+        images = f"{self.held_out.name}/{self.held_out.split}"
+        evaluation["scores"] |= {
+            "bits_per_dim": {
+                "value": measured["bits_per_dim"],
+                "settings": {"images": images, "num_images": len(self.held_out)},
+            }
         }
         self.run.export(self.vae.decoder, "decoder")
         is_last = images_seen >= self.run.config.total_images
@@ -108,9 +111,13 @@ class VAEEvaluation:
         columns = min(COLUMNS, len(self.held_out))
         self.draw("reconstructions", self.reconstruction_sheet(columns), columns)
         self.draw("traversals", self.traversals(rate_by_axis))
+        if self.extractor is None:
+            return self.importance_bounds()
         name = self.extractor.score_name
-        values = {f"{name}_{kind}": result.scores[name].value for kind, result in results.items()}
-        whole = {f"evaluation_{kind}": result.to_dict() for kind, result in results.items()}
+        values = {
+            f"{name}_{kind}": result["scores"][name]["value"] for kind, result in results.items()
+        }
+        whole = {f"evaluation_{kind}": result for kind, result in results.items()}
         return {**self.importance_bounds(), **values, **whole}
 
     @torch.no_grad()
@@ -186,9 +193,11 @@ class VAEEvaluation:
 
     def score(
         self, generate: ImageSource, label: str, held_out: Dataset | None = None
-    ) -> metrics.EvaluationResult:
-        """Score images against the training images, or as many as all held-out ones against these."""
-        return metrics.evaluate(
+    ) -> dict[str, Any]:
+        """Score images against the training images, or as many as all held-out ones against these, if at all."""
+        if self.extractor is None or self.reference is None:
+            return {**NO_SCORES, "scores": {}}
+        result = metrics.evaluate(
             generate,
             self.reference if held_out is None else held_out,
             extractor=self.extractor,
@@ -196,6 +205,7 @@ class VAEEvaluation:
             accelerator=self.run.accelerator,
             model_label=label,
         )
+        return result.to_dict()
 
     def from_prior(self, indices: Tensor) -> Tensor:
         """Generate images by number, from latents of the prior."""

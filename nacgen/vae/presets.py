@@ -48,7 +48,7 @@ PRESETS = {
         posterior=PosteriorConfig(latent_dim=128),
         decoder=DecoderConfig(channels=(256, 256, 128, 64, 64)),
         optim=OptimConfig(learning_rate=1e-3, warmup_images=6_400),
-        score=ScoreConfig(extractor="classifier", every=51_200),
+        score=ScoreConfig(every=51_200),
         run=RunConfig(log_every=2_560, checkpoint_every=51_200),
     ),
     # Any machine; seconds; for tests.

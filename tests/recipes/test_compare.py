@@ -132,6 +132,16 @@ def test_flags_reach_every_run_unchanged(tmp_path: Path) -> None:
         assert (config["total_images"], config["encoder"]) == (640, "some encoder")
 
 
+def test_runs_without_scores_are_refused_before_they_are_trained(tmp_path: Path) -> None:
+    arms = ("random", "nac=--init nac --score.extractor none")
+    with pytest.raises(ConfigurationError, match=r"but arm nac has --score\.extractor none\. Give"):
+        run(tmp_path, "--arms", *arms)
+    assert not (tmp_path / "runs").exists()
+    vae = ("--recipe", "train_vae", "--preset", "smoke", "--arms", *arms)
+    with pytest.raises(ConfigurationError, match="but arm nac is scored by bits_per_dim"):
+        run(tmp_path, *vae, "--metric", "fd_digits_classifier")
+
+
 def test_its_configuration_is_a_valid_config_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

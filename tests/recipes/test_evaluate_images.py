@@ -159,15 +159,26 @@ def test_options_that_nothing_heeds_and_single_images_are_refused(
         scored(capsys, folders[0], str(tmp_path / "one"))
 
 
-def test_without_weights_the_remedies_are_named(
-    folders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_weights_an_installed_judge_scores_or_the_remedies_are_named(
+    folders: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def no_network(*args: object, **options: object) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setattr(sources, "is_installed", lambda: True)
+    score(EvaluateConfig(reference=folders[0], generated=folders[1]))
+    captured = capsys.readouterr()
+    assert captured.out.startswith("fd_efficientnet_lite0  ")
+    assert "scores are fd_efficientnet_lite0, no FID, since Inception's weights" in captured.err
     message = r"no route to host.*Pass the path.*Or choose other features.*digits-classifier"
+    with pytest.raises(CheckpointNotFoundError, match=message):
+        score(EvaluateConfig(reference=folders[0], generated=folders[1], dims=2048))
+    monkeypatch.setattr(sources, "is_installed", lambda: False)
     with pytest.raises(CheckpointNotFoundError, match=message):
         score(EvaluateConfig(reference=folders[0], generated=folders[1]))
 

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nacgen import metrics
 from nacgen.data import datasets
 from nacgen.data.datasets import ImageDataset
 from nacgen.errors import ConfigurationError, DataError, DivergenceError
@@ -22,7 +21,9 @@ from nacgen.gan.options import (
     OptimConfig,
 )
 from nacgen.gan.update import GANUpdate
+from nacgen.metrics import run_scores
 from nacgen.metrics.extractors.base import CallableExtractor
+from nacgen.metrics.run_scores import NO_SCORES
 from nacgen.models.gan import Generator
 from nacgen.training.config import DataConfig, RunConfig
 from nacgen.training.generative import ScoreConfig
@@ -59,7 +60,7 @@ def on_random_images(monkeypatch: pytest.MonkeyPatch) -> None:
         "load_test_split",
         lambda train, *_, **options: random_images(train.image_size, "test"),
     )
-    monkeypatch.setattr(metrics, "build_extractor", lambda *_, **options: extractor)
+    monkeypatch.setattr(run_scores, "build_extractor", lambda *_, **options: extractor)
 
 
 def small(preset: GANConfig, folder: Path, num_steps: int = 2) -> GANConfig:
@@ -106,6 +107,16 @@ def test_every_preset_takes_its_first_steps(name: str, tmp_path: Path) -> None:
     assert generator.image_size == config.data.image_size
     files = {path.name for path in (tmp_path / "run" / "samples").iterdir()}
     assert files == PICTURES | {f"images_{4 * steps:08d}.png"}
+
+
+@pytest.mark.usefixtures("on_random_images")
+def test_a_run_may_be_left_unscored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preset = small(PRESETS["digits"], tmp_path / "run")
+    main(replace(preset, score=replace(preset.score, extractor="none")))
+    assert rows(tmp_path / "run")[-1]["evaluation"] == json.loads(json.dumps(NO_SCORES))
+    files = {path.name for path in (tmp_path / "run" / "samples").iterdir()}
+    assert files == PICTURES | {"images_00000008.png"}
+    assert "Nothing was scored in 8 images." in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("on_random_images")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nacgen.errors import StorageError
-from nacgen.reporting import load_run
+from nacgen.errors import ConfigurationError, StorageError
+from nacgen.metrics.run_scores import NO_SCORES
+from nacgen.reporting import compare, load_run
 from nacgen.reporting.run_report import compare_command, report_run, write_run_report
 from tests.reporting.folders import PROTOCOL, MakeRun, Reader
 
@@ -87,6 +88,23 @@ def test_compare_command_of_any_other_run_names_its_own_configuration(
     words = shlex.split(compare_command(run, preset))
     assert words[2:4] == ["--run-config", str(run.path / "config.yaml")]
     assert not {"--preset", "--encoder"} & set(words)
+
+
+def test_a_run_that_is_not_scored_says_so_and_shows_its_samples(make_run: MakeRun) -> None:
+    folder = make_run({640: 9.0})
+    row = {"images_seen": 640, "evaluation": NO_SCORES}
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    text = report_run(folder)
+    assert "scores    Nothing was scored in 640 images.\n" in text
+    assert "curve     none\n" in text
+    assert "compare" not in text
+    markdown = (folder / "report.md").read_text()
+    assert "> Nothing was scored in 640 images." in markdown
+    assert "as --score.extractor none asks" in markdown
+    assert "## Scores" not in markdown
+    assert "## Samples" in markdown
+    with pytest.raises(ConfigurationError, match="a comparison needs runs with scores, got "):
+        compare([folder], [folder])
 
 
 def test_compare_command_names_another_recipe(make_run: MakeRun) -> None:

@@ -15,6 +15,7 @@ from nacgen.data.datasets import ImageDataset, load_splits
 from nacgen.data.pixels import to_float, to_uint8
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.functional.fidelity import psnr
+from nacgen.metrics.run_scores import NO_SCORES
 from nacgen.models.vae import VAE, Decoder
 from nacgen.system.randomness import normal_rows, seeded
 from nacgen.training.config import TrainingConfig
@@ -44,6 +45,21 @@ def evaluation(folder: Path, vae: nn.Module, held_out: Any = None, **score: Any)
 def small_vae() -> VAE:
     with seeded(0, "test"):
         return VAE(LinearEncoder(6), Decoder(16, 6, (16, 8, 8)))
+
+
+def test_without_features_the_bounds_are_measured_and_nothing_else_is_scored(
+    tmp_path: Path,
+) -> None:
+    made = evaluation(tmp_path, small_vae())
+    made.extractor = made.reference = None
+    result = made(made.run.config.total_images)
+    assert list(result["evaluation"]["scores"]) == ["bits_per_dim"]
+    assert result["evaluation"]["protocol"] == {"extractor": "none"}
+    assert "importance_bound_64" in result
+    assert not [name for name in result if "fd_" in name or name.startswith("evaluation_")]
+    sheets = {path.name for path in (made.run.path / "samples").iterdir()}
+    assert {"mixture.png", "reconstructions.png", "traversals.png"} < sheets
+    assert NO_SCORES["scores"] == {}
 
 
 def test_rate_distortion_and_their_like_are_means_over_images(tmp_path: Path) -> None:

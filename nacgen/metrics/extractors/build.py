@@ -26,6 +26,8 @@ RELEASED = {  # name: fingerprint of the classifier in checkpoints/, and its fol
 EXTRACTOR_NAMES = (
     *RELEASED, "classifier", "inception", "efficientnet_lite0", "dinov2", "nac_encoder",
 )  # fmt: skip
+# Told where EfficientNet-Lite0 takes the place of Inception.
+INSTEAD = "scores are fd_efficientnet_lite0, no FID, since Inception's weights are not at hand."
 # The folder that such an extractor needs, and the advice to someone who gave none.
 WITHOUT_DEFAULT = {
     "nac_encoder": "an encoder, got no weights. Give one, for example checkpoints/digits-nac",

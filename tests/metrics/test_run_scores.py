@@ -1,0 +1,115 @@
+"""The features that a run is scored by, chosen by its options and by what is installed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nacgen.errors import CheckpointNotFoundError
+from nacgen.metrics import run_scores
+from nacgen.metrics.extractors import efficientnet, inception
+from nacgen.metrics.run_scores import build_run_extractor
+from nacgen.training.config import TrainingConfig
+from nacgen.training.generative import ScoreConfig
+from nacgen.training.run import open_run
+
+Built = list[tuple[str, str | None]]
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Built:
+    """Names and weights of the extractors that are built; nothing is loaded."""
+    asked: Built = []
+
+    def build(name: str, *, weights: str | None, **_: object) -> None:
+        asked.append((name, weights))
+        if weights == "missing":
+            raise CheckpointNotFoundError("no weights.")
+
+    monkeypatch.setattr(run_scores, "build_extractor", build)
+    return asked
+
+
+def build(folder: Path, dataset: str = "folder", **options: Any) -> None:
+    with open_run("test", TrainingConfig(dataset=dataset, run_dir=str(folder / "run"))) as run:
+        build_run_extractor(ScoreConfig(**options), run)
+
+
+@pytest.mark.parametrize(
+    ("has_inception", "has_judge", "name"),
+    [
+        (True, True, "inception"),
+        (True, False, "inception"),
+        (False, True, "efficientnet_lite0"),
+        (False, False, "inception"),  # by download
+    ],
+)
+def test_the_default_is_inception_or_what_is_installed_in_its_place(
+    has_inception: bool,
+    has_judge: bool,
+    name: str,
+    built: Built,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(inception, "is_at_hand", lambda: has_inception)
+    monkeypatch.setattr(efficientnet, "is_installed", lambda: has_judge)
+    build(tmp_path)
+    assert built == [(name, None)]
+    line = (
+        "scores are fd_efficientnet_lite0, no FID, since Inception's weights are not at hand. "
+        "--score.extractor inception downloads them.\n"
+    )
+    assert (line in capsys.readouterr().err) == (name == "efficientnet_lite0")
+
+
+def test_weights_choose_the_extractor_and_names_are_taken_as_they_are(
+    built: Built, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pth"
+    file.touch()
+    build(tmp_path, weights=str(tmp_path))
+    build(tmp_path, weights=str(file))
+    build(tmp_path, dataset="digits")
+    build(tmp_path, extractor="dinov2", weights=str(file))
+    build(tmp_path, extractor="inception")
+    assert built == [
+        ("classifier", str(tmp_path)),
+        ("inception", str(file)),
+        ("digits_classifier", None),
+        ("dinov2", str(file)),
+        ("inception", None),
+    ]
+
+
+def test_none_scores_nothing_and_says_so(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(tmp_path, extractor="none")
+    assert built == []
+    assert "unscored: samples are compared with no images" in capsys.readouterr().err
+
+
+def test_missing_weights_of_the_default_name_all_other_choices(
+    built: Built, tmp_path: Path
+) -> None:
+    choices = r"no weights\. Images are scored by .*nacgen\[judge\].* --score\.extractor none\)\.$"
+    with pytest.raises(CheckpointNotFoundError, match=choices.replace(" --s", r" \(--s")):
+        build(tmp_path, weights="missing")
+    with pytest.raises(CheckpointNotFoundError, match=r"no weights\.$"):
+        build(tmp_path, extractor="inception", weights="missing")
+    assert len(built) == 2
+
+
+def test_weights_are_looked_for_where_they_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert not inception.is_at_hand()
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / f"{inception.NAME}.pth").touch()
+    assert inception.is_at_hand()
+    monkeypatch.setattr(efficientnet, "find_spec", lambda name: None)
+    assert not efficientnet.is_installed()
