@@ -23,13 +23,13 @@ from nacgen.training.config import run_recipe, to_dict
 
 def main(config: FlowConfig) -> None:
     """Build data, networks and the update; train, score and report."""
-    from nacgen import metrics
     from nacgen.data.datasets import load_dataset
     from nacgen.flow.build import build_update
     from nacgen.flow.evaluation import FlowEvaluation
+    from nacgen.metrics.run_scores import build_run_extractor, fingerprint_of, goal_of
     from nacgen.reporting.run_report import report_run
     from nacgen.training.data_record import record_data
-    from nacgen.training.loop import Goal, train
+    from nacgen.training.loop import train
     from nacgen.training.run import open_run
 
     report = partial(report_run, preset=to_dict(PRESETS[config.preset]))
@@ -37,17 +37,12 @@ def main(config: FlowConfig) -> None:
         if run.is_complete:
             run.finish(report=report)
             return
-        # Images to train on, and features to compare images by.
+        # Images to train on, and features to compare images by, if any.
         dataset = load_dataset(config.dataset, "train", config.data_dir, **vars(config.data))
         stream = run.stream(dataset)
-        extractor = metrics.build_extractor(
-            config.score.extractor or "digits_classifier",
-            weights=config.score.weights,
-            precision=config.score.precision,
-            device=run.device,
-        )
+        extractor = build_run_extractor(config.score, run)
         encoder_path = config.encoder_or_default
-        record_data(run, dataset, None, extractor.fingerprint, encoder=encoder_path)
+        record_data(run, dataset, None, fingerprint_of(extractor), encoder=encoder_path)
 
         # The denoiser, the alignment and their update.
         update, encoder = build_update(config, run.accelerator, dataset, stream)
@@ -60,7 +55,7 @@ def main(config: FlowConfig) -> None:
             run,
             evaluate=evaluate,
             evaluate_every=config.score.every,
-            goal=Goal(f"evaluation.scores.{extractor.score_name}.value", "lower"),
+            goal=goal_of(extractor),
         )
 
         # Report and summary.

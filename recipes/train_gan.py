@@ -28,10 +28,10 @@ def main(config: GANConfig) -> None:
     from nacgen.data.datasets import load_dataset, load_test_split
     from nacgen.gan.build import build_update, num_classes_of
     from nacgen.gan.evaluation import GANEvaluation
-    from nacgen.metrics.run_scores import build_run_extractor
+    from nacgen.metrics.run_scores import build_run_extractor, fingerprint_of, goal_of
     from nacgen.reporting.run_report import report_run
     from nacgen.training.data_record import record_data
-    from nacgen.training.loop import Goal, train
+    from nacgen.training.loop import train
     from nacgen.training.run import open_run
     from nacgen.training.update import constant, linear_decay
 
@@ -48,15 +48,12 @@ def main(config: GANConfig) -> None:
         stream = run.stream(dataset)
         extractor = build_run_extractor(config.score, run)
         encoder_path = config.encoder_or_default
-        features = None if extractor is None else extractor.fingerprint
+        features = fingerprint_of(extractor)
         record_data(run, dataset, held_out, features, encoder=encoder_path)
 
         # Both networks and their update.
         update, encoder = build_update(config, run.accelerator, dataset, stream)
         evaluate = GANEvaluation(update, run, config.score, extractor, dataset, held_out)
-        goal = None
-        if extractor is not None:
-            goal = Goal(f"evaluation.scores.{extractor.score_name}.value", "lower")
 
         # Training, scored along the way.
         is_constant = config.optim.schedule == "constant"
@@ -67,7 +64,7 @@ def main(config: GANConfig) -> None:
             schedule=constant if is_constant else linear_decay(config.total_images),
             evaluate=evaluate,
             evaluate_every=config.score.every,
-            goal=goal,
+            goal=goal_of(extractor),
         )
 
         # Pictures, report and summary.

@@ -26,7 +26,7 @@ from nacgen.vae.presets import PRESETS
 def main(config: VAEConfig) -> None:
     """Build data, networks and the update; train, measure and report."""
     from nacgen.data.datasets import load_splits
-    from nacgen.metrics.run_scores import build_run_extractor
+    from nacgen.metrics.run_scores import build_run_extractor, fingerprint_of
     from nacgen.reporting.run_report import report_run
     from nacgen.training.data_record import record_data
     from nacgen.training.loop import Goal, train
@@ -50,7 +50,7 @@ def main(config: VAEConfig) -> None:
             run,
             train_set,
             held_out,
-            None if extractor is None else extractor.fingerprint,
+            fingerprint_of(extractor),
             encoder=config.encoder_or_default,
             perceptual_encoder=config.perceptual_encoder,
         )

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nacgen import metrics
 from nacgen.data.datasets import Dataset
 from nacgen.data.pictures import write_grid
 from nacgen.flow.update import FlowUpdate
 from nacgen.metrics.extractors.base import FeatureExtractor
+from nacgen.metrics.run_scores import build_score
 from nacgen.models.sampling import sample_images
 from nacgen.training.generative import ScoreConfig
 from nacgen.training.run import Run
@@ -25,30 +25,21 @@ class FlowEvaluation:
         update: FlowUpdate,
         run: Run,
         config: ScoreConfig,
-        extractor: FeatureExtractor,
+        extractor: FeatureExtractor | None,
         dataset: Dataset,
     ) -> None:
         self.update, self.run = update, run
-        self.config, self.extractor = config, extractor
-        self.reference = metrics.ReferenceStatistics.compute(
-            dataset, extractor, accelerator=run.accelerator
-        )
+        self.score = build_score(extractor, dataset, config, run)
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Score the averaged denoiser, draw its images and save it."""
-        result = metrics.evaluate(
-            self.generate,
-            self.reference,
-            extractor=self.extractor,
-            num_samples=self.config.num_samples,
-            accelerator=self.run.accelerator,
-        )
+        result = self.score(self.generate)
         path = self.run.path / "samples" / f"images_{images_seen:08d}.png"
         with self.run.processes.failing_together(), self.run.writing("sample grid"):
             if self.run.is_main:
                 write_grid(self.generate(torch.arange(COLUMNS**2)), path, COLUMNS, ZOOM)
         self.run.export(self.update.averaged_denoiser, "denoiser")
-        return {"evaluation": result.to_dict()}
+        return {"evaluation": result}
 
     def generate(self, indices: Tensor) -> Tensor:
         """Generate images of the averaged denoiser by number."""

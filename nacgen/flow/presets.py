@@ -48,7 +48,7 @@ PRESETS = {
         data=DataConfig(image_size=64),
         total_images=5_120_000,
         optim=OptimConfig(learning_rate=2e-4),
-        score=ScoreConfig(extractor="inception", num_samples=5_000, every=512_000),
+        score=ScoreConfig(num_samples=5_000, every=512_000),
         run=RunConfig(log_every=6_400, checkpoint_every=64_000),
     ),
     # Any machine; seconds; for tests.

@@ -1,20 +1,17 @@
 """Measurements and pictures of a GAN while it trains: its score, its overfitting, sheets of samples."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nacgen import metrics
 from nacgen.data.datasets import Dataset
 from nacgen.data.pictures import write_gif, write_grid
 from nacgen.data.pixels import to_float
 from nacgen.functional.gan import overfitting
 from nacgen.gan.update import GANUpdate
 from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.run_scores import NO_SCORES
+from nacgen.metrics.run_scores import build_score
 from nacgen.models.sampling import interpolate, sample_images
 from nacgen.system.randomness import generator as seeded_generator
 from nacgen.training.generative import ScoreConfig
@@ -38,21 +35,11 @@ class GANEvaluation:
     ) -> None:
         self.update, self.run, self.device = update, run, run.device
         self.dataset, self.held_out = dataset, held_out
-        self.score: Callable[..., metrics.EvaluationResult] | None = None
-        if extractor is not None:
-            self.score = partial(
-                metrics.evaluate,
-                reference=metrics.ReferenceStatistics.compute(
-                    dataset, extractor, accelerator=run.accelerator
-                ),
-                extractor=extractor,
-                num_samples=config.num_samples,
-                accelerator=run.accelerator,
-            )
+        self.score = build_score(extractor, dataset, config, run)
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Score the generator, draw its images and save it; measure overfitting where images are held out."""
-        result = NO_SCORES if self.score is None else self.score(self.generate).to_dict()
+        result = self.score(self.generate)
         path = self.run.path / "samples" / f"images_{images_seen:08d}.png"
         with self.run.processes.failing_together(), self.run.writing("sample grid"):
             if self.run.is_main:

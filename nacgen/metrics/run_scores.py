@@ -1,14 +1,20 @@
 """The features that a run is scored by: those that its options name, those that suit its images, or none."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nacgen.data.datasets import Dataset
 from nacgen.errors import CheckpointNotFoundError
+from nacgen.metrics.evaluation import evaluate
 from nacgen.metrics.extractors import efficientnet, inception
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.extractors.build import INSTEAD, build_extractor
+from nacgen.metrics.inputs import ImageSource
+from nacgen.metrics.reference import ReferenceStatistics
 from nacgen.training.generative import HOW_TO_SCORE, ScoreConfig
+from nacgen.training.loop import Goal
 from nacgen.training.run import Run
 
 # What a run logs in place of an evaluation's result.
@@ -53,6 +59,41 @@ def build_run_extractor(config: ScoreConfig, run: Run) -> FeatureExtractor | Non
         if config.extractor is not None:
             raise
         raise CheckpointNotFoundError(f"{error} {HOW_TO_SCORE}") from error
+
+
+def build_score(
+    extractor: FeatureExtractor | None, dataset: Dataset, config: ScoreConfig, run: Run
+) -> Callable[[ImageSource], dict[str, Any]]:
+    """Return a function that scores generated images against a dataset and returns what a run logs of it.
+
+    Without an extractor nothing is generated and `NO_SCORES` is returned. Every process calls both.
+    """
+    if extractor is None:
+        return lambda generate: NO_SCORES
+    reference = ReferenceStatistics.compute(dataset, extractor, accelerator=run.accelerator)
+
+    def score(generate: ImageSource) -> dict[str, Any]:
+        return evaluate(
+            generate,
+            reference,
+            extractor=extractor,
+            num_samples=config.num_samples,
+            accelerator=run.accelerator,
+        ).to_dict()
+
+    return score
+
+
+def fingerprint_of(extractor: FeatureExtractor | None) -> str | None:
+    """Return the fingerprint of an extractor; None where there is none."""
+    return None if extractor is None else extractor.fingerprint
+
+
+def goal_of(extractor: FeatureExtractor | None) -> Goal | None:
+    """Return the goal of a run that is scored by an extractor: a lower Fréchet distance. None: there is none."""
+    if extractor is None:
+        return None
+    return Goal(f"evaluation.scores.{extractor.score_name}.value", "lower")
 
 
 def _say(run: Run, line: str) -> None:
