@@ -156,12 +156,12 @@ def test_only_the_projector_is_trained_and_saved(encoder: NACEncoder, model: Den
 
 
 def test_the_denoiser_is_left_as_it_was(encoder: NACEncoder, model: Denoiser) -> None:
-    model.train().norm.eval()
+    model.train().pair.eval()
     before, draw = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
     part = transplant(encoder, into="alignment", model=model, layer="middle", image_size=16)
     assert torch.equal(torch.random.get_rng_state(), draw)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert {name for name, m in model.named_modules() if not m.training} == {"norm"}
+    assert {name for name, m in model.named_modules() if not m.training} == {"pair"}
     part.module.remove_hook()
     assert not model.middle._forward_hooks
     model(noisy(), TIME)

@@ -112,6 +112,23 @@ def test_the_loss_trains_the_denoiser_beside_its_own(encoder: NACEncoder) -> Non
     assert gradients[2].norm() > 0
 
 
+@pytest.mark.parametrize("layer", ["mid_block", "mid_block.resnets.1"])
+def test_gradient_checkpointing_changes_no_gradient(encoder: NACEncoder, layer: str) -> None:
+    """The second layer is within what is computed again in the backward pass."""
+    found = []
+    for is_checkpointed in (False, True):
+        model = unet().train()
+        part = transplant(encoder, "alignment", model=model, layer=layer, image_size=16)
+        if is_checkpointed:
+            model.enable_gradient_checkpointing()
+        for _ in range(2):
+            model.zero_grad()
+            model(*inputs())
+            part.module(images(4)).mean().backward()
+        found.append(model.conv_in.weight.grad)
+    torch.testing.assert_close(found[1], found[0])
+
+
 @pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
 @pytest.mark.parametrize("transplanted_first", [True, False])
 def test_accelerate_may_wrap_the_model_before_or_after(
