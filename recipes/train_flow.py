@@ -33,7 +33,8 @@ def main(config: FlowConfig) -> None:
     from nacgen.training.run import open_run
 
     report = partial(report_run, preset=to_dict(PRESETS[config.preset]))
-    with open_run(f"train_flow-{config.preset}-{config.align}", config) as run:
+    name = f"train_flow-{config.preset}-{config.align}"
+    with open_run(name, config, allow_fp16=False) as run:
         if run.is_complete:
             run.finish(report=report)
             return

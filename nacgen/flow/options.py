@@ -55,7 +55,7 @@ class AlignmentConfig:
 class OptimConfig:
     """Options of AdamW, whose gradients are clipped to norm 1, with linear warm-up and then a constant rate."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Learning rate after the warm-up."""
     warmup_images: int | None = None
     """Length of the linear warm-up. None: a twentieth of the run."""
@@ -70,7 +70,7 @@ class OptimConfig:
             require_positive(self, "ema_half_life")
 
 
-DIGITS_SCORE = ScoreConfig(num_samples=1_000, every=19_200)
+DIGITS_SCORE = ScoreConfig(num_samples=1_000, every=12_800)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class FlowConfig(GenerativeConfig):
     """Options of flow training."""
 
     ARM = "align"
-    total_images: int = 76_800
+    total_images: int = 51_200
     """Length of training, in images seen by all processes together."""
     batch_size: int = 128
     """Images in one step over all processes together."""

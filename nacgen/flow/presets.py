@@ -13,6 +13,7 @@ SMALL = FlowConfig(
     dataset="cifar10",
     total_images=256_000,
     flip=True,
+    optim=OptimConfig(learning_rate=1e-3),
     score=ScoreConfig(extractor="classifier", num_samples=1_000, every=51_200),
 )
 # torchcfm's settings (Tong et al. 2024, arXiv:2302.00482) for 400,000 steps.

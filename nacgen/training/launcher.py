@@ -60,8 +60,8 @@ def _check(accelerator: Accelerator, allow_fp16: bool) -> None:
         wrong = f"mixed precision must be no, bf16 or fp16, got {precision}. Launch with --mixed_precision bf16."
     elif precision == "fp16" and not allow_fp16:
         wrong = (
-            "mixed precision must be no or bf16 for adversarial training, got fp16: Accelerate's optimizers "
-            "share one gradient scaler, and gradient penalties overflow in it. Launch with "
+            "mixed precision must be no or bf16 for adversarial training and flows, got fp16: Accelerate's "
+            "optimizers share one gradient scaler, which penalties overflow and clipping mistakes. Launch with "
             "--mixed_precision bf16."
         )
     elif steps != 1:

@@ -364,7 +364,7 @@ def open_run(
     Args:
         name: Name of recipe and preset with a hyphen between; the default folder is `runs/<name>-seed<seed>`.
         config: Configuration of the run.
-        allow_fp16: False for adversarial training.
+        allow_fp16: False for adversarial training and for clipped gradients.
         recipe: Name of the recipe, where the run is named after something else.
 
     Raises:

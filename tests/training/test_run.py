@@ -84,8 +84,8 @@ def test_half_precision_is_refused_for_gans_alone(
     with (
         pytest.raises(
             ConfigurationError,
-            match="must be no or bf16 for adversarial training, got fp16: .* one gradient scaler, and "
-            r"gradient penalties overflow in it\. Launch with --mixed_precision bf16",
+            match="must be no or bf16 for adversarial training and flows, got fp16: .* gradient scaler, "
+            r"which penalties overflow and clipping mistakes\. Launch with --mixed_precision bf16",
         ),
         open_run("x", config(tmp_path / "run"), allow_fp16),
     ):
