@@ -1,4 +1,4 @@
-"""Train a flow model, a layer of it aligned to an encoder's features, and score it along the way.
+r"""Train a flow model, a layer of it aligned to an encoder's features, and score it along the way.
 
     nacgen train-flow
     nacgen train-flow --align none          # the controls: no alignment,

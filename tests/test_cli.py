@@ -3,11 +3,13 @@
 import importlib
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
 from nacgen.cli import OTHERS, RECIPES, main
+from nacgen.training import config
 from nacgen.training.help import _preset_comments
 from tests.launch import ROOT, python
 
@@ -18,6 +20,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[object, str, s
     """The exit code of a command line, its stdout and its stderr."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["nacgen", *words])
+        patch.setattr(threading, "excepthook", threading.excepthook)
+        patch.setattr(config, "stop_with_launcher", lambda: None)
         code: object = 0
         try:
             main()
@@ -104,9 +108,9 @@ def test_presets_tell_hardware_time_and_what_to_expect(
     for name, comment in comments.items():
         assert f" {name} " in listed
         assert comment in listed
-    for config in recipe.PRESETS.values():
-        if getattr(config, "dataset", None) and getattr(config, "total_images", None):
-            assert f" {config.dataset}, {config.total_images:,} images seen. " in listed
+    for preset in recipe.PRESETS.values():
+        if getattr(preset, "dataset", None) and getattr(preset, "total_images", None):
+            assert f" {preset.dataset}, {preset.total_images:,} images seen. " in listed
     assert re.findall("^nacgen (.+)$", text, re.MULTILINE) == [command]
 
 

@@ -105,6 +105,17 @@ PRESETS = {
         data=DataConfig(image_size=256),
         views=replace(SIMCLR_VIEWS, size=224),
     ),
+    # One GPU; not measured. Images of your own at 64 px, with or without labels. Needs --data-dir.
+    "folder": PretrainConfig(
+        dataset="folder",
+        data=DataConfig(image_size=64),
+        total_images=512_000,
+        probe_every=51_200,
+        model=ModelConfig(backbone="resnet18"),
+        views=SIMCLR_VIEWS,
+        optim=OptimConfig(learning_rate=1e-3, warmup_images=6_400),
+        run=RunConfig(log_every=2_560, checkpoint_every=51_200),
+    ),
     # Any machine; seconds; for tests.
     "smoke": PretrainConfig(
         total_images=512,

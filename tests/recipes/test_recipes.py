@@ -159,6 +159,25 @@ def test_images_of_ones_own_take_three_commands(tmp_path: Path) -> None:
     assert Generator.from_pretrained(tmp_path / "gan" / "generator").image_size == 32
 
 
+@pytest.mark.slow
+def test_photographs_without_labels_or_network_take_two_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of odd sizes and formats; the judge of the tests' extra scores them."""
+    names = [f"{i:03d}.{('png', 'jpg', 'webp')[i % 3]}" for i in range(60)]
+    write_photographs(tmp_path / "photos", names, (40, 36))
+    write_photographs(tmp_path / "photos", names[:20], (33, 50))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    own = ("--preset", "folder", "--data-dir", str(tmp_path / "photos"), "--data.image-size", "32")
+    own += ("--total-images", "64", "--batch-size", "16", "--run.tracker", "none")
+    tiny = ("--model.backbone", "tiny")
+    encoder = run("pretrain_nac", tmp_path / "nac", *own, *tiny, launch=())["encoder"]
+    few = ("--encoder", encoder, "--score.num-samples", "20")
+    gan = run("train_gan", tmp_path / "gan", *own, *few, launch=())
+    assert list(gan["evaluation"]["scores"]) == ["fd_efficientnet_lite0"]
+    assert gan["evaluation"]["protocol"]["num_reference"] == 60
+
+
 @pytest.mark.parametrize("given", [{}, {"score": ScoreConfig(extractor="inception")}])
 def test_other_images_need_an_encoder_of_their_own(given: dict[str, Any]) -> None:
     options = GANConfig(dataset="folder", **given)
