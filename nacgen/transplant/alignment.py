@@ -126,7 +126,7 @@ def into_alignment(
     stage: str | None = None,
     projector: Projector = "conv",
     standardize: bool = True,
-    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     source: Source = "encoder",
     calibration_images: Float[Tensor, "b 3 h w"] | None = None,
     seed: int = 0,
@@ -147,8 +147,9 @@ def into_alignment(
             layer's map, never the other way round.
         projector: `"conv"`, a 3x3 convolution, or `"mlp"`, three linear layers 2048 wide at each position.
         standardize: Whether to bring each channel of the target to mean 0 and deviation 1 over space.
-        example_inputs: Arguments of the model's `forward`, a tuple or a mapping of keywords, to call it once with
-            and learn the layer's shape. None for one image `(1, 3, image_size, image_size)` and one time `(1,)`.
+        example_inputs: Arguments of the model's `forward`, one tensor, a tuple, or a mapping of keywords, to
+            call it once with and learn the layer's shape. None for one image `(1, 3, image_size, image_size)` and
+            one time `(1,)`.
         source: As in `into_discriminator`.
         calibration_images: As in `into_discriminator`.
         seed: Seed of the projector and of the controls' weights.
@@ -166,7 +167,7 @@ def into_alignment(
         >>> denoiser = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ConvTranspose2d(8, 3, 2, 2))
         >>> noisy, images = torch.randn(2, 3, 16, 16), torch.zeros(2, 3, 16, 16)
         >>> alignment = into_alignment(
-        ...     NACEncoder(), model=denoiser, layer="0", image_size=16, example_inputs=(noisy,)
+        ...     NACEncoder(), model=denoiser, layer="0", image_size=16, example_inputs=noisy
         ... ).module
         >>> velocity = denoiser(noisy)
         >>> alignment(images).shape

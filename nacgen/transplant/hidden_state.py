@@ -111,7 +111,7 @@ def _parts(module: nn.Module, prefix: str) -> list[str]:
 
 
 def run_once(
-    model: nn.Module, image_size: int, inputs: Sequence[Any] | Mapping[str, Any] | None
+    model: nn.Module, image_size: int, inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None
 ) -> None:
     """Call a model as it is used in evaluation, without gradient; it is left as it was.
 
@@ -119,7 +119,7 @@ def run_once(
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     default = (like.new_zeros(1, 3, image_size, image_size), like.new_zeros(1))
-    given = default if inputs is None else inputs
+    given = default if inputs is None else (inputs,) if isinstance(inputs, Tensor) else inputs
     # Nothing is compiled before dynamo is imported, which takes a second.
     has_dynamo = "torch._dynamo" in sys.modules
     eagerly = torch.compiler.set_stance("force_eager") if has_dynamo else nullcontext()
@@ -130,10 +130,11 @@ def run_once(
             model(**given) if isinstance(given, Mapping) else model(*given)
     except Exception as error:
         what = "an image and a time" if inputs is None else "example_inputs"
-        raised = f"{type(error).__name__}: {error!s:.300}".rstrip(".\n ")
+        said = str(error).partition("\n")[0]
+        raised = f"{type(error).__name__}: {said:.300}".rstrip(".: ")
         raise ConfigurationError(
             f"model must take {what}, but {type(model).__name__} fails with {raised}. Pass as "
-            "example_inputs a tuple or a mapping of what its forward takes, on its device."
+            "example_inputs the tensor, a tuple or a mapping of what its forward takes, on its device."
         ) from error
     finally:
         for module, mode in modes.items():

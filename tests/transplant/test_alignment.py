@@ -293,7 +293,7 @@ def test_tokens_are_a_map_row_by_row(encoder: NACEncoder) -> None:
             encoder,
             nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2)),
             "1",
-            example_inputs=(noisy()[:1],),
+            example_inputs=noisy()[:1],
         )
 
 
