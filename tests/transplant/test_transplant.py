@@ -282,7 +282,7 @@ def test_the_default_dtype_changes_nothing(encoder: NACEncoder) -> None:
     ("other", "message"),
     [
         ("checkpoints/digits-nac", "got 'checkpoints/digits-nac'. .* NACEncoder.from_pretrained"),
-        (models.resnet18(), r"got a ResNet\. .* recipes/convert_encoder\.py"),
+        (models.resnet18(), r"got a ResNet\. .* weights with nacgen convert\."),
         (None, "got a NoneType"),
         (NACEncoder().to("meta"), "encoder must hold numbers .* the meta device"),
     ],
