@@ -1,4 +1,5 @@
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.encoder import NACEncoder
 from nacgen.transplant.alignment import Alignment
+from nacgen.transplant.hidden_state import as_map
 from nacgen.transplant.transplant import transplant
 from tests.transplant.conftest import eager, images
 
@@ -274,6 +276,20 @@ def test_layers_may_give_maps_of_any_size_alone_or_first_in_a_tuple(
     assert alignment(images()).shape == (8,)
     grid = (8, 8) if layer in ("down", "blocks.1") else (4, 4)
     assert alignment.target(images()).shape == (8, 64, *grid)
+
+
+def test_the_first_tensor_of_an_output_counts() -> None:
+    """As in diffusers' outputs, which are mappings, and in tuples of tuples."""
+    x, y = torch.zeros(2, 4, 3, 3), torch.ones(2, 4, 3, 3)
+    for output in (x, (x, y), [(x, y), y], OrderedDict(sample=x, other=y)):
+        assert as_map(output, "up") is x
+    for output, got in (
+        (None, "NoneType"),
+        ((), "tuple"),
+        (x.long(), r"torch.int64 \(2, 4, 3, 3\)"),
+    ):
+        with pytest.raises(ConfigurationError, match=f"layer 'up' must give a map .* got .*{got}"):
+            as_map(output, "up")
 
 
 def test_tokens_are_a_map_row_by_row(encoder: NACEncoder) -> None:
