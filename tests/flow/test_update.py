@@ -22,10 +22,18 @@ from tests.launch import two_processes
 
 
 def state_of(update: FlowUpdate) -> dict[str, Tensor]:
-    return {
+    modules = {"denoiser": update.denoiser, "ema": update.ema, "alignment": update.alignment}
+    state = {
         f"{name}.{key}": value.clone()
-        for name, module in update.modules.items()
+        for name, module in modules.items()
+        if module is not None
         for key, value in module.state_dict().items()
+    }
+    optimizer = update.optimizers["flow"].optimizer
+    return state | {
+        f"optimizer.{i}.{slot}": value.clone()
+        for i, parameter in enumerate(optimizer.param_groups[0]["params"])
+        for slot, value in optimizer.state.get(parameter, {}).items()
     }
 
 
@@ -89,7 +97,8 @@ def test_the_encoder_is_bitwise_unchanged_and_the_projector_trains(align: str) -
         update.update(stream.batch(i * BATCH))
     assert torch.equal(flat(trunk.state_dict().values()), before)
     assert all(p.grad is None for p in trunk.parameters())
-    moved = {n for n, value in state_of(update).items() if not torch.equal(value, start[n])}
+    state = state_of(update)
+    moved = {name for name, value in start.items() if not torch.equal(value, state[name])}
     assert {name.split(".")[0] for name in moved} == {"denoiser", "ema", "alignment"}
 
 
