@@ -205,8 +205,7 @@ def into_alignment(
     except Exception:
         hidden.remove()
         raise
-    assert hidden.handle is not None
-    return Transplant(module.to(first.device), part.report, part.stages, (hidden.handle,))
+    return Transplant(module.to(first.device), part.report, part.stages, (hidden,))
 
 
 class _WithTrunk(nn.Module):

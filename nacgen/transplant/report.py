@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nacgen.errors import ConfigurationError
+from nacgen.transplant.hidden_state import HiddenState
 
 M = TypeVar("M", bound=nn.Module)
 SKIPPED = {  # parts of an encoder besides its backbone
@@ -108,9 +109,8 @@ class Transplant(Generic[M]):
     module: M
     report: TransplantReport
     stages: dict[str, tuple[str, ...]]  # names of the trunk's parameters in each, stem first
-    hooks: tuple[
-        RemovableHandle, ...
-    ] = ()  # on a module of your own, for frozen BatchNorm or an alignment
+    hooks: tuple[RemovableHandle | HiddenState, ...] = ()
+    """Hooks on a module of your own, for frozen BatchNorm or an alignment."""
 
     def remove_hooks(self) -> None:
         """Take all hooks away: frozen BatchNorm follows `train()` again, an alignment reads its model no more.

@@ -170,8 +170,11 @@ def test_the_denoiser_is_left_as_it_was(encoder: NACEncoder, model: Denoiser) ->
     with pytest.raises(RuntimeError, match=r"copied or its hook removed\. Call nacgen\.transplant"):
         part.module(images())
     part = align(encoder, model)
+    model(noisy(), TIME)
     part.remove_hooks()
     assert not model.middle._forward_hooks
+    with pytest.raises(RuntimeError, match="copied or its hook removed"):
+        part.module(images())  # rather than a loss of the last output
 
 
 def test_a_transplant_that_fails_leaves_no_hook(encoder: NACEncoder, model: Denoiser) -> None:
