@@ -98,9 +98,12 @@ def check_arms(config: CompareConfig) -> None:
                 example.curve(config.metric)
     # The flags of runs that are missing are parsed as the recipe will parse them.
     budgets: dict[str, int] = {}
+    unscored: dict[str, bool] = {}
     presets = PRESETS[config.recipe]
     for arm in config.parsed_arms:
         if all((run_folder(config, arm, s) / "summary.json").is_file() for s in config.seeds):
+            there = options_of(read_yaml(run_folder(config, arm, config.seeds[0]) / "config.yaml"))
+            unscored[arm.name] = there.get("score.extractor") == "none"
             continue
         seed = next(iter(_seeds_of(config, arm)), config.seeds[0])
         try:
@@ -117,6 +120,7 @@ def check_arms(config: CompareConfig) -> None:
         default = "digits_classifier" if run.dataset == "digits" else "unknown yet"
         scores = SCORES.get(run.score.extractor or default, ())
         is_scored = run.score.extractor != "none"
+        unscored[arm.name] = not is_scored
         if config.recipe == "train_vae" and (scores or not is_scored):
             scores += ("bits_per_dim",)
         if not (is_scored or scores):
@@ -129,6 +133,13 @@ def check_arms(config: CompareConfig) -> None:
                 f"metric must be a score of every run, got {config.metric}, but arm {arm.name} is scored by "
                 f"{', '.join(scores)}. Give one of these, or another --score.extractor to every arm."
             )
+    if config.metric is None and len(set(unscored.values())) > 1:
+        raise ConfigurationError(
+            "arms are compared by a score of every run, but "
+            f"{', '.join(name for name, is_unscored in unscored.items() if is_unscored)} of "
+            f"{', '.join(unscored)} have --score.extractor none. Give --metric bits_per_dim, or every arm an "
+            "extractor."
+        )
     if len(set(budgets.values())) > 1:
         raise ConfigurationError(
             "arms are compared at one budget, but train on "

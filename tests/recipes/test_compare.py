@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nacgen.comparison.arms import check_arms
 from nacgen.comparison.options import CompareConfig
 from nacgen.errors import (
     ConfigurationError,
@@ -140,6 +141,18 @@ def test_runs_without_scores_are_refused_before_they_are_trained(tmp_path: Path)
     vae = ("--recipe", "train_vae", "--preset", "smoke", "--arms", *arms)
     with pytest.raises(ConfigurationError, match="but arm nac is scored by bits_per_dim"):
         run(tmp_path, *vae, "--metric", "fd_digits_classifier")
+    message = (
+        r"but nac of random, nac have --score\.extractor none\. Give --metric bits_per_dim, or"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        run(tmp_path, *vae)
+    check_arms(parse(CompareConfig, compare.PRESETS, [*vae, "--metric", "bits_per_dim"]))
+    (control := tmp_path / "runs" / "random-seed0").mkdir(parents=True)  # complete
+    (control / "summary.json").touch()
+    (control / "config.yaml").write_text("preset: smoke")
+    (control.parent / "config.yaml").write_text("arms: [random, nac]")
+    with pytest.raises(ConfigurationError, match=message):
+        run(tmp_path, *vae, "--seeds", "0")
 
 
 def test_its_configuration_is_a_valid_config_file(
