@@ -25,8 +25,8 @@ class HiddenState:
         self.handle = None if layer is None else layer.register_forward_hook(self)
 
     def __call__(self, layer: nn.Module, inputs: Any, output: Any) -> None:
-        """Keep the output; this is the hook."""
-        if self.layer is not None:
+        """Keep the output; this is the hook. What checkpointing computes again in a backward pass is not kept."""
+        if self.layer is not None and not _is_in_backward():
             self.value = output
 
     def __reduce__(self) -> tuple[type["HiddenState"], tuple[()]]:
@@ -60,6 +60,12 @@ class HiddenState:
                 "outside of torch.no_grad() and without reentrant checkpointing, or call both under no_grad."
             )
         return hidden
+
+
+def _is_in_backward() -> bool:
+    """Tell whether autograd runs a backward pass; torch has no public function for it."""
+    # A compiler that traces the hook knows no task of autograd.
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def as_map(output: Any, name: str) -> Tensor:
