@@ -80,7 +80,7 @@ class FlowUpdate:
         return cast(Denoiser, self.ema.module)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step and return losses and the gradient's norm."""
+        """Take one step and return losses, that of the alignment while it has weight, and the gradient's norm."""
         images = to_float(batch.images)
         if self.config.flip:
             drawn = torch.rand(batch.global_size, 1, 1, 1, generator=batch.generator("flip"))
@@ -90,8 +90,7 @@ class FlowUpdate:
         flow, distance = self.prepared(images, noise, time, weight > 0)
         loss = loss_flow = flow.mean()
         logs = {"loss_flow": loss_flow}
-        if self.alignment is not None:
-            distance = torch.zeros_like(flow) if distance is None else distance
+        if distance is not None:  # a 0 would be read as perfect alignment
             logs["loss_alignment"] = distance.mean()
             loss = loss_flow + weight * logs["loss_alignment"]
         logs["loss"] = loss
