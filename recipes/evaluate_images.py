@@ -38,7 +38,7 @@ def score(config: EvaluateConfig) -> None:
     names = [config.reference, config.generated, *filter(None, [config.training_images])]
     sources = find.open_sources(names, config, accelerator.device)
     say(accelerator, *(line for source in sources for line in find.describe(source)))
-    extractor = find.load_extractor(config, sources, accelerator.device)
+    extractor = find.load_extractor(config, sources, accelerator)
     opened = find.load_statistics(sources, extractor, config.foreign_images)
     reference, generated, *training = opened
     generate, num_samples, label = find.as_generator(generated, accelerator)
@@ -68,7 +68,7 @@ def stats(config: StatsConfig) -> None:
     if isinstance(source, Path):
         raise ConfigurationError(f"{source} holds statistics already. Give images.")
     say(accelerator, *find.describe(source))
-    extractor = find.load_extractor(config, sources, accelerator.device)
+    extractor = find.load_extractor(config, sources, accelerator)
     computed = ReferenceStatistics.compute(
         source,
         extractor,

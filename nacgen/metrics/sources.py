@@ -24,13 +24,13 @@ from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.extractors.build import INSTEAD, build_extractor
 from nacgen.metrics.extractors.efficientnet import NAME, is_installed
 from nacgen.metrics.inputs import ImageSource
-from nacgen.metrics.options import ExtractorConfig
+from nacgen.metrics.options import ExtractorConfig, StatsConfig
 from nacgen.metrics.reference import ReferenceStatistics, says_origin
 from nacgen.metrics.result import MAX_IMAGES
 from nacgen.models.sampling import ImageModel, load_model, sample_images
 from nacgen.models.vae import Decoder
 from nacgen.system.documents import read_yaml
-from nacgen.system.processes import ProcessInfo
+from nacgen.system.processes import Processes, ProcessInfo
 
 Source = ImageSet | Path  # the path is that of a file of statistics
 
@@ -150,27 +150,39 @@ def describe(images: Source) -> Iterator[str]:
 
 
 def load_extractor(
-    config: ExtractorConfig, sources: Sequence[Source], device: torch.device | str
+    config: ExtractorConfig, sources: Sequence[Source], accelerator: ProcessInfo
 ) -> FeatureExtractor:
-    """Load the extractor that the options name, or the one that suits the images."""
+    """Load the extractor that the options name, or the one that suits the images; every process calls it.
+
+    EfficientNet-Lite0 takes the place of Inception where its weights cannot be had on some process, the extra
+    `judge` is installed on all, and no statistics are read or written.
+
+    Raises:
+        CheckpointNotFoundError: The weights are not there; the message says how to get them.
+    """
+    processes = Processes.of(accelerator)
     has_digits = any(not isinstance(s, Path) and s.name == "digits" for s in sources)
     suits_digits = has_digits and config.dims is None
     name = config.extractor or ("digits_classifier" if suits_digits else "inception")
     try:
-        return build_extractor(
-            name.replace("-", "_"),
-            weights=config.weights,
-            resize=config.resize,
-            dims=config.dims,
-            precision=config.precision,
-            device=device,
-        )
+        with processes.failing_together():
+            return build_extractor(
+                name.replace("-", "_"),
+                weights=config.weights,
+                resize=config.resize,
+                dims=config.dims,
+                precision=config.precision,
+                device=accelerator.device,
+            )
     except CheckpointNotFoundError as error:
         if config.extractor or config.weights:
             raise
-        if is_installed() and not (config.resize or config.dims):
-            print(INSTEAD, file=sys.stderr)
-            return build_extractor(NAME, precision=config.precision, device=device)
+        # Features in a file must not depend on the state of a cache.
+        is_bound = isinstance(config, StatsConfig) or any(isinstance(s, Path) for s in sources)
+        if not (is_bound or config.resize or config.dims) and processes.agree(is_installed()):
+            if processes.process_index == 0:
+                print(INSTEAD, file=sys.stderr)
+            return build_extractor(NAME, precision=config.precision, device=accelerator.device)
         raise CheckpointNotFoundError(
             f"{error} Or choose other features, whose scores are no FID: --extractor efficientnet-lite0 (pip "
             "install 'nacgen[judge]'), digits-classifier for images of 16x16 px; classifier or dinov2 with "

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -159,17 +160,24 @@ def test_options_that_nothing_heeds_and_single_images_are_refused(
         scored(capsys, folders[0], str(tmp_path / "one"))
 
 
+@pytest.fixture
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave Inception without weights and without a network to get them from."""
+
+    def no_network(*args: object, **options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+
+
+@pytest.mark.usefixtures("no_weights")
 def test_without_weights_an_installed_judge_scores_or_the_remedies_are_named(
     folders: tuple[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def no_network(*args: object, **options: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     monkeypatch.setattr(sources, "is_installed", lambda: True)
     score(EvaluateConfig(reference=folders[0], generated=folders[1]))
     captured = capsys.readouterr()
@@ -178,9 +186,45 @@ def test_without_weights_an_installed_judge_scores_or_the_remedies_are_named(
     message = r"no route to host.*Pass the path.*Or choose other features.*digits-classifier"
     with pytest.raises(CheckpointNotFoundError, match=message):
         score(EvaluateConfig(reference=folders[0], generated=folders[1], dims=2048))
+    # Statistics of other features would be those of nobody, or fit none that are there.
+    written = str(tmp_path / "written.npz")
+    with pytest.raises(CheckpointNotFoundError, match=message):
+        score(EvaluateConfig(reference=folders[0], generated=written, save_stats=True))
+    foreign = str(tmp_path / "pytorch_fid.npz")
+    np.savez(foreign, mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(CheckpointNotFoundError, match=message):
+        score(EvaluateConfig(reference=foreign, generated=folders[1], foreign_images=9))
     monkeypatch.setattr(sources, "is_installed", lambda: False)
     with pytest.raises(CheckpointNotFoundError, match=message):
         score(EvaluateConfig(reference=folders[0], generated=folders[1]))
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("has_judge", [True, False])
+def test_processes_agree_on_the_features(
+    rank: int,
+    has_judge: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Another process has Inception's weights and perhaps the judge; this one has the judge alone."""
+    answers = iter([True, has_judge])  # that it is built there; that the judge is installed there
+
+    def gather(own: torch.Tensor, group: object = None) -> list[torch.Tensor]:
+        other = torch.zeros_like(own) if own.ndim else torch.full_like(own, next(answers))
+        return [own, other] if rank == 0 else [other, own]
+
+    monkeypatch.setattr("nacgen.system.processes.gather_parts", gather)
+    monkeypatch.setattr(sources, "is_installed", lambda: True)
+    here = SimpleNamespace(process_index=rank, num_processes=2, device=torch.device("cpu"))
+    if has_judge:
+        assert sources.load_extractor(EvaluateConfig(), [], here).name == "efficientnet_lite0"
+    else:
+        with pytest.raises(CheckpointNotFoundError, match="Or choose other features"):
+            sources.load_extractor(EvaluateConfig(), [], here)
+    assert next(answers, None) is None
+    assert ("scores are fd_eff" in capsys.readouterr().err) == (has_judge and rank == 0)
 
 
 def test_copies_of_training_images_are_found(
