@@ -13,7 +13,9 @@ from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.extractors.build import INSTEAD, build_extractor
 from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.reference import ReferenceStatistics
-from nacgen.training.generative import HOW_TO_SCORE, ScoreConfig
+from nacgen.system.processes import Processes
+from nacgen.training.environment import read_environment
+from nacgen.training.generative import DEFAULTS, HOW_TO_SCORE, ScoreConfig
 from nacgen.training.loop import Goal
 from nacgen.training.run import Run
 
@@ -32,12 +34,13 @@ def build_run_extractor(config: ScoreConfig, run: Run) -> FeatureExtractor | Non
         The extractor, or None where nothing is to be scored. Where the options name none, it is the released
         classifier for the digits, a classifier of your own where its folder is given as weights, and else
         Inception, or EfficientNet-Lite0 where Inception's weights are not at hand and the extra `judge` is
-        installed.
+        installed. A resumed run keeps the one that it began with.
 
     Raises:
         CheckpointNotFoundError: The weights are not there; the message says how to get them.
     """
     name: str | None = config.extractor
+    before = None
     if name == "none":
         _say(run, NO_SCORES["warnings"][0])
         return None
@@ -46,19 +49,27 @@ def build_run_extractor(config: ScoreConfig, run: Run) -> FeatureExtractor | Non
     elif name is None and config.weights is not None:
         name = "classifier" if Path(config.weights).is_dir() else "inception"
     elif name is None:
-        has_judge = run.processes.agree(efficientnet.is_installed())
-        has_inception = run.processes.agree(inception.is_at_hand())
-        name = efficientnet.NAME if has_judge and not has_inception else "inception"
-        if name == efficientnet.NAME:
-            _say(run, f"{INSTEAD} --score.extractor inception downloads them.")
+        name = before = _recorded(run)
+        if name is None:
+            name = default_extractor(run.processes)
+            if name == efficientnet.NAME:
+                _say(run, f"{INSTEAD} --score.extractor inception downloads them.")
+        run.environment["extractor"] = name
     try:
         return build_extractor(
             name, weights=config.weights, precision=config.precision, device=run.device
         )
     except CheckpointNotFoundError as error:
-        if config.extractor is not None:
+        if config.extractor is not None or before is not None:  # others would be refused
             raise
         raise CheckpointNotFoundError(f"{error} {HOW_TO_SCORE}") from error
+
+
+def default_extractor(processes: Processes) -> str:
+    """Return the extractor of runs that name none, of images other than the digits; every process calls it."""
+    has_judge = processes.agree(efficientnet.is_installed())
+    has_inception = processes.agree(inception.is_at_hand())
+    return efficientnet.NAME if has_judge and not has_inception else "inception"
 
 
 def build_score(
@@ -94,6 +105,12 @@ def goal_of(extractor: FeatureExtractor | None) -> Goal | None:
     if extractor is None:
         return None
     return Goal(f"evaluation.scores.{extractor.score_name}.value", "lower")
+
+
+def _recorded(run: Run) -> str | None:
+    """Return the default that a run began with, None for a new run and where its folder does not say."""
+    there = (read_environment(run.path) or {}).get("extractor") if run.has_begun else None
+    return next((name for name in DEFAULTS if run.processes.agree(there == name)), None)
 
 
 def _say(run: Run, line: str) -> None:

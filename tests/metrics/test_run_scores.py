@@ -1,5 +1,6 @@
 """The features that a run is scored by, chosen by its options and by what is installed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,24 @@ def test_the_default_is_inception_or_what_is_installed_in_its_place(
         "--score.extractor inception downloads them.\n"
     )
     assert (line in capsys.readouterr().err) == (name == "efficientnet_lite0")
+
+
+def test_a_resumed_run_keeps_the_default_that_it_began_with(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainingConfig(dataset="folder", run_dir=str(tmp_path / "run"))
+    monkeypatch.setattr(efficientnet, "is_installed", lambda: True)
+    for is_at_hand in (False, True, False):
+        monkeypatch.setattr(inception, "is_at_hand", lambda there=is_at_hand: there)
+        with open_run("test", config) as run:
+            build_run_extractor(ScoreConfig(), run)
+            run.hold_to_inputs({"extractor": built[-1][0]})
+            run.log(64, {"loss": 1.0})
+    assert [name for name, _ in built] == ["efficientnet_lite0"] * 3
+    monkeypatch.setattr(inception, "is_at_hand", lambda: True)
+    with open_run("test", replace(config, fresh=True)) as run:
+        build_run_extractor(ScoreConfig(), run)
+    assert built[-1][0] == "inception"
 
 
 def test_weights_choose_the_extractor_and_names_are_taken_as_they_are(
