@@ -34,7 +34,7 @@ def alignment_loss(
         tensor([2., 2.])
 
     Source:
-        Yu et al. 2025, arXiv:2410.06940, equation 8, with 1 added.
+        Yu et al. 2025, arXiv:2410.06940, with 1 added.
     """
     if projected.shape != target.shape:
         raise ValueError(
@@ -60,7 +60,7 @@ def standardize_over_space(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c
         tensor([-1.,  1.,  0.,  0.])
 
     Source:
-        Singh et al. 2025, arXiv:2512.10794, section 4, with the whole mean subtracted.
+        Singh et al. 2025, arXiv:2512.10794, with the whole mean subtracted.
         Differs from the paper: the floor, for maps after a ReLU have constant channels.
     """
     maps = maps.float()
@@ -105,7 +105,8 @@ def spatial_structure(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         tensor([1.3333])
 
     Source:
-        Singh et al. 2025, arXiv:2512.10794, section 3: it predicts the gain of alignment, as accuracy does not.
+        After Singh et al. 2025, arXiv:2512.10794, who find that it predicts the gain of alignment, where accuracy
+        does not. The distance that tells near from far is ours.
     """
     height, width = maps.shape[-2:]
     if max(height, width) < 3:
