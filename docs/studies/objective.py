@@ -1,7 +1,7 @@
 """Search for an objective of pretraining, and its confirmation on other seeds; every trial is printed.
 
     python docs/studies/objective.py search --preset digits
-    python docs/studies/objective.py confirm --preset digits --arms preset "direction-T0.5-stages" "simclr-T0.5*"
+    python docs/studies/objective.py confirm --preset digits --arms sampled closed_form-T0.2 simclr-T0.5
 
 Flags after `--` go to training and measurement, for example `-- --dataset folder --data-dir PATH`. Runs have one
 thread each. The same command goes on where it was stopped; `--dry-run` lists the trials, `--table` their results.
@@ -49,7 +49,8 @@ FIGURES = (
 
 def all_arms() -> dict[str, tuple[str, ...]]:
     """Return the flags of each arm by its name."""
-    arms: dict[str, tuple[str, ...]] = {"preset": ()}
+    sampled = ("--model.flip-probability", "0.3", "--nac.relaxation", "tanh")
+    arms: dict[str, tuple[str, ...]] = {"sampled": sampled}
     for temperature in TEMPERATURES:
         p = f"{flip_probability_of_temperature(temperature, CODE_DIM):.4f}"
         channel = ("--model.flip-probability", p, "--nac.relaxation")
@@ -62,7 +63,7 @@ def all_arms() -> dict[str, tuple[str, ...]]:
     arms |= {f"{name}-stages": (*flags, *STAGES) for name, flags in arms.items()}
     for p in ("0.1", "0.2", "0.3", "0.4", "0.4375"):
         heads = ("--model.posterior", "separate", "--model.code-normalization", "sqrt_dim")
-        arms[f"authors-p{p}"] = (*heads, "--model.flip-probability", p)
+        arms[f"authors-p{p}"] = (*heads, "--model.flip-probability", p, *sampled[2:])
     for code_dim in (256, 512):
         for temperature in (0.2, 0.5):
             p = f"{flip_probability_of_temperature(temperature, code_dim):.4f}"

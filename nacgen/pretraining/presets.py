@@ -39,8 +39,11 @@ HASHING = PretrainConfig(
 )
 
 PRESETS = {
-    # 2 CPU cores; about a minute; linear probe 0.98, 0.89 before (measured).
-    "digits": PretrainConfig(),
+    # 2 CPU cores; about a minute; linear probe 0.98, 0.89 before, and mAP of codes 0.82 (measured). The objective
+    # in closed form, which docs/studies/objective.md chose for these images.
+    "digits": PretrainConfig(
+        model=ModelConfig(flip_probability=0.4), nac=NACConfig(relaxation="closed_form")
+    ),
     # 2 CPU cores; about a minute; a run of this length stays on its plateau, a loss near 0 (measured). The
     # authors' parametrisation.
     "digits-authors": PretrainConfig(model=AUTHORS_MODEL),
