@@ -27,6 +27,7 @@ def _route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """faiss, bit counts, as on a CPU without it, and the matrix product of all other devices."""
     if request.param == "faiss":
         pytest.importorskip("faiss")
+        assert hamming._has_faiss()
     else:
         monkeypatch.setattr(hamming, "_has_faiss", lambda: False)
     if request.param == "multiplied":
