@@ -103,6 +103,7 @@ def compare_command(run: RecordedRun, preset: Mapping[str, Any] | None = None) -
     """Return the shell command that compares a run's initialization or alignment to its controls, all else equal.
 
     If the run differs from `preset`, the configuration of its preset, the command names its own `config.yaml`.
+    `ENCODER` stands where the run has none and other arms need one.
     """
     here, there = (
         {name: value for name, value in options_of(config).items() if name not in _RUN_BY_RUN}
@@ -116,7 +117,11 @@ def compare_command(run: RecordedRun, preset: Mapping[str, Any] | None = None) -
         source = ["--recipe", recipe, *source]
     controls = ["none", "random"] if run.kind == "alignment" else ["random"]
     arms = [*controls, run.arm if run.arm not in controls else "nac"]
-    options = [*source, "--arms", *arms, "--seeds", "0", "1", "2"]
+    has_encoder = (
+        run.config.get("encoder") or run.arm != "none" or run.config.get("dataset") == "digits"
+    )
+    encoder = [] if has_encoder else ["--encoder", "ENCODER"]  # its controls need one
+    options = [*source, *encoder, "--arms", *arms, "--seeds", "0", "1", "2"]
     precision = run.environment.get("mixed_precision", "no")
     command = "nacgen compare"
     if precision != "no":

@@ -2,6 +2,7 @@ import json
 import os
 import shlex
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,18 @@ def test_a_run_that_is_aligned_is_compared_to_both_controls(
         *("nacgen", "compare", "--recipe", "train_flow", "--preset", "digits"),
         *("--arms", "none", "random", last, "--seeds", "0", "1", "2"),
     ]
+
+
+def test_controls_of_an_unaligned_run_need_an_encoder(make_run: MakeRun) -> None:
+    found = []
+    for seed, (align, encoder) in enumerate([("none", None), ("none", "own"), ("nac", "own")]):
+        config = {"align": align, "encoder": encoder, "dataset": "cifar10"}
+        folder = make_run({640: 9.0}, seed=seed, config=config)
+        run = replace(load_run(folder), config=config)
+        words = shlex.split(compare_command(run))
+        found.append(words[words.index("--arms") - 2 : words.index("--arms")])
+    assert found[0] == ["--encoder", "ENCODER"]
+    assert all(words[0] == "--run-config" for words in found[1:])
 
 
 def test_compare_command_keeps_precision_and_passes_over_threads(make_run: MakeRun) -> None:
