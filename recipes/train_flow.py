@@ -5,11 +5,14 @@ r"""Train a flow model, a layer of it aligned to an encoder's features, and scor
     nacgen train-flow --align random        # and alignment to random features
 
 With no flags it trains on the embedded digits for three minutes on a laptop CPU and leaves sample grids, scores,
-the averaged denoiser and a report in runs/train_flow-digits-nac-seed0. Images of your own need an encoder and a
-classifier as `nacgen train-gan --help-all` shows, and diffusers (pip install "nacgen[flow]"):
+the averaged denoiser and a report in runs/train_flow-digits-nac-seed0. Images of your own need diffusers
+(pip install "nacgen[flow]") and an encoder:
 
-    nacgen train-flow --preset folder --data-dir PATH --encoder runs/own-nac/encoder \
-        --score.extractor classifier --score.weights runs/own-classifier/classifier
+    own=(--preset folder --data-dir PATH --data.image-size 64)
+    nacgen pretrain "${own[@]}" --run-dir runs/own-nac
+    nacgen train-flow "${own[@]}" --encoder runs/own-nac/encoder --run-dir runs/own-flow
+
+They are scored as `nacgen train-gan --help-all` shows, by a classifier of your own only if you wish.
 
 Options stand in nacgen/flow/options.py, presets in nacgen/flow/presets.py.
 """

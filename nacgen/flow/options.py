@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nacgen.system.places import require_diffusers
-from nacgen.training.config import require_between, require_positive
+from nacgen.training.config import refuse_unheeded, require_between, require_positive
 from nacgen.training.generative import GenerativeConfig, ScoreConfig
 
 
@@ -44,10 +44,10 @@ class AlignmentConfig:
     weight: float = 0.5
     """Weight of the alignment loss beside that of the velocity."""
     until: float = 1.0
-    """Share of training after which the weight is 0."""
+    """Share of training after which the weight is 0. For none give --align none."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "weight")
+        require_positive(self, "weight", "until")
         require_between(self, 0, 1, "until")
 
 
@@ -91,6 +91,13 @@ class FlowConfig(GenerativeConfig):
     alignment: AlignmentConfig = AlignmentConfig()
     optim: OptimConfig = OptimConfig()
     score: ScoreConfig = DIGITS_SCORE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # With align none, encoder and alignment are taken: arms of a comparison share them.
+        is_small = self.network.kind == "small"
+        reason = "with --network.kind small, which has one block a level"
+        refuse_unheeded(self, is_small, ["network.num_blocks"], reason)
 
     @property
     def needs_encoder(self) -> bool:

@@ -1,14 +1,18 @@
 """The flow recipe as a user starts it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from nacgen.flow.options import FlowConfig
 from nacgen.models.denoiser import Denoiser
 from nacgen.models.sampling import sample_images
-from recipes import train_flow
+from nacgen.pretraining.options import PretrainConfig
+from nacgen.training.config import parse
+from recipes import pretrain_nac, train_flow
 from recipes.evaluate_images import EvaluateConfig, score
 from tests.recipes.test_recipes import TWO_PROCESSES, fails, rows, run, start
 
@@ -61,6 +65,12 @@ def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
         (["--align", "simclr"], 2, "--align simclr needs an encoder that was pretrained so"),
         (["--alignment.stage", "layer7"], 2, "stage must be one of stem, layer1, layer2, layer3"),
         (["--data.image-size", "18"], 2, "image_size must be a multiple of 4 px"),
+        (
+            ["--network.num-blocks", "4"],
+            2,
+            "num_blocks has no effect with --network.kind small, wh",
+        ),
+        (["--alignment.until", "0"], 2, "until must be above 0, got 0.0. Change --alignment.until"),
         (["--batch-size", "1600", "--total-images", "1600"], 4, "a batch of 1600"),
     ],
 )
@@ -71,6 +81,19 @@ def test_bad_input_is_one_message_and_an_exit_code(
     assert found == code, text
     assert message in text
     assert not (tmp_path / "run").exists()
+
+
+def test_the_help_trains_on_own_images_without_a_classifier() -> None:
+    text = str(train_flow.__doc__)
+    own = re.findall(r"own=\((.*)\)", text)[0]
+    commands = re.findall(r'nacgen (\S+) "\$\{own\[@\]\}" (.*)', text)
+    assert [name for name, _ in commands] == ["pretrain", "train-flow"]
+    first, second = (f"{own} {flags}".split() for _, flags in commands)
+    encoder = parse(PretrainConfig, pretrain_nac.PRESETS, first)
+    flow = parse(FlowConfig, train_flow.PRESETS, second)
+    flow.check_networks()
+    assert flow.encoder == f"{encoder.run_dir}/encoder"
+    assert (flow.score.extractor, flow.score.weights) == (None, None)
 
 
 def test_a_missing_package_is_told_before_anything_trains(
