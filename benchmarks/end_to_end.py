@@ -116,7 +116,7 @@ def beside(
     size: Size, peer: str, theirs: Callable[[Room, Folders], float], resize: str, pixels: int
 ) -> list[Row]:
     """Both commands in turns; their scores must agree."""
-    n, turns = size.of((2, 1), (100, 2), (2000, 1) if pixels == 32 else (500, 1))
+    n, turns = size.of((2, 1), (100, 2), (500, 1) if pixels == 32 else (200, 1))
     what = f"{resize} of two folders of {n:,} PNG files of {pixels} px"
     if reason := missing(peer):
         return [Row(what=what, peer=peer, skipped=reason)]

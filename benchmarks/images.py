@@ -78,7 +78,7 @@ def opening(size: Size) -> list[Row]:
                     "ImageFolder, read in a loop",
                     theirs,
                     work,
-                    size.turns,
+                    min(size.turns, 3),
                     agreement=agreement,
                 )
                 rows.append(replace(row, at_most=limit))

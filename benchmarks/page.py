@@ -42,7 +42,7 @@ FIRST = (  # what a user does, the benchmark that has its row, and a regular exp
     ("train a GAN on the digits, from start to end", "runs", r"train_gan\.py.* from start to end"),
     ("probe two encoders", "runs", r"probe_encoder\.py.* from start to end"),
     ("open 50,000 small images again", "images", "second opening of 50,000 PNG"),
-    ("score two folders of 2,000 images", "end_to_end", "2,000 PNG.*beside pytorch-fid"),
+    ("score two folders of 500 images", "end_to_end", "pytorch_fid of.* 500 PNG"),
     ("compare two arms, two runs side by side", "comparison", "--jobs 2"),
     ("save a ResNet-18 while it trains", "checkpoints", "stall .* resnet18"),
     ("pretrain with NAC", "steps", "NAC pretraining.*channels last"),
