@@ -22,8 +22,8 @@ from nacgen.system.files import is_temporary, write_file
 from nacgen.training.config import MAX_THREADS, parse, to_dict
 from nacgen.training.environment import read_environment
 from nacgen.training.fingerprints import differences, model_fingerprint, read_fingerprints
-from nacgen.training.generative import GenerativeConfig
-from nacgen.training.run_folder import NOT_COMPARED
+from nacgen.training.generative import DEFAULTS, GenerativeConfig
+from nacgen.training.run_folder import NOT_COMPARED, has_begun
 from nacgen.vae.presets import PRESETS as VAE_PRESETS
 
 PRESETS: dict[str, Mapping[str, Any]] = {
@@ -43,8 +43,11 @@ def train_arms(
     """Train every missing run with a recipe's script; return, by arm, finished runs and seeds that diverged."""
     arms = config.parsed_arms
     start = (sys.executable, str(recipe))
+    told = _extractor_flags(config)
     children = {
-        (arm.name, seed): Child(folder, (*start, *run_flags(config, arm, seed)))
+        (arm.name, seed): Child(
+            folder, (*start, *run_flags(config, arm, seed), *told.get(folder, ()))
+        )
         for seed in config.seeds  # the outer loop, so that a stopped comparison has whole pairs
         for arm in arms
         for folder in [run_folder(config, arm, seed)]
@@ -85,6 +88,62 @@ def run_flags(config: CompareConfig, arm: Arm, seed: int) -> list[str]:
     fixed = {"seed": seed, "run-dir": run_folder(config, arm, seed)}
     fixed |= {"run.num-threads": config.num_threads} if config.num_threads else {}
     return [*given, *own, *(f"--{name}={value}" for name, value in fixed.items())]
+
+
+def _extractor_flags(config: CompareConfig) -> dict[Path, list[str]]:
+    """Return, by run folder, the flag that gives a run the extractor of all runs whose options leave it open."""
+    presets = PRESETS[config.recipe]
+    open_arms: list[Arm] = []
+    new: list[Path] = []
+    flags: dict[Path, list[str]] = {}
+    for arm in config.parsed_arms:
+        folders = {seed: run_folder(config, arm, seed) for seed in config.seeds}
+        missing = {s: path for s, path in folders.items() if not (path / "summary.json").is_file()}
+        if missing:
+            run = parse(type(presets["digits"]), presets, run_flags(config, arm, min(missing)))
+            if run.dataset == "digits" or run.score.extractor or run.score.weights:
+                continue
+        elif arm.options & {"config", "score.extractor", "score.weights"}:
+            continue
+        open_arms.append(arm)
+        for folder in missing.values():
+            if not has_begun(folder):
+                new.append(folder)
+            elif name := _extractor_option(folder):  # as the run was begun
+                flags[folder] = [f"--score.extractor={name}"]
+    if not new:
+        return flags
+    there = [run_folder(config, arm, s) for arm in open_arms for s in _seeds_of(config, arm)]
+    name = next(filter(None, map(_extractor_of, filter(has_begun, there))), None)
+    if name is None:
+        from nacgen.metrics.extractors.build import INSTEAD
+        from nacgen.metrics.run_scores import default_extractor
+        from nacgen.system.processes import Processes
+
+        name = default_extractor(Processes())
+        if name != DEFAULTS[0]:
+            print(
+                f"{INSTEAD} Arms that name --score.extractor inception download them.",
+                file=sys.stderr,
+            )
+    return flags | {folder: [f"--score.extractor={name}"] for folder in new}
+
+
+def _extractor_option(folder: Path) -> str | None:
+    name = options_of(read_yaml(folder / "config.yaml")).get("score.extractor")
+    return name if name in DEFAULTS else None
+
+
+def _extractor_of(folder: Path) -> str | None:
+    """Return the extractor that a run of this comparison was given or chose, None if it does not say."""
+    name = _extractor_option(folder) or (read_environment(folder) or {}).get("extractor")
+    return name if name in DEFAULTS else None
+
+
+def _is_told(name: str, one: Any, other: Any) -> bool:
+    """Return True if an option is the extractor that one of two sides leaves open and the comparison gave."""
+    is_open = name == "score.extractor" and None in (one, other)
+    return is_open and all(value in (None, *DEFAULTS) for value in (one, other))
 
 
 def check_arms(config: CompareConfig) -> None:
@@ -169,7 +228,8 @@ def _unlike_options(arm: Arm, there: Mapping[str, Any], here: Mapping[str, Any])
     if any("{seed}" in flag for flag in arm.flags):
         may_differ |= {name for name, value in here.items() if isinstance(value, str)}
     names = [name for name in here if name in there and name not in may_differ]
-    return [f"{n}: {there[n]} there, {here[n]} here" for n in names if there[n] != here[n]]
+    unlike = (n for n in names if there[n] != here[n] and not _is_told(n, there[n], here[n]))
+    return [f"{n}: {there[n]} there, {here[n]} here" for n in unlike]
 
 
 def _changes(arm: Arm, run: GenerativeConfig, folder: Path) -> list[str]:
@@ -204,7 +264,9 @@ def join_folder(config: CompareConfig) -> CompareConfig:
             unlike |= {
                 f"{name}: {there[name]} there, {value} here": None
                 for name, value in asked.items()
-                if name not in {*arm.options, *NOT_COMPARED} and there.get(name, value) != value
+                if name not in {*arm.options, *NOT_COMPARED}
+                and there.get(name, value) != value
+                and not (value is None and _is_told(name, value, there[name]))
             }
     used = [
         number for path in sorted(config.folder.glob("*-seed*")) if (number := _threads_of(path))

@@ -18,6 +18,7 @@ from nacgen.errors import (
     NonFiniteError,
     StorageError,
 )
+from nacgen.metrics.extractors import efficientnet, inception
 from nacgen.system.locks import lock_folder
 from nacgen.training.config import parse
 from recipes import compare
@@ -27,7 +28,7 @@ STUB = """
 import argparse, hashlib, json, os, pathlib, yaml
 parser = argparse.ArgumentParser()
 for flag in ("preset", "config", "init", "seed", "run-dir", "total-images", "encoder", "data-dir",
-             "discriminator.mode", "run.num-threads"):
+             "discriminator.mode", "score.extractor", "run.num-threads"):
     parser.add_argument(f"--{flag}")
 parser.set_defaults(init="nac")
 file = parser.parse_known_args()[0].config
@@ -46,14 +47,16 @@ if folder.name in os.environ.get("DIVERGE", "").split():
     raise SystemExit(3)
 folder.mkdir(exist_ok=True)
 (folder / "starts").open("a").write("x")
-config = {**vars(flags), "seed": seed, "total_images": total, "dataset": "digits",
-          "run_dir": str(folder)}
+config = {**vars(flags), "seed": seed, "total_images": total,
+          "dataset": getattr(flags, "dataset", "digits"), "run_dir": str(folder)}
 if config["encoder"] and (encoder := pathlib.Path(config["encoder"])).is_dir():
     digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in encoder.iterdir()}
     made = {"configuration": "x", "inputs": {"encoder": digests}}
     (folder / "fingerprints.json").write_text(json.dumps(made))
-if not config["discriminator.mode"]:
-    del config["discriminator.mode"]
+for name in ("discriminator.mode", "score.extractor"):
+    if not config[name]:
+        del config[name]
+config.pop("score", None)
 config.pop("run", None)
 threads = config["run.num_threads"] = int(config["run.num_threads"])
 (folder / "environment.json").write_text(json.dumps({"threads": threads, "device": "cpu"}))
@@ -153,6 +156,58 @@ def test_runs_without_scores_are_refused_before_they_are_trained(tmp_path: Path)
     (control.parent / "config.yaml").write_text("arms: [random, nac]")
     with pytest.raises(ConfigurationError, match=message):
         run(tmp_path, *vae, "--seeds", "0")
+
+
+def test_every_run_has_the_extractor_of_the_first_whatever_is_downloaded_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def extractors() -> list[str | None]:
+        files = sorted((tmp_path / "runs").glob("*/config.yaml"))
+        return [yaml.safe_load(file.read_text()).get("score.extractor") for file in files]
+
+    judge = "efficientnet_lite0"
+    monkeypatch.setattr(efficientnet, "is_installed", lambda: True)
+    monkeypatch.setattr(inception, "is_at_hand", lambda: False)
+    monkeypatch.setattr(compare, "report", lambda *_: None)
+    own = {"preset": "folder", "dataset": "folder", "total_images": 640}
+    file = template(tmp_path / "mine", **own, score={"extractor": None})
+    flags = ("--run-config", file, "--arms", "random", "nac")
+    run_dir = run(tmp_path, *flags, "--seeds", "0")
+    assert "scores are fd_efficientnet_lite0, no FID" in capsys.readouterr().err
+    assert extractors() == [judge] * 2
+    monkeypatch.setattr(inception, "is_at_hand", lambda: True)
+    run(tmp_path, *flags, "shuffled", "own=--init nac --score.extractor dinov2", "--seeds", "0")
+    assert extractors() == [judge, "dinov2", judge, judge]
+    # Runs that have begun are resumed with their own options; new ones join them.
+    for arm in ("nac", "random"):
+        (run_dir / f"{arm}-seed0" / "summary.json").unlink()
+    config = yaml.safe_load((run_dir / "nac-seed0" / "config.yaml").read_text())
+    del config["score.extractor"]
+    (run_dir / "nac-seed0" / "config.yaml").write_text(yaml.safe_dump(config))
+    run(tmp_path, *flags, "--seeds", "0", "1")
+    assert extractors() == [None, judge, "dinov2", judge, judge, judge]
+    rmtree(run_dir)
+    run(tmp_path, *flags, "--seeds", "0")
+    assert extractors() == ["inception"] * 2
+
+
+def test_what_runs_chose_by_themselves_is_kept_for_those_that_are_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inception, "is_at_hand", lambda: True)
+    monkeypatch.setattr(compare, "report", lambda *_: None)
+    own = {"preset": "folder", "dataset": "folder", "total_images": 640}
+    file = template(tmp_path / "mine", **own)
+    run_dir = run(tmp_path, "--seeds", "0", "--run-config", file)
+    for folder in run_dir.glob("*-seed0"):
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config.pop("score.extractor") == "inception"
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        environment = {"threads": 1, "device": "cpu", "extractor": "efficientnet_lite0"}
+        (folder / "environment.json").write_text(json.dumps(environment))
+    run(tmp_path, "--seeds", "0", "1", "--run-config", file)
+    config = yaml.safe_load((run_dir / "random-seed1" / "config.yaml").read_text())
+    assert config["score.extractor"] == "efficientnet_lite0"
 
 
 def test_its_configuration_is_a_valid_config_file(
