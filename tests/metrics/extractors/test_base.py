@@ -182,7 +182,7 @@ def test_only_the_released_weights_have_the_released_name(name: str, tmp_path: P
 
 def test_a_classifier_of_ones_own_needs_its_folder() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"got no weights\. Train one with recipes/train_cl"
+        ConfigurationError, match=r"got no weights\. Train one with nacgen train-cl"
     ):
         build_extractor("classifier")
 
