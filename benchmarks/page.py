@@ -27,11 +27,11 @@ from timing import SIZES, Growth, Row, Size, cost
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# Speed
 
-Written by `python benchmarks/run.py` (`--quick` takes under 5 minutes; `python benchmarks/NAME.py --only PART`
-measures one part again). Peers come with `pip install -e ".[bench]"`. Both sides work in turns, A B B A, on the
-same inputs, and what they give is compared before the clock runs. A ratio is the median over the turns of the
-peer's cost divided by ours: above 1 we are faster or smaller; its range is the lowest and highest of a turn.
-Processor time counts all threads and worker processes.
+Written by `python benchmarks/run.py` (`--quick` takes five and a half minutes on two cores;
+`python benchmarks/NAME.py --only PART` measures one part again). Peers come with `pip install -e ".[bench]"`.
+Both sides work in turns, A B B A, on the same inputs, and what they give is compared before the clock runs. A
+ratio is the median over the turns of the peer's cost divided by ours: above 1 we are faster or smaller; its
+range is the lowest and highest of a turn. Processor time counts all threads and worker processes.
 
 ## What a user waits for
 

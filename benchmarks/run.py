@@ -39,7 +39,7 @@ def main() -> None:
         help=f"of {', '.join(NAMES)}; all but {', '.join(LONG)} where absent",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="smaller and fewer turns: under 5 minutes"
+        "--quick", action="store_true", help="smaller and fewer turns: about 5 minutes"
     )
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder to write to")
     options = parser.parse_args()
