@@ -14,7 +14,7 @@ Scores go to stdout, all else to stderr; several processes divide the work under
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nacgen.errors import ConfigurationError
 from nacgen.metrics.options import PRESETS, EvaluateConfig, SelfcheckConfig, StatsConfig
@@ -96,16 +96,14 @@ def say(accelerator: "Accelerator", *lines: str) -> None:
 
 def run() -> None:
     """Run the command that the first word names, or else score."""
-    command = "score"
-    if {"stats", "selfcheck"} & {*sys.argv[1:2]}:
-        command = sys.argv.pop(1)
-        sys.argv[0] += f" {command}"  # as help names it
-    if command == "stats":
-        run_recipe(stats, StatsConfig, {"fid": StatsConfig()})
-    elif command == "selfcheck":
-        run_recipe(selfcheck, SelfcheckConfig, {"all": SelfcheckConfig()})
-    else:
-        run_recipe(score, EvaluateConfig, PRESETS)
+    commands: dict[str, tuple[Any, ...]] = {
+        "stats": (stats, StatsConfig, {"fid": StatsConfig()}),
+        "selfcheck": (selfcheck, SelfcheckConfig, {"all": SelfcheckConfig()}),
+    }
+    command = next(iter(sys.argv[1:2]), "")
+    if command in commands:
+        sys.argv[:2] = [f"{sys.argv[0]} {command}"]  # as help names it
+    run_recipe(*commands.get(command, (score, EvaluateConfig, PRESETS)))
 
 
 if __name__ == "__main__":

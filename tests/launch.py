@@ -1,5 +1,6 @@
 """The one launcher of programs that tests start: a recipe or a script, in one process or in several."""
 
+import json
 import os
 import subprocess
 import sys
@@ -40,3 +41,16 @@ def two_processes(tmp_path: Path, program: str, output: Path) -> None:
     (tmp_path / "two.py").write_text(program + LEAVE_TOGETHER)
     done = python(tmp_path / "two.py", output, processes=2, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, f"{done.stderr[:3000]}\n...\n{done.stderr[-2000:]}"
+
+
+def found_by_two_processes(tmp_path: Path, module: str) -> Any:
+    """Return what the first of two processes finds by calling `gradients` of a module of tests."""
+    output = tmp_path / "found.json"
+    program = (
+        "import json, os, sys\n"
+        f"from {module} import gradients\n"
+        "found = gradients()\n"
+        "if os.environ['RANK'] == '0': json.dump(found, open(sys.argv[1], 'w'))\n"
+    )
+    two_processes(tmp_path, program, output)
+    return json.loads(output.read_text())

@@ -70,7 +70,7 @@ def build_accelerator(config: ExtractorConfig) -> Accelerator:
         )
     try:
         torch.zeros(1, device=config.device).item()  # a device that is there and computes
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
+    except (AssertionError, RuntimeError) as error:
         raise ConfigurationError(
             f"device must be one that torch can compute on here, got {config.device!r} ({error}). Use cpu, or "
             "leave out --device."

@@ -18,7 +18,7 @@ from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.loop import EXIT_PREEMPTED, train
 from nacgen.training.run import open_run
 from tests.flow.small_flow import BATCH, build, flat
-from tests.launch import two_processes
+from tests.launch import found_by_two_processes
 
 
 def state_of(update: FlowUpdate) -> dict[str, Tensor]:
@@ -222,15 +222,7 @@ def gradients() -> dict[str, list[float]]:
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    two_processes(
-        tmp_path,
-        "import json, os, sys\n"
-        "from tests.flow.test_update import gradients\n"
-        "found = gradients()\n"
-        "if os.environ['RANK'] == '0': json.dump(found, open(sys.argv[1], 'w'))\n",
-        tmp_path / "found.json",
-    )
-    two = json.loads((tmp_path / "found.json").read_text())
+    two = found_by_two_processes(tmp_path, "tests.flow.test_update")
     one = gradients()
     assert any(one["early projector"])
     for name, expected in one.items():

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ from nacgen.functional.contrastive import nt_xent
 from nacgen.functional.nac import nac_loss
 from nacgen.system.processes import gather_rows
 from tests.gan.small_gan import build
-from tests.launch import two_processes
+from tests.launch import found_by_two_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,15 +76,7 @@ def gradients() -> dict[str, list[float]]:
 
 @pytest.mark.distributed
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    two_processes(
-        tmp_path,
-        "import json, os, sys\n"
-        "from tests.training.test_distributed import gradients\n"
-        "found = gradients()\n"
-        "if os.environ['RANK'] == '0': json.dump(found, open(sys.argv[1], 'w'))\n",
-        tmp_path / "found.json",
-    )
-    two, one = json.loads((tmp_path / "found.json").read_text()), gradients()
+    two, one = found_by_two_processes(tmp_path, "tests.training.test_distributed"), gradients()
     for name, expected in one.items():
         a, b = torch.tensor(two[name]), torch.tensor(expected)
         assert (a - b).norm() <= 1e-6 * b.norm(), name

@@ -1,6 +1,5 @@
 """Alignment in training loops: models of diffusers, accelerate's wrapping, several processes, a compiler."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
 from nacgen.transplant.transplant import transplant
-from tests.launch import two_processes
+from tests.launch import found_by_two_processes
 from tests.transplant.conftest import eager, images
 from tests.transplant.test_alignment import Denoiser
 
@@ -217,15 +216,7 @@ def gradients() -> dict[str, list[float]]:
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    two_processes(
-        tmp_path,
-        "import json, os, sys\n"
-        "from tests.transplant.test_alignment_in_loops import gradients\n"
-        "found = gradients()\n"
-        "if os.environ['RANK'] == '0': json.dump(found, open(sys.argv[1], 'w'))\n",
-        tmp_path / "found.json",
-    )
-    two = json.loads((tmp_path / "found.json").read_text())
+    two = found_by_two_processes(tmp_path, "tests.transplant.test_alignment_in_loops")
     for name, expected in gradients().items():
         a, b = torch.tensor(two[name]), torch.tensor(expected)
         assert b.norm() > 0.01

@@ -1,6 +1,5 @@
 """The update of a VAE, with and without its perceptual loss and its adversary."""
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -18,7 +17,7 @@ from nacgen.training.checkpoint import load_checkpoint
 from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.loop import EXIT_PREEMPTED, train
 from nacgen.training.run import open_run
-from tests.launch import two_processes
+from tests.launch import found_by_two_processes
 from tests.vae.small_vae import BATCH, build
 
 ROOT = Path(__file__).parents[2]
@@ -232,15 +231,7 @@ def gradients() -> dict[str, list[float]]:
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    two_processes(
-        tmp_path,
-        "import json, os, sys\n"
-        "from tests.vae.test_update import gradients\n"
-        "found = gradients()\n"
-        "if os.environ['RANK'] == '0': json.dump(found, open(sys.argv[1], 'w'))\n",
-        tmp_path / "found.json",
-    )
-    two = json.loads((tmp_path / "found.json").read_text())
+    two = found_by_two_processes(tmp_path, "tests.vae.test_update")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as there: the second step's gradients amplify another order of sums
     try:
