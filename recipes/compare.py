@@ -14,13 +14,13 @@ exist. An arm whose options, files or encoder have changed since is refused. A r
 its seed, and reported.
 """
 
-import json
 import os
 import sys
 from functools import partial
 from pathlib import Path
 
 from nacgen.comparison.options import CompareConfig
+from nacgen.system.terminal import print_result
 from nacgen.training.config import run_recipe
 
 RECIPES = Path(__file__).parent
@@ -79,7 +79,7 @@ def report(
         "comparisons": [comparison.to_dict() for comparison in comparisons],
         "diverged": diverged,
     }
-    print(json.dumps(result))
+    print_result(result)
 
 
 run = partial(run_recipe, main, CompareConfig, PRESETS)

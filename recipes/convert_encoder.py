@@ -10,7 +10,6 @@ or give --mean and --std.
 
 import dataclasses
 import hashlib
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from nacgen.errors import ConfigurationError
 from nacgen.system.files import storage_errors
 from nacgen.system.places import require_weights
+from nacgen.system.terminal import print_result
 from nacgen.training.config import run_recipe
 
 
@@ -100,7 +100,8 @@ def main(config: ConvertConfig) -> None:
     with storage_errors(f"the encoder {output}", "Choose another --output."):
         encoder.save_pretrained(output)
     counts = {name: len(getattr(report, name)) for name in ("moved", "left", "filled")}
-    print(json.dumps({"encoder": str(output), **dataclasses.asdict(report), **counts}))
+    print(f"encoder: {output}", file=sys.stderr)
+    print_result({"encoder": str(output), **dataclasses.asdict(report), **counts})
 
 
 run = partial(run_recipe, main, ConvertConfig, PRESETS)

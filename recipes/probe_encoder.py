@@ -8,13 +8,13 @@ report.html and results.json in runs/probe_encoder-digits. Your own encoders, se
     nacgen probe --encoders NAC=runs/a/encoder NAC=runs/b/encoder
 """
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
 
 from nacgen.errors import ConfigurationError
 from nacgen.probes.options import PRESETS, ProbeConfig
+from nacgen.system.terminal import print_result
 from nacgen.training.config import run_recipe
 
 
@@ -70,7 +70,7 @@ def main(config: ProbeConfig) -> None:
     pictures = draw_pictures(measurements, examples, folder)
     reports = write_encoder_report(measurements, folder, f"Encoders on {train.name}", pictures)
     print(f"\n{encoder_text(measurements)}\n\nreport: {reports[1]}", file=sys.stderr)
-    print(json.dumps({"run_dir": str(folder), "reports": [str(path) for path in reports]}))
+    print_result({"run_dir": str(folder), "reports": [str(path) for path in reports]})
 
 
 run = partial(run_recipe, main, ProbeConfig, PRESETS)

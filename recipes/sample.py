@@ -6,7 +6,6 @@
 The run may still be training: the images are those of its generator, decoder or denoiser at the last evaluation.
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from nacgen.errors import ConfigurationError
 from nacgen.system.places import model_of_run
+from nacgen.system.terminal import print_result
 from nacgen.training.config import require_between, run_recipe
 
 
@@ -94,7 +94,7 @@ def main(config: SampleConfig) -> None:
             for number, image in enumerate(images, start=config.first):
                 write_image(image, output / f"{number:06d}.png")
     print(f"images {config.first} to {end - 1}: {output}", file=sys.stderr)
-    print(json.dumps({"output": str(output), "first": config.first, "num_images": len(images)}))
+    print_result({"output": str(output), "first": config.first, "num_images": len(images)})
 
 
 run = partial(run_recipe, main, SampleConfig, PRESETS)

@@ -1,6 +1,5 @@
 """The features that a run is scored by: those that its options name, those that suit its images, or none."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def build_run_extractor(config: ScoreConfig, run: Run) -> FeatureExtractor | Non
     name: str | None = config.extractor
     before = None
     if name == "none":
-        _say(run, NO_SCORES["warnings"][0])
+        run.say(NO_SCORES["warnings"][0])
         return None
     if name is None and run.config.dataset == "digits":
         name = "digits_classifier"
@@ -53,7 +52,7 @@ def build_run_extractor(config: ScoreConfig, run: Run) -> FeatureExtractor | Non
         if name is None:
             name = default_extractor(run.processes)
             if name == efficientnet.NAME:
-                _say(run, f"{INSTEAD} --score.extractor inception downloads them.")
+                run.say(f"{INSTEAD} --score.extractor inception downloads them.")
         run.environment["extractor"] = name
     try:
         return build_extractor(
@@ -81,7 +80,7 @@ def build_score(
     """
     if extractor is None:
         return lambda generate: NO_SCORES
-    reference = ReferenceStatistics.compute(dataset, extractor, accelerator=run.accelerator)
+    reference = compute_reference(extractor, dataset, run)
 
     def score(generate: ImageSource) -> dict[str, Any]:
         return evaluate(
@@ -93,6 +92,14 @@ def build_score(
         ).to_dict()
 
     return score
+
+
+def compute_reference(
+    extractor: FeatureExtractor, dataset: Dataset, run: Run
+) -> ReferenceStatistics:
+    """Compute the statistics that a run's images are compared with, and say so; every process calls it."""
+    run.say(f"computing {extractor.name} features of {len(dataset):,} images to compare with")
+    return ReferenceStatistics.compute(dataset, extractor, accelerator=run.accelerator)
 
 
 def fingerprint_of(extractor: FeatureExtractor | None) -> str | None:
@@ -111,8 +118,3 @@ def _recorded(run: Run) -> str | None:
     """Return the default that a run began with, None for a new run and where its folder does not say."""
     there = (read_environment(run.path) or {}).get("extractor") if run.has_begun else None
     return next((name for name in DEFAULTS if run.processes.agree(there == name)), None)
-
-
-def _say(run: Run, line: str) -> None:
-    if run.is_main:
-        print(line, file=sys.stderr)

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Int64, UInt8
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from nacgen.data.decoders import Decoders
 from nacgen.data.image_sets import FolderImages, ImageSet, holds_statistics, open_images
@@ -31,6 +31,7 @@ from nacgen.models.sampling import ImageModel, load_model, sample_images
 from nacgen.models.vae import Decoder
 from nacgen.system.documents import read_yaml
 from nacgen.system.processes import Processes, ProcessInfo
+from nacgen.system.terminal import is_terminal
 
 Source = ImageSet | Path  # the path is that of a file of statistics
 
@@ -219,7 +220,7 @@ def as_generator(
     """Return `generate`, `num_samples` and `model_label` of `evaluate`; reading shows progress on a terminal."""
     if isinstance(images, ReferenceStatistics):
         return images, None, "files"
-    is_shown = processes.process_index == 0 and sys.stderr.isatty()
+    is_shown = processes.process_index == 0 and is_terminal(sys.stderr)
     bar = tqdm(total=len(images), unit=" images", disable=not is_shown)
 
     def read(indices: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -34,6 +35,20 @@ def literal(text: str) -> str:
     """
     parts = re.split("(`[^`]+`)", printable(text))
     return "".join(p if i % 2 else MARKUP.sub(r"\\\g<0>", p) for i, p in enumerate(parts))
+
+
+def is_terminal(stream: Any) -> bool:
+    """Tell whether a stream is read by a person at once: that of a terminal or of a notebook."""
+    if isinstance(stream, _Stream):
+        return is_terminal(stream._stream)
+    is_notebook = type(stream).__module__.startswith(("ipykernel.", "google.colab."))
+    return is_notebook or (not stream.closed and stream.isatty())
+
+
+def print_result(result: Mapping[str, Any]) -> None:
+    """Print a result for programs as one line of JSON on stdout, unless that is a terminal."""
+    if not is_terminal(sys.stdout):
+        print(json.dumps(result), flush=True)
 
 
 class _Stream:

@@ -292,6 +292,8 @@ def run_recipe(
                 if not _may_be_finished(config):
                     raise
             os.environ["OMP_NUM_THREADS"] = str(automatic_threads())  # read when torch is imported
+            if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+                print("starting; torch may take some seconds to load", file=sys.stderr)
             main(config)
             sys.stdout.flush()
         except KeyboardInterrupt:

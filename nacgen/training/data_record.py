@@ -5,7 +5,6 @@ Images that are left out because they cannot be read are the same on every proce
 
 import hashlib
 import os
-import sys
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -43,8 +42,7 @@ def record_data(
     if held_out is not None:
         inputs["held-out images"] = dataset_fingerprint(held_out)
     inputs |= {name: path and model_fingerprint(path) for name, path in models.items()}
-    if run.is_main:
-        print(data_line(train, held_out), file=sys.stderr)
+    run.say(data_line(train, held_out))
     if run.config.data.skip_bad:
         _hold_to_skipped(run, datasets)
     run.hold_to_inputs({name: value for name, value in inputs.items() if value is not None})
@@ -76,8 +74,7 @@ def _hold_to_skipped(run: Run, datasets: list[Dataset]) -> None:
                 )
             run.write(SKIPPED_FILE, text)
             total = sum(map(len, datasets)) + len(names)
-            print(
+            run.say(
                 f"left out {len(names)} of {total} images, which cannot be read: "
-                f"{', '.join(map(repr, names[:10]))}{', …' if len(names) > 10 else ''}; {SKIPPED_FILE} lists them",
-                file=sys.stderr,
+                f"{', '.join(map(repr, names[:10]))}{', …' if len(names) > 10 else ''}; {SKIPPED_FILE} lists them"
             )

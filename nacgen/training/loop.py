@@ -1,7 +1,6 @@
 """The training loop: position, learning rates, step, log, evaluation, checkpoints. It knows no method."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,7 +9,6 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from nacgen.data.stream import Batch, ImageStream
 from nacgen.errors import (
@@ -31,6 +29,7 @@ from nacgen.training.checkpoint import (
 from nacgen.training.checkpoint_writer import CheckpointWriter
 from nacgen.training.fingerprints import differences
 from nacgen.training.monitors import images_beyond
+from nacgen.training.progress import Progress
 from nacgen.training.run import Run, TrainingResult
 from nacgen.training.snapshot import capture, restore
 from nacgen.training.update import Schedule, Update, constant, group_factor
@@ -97,15 +96,18 @@ def train(
 
     with (
         StopRequests() as requests,
-        _progress(run, session.images_seen) as bar,
+        Progress(
+            total, session.images_seen, None if goal is None else goal.name, run.is_main
+        ) as progress,
         session.writer,
         session.memory,
     ):
         # Repeat an evaluation that a signal interrupted in the last session.
         if session.owes_evaluation:
-            with session.clock.paused():
+            with session.clock.paused(), progress.doing("evaluating"):
                 if session.evaluate(requests) or is_due(times.checkpoint_every):
                     session.save()
+            progress.note_evaluation(session.evaluation)
         while session.images_seen < total:
             # Batch of this position.
             batch = session.next_batch(stream, requests)
@@ -123,20 +125,24 @@ def train(
                 raise
             session.images_seen += batch_size
             session.owes_evaluation = evaluate is not None and is_due(evaluate_every)
-            bar.update(batch_size)
             # Log.
             if is_due(times.log_every):
                 means = torch.stack([value.detach().float() for value in logs.values()])
                 means = run.accelerator.reduce(means, "mean")  # over processes
                 values = dict(zip(logs, means.tolist(), strict=True))
-                bar.set_postfix({k: f"{v:.3g}" for k, v in values.items() if "loss" in k})
+                progress.note_losses(values)
                 run.log(session.images_seen, values, {"images_per_second": session.rate()})
             # Evaluation and checkpoint.
             with session.clock.paused():
-                is_best = session.owes_evaluation and session.evaluate(requests)
+                is_best = False
+                if session.owes_evaluation:
+                    with progress.doing("evaluating"):
+                        is_best = session.evaluate(requests)
+                    progress.note_evaluation(session.evaluation)
                 if is_best or is_due(times.checkpoint_every):
                     session.save()
-        with session.clock.paused():
+            progress.move_to(session.images_seen)
+        with session.clock.paused(), progress.doing("saving"):
             session.end_save()
     # Evaluate again if the run was killed between its last checkpoint and its summary.
     if evaluate is not None and not session.evaluation:
@@ -269,10 +275,7 @@ class _Session:
             self.save()
         self.end_save()
         self.run.end_trackers()
-        self.run.accelerator.print(
-            f"\nstopped at {self.images_seen} images and saved; the same command resumes",
-            file=sys.stderr,
-        )
+        self.run.say(f"stopped at {self.images_seen} images and saved; the same command resumes")
         raise SystemExit(EXIT_PREEMPTED)
 
 
@@ -316,15 +319,3 @@ def _fault(state: dict[str, Any], run: Any, log: Tensors | None) -> str | None:
 def _groups(update: Update) -> Iterator[dict[str, Any]]:
     for optimizer in update.optimizers.values():
         yield from optimizer.param_groups
-
-
-def _progress(run: Run, images_seen: int) -> "tqdm[Any]":
-    return tqdm(
-        total=run.config.total_images,
-        initial=images_seen,
-        unit=" images",
-        unit_scale=True,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        disable=not run.is_main,
-    )

@@ -14,6 +14,7 @@ from typing import IO, Any
 import torch
 import yaml
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from nacgen.data.datasets import Dataset
 from nacgen.data.stream import ImageStream
@@ -29,6 +30,7 @@ from nacgen.system.files import (
 )
 from nacgen.system.locks import is_in_place, lock_folder
 from nacgen.system.processes import Processes
+from nacgen.system.terminal import print_result
 from nacgen.training.config import TrainingConfig, to_dict
 from nacgen.training.environment import (
     choose_threads,
@@ -130,6 +132,11 @@ class Run:
             self.processes.num_processes,
         )
 
+    def say(self, text: str) -> None:
+        """Print a line for people to stderr, above the bar of progress if there is one; the main process does."""
+        if self.is_main:
+            tqdm.write(text, file=sys.stderr)
+
     def writing(self, what: str) -> contextlib.AbstractContextManager[None]:
         """Return a context that turns failures to write into a `StorageError` that names `what`."""
         return storage_errors(
@@ -149,9 +156,7 @@ class Run:
                     (self.path / SAMPLES).mkdir(exist_ok=True)
                     if not self._fingerprints["inputs"]:  # else they are compared first
                         self._describe()
-            if self.is_main:
-                words = ", ".join(dict.fromkeys([self.hardware, *self._told]))
-                print(f"training on {words}", file=sys.stderr)
+            self.say(f"training on {', '.join(dict.fromkeys([self.hardware, *self._told]))}")
             try:
                 yield
             finally:  # of a lock that was taken again
@@ -327,8 +332,9 @@ class Run:
     ) -> None:
         """Mark the run complete and print its summary as the last line of stdout; every process calls it.
 
-        Without a result, of a run that was complete before, the summary is repeated. `report` writes reports
-        into the run folder and returns a text for stderr; `extra` values join the summary.
+        On a terminal the text of the report stands in the summary's place. Without a result, of a run that was
+        complete before, the summary is repeated. `report` writes reports into the run folder and returns a text
+        for stderr; `extra` values join the summary.
         """
         if result is not None:
             self.end_trackers()
@@ -347,9 +353,9 @@ class Run:
                 self._write_fingerprints()
             self.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         if report is not None:
-            print("writing the report", file=sys.stderr)
-            print(f"\n{report(self.path)}\n", file=sys.stderr)
-        print(json.dumps(json.loads((self.path / SUMMARY).read_text("utf-8"))), flush=True)
+            self.say("writing the report")
+            self.say(f"\n{report(self.path)}\n")
+        print_result(json.loads((self.path / SUMMARY).read_text("utf-8")))
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from nacgen.functional.vae import (
 )
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.inputs import ImageSource
-from nacgen.metrics.run_scores import NO_SCORES
+from nacgen.metrics.run_scores import NO_SCORES, compute_reference
 from nacgen.models.vae import VAE
 from nacgen.system.randomness import generator, normal_rows
 from nacgen.training.run import Run
@@ -70,9 +70,7 @@ class VAEEvaluation:
             )
         self.reference: metrics.ReferenceStatistics | None = None
         if extractor is not None:
-            self.reference = metrics.ReferenceStatistics.compute(
-                train, extractor, accelerator=run.accelerator
-            )
+            self.reference = compute_reference(extractor, train, run)
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Measure the bound and score samples from the prior; at the end, do all of `conclude`, too."""
