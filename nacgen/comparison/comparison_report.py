@@ -39,7 +39,7 @@ def write_comparison_report(
     run_dir: str | Path,
     diverged: Mapping[str, Collection[int]] | None = None,
 ) -> Reports:
-    """Write `report.md`, `report.html`, `curve.png` and `forest.png` of a comparison into an existing folder.
+    """Write `report.md`, `report.html`, `curve.svg` and `forest.svg` of a comparison into an existing folder.
 
     `diverged` has the seeds with which each arm diverged, including arms that were left out.
     """
@@ -51,8 +51,8 @@ def write_comparison_report(
     counts = ", ".join(f"{each.arm_b} in {_num_better(each, each.end)}" for each in comparisons)
     better = first.better.capitalize()
     finding = f"{better} than {first.arm_a} at the end: {counts} of {paired_seeds}"
-    curves = comparison_chart(arms, metric, base / "curve.png", title=finding)
-    forest = forest_plot(comparisons, base / "forest.png")
+    curves = comparison_chart(arms, metric, base / "curve.svg", title=finding)
+    forest = forest_plot(comparisons, base / "forest.svg")
     moments = [point.images_seen for point in (first.early, first.end) if point is not None]
     blocks: list[Block] = [f"# {title}"]
     blocks += [f"> {comparison.verdict}" for comparison in comparisons]
@@ -60,7 +60,7 @@ def write_comparison_report(
     blocks += divergence_notes(diverged or found)
     blocks += [
         Images([curves], [f"`{metric}` against images seen, {listed(first.end.seeds)}"], "chart"),
-        Images([forest], ["Mean changes, their intervals, and every pair"], "chart"),
+        Images([forest], ["Mean changes, their intervals, and every pair"], "wide chart"),
         "## Every seed",
         *map(seed_table, comparisons),
         "## Paired differences",

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from nacgen.comparison.paired_comparison import Comparison
 from nacgen.comparison.statistics import ImagesToScore, PairedScores
 from nacgen.comparison.verdict import change
-from nacgen.reporting.charts import COLORS, INK, save_chart, score, style_axes
+from nacgen.reporting.charts import COLORS, INK, PAPER, save_chart, score, style_axes
 
 ROW_INCHES = 0.36
 TICKS = (  # percent
@@ -34,12 +34,12 @@ def forest_rows(comparison: Comparison) -> list[Row]:
 
 
 def forest_plot(comparisons: Sequence[Comparison], path: str | Path) -> Path:
-    """Draw every endpoint of comparisons with one control as a PNG file, and return its path."""
+    """Draw every endpoint of comparisons with one control as an SVG file, and return its path."""
     first = comparisons[0]
     blocks = [(comparison, forest_rows(comparison)) for comparison in comparisons]
     num_lines = sum(len(rows) + 1 for _, rows in blocks)
     height = 0.98 + ROW_INCHES * num_lines
-    figure = Figure(figsize=(7.6, height), dpi=200, facecolor="white")
+    figure = Figure(figsize=(7.6, height), facecolor=PAPER)
     axes = figure.add_axes((0.26, 0.35 / height, 0.42, ROW_INCHES * num_lines / height))
     limits = _limits([row for _, rows in blocks for row in rows])
     _frame(axes, limits, num_lines)
@@ -113,7 +113,7 @@ def _draw(
             if end != shown:  # the interval continues outside
                 axes.plot([shown], [line], arrow, color=color, markersize=6, clip_on=False)
     below = [line + 0.27] * len(ratios)
-    axes.plot(ratios, below, "o", color=color, markersize=3, markerfacecolor="white")
+    axes.plot(ratios, below, "o", color=color, markersize=3, markerfacecolor=PAPER)
     axes.plot([mean], [line], "D", color=color, markersize=6.5 if is_verdict else 5)
     _text(axes, 1.04, line, figures, weight=weight, size=8.5)
 

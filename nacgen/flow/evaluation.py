@@ -9,7 +9,7 @@ from nacgen.data.datasets import Dataset
 from nacgen.data.pictures import write_grid
 from nacgen.flow.update import FlowUpdate
 from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.run_scores import build_score
+from nacgen.metrics.run_scores import build_score, draw_real_images
 from nacgen.models.sampling import sample_images
 from nacgen.training.generative import ScoreConfig
 from nacgen.training.run import Run
@@ -30,6 +30,7 @@ class FlowEvaluation:
     ) -> None:
         self.update, self.run = update, run
         self.score = build_score(extractor, dataset, config, run)
+        draw_real_images(dataset, run, COLUMNS, ZOOM)
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Score the averaged denoiser, draw its images and save it."""

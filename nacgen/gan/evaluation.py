@@ -11,7 +11,7 @@ from nacgen.data.pixels import to_float
 from nacgen.functional.gan import overfitting
 from nacgen.gan.update import GANUpdate
 from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.run_scores import build_score
+from nacgen.metrics.run_scores import build_score, draw_real_images
 from nacgen.models.sampling import interpolate, sample_images
 from nacgen.system.randomness import generator as seeded_generator
 from nacgen.training.generative import ScoreConfig
@@ -36,6 +36,7 @@ class GANEvaluation:
         self.update, self.run, self.device = update, run, run.device
         self.dataset, self.held_out = dataset, held_out
         self.score = build_score(extractor, dataset, config, run)
+        draw_real_images(dataset, run, COLUMNS, ZOOM)
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Score the generator, draw its images and save it; measure overfitting where images are held out."""

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nacgen.data.datasets import Dataset
+from nacgen.data.pictures import REAL_IMAGES, write_grid
 from nacgen.errors import CheckpointNotFoundError
 from nacgen.metrics.evaluation import evaluate
 from nacgen.metrics.extractors import efficientnet, inception
@@ -13,10 +16,12 @@ from nacgen.metrics.extractors.build import INSTEAD, build_extractor
 from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.reference import ReferenceStatistics
 from nacgen.system.processes import Processes
+from nacgen.system.randomness import generator
 from nacgen.training.environment import read_environment
 from nacgen.training.generative import DEFAULTS, HOW_TO_SCORE, ScoreConfig
 from nacgen.training.loop import Goal
 from nacgen.training.run import Run
+from nacgen.training.run_folder import SAMPLES
 
 # What a run logs in place of an evaluation's result.
 NO_SCORES: dict[str, Any] = {
@@ -100,6 +105,17 @@ def compute_reference(
     """Compute the statistics that a run's images are compared with, and say so; every process calls it."""
     run.say(f"computing {extractor.name} features of {len(dataset):,} images to compare with")
     return ReferenceStatistics.compute(dataset, extractor, accelerator=run.accelerator)
+
+
+def draw_real_images(dataset: Dataset, run: Run, columns: int, zoom: int) -> None:
+    """Draw training images, the same in every run, beside which its samples are shown; every process calls it."""
+    columns = min(columns, len(dataset))
+    chosen = torch.randperm(len(dataset), generator=generator(0, "real"))[: columns**2]
+    whole = len(chosen) // columns * columns
+    with run.processes.failing_together(), run.writing("sample grid"):
+        if run.is_main:
+            path = run.path / SAMPLES / REAL_IMAGES
+            write_grid(dataset.read(chosen[:whole]), path, columns, zoom)
 
 
 def fingerprint_of(extractor: FeatureExtractor | None) -> str | None:

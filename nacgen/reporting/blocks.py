@@ -12,20 +12,24 @@ from html import escape
 from itertools import chain
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from markdown_it import MarkdownIt
 
 from nacgen.metrics.result import EvaluationResult, describe_bias
 from nacgen.system.terminal import literal, printable
 
+_RENDERER = MarkdownIt("zero").enable(
+    ["backticks", "blockquote", "code", "escape", "heading", "table"]
+)
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59616b; --line: #d9dce1; --paper: #fff;
   --panel: #f5f6f8; --accent: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --soft: #9aa3ad; --line: #363c44;
   --paper: #15181c; --panel: #1e2228; --accent: #56b4e9; } }
 body { background: var(--paper); color: var(--ink); margin: 0 auto; max-width: 54rem;
-  padding: 2.5rem 1.25rem 4rem; font: 16px/1.55 system-ui, sans-serif; }
+  padding: 2.5rem 1.25rem 4rem; font: 16px/1.55 system-ui, sans-serif;
+  overflow-wrap: break-word; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1.25rem; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 0.75rem; }
 p { margin: 0.75rem 0; }
@@ -38,8 +42,18 @@ th { border-bottom: 1px solid var(--ink); font-weight: 600; vertical-align: bott
 td { border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
 [style="text-align:right"] { white-space: nowrap; }
 img { background: #fff; border-radius: 4px; display: block; max-width: 100%; }
-p:has(> img) + p { color: var(--soft); font-size: 0.88rem; }
-td img { image-rendering: pixelated; width: 24rem; }
+figure { margin: 0.75rem 0; min-width: 0; }
+figcaption { color: var(--soft); font-size: 0.88rem; margin: 0.35rem 0; }
+.chart img { background: none; width: 36rem; }
+.wide { overflow-x: auto; }
+.wide img { max-width: none; }
+.samples { display: flex; flex-wrap: wrap; gap: 0 1.25rem; }
+.samples figure { max-width: 24rem; }
+.samples img { image-rendering: pixelated; width: 24rem; }
+summary { cursor: pointer; }
+body > details > summary { font-size: 1.15rem; font-weight: 600; margin: 1.5rem 0 0.75rem; }
+details { overflow-wrap: anywhere; }
+a { color: var(--accent); }
 pre { background: var(--panel); border-radius: 6px; padding: 0.8rem 1rem; white-space: pre-wrap; }
 code { font: 0.9em ui-monospace, monospace; }
 """.strip()
@@ -61,15 +75,34 @@ class Table:
 
 @dataclass(frozen=True)
 class Images:
-    """PNG files with their captions; `samples` stand side by side and are enlarged without smoothing."""
+    """PNG and SVG files with their captions.
+
+    Samples stand side by side and are enlarged without smoothing; wide charts can be pushed aside on a phone.
+    """
 
     paths: Sequence[Path]
     captions: Sequence[str]
-    kind: Literal["chart", "samples"]
+    kind: Literal["chart", "wide chart", "samples"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file beside the report with what it is."""
+
+    path: Path
+    text: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Blocks under a heading that opens them."""
+
+    heading: str
+    blocks: "Sequence[Block]"
 
 
 # Text begins as in Markdown: a heading, a paragraph, a quotation or commands.
-Block = str | Table | Images
+Block = str | Table | Images | Link | Folded
 
 
 def to_markdown(blocks: Sequence[Block], base: Path) -> str:
@@ -85,17 +118,26 @@ def _markdown(block: Block, base: Path) -> str:
             return start + (printable(rest) if start.isspace() else literal(rest))
         case Images(paths, captions, kind):
             links = [
-                f"![{literal(caption.replace('`', ''))}]({quote(os.fsencode(_relative(path, base)))})"
+                f"![{literal(caption.replace('`', ''))}]({_address(path, base)})"
                 for path, caption in zip(paths, captions, strict=True)
             ]
-            if kind == "chart":
+            if kind != "samples":
                 texts = map(literal, captions)
                 return "\n\n".join(filter(None, chain(*zip(links, texts, strict=True))))
             return _rows([[literal(caption) for caption in captions], ["---"] * len(links), links])
-        case Table(header, rows):
-            rules = ["---:" if block.is_number(i) else "---" for i in range(len(header))]
-            head, *body = [[literal(cell) for cell in row] for row in (header, *rows)]
-            return _rows([head, rules, *body])
+        case Table():
+            return _with_folded_hashes(_table(block))
+        case Link(path, text):
+            return f"[{literal(text)}]({_address(path, base)})"
+        case Folded(heading, inner):
+            head = f"<details>\n<summary>{escape(printable(heading))}</summary>"
+            return f"{head}\n\n{to_markdown(inner, base)}\n</details>"
+
+
+def _table(table: Table) -> str:
+    rules = ["---:" if table.is_number(i) else "---" for i in range(len(table.header))]
+    head, *body = [[literal(cell) for cell in row] for row in (table.header, *table.rows)]
+    return _rows([head, rules, *body])
 
 
 def _rows(rows: Sequence[Sequence[str]]) -> str:
@@ -103,29 +145,55 @@ def _rows(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _relative(path: Path, base: Path) -> str:
-    return Path(os.path.relpath(path, base)).as_posix()
+def _with_folded_hashes(table: str) -> str:
+    """Fold long hexadecimal numbers in a table of Markdown or HTML after their first digits."""
+    return re.sub(
+        r"\b((?:sha256:)?[0-9a-f]{12})[0-9a-f]{20,}\b",
+        r"<details><summary>\1…</summary><code>\g<0></code></details>",
+        table,
+    )
+
+
+def _address(path: Path, base: Path) -> str:
+    return quote(os.fsencode(Path(os.path.relpath(path, base)).as_posix()))
 
 
 def to_html(blocks: Sequence[Block], title: str, base: Path) -> str:
-    """Render blocks to one HTML 5 file without references to anything outside it; images are inlined."""
-    rules = ["backticks", "blockquote", "code", "escape", "heading", "image", "table"]
-    renderer = MarkdownIt("zero").enable(rules)
-    shown = [path for block in blocks if isinstance(block, Images) for path in block.paths]
-    contents = {_relative(path, base): path.read_bytes() for path in shown}
-
-    def inline(source: re.Match[str]) -> str:
-        content = base64.b64encode(contents[unquote(source[1], errors="surrogateescape")]).decode()
-        return f'src="data:image/png;base64,{content}"'
-
-    body = renderer.render(to_markdown(blocks, base)).replace(" %", "&nbsp;%")
-    body = re.sub('src="([^"]*)"', inline, body)
+    """Render blocks to one HTML 5 file that holds its images; it refers to nothing but the files of links."""
+    body = "".join(_html(block, base) for block in blocks).replace(" %", "&nbsp;%")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(printable(title))}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
         f"<body>\n{body}</body>\n</html>\n"
     )
+
+
+def _html(block: Block, base: Path) -> str:
+    match block:
+        case Images(paths, captions, kind):
+            figures = map(_figure, paths, captions)
+            return f'<div class="{kind}">\n{"".join(figures)}</div>\n'
+        case Link(path, text):
+            return f'<p><a href="{escape(_address(path, base))}">{_inline(text)}</a></p>\n'
+        case Folded(heading, inner):
+            content = "".join(_html(each, base) for each in inner)
+            return f"<details>\n<summary>{_inline(heading)}</summary>\n{content}</details>\n"
+        case Table():
+            return _with_folded_hashes(_RENDERER.render(_table(block)))
+    return str(_RENDERER.render(_markdown(block, base)))
+
+
+def _figure(path: Path, caption: str) -> str:
+    kind = {".svg": "svg+xml"}.get(path.suffix, path.suffix.removeprefix("."))
+    source = f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    alt = escape(printable(caption.replace("`", "")))
+    text = f"<figcaption>{_inline(caption)}</figcaption>" if caption else ""
+    return f'<figure><img src="{source}" alt="{alt}">{text}</figure>\n'
+
+
+def _inline(text: str) -> str:
+    return str(_RENDERER.renderInline(literal(text)))
 
 
 def to_text(table: Table) -> str:

@@ -1,7 +1,11 @@
-"""Charts of scores against images seen: PNG on white, drawn without pyplot's global state."""
+"""Charts of values against images seen: SVG that follows dark mode, drawn without pyplot's global state.
+
+Lines differ in color, dashes and markers, so that none of these is the only sign.
+"""
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,40 +24,56 @@ COLORS = (
     *("#5f6670", "#0072b2", "#d55e00", "#009e73", "#cc79a7"),
     *("#8c6bb1", "#a07800", "#56b4e9", "#7a3b1e"),
 )
-INK, FAINT = "#1f2328", "#d9dce1"
-TITLE_WIDTH = 62  # characters in one line above the chart
-LABEL_GAP = 0.055  # smallest distance between two labels, as a fraction of the axis
-_BOLD: dict[str, Any] = {"linewidth": 2.4, "marker": "o", "markersize": 4.5}
-_THIN: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.5}
+INK, FAINT, PAPER = "#1f2328", "#d9dce1", "#ffffff"
+# The same colors on dark paper.
+IN_THE_DARK = dict(
+    zip(
+        (*COLORS, INK, FAINT, PAPER),
+        (
+            *("#a3abb5", "#5aa9e6", "#ff8a3d", "#2fc79a", "#e39cc3"),
+            *("#b394d6", "#d1a730", "#8ed1fc", "#c98563"),
+            *("#e6e8eb", "#454c55", "#15181c"),
+        ),
+        strict=True,
+    )
+)
+DASHES, MARKERS = ("-", "--", "-.", ":"), "os^Dv"
+WIDTH, HEIGHT = 4.6, 3.2  # inches; texts of 9 points are still readable on a phone, 390 pixels wide
+TITLE_WIDTH = 44  # characters in one line above the chart
+LABEL_GAP = 0.08  # smallest distance between two labels, as a fraction of the axis
+_THIN: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.5, "marker": None}
 Curve = Mapping[int, float]
-Line = tuple[Curve, str, str | None]  # scores by images seen, color, and the label of a bold line
+Line = tuple[
+    Curve, int, str | None
+]  # values by images seen, number of the style, label of a bold line
 
 
 def comparison_chart(
     arms: Mapping[str, Sequence[RecordedRun]], metric: str, path: str | Path, *, title: str
 ) -> Path:
-    """Draw the score of every arm, the control first, against images seen, and return the path of the PNG file.
+    """Draw the score of every arm, the control first, against images seen, and return the path of the SVG file.
 
     A thin line shows each seed, a bold one their mean.
     """
     lines: list[Line] = []
     for index, (arm, runs) in enumerate(arms.items()):
-        seeds, color = [run.curve(metric) for run in runs], COLORS[index % len(COLORS)]
-        lines += [(curve, color, None) for curve in seeds]
+        seeds = [run.curve(metric) for run in runs]
+        lines += [(curve, index, None) for curve in seeds]
         common = sorted(set.intersection(*map(set, seeds)))
         mean = {seen: fmean(curve[seen] for curve in seeds) for seen in common}
-        lines.append((mean, color, f"{arm} {score(mean[common[-1]])}"))
+        lines.append((mean, index, f"{arm} {score(mean[common[-1]])}"))
     several = any(len(runs) > 1 for runs in arms.values())
     note = "bold: mean over seeds, thin: every seed" if several else "one seed"
-    return _line_chart(lines, metric, Path(path), title, note)
+    return line_chart(lines, f"{metric} ({better(metric)} is better)", path, title, note)
 
 
 def run_curve(run: RecordedRun, metric: str, path: str | Path) -> Path:
-    """Draw the score of one run against images seen, and return the path of the PNG file."""
+    """Draw the score of one run against images seen, and return the path of the SVG file."""
     curve = run.curve(metric)
     end, value = max(curve.items())
     title, note = f"{score(value)} after {end:,} images", f"{run.arm}, seed {run.seed}"
-    return _line_chart([(curve, COLORS[1], score(value))], metric, Path(path), title, note)
+    label = f"{metric} ({better(metric)} is better)"
+    return line_chart([(curve, 1, score(value))], label, path, title, note)
 
 
 def score(value: float, scale: float | None = None) -> str:
@@ -68,21 +88,41 @@ def score(value: float, scale: float | None = None) -> str:
     return f"{value:,.{max(0, 3 - magnitude)}f}"
 
 
-def _line_chart(lines: Sequence[Line], metric: str, path: Path, title: str, note: str) -> Path:
+def style_of(index: int) -> dict[str, Any]:
+    """Return color, dashes and marker of a line; twenty in turn differ in dashes or marker."""
+    return {
+        "color": COLORS[index % len(COLORS)],
+        "linestyle": DASHES[index % len(DASHES)],
+        "marker": MARKERS[index % len(MARKERS)],
+    }
+
+
+def line_chart(
+    lines: Sequence[Line],
+    label: str,
+    path: str | Path,
+    title: str,
+    note: str,
+    *,
+    may_be_log: bool = True,
+) -> Path:
+    """Draw lines over images seen, with `label` beside the vertical axis, and return the path of the SVG file."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 4.4), dpi=200, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(WIDTH, HEIGHT), facecolor=PAPER, layout="constrained")
     axes = figure.add_subplot()
     title = textwrap.fill(title, TITLE_WIDTH)
-    axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK, pad=22)
+    axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=20)
     axes.text(0, 1.025, note, transform=axes.transAxes, fontsize=9, color=COLORS[0], va="bottom")
     axes.set_xlabel("images seen", fontsize=9.5, color=INK)
-    axes.set_ylabel(f"{metric} ({better(metric)} is better)", fontsize=9.5, color=INK)
+    axes.set_ylabel(textwrap.fill(label, 40), fontsize=9.5, color=INK)
     style_axes(axes, "y")
-    for curve, color, label in lines:
-        style = _THIN if label is None else _BOLD
-        axes.plot(list(curve), list(curve.values()), color=color, **style)
-    _scale(axes, [value for curve, _, _ in lines for value in curve.values()])
+    for curve, index, end in lines:
+        style = {"linewidth": 2, "markersize": 5, **style_of(index)} | (
+            _THIN if end is None else {}
+        )
+        axes.plot(list(curve), list(curve.values()), **style)
+    _scale(axes, [value for curve, _, _ in lines for value in curve.values()], may_be_log)
     _label_ends(axes, lines)
     return save_chart(figure, path)
 
@@ -96,8 +136,8 @@ def style_axes(axes: "Axes", grid: Literal["x", "y"]) -> None:
     axes.set_axisbelow(True)
 
 
-def _scale(axes: "Axes", values: Sequence[float]) -> None:
-    """Start the time axis at zero; use a log scale for scores that span a factor of two."""
+def _scale(axes: "Axes", values: Sequence[float], may_be_log: bool) -> None:
+    """Start the time axis at zero; if it may be, the other is a log scale for values that span a factor of two."""
     from matplotlib.ticker import (
         FuncFormatter,
         LogLocator,
@@ -107,9 +147,9 @@ def _scale(axes: "Axes", values: Sequence[float]) -> None:
     )
 
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seen, _: f"{seen:,.0f}"))
-    if max(values) > 2 * min(values) > 0:
+    if may_be_log and max(values) > 2 * min(values) > 0:
         axes.set_yscale("log")
         axes.set_ylabel(f"{axes.get_ylabel()}, log scale")
         steps = (1, 2, 5) if max(values) > 10 * min(values) else (1, 1.5, 2, 3, 4, 5, 7)
@@ -123,7 +163,9 @@ def _scale(axes: "Axes", values: Sequence[float]) -> None:
 
 def _label_ends(axes: "Axes", lines: Sequence[Line]) -> None:
     """Write each bold line's label at its end, moved up where two would overlap."""
-    ends = [(curve[max(curve)], label, color) for curve, color, label in lines if label]
+    ends = [
+        (curve[max(curve)], label, COLORS[i % len(COLORS)]) for curve, i, label in lines if label
+    ]
     to_axes = axes.transScale + axes.transLimits
     style: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "va": "center"}
     lowest = float("-inf")
@@ -134,13 +176,37 @@ def _label_ends(axes: "Axes", lines: Sequence[Line]) -> None:
 
 
 def save_chart(figure: "Figure", path: str | Path) -> Path:
-    """Write a figure as a PNG file and return its path; a dollar sign in a name is no formula."""
+    """Write a figure as an SVG or PNG file and return its path; a dollar sign in a name is no formula."""
+    import matplotlib as mpl
     from matplotlib.text import Text
 
+    path = Path(path)
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
+    if path.suffix == ".png":
+        figure.savefig(content, format="png", metadata={"Software": None})
+    else:
+        # Texts stay texts; ids and bytes are functions of the figure.
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nacgen"}):
+            metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            figure.savefig(content, format="svg", metadata=metadata)
+        content = io.BytesIO(_following_dark_mode(content.getvalue().decode()).encode())
     with storage_errors(f"the chart {path}", "Mend the folder, and repeat the command."):
-        write_file(Path(path), content.getvalue())
-    return Path(path)
+        write_file(path, content.getvalue())
+    return path
+
+
+def _following_dark_mode(svg: str) -> str:
+    """Give the colors of an SVG a value for light and one for dark paper; its fonts become the reader's."""
+    names = {color: f"--color-{number}" for number, color in enumerate(IN_THE_DARK)}
+    light, dark = (
+        "".join(f"{names[color]}:{value};" for color, value in pairs)
+        for pairs in (zip(IN_THE_DARK, IN_THE_DARK, strict=True), IN_THE_DARK.items())
+    )
+    style = f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    svg = re.sub(
+        "(?<=: )#[0-9a-f]{6}", lambda c: f"var({names[c[0]]})" if c[0] in names else c[0], svg
+    )
+    svg = re.sub("'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
+    return svg.replace("<defs>", f"<style>{style}</style>\n <defs>", 1)

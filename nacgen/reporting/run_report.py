@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nacgen.data.pictures import REAL_IMAGES
 from nacgen.metrics.result import describe_bias
-from nacgen.reporting.blocks import Block, Images, Table, to_html, to_markdown
+from nacgen.reporting.blocks import Block, Folded, Images, Link, Table, to_html, to_markdown
 from nacgen.reporting.charts import run_curve, score
 from nacgen.reporting.recorded_runs import (
     RecordedRun,
@@ -25,6 +26,7 @@ Reports = tuple[Path, Path]  # paths of the Markdown and the HTML file
 # Fields in which runs of one comparison differ.
 _RUN_BY_RUN = ("preset", "init", "align", "seed", "run_dir", "config", "run.num_threads")
 _CAPTIONS = {
+    "interpolation": "In each row, samples on the way from one latent to another",
     "mixture": "Samples from the Gaussian mixture that was fitted to the latents",
     "reconstructions": "Held-out images, each row above its reconstructions",
     "traversals": "A held-out image with one latent axis moved from -3 to 3 in each row",
@@ -32,7 +34,7 @@ _CAPTIONS = {
 
 
 def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> Reports:
-    """Write `report.md`, `report.html` and `curve.png` of one training run into its folder.
+    """Write `report.md`, `report.html` and `curve.svg` of one training run into its folder.
 
     `preset` is the configuration of the run's preset, as in `compare_command`.
     """
@@ -45,15 +47,18 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
         last = run.evaluations[-1]
         blocks += [f"> {_headline(run)}"]
         for index, metric in enumerate(run.metrics):
-            chart = run_curve(run, metric, run.path / f"curve{f'_{index}' if index else ''}.png")
+            chart = run_curve(run, metric, run.path / f"curve{f'_{index}' if index else ''}.svg")
             blocks += [Images([chart], [f"`{metric}` against images seen"], "chart")]
         history: list[Block] = ["## Scores", _score_history(run)] if run.metrics else []
         blocks += [*history, *warnings_of([[run]])]
         blocks += samples({run.arm: run}, [last.images_seen])
+        animation = run.path / "samples" / "training.gif"
+        if animation.is_file():
+            blocks += [Link(animation, "The samples while it trained, as an animation")]
         for path in sorted((run.path / "samples").glob("*.png")):
             if not is_picture(path):
                 blocks += [f"Passed over, since it is no whole PNG file: {path.name}"]
-            elif not path.name.startswith("images_"):  # no sample grid
+            elif not path.name.startswith(("images_", REAL_IMAGES)):  # shown above
                 caption = _CAPTIONS.get(path.stem, path.stem)
                 blocks += [Images([path], [caption], "samples")]
         blocks += ["## Protocol of the scores", mapping_table("Field", last.protocol)]
@@ -61,6 +66,12 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
         blocks += ["> This run has no scores."]
     if run.kind and run.metrics:
         blocks += [f"## Compare {run.kind}s", f"    {compare_command(run, preset)}"]
+    return write_blocks([*blocks, *origins(run)], title, run.path)
+
+
+def origins(run: RecordedRun) -> list[Block]:
+    """Return the summary of a run, and its configuration and environment, which are folded."""
+    blocks: list[Block] = []
     if run.summary is not None:
         measured = {
             k: float(f"{v:.6g}") if isinstance(v, float) else v
@@ -68,10 +79,10 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
             if not (v is None or isinstance(v, Mapping | list))
         }
         blocks += ["## Summary", mapping_table("Quantity", measured)]
-    blocks += ["## Configuration", mapping_table("Field", run.config)]
+    blocks += [Folded("Configuration", [mapping_table("Field", run.config)])]
     if run.environment:
-        blocks += ["## Environment", mapping_table("Field", run.environment)]
-    return write_blocks(blocks, title, run.path)
+        blocks += [Folded("Environment", [mapping_table("Field", run.environment)])]
+    return blocks
 
 
 def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> str:
@@ -91,7 +102,7 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
             "scores": _wrapped(_headline(run).replace("`", "")),
             "protocol": _wrapped(protocol),
             "samples": "none" if grid is None else str(grid),
-            "curve": str(run.path / "curve.png") if run.metrics else "none",
+            "curve": str(run.path / "curve.svg") if run.metrics else "none",
             **lines,
         }
     if run.kind and run.metrics:
@@ -167,8 +178,11 @@ def _score_history(run: RecordedRun) -> Table:
 
 
 def samples(runs: Mapping[str, RecordedRun], moments: Sequence[int]) -> list[Block]:
-    """Show the sample grids of one run of each arm side by side, one line for each moment."""
+    """Show real images and the sample grids of one run of each arm side by side, one line for each moment."""
     blocks: list[Block] = []
+    real = next(iter(runs.values())).path / "samples" / REAL_IMAGES
+    caption = "Real images, of the size and colors that scores compare"
+    first = {caption: real} if is_picture(real) else {}
     for seen in moments:
         grids = {
             f"{arm}, seed {run.seed}, {seen:,} images": grid
@@ -176,7 +190,8 @@ def samples(runs: Mapping[str, RecordedRun], moments: Sequence[int]) -> list[Blo
             if (grid := run.sample_grid(seen)) is not None
         }
         if grids:
-            blocks.append(Images(list(grids.values()), list(grids), "samples"))
+            shown = first | grids
+            blocks.append(Images(list(shown.values()), list(shown), "samples"))
     if not blocks:
         blocks = ["No sample grids were found."]
     return ["## Samples", *blocks]

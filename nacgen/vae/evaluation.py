@@ -23,7 +23,7 @@ from nacgen.functional.vae import (
 )
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.inputs import ImageSource
-from nacgen.metrics.run_scores import NO_SCORES, compute_reference
+from nacgen.metrics.run_scores import NO_SCORES, compute_reference, draw_real_images
 from nacgen.models.vae import VAE
 from nacgen.system.randomness import generator, normal_rows
 from nacgen.training.run import Run
@@ -71,6 +71,7 @@ class VAEEvaluation:
         self.reference: metrics.ReferenceStatistics | None = None
         if extractor is not None:
             self.reference = compute_reference(extractor, train, run)
+        draw_real_images(train, run, COLUMNS, ZOOM)
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Measure the bound and score samples from the prior; at the end, do all of `conclude`, too."""

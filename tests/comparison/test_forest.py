@@ -1,14 +1,12 @@
 import math
+import re
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from nacgen.comparison.forest import forest_plot, forest_rows, tick_places
 from nacgen.reporting import compare, compare_arms
-from nacgen.reporting.charts import COLORS
 from tests.reporting.folders import MakeRun
-from tests.reporting.test_charts import colors_in, rgb
 
 
 def test_every_endpoint_has_a_row_with_its_figures(folders: dict[str, list[Path]]) -> None:
@@ -21,12 +19,12 @@ def test_every_endpoint_has_a_row_with_its_figures(folders: dict[str, list[Path]
 
 
 def test_every_arm_is_drawn_in_its_color(folders: dict[str, list[Path]], tmp_path: Path) -> None:
-    path = forest_plot(compare_arms(folders), tmp_path / "forest.png")
-    assert {rgb(COLORS[1]), rgb(COLORS[2])} <= colors_in(path)
-    assert rgb(COLORS[3]) not in colors_in(path)
-    one = forest_plot([compare(folders["random"], folders["nac"])], tmp_path / "one.png")
-    with Image.open(one) as small, Image.open(path) as large:
-        assert small.height < large.height
+    path = forest_plot(compare_arms(folders), tmp_path / "forest.svg")
+    drawn = path.read_text().partition("</defs>")[2]
+    assert [f"--color-{number})" in drawn for number in (1, 2, 3)] == [True, True, False]
+    one = forest_plot([compare(folders["random"], folders["nac"])], tmp_path / "one.svg")
+    heights = [float(re.findall(r'height="([\d.]+)pt"', p.read_text())[0]) for p in (one, path)]
+    assert heights[0] < heights[1]
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
@@ -37,7 +35,7 @@ def test_few_pairs_and_equal_scores_can_be_drawn(
         [make_run({64: 9.0, 640: 8.0}, init=init, seed=seed) for seed in seeds]
         for init in ("random", "nac")
     ]
-    assert forest_plot([compare(*arms)], tmp_path / "forest.png").is_file()
+    assert forest_plot([compare(*arms)], tmp_path / "forest.svg").is_file()
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,8 @@ def test_every_arm_and_seed_is_trained_and_reported(
     assert printed["run_dir"] == str(run_dir)
     assert printed["reports"] == [str(run_dir / "report.md"), str(run_dir / "report.html")]
     assert all(Path(path).is_file() for path in printed["reports"])
-    assert (run_dir / "curve.png").is_file()
-    assert (run_dir / "forest.png").is_file()
+    assert (run_dir / "curve.svg").is_file()
+    assert (run_dir / "forest.svg").is_file()
     assert printed["diverged"] == {"random": [], "nac": []}
     for text in (captured.err, (run_dir / "report.md").read_text()):
         assert comparison["verdict"] in text

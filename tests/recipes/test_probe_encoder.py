@@ -9,7 +9,7 @@ from nacgen.probes import suite
 from nacgen.probes.options import PRESETS, ProbeConfig, name_and_path
 from recipes.probe_encoder import main
 
-PICTURES = ("precision_recall.png", "regions.png", "neighbors_0.png", "neighbors_1.png")
+PICTURES = ("precision_recall.svg", "regions.png", "neighbors_0.png", "neighbors_1.png")
 TRAINED = "NAC=checkpoints/digits-nac"
 
 

@@ -70,7 +70,7 @@ def test_pretraining_leaves_an_encoder_that_trains_a_gan(
     scores = gan["evaluation"]["scores"]
     assert scores["fd_digits_classifier"]["value"] > 0
     assert Generator.from_pretrained(tmp_path / "gan" / "generator").image_size == 16
-    for name in ("config.yaml", "environment.json", "report.html", "curve.png"):
+    for name in ("config.yaml", "environment.json", "report.html", "curve.svg"):
         assert (tmp_path / "gan" / name).is_file()
     score(EvaluateConfig(reference="digits", generated=str(tmp_path / "gan"), json=True))
     again = json.loads(capsys.readouterr().out)

@@ -32,7 +32,7 @@ from recipes.train_gan import PRESETS, main
 
 RUN = RunConfig(log_every=4, checkpoint_every=8, tracker="none")
 SNGAN = DiscriminatorConfig(network="sngan")
-PICTURES = {"interpolation.png", "training.gif"}
+PICTURES = {"interpolation.png", "real.png", "training.gif"}
 
 
 def random_images(size: int, split: str = "train", num_images: int = 20) -> ImageDataset:

@@ -11,6 +11,7 @@ from nacgen.errors import ConfigurationError, StorageError
 from nacgen.metrics.run_scores import NO_SCORES
 from nacgen.reporting import compare, load_run
 from nacgen.reporting.run_report import compare_command, report_run, write_run_report
+from tests.reporting.browser import check_layout, needs_browser
 from tests.reporting.folders import PROTOCOL, MakeRun, Reader
 
 
@@ -36,10 +37,10 @@ def test_run_report_shows_scores_protocol_and_configuration(folders: dict[str, l
         assert f"| `{field}` | {value} |" in text
     assert "| `optim.learning_rate` | 0.0002 |" in text
     assert "| `seconds` | 58.25 |" in text
-    assert "](curve.png)" in text
+    assert "](curve.svg)" in text
     assert "](samples/images_00025600.png)" in text
-    assert (run / "curve.png").is_file()
-    assert ["optim.betas", "0.0 0.99"] in Reader(html.read_text()).tables[4]
+    assert (run / "curve.svg").is_file()
+    assert ["optim.betas", "0.0 0.99"] in Reader(html.read_text()).tables[3]
 
 
 def test_run_report_of_another_kind_of_run(make_run: MakeRun) -> None:
@@ -55,7 +56,7 @@ def test_pictures_and_facts_that_are_damaged_are_passed_over(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run({640: 9.0, 1280: 8.0})
-    for name in ("curve.png", "report.md", "report.html", "environment.json"):
+    for name in ("curve.svg", "report.md", "report.html", "environment.json"):
         (run / name).write_bytes(b"")
     grids = sorted((run / "samples").glob("*.png"))
     grids[0].write_bytes(b"")
@@ -186,3 +187,42 @@ def test_a_report_that_cannot_be_written_is_named(make_run: MakeRun) -> None:
     with pytest.raises(StorageError, match=r"report\.md cannot be written"):
         write_run_report(run)
     assert not (run / "report.md").exists()
+
+
+def test_real_images_stand_beside_samples_and_the_animation_is_linked(make_run: MakeRun) -> None:
+    folder = make_run({640: 9.0})
+    grid = (folder / "samples/images_00000640.png").read_bytes()
+    (folder / "samples/real.png").write_bytes(grid)
+    (folder / "samples/training.gif").write_bytes(b"GIF89a")
+    markdown, html = write_run_report(folder)
+    row = "| ![Real images, of the size and colors that scores compare](samples/real.png) | ![nac, "
+    assert row in markdown.read_text()
+    assert markdown.read_text().count("real.png") == 1
+    link = "The samples while it trained, as an animation"
+    assert f"\n\n[{link}](samples/training.gif)\n\n" in markdown.read_text()
+    assert f'<a href="samples/training.gif">{link}</a>' in html.read_text()
+
+
+def test_long_hashes_configuration_and_environment_are_folded(make_run: MakeRun) -> None:
+    digest = "sha256:" + "0123456789ab" + "c9" * 26
+    for path in write_run_report(make_run({640: 9.0}, protocol={"reference_fingerprint": digest})):
+        text = path.read_text()
+        cell = f"<details><summary>{digest[:19]}…</summary><code>{digest}</code></details>"
+        assert text.count(cell) == text.count(digest) == 1
+        for heading in ("Configuration", "Environment"):
+            assert f"<details>\n<summary>{heading}</summary>\n" in text
+
+
+@needs_browser
+def test_the_page_fits_a_phone_and_a_screen_light_and_dark(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    long = "a_path_without_a_space_that_is_far_wider_than_the_screen_of_a_phone_is" * 2
+    folder = make_run(
+        {640: 9.0, 1280: 3.0},
+        metric="fd_a_classifier_of_my_own",
+        protocol={"reference_fingerprint": "sha256:" + "c9" * 32, "reference": long},
+        config={"data_dir": long},
+    )
+    (folder / "samples/real.png").write_bytes((folder / "samples/images_00000640.png").read_bytes())
+    check_layout(write_run_report(folder)[1], tmp_path, num_charts=1)

@@ -13,12 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from nacgen.probes.suite import Examples, RetrievedImages
-from nacgen.reporting.charts import COLORS, FAINT, INK, save_chart
+from nacgen.reporting.charts import FAINT, HEIGHT, INK, PAPER, WIDTH, save_chart, style_of
 from nacgen.reporting.encoders.encoder_report import Measurement, by_name
 from nacgen.reporting.encoders.region_planes import slice_picture
 from nacgen.system.files import storage_errors, write_file
 
-LINE_STYLES = ("-", "--")  # the colors are used again in another style
 QUERY_FRAME = (96, 96, 96)
 # Light and dark, for eyes that mix up red and green.
 RIGHT_FRAME, WRONG_FRAME = (70, 215, 90), (200, 20, 20)
@@ -33,7 +32,7 @@ def draw_pictures(
     pictures: dict[str, Path] = {}
     first = next(iter(examples.values()))
     if first.retrieved is not None:
-        chart = folder / "precision_recall.png"
+        chart = folder / "precision_recall.svg"
         pictures["Precision and recall"] = retrieval_chart(measurements, chart)
     if first.slices:
         pictures["Regions on the plane through three held-out images"] = slice_picture(
@@ -51,26 +50,25 @@ def draw_pictures(
 
 
 def retrieval_chart(measurements: Sequence[Measurement], path: Path) -> Path:
-    """Draw precision against recall of the learned codes, all seeds of an encoder in one color."""
-    figure = Figure(figsize=(7.6, 4.4), dpi=200, facecolor="white", layout="constrained")
+    """Draw precision against recall of the learned codes, all seeds of an encoder in one color and dash."""
+    figure = Figure(figsize=(WIDTH, HEIGHT), facecolor=PAPER, layout="constrained")
     axes = figure.add_subplot()
     title = "Retrieval by the learned code"
-    axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
+    axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK)
     chance = measurements[0].results["retrieval"]["code"]["chance"]
     axes.axhline(chance, color=FAINT, linewidth=1.4, label=f"chance {chance:.2f}", zorder=1)
     for index, (name, seeds) in enumerate(by_name(measurements).items()):
         label = re.sub("^_", " _", name)  # matplotlib hides labels that begin with _
-        style, color = divmod(index, len(COLORS))
         for seed, results in enumerate(seeds):
             curve = results["retrieval"]["code"]["curve"]
             (line,) = axes.plot(curve["recall"], curve["precision"], label=None if seed else label)
-            line.set(color=COLORS[color], linestyle=LINE_STYLES[style % 2], linewidth=1.5)
+            line.set(**style_of(index) | {"marker": ""}, linewidth=1.5)
     axes.set_xlabel("recall, pairs up to each Hamming distance", fontsize=9.5, color=INK)
     axes.set_ylabel("precision", fontsize=9.5, color=INK)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9, length=0)
-    figure.legend(loc="outside right upper", fontsize=9, frameon=False, labelcolor=INK)
+    figure.legend(loc="outside lower left", ncols=2, fontsize=9, frameon=False, labelcolor=INK)
     return save_chart(figure, path)
 
 
