@@ -1,5 +1,11 @@
 from . import metrics as metrics
 from . import reporting as reporting
+from .api.results import TrainedRun as TrainedRun
+from .api.training import pretrain as pretrain
+from .api.training import train_classifier as train_classifier
+from .api.training import train_flow as train_flow
+from .api.training import train_gan as train_gan
+from .api.training import train_vae as train_vae
 from .functional.nac import nac_bound as nac_bound
 from .models.encoder import NACEncoder as NACEncoder
 from .transplant.transplant import transplant as transplant

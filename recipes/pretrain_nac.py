@@ -10,13 +10,18 @@ Options stand in nacgen/pretraining/options.py, presets in nacgen/pretraining/pr
 import sys
 from dataclasses import asdict
 from functools import partial
+from typing import TYPE_CHECKING
 
 from nacgen.pretraining.options import PretrainConfig
 from nacgen.pretraining.presets import PRESETS
 from nacgen.training.config import run_recipe
+from nacgen.training.parts import NO_PARTS, Parts
+
+if TYPE_CHECKING:
+    from nacgen.training.run import Run
 
 
-def main(config: PretrainConfig) -> None:
+def main(config: PretrainConfig, parts: Parts = NO_PARTS) -> "Run":
     """Build data, encoder and update; train; save the encoder."""
     from nacgen.pretraining.build import (
         build_encoder,
@@ -24,6 +29,7 @@ def main(config: PretrainConfig) -> None:
         build_views,
         load_training_images,
         pretraining_cost,
+        use_note,
     )
     from nacgen.pretraining.evaluation import PretrainingEvaluation
     from nacgen.pretraining.nac import channel_summary
@@ -36,14 +42,17 @@ def main(config: PretrainConfig) -> None:
     with open_run(name, config, recipe="pretrain_nac") as run:
         if run.is_complete:
             run.finish()
-            return
+            return run
         # Images to train on, and held-out ones.
-        train_set, test_set = load_training_images(config)
-        record_data(run, train_set, test_set, encoder=config.encoder)
+        train_set, test_set = load_training_images(config, parts)
+        record_data(run, train_set, test_set, parts=parts, encoder=config.encoder)
         stream = run.stream(train_set)
 
         # The encoder, its evaluation before the first step, and the update of the objective.
-        encoder, views = build_encoder(config).to(run.device), build_views(config.views)
+        encoder = build_encoder(config, parts).to(run.device)
+        views = build_views(config.views, parts.find("augment", "augment", config.augment))
+        if note := use_note(encoder):
+            run.accelerator.print(note, file=sys.stderr)
         evaluate = PretrainingEvaluation(config, run, encoder, views, stream, train_set, test_set)
         update = build_update(config, run.accelerator, encoder, views, stream, train_set)
         if config.objective == "nac":
@@ -71,6 +80,7 @@ def main(config: PretrainConfig) -> None:
             file=sys.stderr,
         )
         run.finish(result, encoder=str(run.path / "encoder"), untrained=asdict(untrained))
+        return run
 
 
 run = partial(run_recipe, main, PretrainConfig, PRESETS)

@@ -9,17 +9,21 @@ Options and presets stand in nacgen/pretraining/classifier_options.py.
 
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
 
 from nacgen.pretraining.classifier_options import PRESETS, ClassifierConfig
 from nacgen.training.config import run_recipe
+from nacgen.training.parts import NO_PARTS, Parts, load_train_and_test
+
+if TYPE_CHECKING:
+    from nacgen.training.run import Run
 
 
-def main(config: ClassifierConfig) -> None:
+def main(config: ClassifierConfig, parts: Parts = NO_PARTS) -> "Run":
     """Build data, classifier and update; train; save the classifier."""
     import torch
 
     from nacgen.data.augment import ViewPolicy
-    from nacgen.data.datasets import load_splits
     from nacgen.data.pixels import to_float
     from nacgen.data.provenance import no_labels
     from nacgen.errors import DataError
@@ -34,9 +38,9 @@ def main(config: ClassifierConfig) -> None:
     with open_run(f"train_classifier-{config.preset}", config) as run:
         if run.is_complete:
             run.finish()
-            return
+            return run
         # Images with labels to train on, and held-out ones.
-        train_set, test_set = load_splits(config.dataset, config.data_dir, **vars(config.data))
+        train_set, test_set = load_train_and_test(config, parts)
         record_data(run, train_set, test_set)
         if train_set.labels is None or test_set.labels is None:
             raise DataError(
@@ -62,12 +66,12 @@ def main(config: ClassifierConfig) -> None:
         update = ClassifierUpdate(run.accelerator, classifier, optimizer, views)
 
         # Training, with the accuracy on held-out images.
-        labels, parts = test_set.labels, torch.arange(len(test_set)).split(500)
+        labels, chunks = test_set.labels, torch.arange(len(test_set)).split(500)
 
         def evaluate(images_seen: int) -> dict[str, float]:
             classifier.eval()
             with torch.no_grad():
-                logits = [classifier(to_float(test_set.read(p).to(run.device))) for p in parts]
+                logits = [classifier(to_float(test_set.read(p).to(run.device))) for p in chunks]
             predicted = torch.cat(logits).argmax(1).cpu()
             return {"test_accuracy": float((predicted == labels).float().mean())}
 
@@ -92,6 +96,7 @@ def main(config: ClassifierConfig) -> None:
             f"test accuracy {accuracy:.4f}; {run.path / 'classifier'}", file=sys.stderr
         )
         run.finish(result, classifier=str(run.path / "classifier"))
+        return run
 
 
 run = partial(run_recipe, main, ClassifierConfig, PRESETS)

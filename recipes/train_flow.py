@@ -18,15 +18,19 @@ Options stand in nacgen/flow/options.py, presets in nacgen/flow/presets.py.
 """
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from nacgen.flow.options import FlowConfig
 from nacgen.flow.presets import PRESETS
 from nacgen.training.config import run_recipe, to_dict
+from nacgen.training.parts import NO_PARTS, Parts, load_train_set
+
+if TYPE_CHECKING:
+    from nacgen.training.run import Run
 
 
-def main(config: FlowConfig) -> None:
+def main(config: FlowConfig, parts: Parts = NO_PARTS) -> "Run":
     """Build data, networks and the update; train, score and report."""
-    from nacgen.data.datasets import load_dataset
     from nacgen.flow.build import build_update
     from nacgen.flow.evaluation import FlowEvaluation
     from nacgen.metrics.run_scores import build_run_extractor, fingerprint_of, goal_of
@@ -40,11 +44,11 @@ def main(config: FlowConfig) -> None:
     with open_run(name, config, allow_fp16=False) as run:
         if run.is_complete:
             run.finish(report=report)
-            return
+            return run
         # Images to train on, and features to compare images by, if any.
-        dataset = load_dataset(config.dataset, "train", config.data_dir, **vars(config.data))
+        dataset, _ = load_train_set(config, parts)
         stream = run.stream(dataset)
-        extractor = build_run_extractor(config.score, run)
+        extractor = build_run_extractor(config.score, run, parts)
         encoder_path = config.encoder_or_default
         record_data(run, dataset, None, fingerprint_of(extractor), encoder=encoder_path)
 
@@ -67,6 +71,7 @@ def main(config: FlowConfig) -> None:
         if encoder is not None and config.align != "random":
             pretraining = encoder.pretraining or "unknown"
         run.finish(result, report, pretraining=pretraining)
+        return run
 
 
 run = partial(run_recipe, main, FlowConfig, PRESETS)

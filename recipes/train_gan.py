@@ -22,15 +22,19 @@ Options stand in nacgen/gan/options.py, presets in nacgen/gan/presets.py.
 """
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from nacgen.gan.options import GANConfig
 from nacgen.gan.presets import PRESETS
 from nacgen.training.config import run_recipe, to_dict
+from nacgen.training.parts import NO_PARTS, Parts, load_train_set
+
+if TYPE_CHECKING:
+    from nacgen.training.run import Run
 
 
-def main(config: GANConfig) -> None:
+def main(config: GANConfig, parts: Parts = NO_PARTS) -> "Run":
     """Build data, both networks and the update; train, score and report."""
-    from nacgen.data.datasets import load_dataset, load_test_split
     from nacgen.gan.build import build_update, num_classes_of
     from nacgen.gan.evaluation import GANEvaluation
     from nacgen.metrics.run_scores import build_run_extractor, fingerprint_of, goal_of
@@ -44,20 +48,19 @@ def main(config: GANConfig) -> None:
     with open_run(f"train_gan-{config.preset}-{config.init}", config, allow_fp16=False) as run:
         if run.is_complete:
             run.finish(report=report)
-            return
+            return run
         # Images to train on, held-out ones where there are any, and features to compare images by, if any.
-        dataset = load_dataset(config.dataset, "train", config.data_dir, **vars(config.data))
-        held_out = load_test_split(dataset, config.data_dir, **vars(config.data))
+        dataset, held_out = load_train_set(config, parts)
         if held_out is not None:
             num_classes_of(config, held_out)  # checks the labels that the first evaluation needs
         stream = run.stream(dataset)
-        extractor = build_run_extractor(config.score, run)
+        extractor = build_run_extractor(config.score, run, parts)
         encoder_path = config.encoder_or_default
         features = fingerprint_of(extractor)
-        record_data(run, dataset, held_out, features, encoder=encoder_path)
+        record_data(run, dataset, held_out, features, parts, encoder=encoder_path)
 
         # Both networks and their update.
-        update, encoder = build_update(config, run.accelerator, dataset, stream)
+        update, encoder = build_update(config, run.accelerator, dataset, stream, parts)
         evaluate = GANEvaluation(update, run, config.score, extractor, dataset, held_out)
 
         # Training, scored along the way.
@@ -78,6 +81,7 @@ def main(config: GANConfig) -> None:
         if encoder is not None and config.init != "random":
             pretraining = encoder.pretraining or "unknown"
         run.finish(result, report, pretraining=pretraining)
+        return run
 
 
 run = partial(run_recipe, main, GANConfig, PRESETS)

@@ -17,15 +17,19 @@ Options stand in nacgen/vae/options.py, presets in nacgen/vae/presets.py.
 """
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from nacgen.training.config import run_recipe, to_dict
+from nacgen.training.parts import NO_PARTS, Parts, load_train_and_test
 from nacgen.vae.options import VAEConfig
 from nacgen.vae.presets import PRESETS
 
+if TYPE_CHECKING:
+    from nacgen.training.run import Run
 
-def main(config: VAEConfig) -> None:
+
+def main(config: VAEConfig, parts: Parts = NO_PARTS) -> "Run":
     """Build data, networks and the update; train, measure and report."""
-    from nacgen.data.datasets import load_splits
     from nacgen.metrics.run_scores import build_run_extractor, fingerprint_of
     from nacgen.reporting.run_report import report_run
     from nacgen.training.data_record import record_data
@@ -41,11 +45,11 @@ def main(config: VAEConfig) -> None:
     ) as run:
         if run.is_complete:
             run.finish(report=report)
-            return
+            return run
         # Images to train on, held-out ones, and features to compare images by, if any.
-        train_set, held_out = load_splits(config.dataset, config.data_dir, **vars(config.data))
+        train_set, held_out = load_train_and_test(config, parts)
         stream = run.stream(train_set)
-        extractor = build_run_extractor(config.score, run)
+        extractor = build_run_extractor(config.score, run, parts)
         record_data(
             run,
             train_set,
@@ -73,6 +77,7 @@ def main(config: VAEConfig) -> None:
         # Report and summary.
         pretraining = None if config.init == "random" else encoder.pretraining or "unknown"
         run.finish(result, report, pretraining=pretraining)
+        return run
 
 
 run = partial(run_recipe, main, VAEConfig, PRESETS)

@@ -5,6 +5,7 @@ depends on (seed, purpose, position) only.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,12 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch
-from nacgen.errors import ConfigurationError
+from nacgen.errors import ConfigurationError, DataError
+from nacgen.system.randomness import generator
 
+Augmentation = Callable[[Tensor], Tensor]
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in torchvision's rgb_to_grayscale
 MAX_SIZE = 4_096  # pixels of a view's side
 RANGES = {  # largest value of some fields of a policy, and SimCLR's
@@ -40,6 +44,7 @@ class ViewPolicy:
     grayscale_probability: float = 0.2  # fraction of images that lose their color
     hue: float = 0.0  # largest shift in turns of the color circle, where colors change
     size: int | None = None  # height and width of a view in pixels; None keeps those of the images
+    function: Augmentation | None = None  # of the user's own, in place of all the others
 
     def __post_init__(self) -> None:
         smallest, largest = self.crop_scale
@@ -71,6 +76,8 @@ def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor,
         >>> random_view(batch, ViewPolicy(), "view_1").shape
         torch.Size([4, 3, 16, 16])
     """
+    if policy.function is not None:
+        return augment_own(policy.function, to_float(batch.images), batch, purpose)
     draw, n = batch.generator(purpose), batch.global_size
     height, width = batch.images.shape[-2:]
     boxes = random_boxes(n, height, width, policy.crop_scale, policy.crop_ratio, draw)
@@ -87,6 +94,34 @@ def random_view(batch: Batch, policy: ViewPolicy, purpose: str) -> Float[Tensor,
         shifts = policy.hue * (2 * torch.rand(n, generator=draw) - 1)
         images = shift_hue(images, batch.local(shifts.masked_fill(is_unchanged, 0.0)))
     return images.mul_(2).sub_(1)
+
+
+def augment_own(
+    function: Augmentation, images: Float[Tensor, "b 3 h w"], batch: Batch, purpose: str
+) -> Float[Tensor, "b 3 i j"]:
+    """Augment images in [-1, 1] by a function of the user's own, with torch's global generators seeded.
+
+    They are seeded by (seed, purpose, position, process), so that a resumed run draws the same again.
+
+    Raises:
+        DataError: The function does not give as many images of floats.
+    """
+    seed = generator(batch.seed, f"{purpose}_{batch.start}", batch.images_seen).initial_seed()
+    on_gpu = images.device.type == "cuda"
+    with torch.random.fork_rng(devices=[images.device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            torch.cuda.manual_seed(seed)
+        augmented = function(images)
+    is_tensor = isinstance(augmented, Tensor)
+    fits = is_tensor and augmented.ndim == 4 and augmented.shape[:2] == images.shape[:2]
+    if not fits or not augmented.is_floating_point():
+        came = f"{augmented.dtype} {tuple(augmented.shape)}" if is_tensor else type(augmented)
+        raise DataError(
+            f"an augmentation must give floats ({len(images)}, 3, h, w) for as many images in [-1, 1], got "
+            f"{came}. Look at the function."
+        )
+    return augmented
 
 
 def random_boxes(

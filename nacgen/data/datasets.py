@@ -196,7 +196,7 @@ def load_splits(
     """
     train = load_dataset(name, "train", data_dir, image_size, max_bytes, skip_bad, cache)
     test = load_test_split(train, data_dir, image_size, max_bytes, skip_bad, cache)
-    return _hold_out(train) if test is None else (train, test)
+    return hold_out(train) if test is None else (train, test)
 
 
 def load_test_split(
@@ -227,8 +227,8 @@ def load_test_split(
     return replace(test, labels=numbers[test.labels], class_names=train.class_names)
 
 
-def _hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """Split a dataset into four fifths and one, which remember their positions in it."""
+def hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """Split a dataset into four fifths and one, see `load_splits`; both remember their positions in it."""
     classes = dataset.labels
     if classes is None or classes.ndim != 1:
         classes = torch.zeros(len(dataset), dtype=torch.int64)

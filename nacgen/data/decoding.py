@@ -148,20 +148,29 @@ def decode(path: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
             raise ValueError(f"{file.width} x {file.height} pixels are too many at {image_size}")
         if file.format in ("JPEG", "MPO"):
             _check_scans(file)
-        image: Image.Image = _on_white(file) if file.has_transparency_data else file
-        if image.mode != "RGB":
-            image = image.convert("RGB")
+        image: Image.Image = to_rgb(file)
         if turned > 1:
             image.load()
             image = image.transpose(TURNS[turned - 2])
-        if image_size is not None and image.size != (image_size, image_size):
-            scale = image_size / min(image.size)
-            width, height = (max(image_size, round(side * scale)) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-            left, top = (width - image_size) // 2, (height - image_size) // 2
-            image = image.crop((left, top, left + image_size, top + image_size))
-        pixels = np.frombuffer(image.tobytes(), np.uint8)
-        return pixels.reshape(image.height, image.width, 3)
+        return fit_image(image, image_size)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Bring an image to red, green and blue, with transparent pixels on white."""
+    image = _on_white(image) if image.has_transparency_data else image
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def fit_image(image: Image.Image, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
+    """Resize the shorter side of an RGB image and crop its center, as `decode` does, and return its pixels."""
+    if image_size is not None and image.size != (image_size, image_size):
+        scale = image_size / min(image.size)
+        width, height = (max(image_size, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - image_size) // 2, (height - image_size) // 2
+        image = image.crop((left, top, left + image_size, top + image_size))
+    pixels = np.frombuffer(image.tobytes(), np.uint8)
+    return pixels.reshape(image.height, image.width, 3)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

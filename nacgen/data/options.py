@@ -17,6 +17,8 @@ SPLITS = {
     "folder": ("train", "test"),
 }
 
+GIVEN = "given"  # images that were handed over in Python
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig:
@@ -38,7 +40,7 @@ class ViewConfig:
 
 def require_dataset(name: str) -> None:
     """Raise a `ConfigurationError` unless a dataset has this name."""
-    if name not in SPLITS:
+    if name not in (*SPLITS, GIVEN):
         raise ConfigurationError(
             f"dataset must be one of {', '.join(SPLITS)}, got {name!r}. "
             "For images of your own use --dataset folder --data-dir PATH."

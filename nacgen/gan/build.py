@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,10 +17,15 @@ from nacgen.gan.options import GANConfig
 from nacgen.gan.update import GANUpdate
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator, channels_for
+from nacgen.models.own import OwnDiscriminator, OwnGenerator
+from nacgen.models.own_network import own_network
 from nacgen.models.sngan import SNGANDiscriminator
+from nacgen.system.own_parts import is_own
 from nacgen.system.randomness import seeded
 from nacgen.training.generative import DIGITS_ENCODER
+from nacgen.training.parts import NO_PARTS, Parts
 from nacgen.transplant.discriminator import into_discriminator
+from nacgen.transplant.prepare import source_of_weights
 
 
 def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:
@@ -35,15 +41,26 @@ def num_classes_of(config: GANConfig, dataset: Dataset) -> int | None:
     return len(dataset.class_names)
 
 
-def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1) -> Generator:
+def build_generator(
+    config: GANConfig, dataset: Dataset, num_processes: int = 1, parts: Parts = NO_PARTS
+) -> Generator:
     """Build the generator, whose BatchNorm is over all processes."""
-    options = config.generator
+    options, num_classes = config.generator, num_classes_of(config, dataset)
+    if is_own(options.network):
+        part = parts.find("generator", "generator.network", options.network)
+        known: dict[str, Any] = {"latent_dim": options.latent_dim, "num_classes": num_classes}
+        size = dataset.image_size
+        network = own_network("generator", part, config.seed, image_size=size, **known)
+        own = OwnGenerator.probed(network, size, **known)
+        if num_processes > 1 and torch.cuda.is_available():
+            own = nn.SyncBatchNorm.convert_sync_batchnorm(own)
+        return own
     with seeded(config.seed, "generator"):
         generator = Generator(
             dataset.image_size,
             options.latent_dim,
             options.channels or channels_for(dataset.image_size),
-            num_classes_of(config, dataset),
+            num_classes,
             options.block,
         )
     if options.block == "sngan" and num_processes > 1:
@@ -57,7 +74,11 @@ def build_generator(config: GANConfig, dataset: Dataset, num_processes: int = 1)
 
 
 def build_update(
-    config: GANConfig, accelerator: Accelerator, dataset: Dataset, stream: ImageStream
+    config: GANConfig,
+    accelerator: Accelerator,
+    dataset: Dataset,
+    stream: ImageStream,
+    parts: Parts = NO_PARTS,
 ) -> tuple[GANUpdate, NACEncoder | None]:
     """Build the networks, the optimizers and the update of a run; return the discriminator's encoder, if any."""
     options, optim = config.discriminator, config.optim
@@ -66,12 +87,26 @@ def build_update(
             f"optim.micro_batches must divide the {stream.local_size} images of a process, got "
             f"{optim.micro_batches}. Change --optim.micro-batches, or --batch-size."
         )
-    generator = build_generator(config, dataset, accelerator.num_processes)
+    generator = build_generator(config, dataset, accelerator.num_processes, parts)
     encoder: NACEncoder | None = None
     discriminator: nn.Module
     if options.network == "sngan":
         with seeded(config.seed, "discriminator"):
             discriminator = SNGANDiscriminator(num_classes=generator.num_classes)
+        groups = [{"params": list(discriminator.parameters()), "lr": optim.learning_rate}]
+    elif is_own(options.network):
+        own = parts.find("discriminator", "discriminator.network", options.network)
+        sizes: dict[str, Any] = {
+            "image_size": dataset.image_size,
+            "num_classes": generator.num_classes,
+        }
+        start = None
+        if config.encoder is not None:  # with the weights of the arm, for a function that takes it
+            encoder = NACEncoder.from_pretrained(config.encoder)
+            images = to_float(dataset.read(stream.indices(0)))
+            start = source_of_weights(encoder, config.source, images, config.seed)
+        network = own_network("discriminator", own, config.seed, encoder=start, **sizes)
+        discriminator = OwnDiscriminator(network, **sizes)
         groups = [{"params": list(discriminator.parameters()), "lr": optim.learning_rate}]
     else:
         encoder = NACEncoder.from_pretrained(config.encoder or DIGITS_ENCODER)
@@ -96,4 +131,6 @@ def build_update(
     discriminator = discriminator.to(memory_format=torch.channels_last).to(device)
     adam = partial(torch.optim.Adam, lr=optim.learning_rate, betas=(0.0, optim.beta2))
     optimizers = (adam(generator.parameters()), adam(groups))
-    return GANUpdate(accelerator, generator, discriminator, *optimizers, config), encoder
+    augment = parts.find("augment", "augment.function", config.augment.function)
+    update = GANUpdate(accelerator, generator, discriminator, *optimizers, config, augment)
+    return update, encoder

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nacgen.errors import ConfigurationError
+from nacgen.system.own_parts import check_part
 from nacgen.training.config import refuse_unheeded, require_between, require_positive
 from nacgen.training.generative import InitializedConfig
 
@@ -13,9 +14,9 @@ from nacgen.training.generative import InitializedConfig
 class DiscriminatorConfig:
     """Options of the discriminator, see nacgen.transplant."""
 
-    network: Literal["encoder", "sngan"] = "encoder"
+    network: str = "encoder"
     """Architecture. encoder: a transplanted encoder; sngan: the discriminator of Miyato et al. 2018, which
-    starts from random weights."""
+    starts from random weights; package.module:function: what it returns, a module of your own."""
     mode: Literal["init", "partial", "frozen"] = "init"
     """Training of the encoder's layers. init: all train; partial: half of the stages is frozen; frozen: only
     heads train, one on every stage and one on a small branch that sees the pixels."""
@@ -31,6 +32,7 @@ class DiscriminatorConfig:
     """Learning rate of the encoder's layers relative to the heads."""
 
     def __post_init__(self) -> None:
+        check_part("discriminator.network", self.network, ("encoder", "sngan"))
         require_positive(self, "trunk_lr_multiplier")
 
 
@@ -38,6 +40,9 @@ class DiscriminatorConfig:
 class GeneratorConfig:
     """Options of the generator, see nacgen.models.gan.Generator."""
 
+    network: str = "residual"
+    """Architecture. residual: that of the options below; package.module:function: what it returns, a module of
+    your own."""
     latent_dim: int = 64
     """Length of the latent vector."""
     channels: tuple[int, ...] | None = None
@@ -47,6 +52,7 @@ class GeneratorConfig:
     four times the work."""
 
     def __post_init__(self) -> None:
+        check_part("generator.network", self.network, ("residual",))
         require_positive(self, "latent_dim", *(["channels"] if self.channels is not None else []))
 
 
@@ -98,9 +104,14 @@ class AugmentConfig:
     adaptive: bool = False
     """Use adaptive augmentation (ADA) as well: flips, turns, stretches and colors, whose probability grows if the
     discriminator overfits. For little data; not for digits, which flips and turns change into others."""
+    function: str | None = None
+    """Augmentation of your own, package.module:function, applied after the others. It takes and returns images
+    (b, 3, h, w) in [-1, 1]."""
 
     def __post_init__(self) -> None:
         require_between(self, 0, 1, "translation", "cutout")
+        if self.function is not None:
+            check_part("augment.function", self.function, ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +127,14 @@ class GANConfig(InitializedConfig):
 
     @property
     def needs_encoder(self) -> bool:
-        """True where the discriminator is made from an encoder."""
-        return self.discriminator.network == "encoder"
+        """True where the discriminator is made from an encoder; one of your own may be."""
+        network = self.discriminator.network
+        return network == "encoder" or (network != "sngan" and self.encoder is not None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.needs_encoder and self.init != "random":
+        is_sngan = self.discriminator.network == "sngan"
+        if is_sngan and self.init != "random":
             raise ConfigurationError(
                 f"discriminator.network sngan starts from no encoder, got init {self.init}. Give "
                 "--init random, or --discriminator.network encoder."
@@ -137,12 +150,15 @@ class GANConfig(InitializedConfig):
                 "micro-batches. Give --optim.micro-batches 1, or --generator.block small."
             )
         of_encoder = ("mode", "head", "return_nodes", "spectral_norm", "trunk_lr_multiplier")
-        refuse_unheeded(
-            self,
-            not self.needs_encoder,
-            ["encoder", *(f"discriminator.{name}" for name in of_encoder)],
-            "with --discriminator.network sngan, which is made from no encoder",
-        )
+        reason = "with --discriminator.network sngan, which is made from no encoder"
+        refuse_unheeded(self, is_sngan, ["encoder"], reason)
+        is_whole = self.discriminator.network != "encoder"
+        reason = f"with --discriminator.network {self.discriminator.network}"
+        refuse_unheeded(self, is_whole, [f"discriminator.{name}" for name in of_encoder], reason)
+        is_whole = self.generator.network != "residual"
+        of_residual = ["generator.channels", "generator.block"]
+        reason = f"with --generator.network {self.generator.network}"
+        refuse_unheeded(self, is_whole, of_residual, reason)
         refuse_unheeded(
             self,
             self.discriminator.mode == "frozen",

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nacgen.data.augment import diff_augment
+from nacgen.data.augment import Augmentation, augment_own, diff_augment
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch
 from nacgen.gan.adaptive import AdaptiveAugmentation
@@ -35,8 +35,10 @@ class GANUpdate:
         generator_optimizer: torch.optim.Optimizer,
         discriminator_optimizer: torch.optim.Optimizer,
         config: GANConfig,
+        own_augmentation: Augmentation | None = None,
     ) -> None:
         self.accelerator, self.config = accelerator, config
+        self.own_augmentation = own_augmentation
         self.generator, self.discriminator = generator, discriminator
         optim = config.optim
         # Copied before the generator is prepared, which ties `forward` to the original.
@@ -150,4 +152,6 @@ class GANUpdate:
         images = diff_augment(images, batch, f"augment_{purpose}", *chosen)
         if self.adaptive is not None:
             images = self.adaptive(images, batch, f"adaptive_{purpose}")
+        if self.own_augmentation is not None:
+            images = augment_own(self.own_augmentation, images, batch, f"own_{purpose}")
         return images

@@ -20,6 +20,7 @@ from nacgen.system.randomness import generator
 from nacgen.training.environment import read_environment
 from nacgen.training.generative import DEFAULTS, HOW_TO_SCORE, ScoreConfig
 from nacgen.training.loop import Goal
+from nacgen.training.parts import NO_PARTS, Parts
 from nacgen.training.run import Run
 from nacgen.training.run_folder import SAMPLES
 
@@ -31,7 +32,9 @@ NO_SCORES: dict[str, Any] = {
 }
 
 
-def build_run_extractor(config: ScoreConfig, run: Run) -> FeatureExtractor | None:
+def build_run_extractor(
+    config: ScoreConfig, run: Run, parts: Parts = NO_PARTS
+) -> FeatureExtractor | None:
     """Build the extractor that a run is scored by; every process calls it.
 
     Returns:
@@ -61,7 +64,11 @@ def build_run_extractor(config: ScoreConfig, run: Run) -> FeatureExtractor | Non
         run.environment["extractor"] = name
     try:
         return build_extractor(
-            name, weights=config.weights, precision=config.precision, device=run.device
+            name,
+            weights=config.weights,
+            precision=config.precision,
+            device=run.device,
+            given=parts.extractor,
         )
     except CheckpointNotFoundError as error:
         if config.extractor is not None or before is not None:  # others would be refused

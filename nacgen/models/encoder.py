@@ -1,7 +1,8 @@
 """The encoder that Neural Activation Coding trains: a trunk, a code head and a posterior head."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 from nacgen.data.pixels import check_images
 from nacgen.errors import ConfigurationError, check_choice
 from nacgen.functional.nac import check_flip_probability, marginal_posterior_logits
+from nacgen.models.backbone import Backbone
 from nacgen.models.backbones import Stem, build_backbone
 from nacgen.models.folder import PretrainedModel, check_memory
+from nacgen.models.own_network import OwnBackbone, own_network
+from nacgen.system.own_parts import OWN, find_part, is_own
 from nacgen.system.terminal import literal
 
 Posterior = Literal["shared", "scaled", "separate"]
@@ -83,7 +87,8 @@ class NACEncoder(nn.Module, PretrainedModel):
 
     Args:
         backbone: Name of the trunk: `"tiny"` (0.3M parameters, for images of 16 to 32 px), `"resnet18"`,
-            `"resnet34"`, `"resnet50"`, `"vgg16_bn"` or `"timm:<name>"`.
+            `"resnet34"`, `"resnet50"`, `"vgg16_bn"` or `"timm:<name>"`; or a module of your own, which gives
+            features `(b, d)`, feature maps `(b, c, h, w)`, or a mapping or list of maps. It is held, not copied.
         stem: First layer of a ResNet. `"small"`: 3x3, no max-pooling; `"standard"`: ImageNet's 7x7.
         code_dim: Number of bits in a code, one or more.
         flip_probability: Probability, in (0, 1/2), that the noisy channel flips a bit.
@@ -95,6 +100,7 @@ class NACEncoder(nn.Module, PretrainedModel):
         std: Standard deviation of each color channel in [0, 1], by which the input is divided.
         pretraining: Cost of the weights, if known: `images` seen, `seconds`, `hardware` in words, and any other
             JSON values. It is saved with the encoder, and may be set when training has ended.
+        stages: Names and channels of the maps of a trunk of your own, as they are saved. None: it is asked.
 
     Raises:
         ConfigurationError: A name is unknown, a number is out of range, or the cost is incomplete.
@@ -112,7 +118,7 @@ class NACEncoder(nn.Module, PretrainedModel):
 
     def __init__(
         self,
-        backbone: str = "tiny",
+        backbone: str | nn.Module = "tiny",
         stem: Stem = "small",
         code_dim: int = 128,
         flip_probability: float = 0.3,
@@ -121,8 +127,18 @@ class NACEncoder(nn.Module, PretrainedModel):
         mean: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] | list[float] = (0.25, 0.25, 0.25),
         pretraining: Mapping[str, Any] | None = None,
+        stages: Sequence[Sequence[str | int]] | None = None,
     ) -> None:
         super().__init__()
+        trunk: Backbone | None = None
+        if isinstance(backbone, nn.Module):
+            trunk = OwnBackbone(backbone, stages)
+            backbone = f"{OWN}{type(backbone).__qualname__}"
+        elif is_own(backbone):
+            raise ConfigurationError(
+                f"it has a backbone of your own, {backbone}, which no file holds. Hand it over: "
+                "nacgen.NACEncoder.from_pretrained(folder, backbone=my_module)."
+            )
         if code_dim < 1:
             raise ConfigurationError(f"code_dim must be one bit or more, got {code_dim}.")
         try:
@@ -149,7 +165,9 @@ class NACEncoder(nn.Module, PretrainedModel):
         }
         self.register_buffer("mean", rearrange(torch.tensor(mean), "c -> c 1 1"))
         self.register_buffer("std", rearrange(torch.tensor(std), "c -> c 1 1"))
-        self.backbone = build_backbone(backbone, stem)
+        self.backbone = build_backbone(backbone, stem) if trunk is None else trunk
+        if trunk is not None:
+            self.options["stages"] = [list(item) for item in trunk.stage_channels.items()]
         self.feature_dim = self.backbone.feature_dim
         numbers = self.feature_dim * code_dim
         check_memory(numbers, f"code_dim {code_dim} and {self.feature_dim} features")
@@ -159,6 +177,35 @@ class NACEncoder(nn.Module, PretrainedModel):
         self.posterior_head = CodeHead(*head) if posterior == "separate" else None
         self.pretraining = pretraining
         self.card_notes = ""
+        self.run: Any = None  # that trained it, see `nacgen.pretrain`
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # a trunk of the user's own is no part of the folder
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        backbone: Any = None,
+    ) -> Self:
+        """Load an encoder from a folder or the Hub, as `PretrainedModel.from_pretrained` does.
+
+        `backbone` is the trunk of an encoder that was saved with one of your own: a module, which is copied, a
+        function or class that makes it, or `"package.module:function"`.
+
+        Example:
+            >>> encoder = nacgen.NACEncoder.from_pretrained("checkpoints/digits-nac")
+            >>> encoder.backbone_name, encoder.code_dim
+            ('tiny', 128)
+        """
+        given = {}
+        if backbone is not None:
+            part = find_part("backbone", backbone) if isinstance(backbone, str) else backbone
+            given["backbone"] = own_network("backbone", part)
+        return cls._from_folder(str(pretrained_model_name_or_path), revision, given)
+
+    def given_arguments(self) -> dict[str, Any]:
+        """Return a trunk of the user's own, which no file can hold; empty for a built-in one."""
+        return {"backbone": self.backbone.network} if isinstance(self.backbone, OwnBackbone) else {}
 
     @property
     def pretraining(self) -> dict[str, Any] | None:

@@ -67,6 +67,10 @@ class PretrainedModel(PyTorchModelHubMixin):
         config: Any = self._hub_mixin_config  # which the mixin made from the arguments
         return dict(config or {})
 
+    def given_arguments(self) -> dict[str, Any]:
+        """Return the constructor's arguments that no file can hold, such as a network of the user's own."""
+        return {}
+
     def save_pretrained(
         self, save_directory: str | Path, *, push_to_hub: bool = False, **kwargs: Any
     ) -> str | None:
@@ -101,7 +105,8 @@ class PretrainedModel(PyTorchModelHubMixin):
                 f"{type(self).__name__} must hold numbers to be saved, but is on the meta device. Load it first."
             )
         # A model that could not be read again must not replace one that can.
-        expected = _build(type(self), config, folder / CONFIG_FILE, "meta").state_dict()
+        arguments = config | self.given_arguments()
+        expected = _build(type(self), arguments, folder / CONFIG_FILE, "meta").state_dict()
         if differences := list_differences(state, expected, cast=True):
             raise ConfigurationError(
                 f"{type(self).__name__} must have the tensors that its configuration builds, or it could not be "
@@ -147,23 +152,28 @@ class PretrainedModel(PyTorchModelHubMixin):
             >>> encoder.backbone_name, encoder.code_dim
             ('tiny', 128)
         """
-        config_path, weights_path = find_files(str(pretrained_model_name_or_path), revision)
-        for _ in range(ATTEMPTS - 1):
-            try:
-                return cls._load(config_path, weights_path)
-            except MixedFolderError:  # a writer has replaced one of the files
-                time.sleep(PAUSE_S)
-        return cls._load(config_path, weights_path)
+        return cls._from_folder(str(pretrained_model_name_or_path), revision, {})
 
     @classmethod
-    def _load(cls, config_path: Path, weights_path: Path) -> Self:
+    def _from_folder(cls, name: str, revision: str | None, given: dict[str, Any]) -> Self:
+        """Load a model; arguments of its constructor that are given take the place of those in the file."""
+        config_path, weights_path = find_files(name, revision)
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return cls._load(config_path, weights_path, given)
+            except MixedFolderError:  # a writer has replaced one of the files
+                time.sleep(PAUSE_S)
+        return cls._load(config_path, weights_path, given)
+
+    @classmethod
+    def _load(cls, config_path: Path, weights_path: Path, given: dict[str, Any]) -> Self:
         config: dict[str, Any] = {}
 
         def outline(metadata: dict[str, str]) -> dict[str, torch.Tensor]:
             """Read the configuration while the weights are open, so that both are of one moment."""
             config.update(_read_config(cls, config_path))
             # On the meta device it takes no memory before the weights are known to fit.
-            empty: nn.Module = _build(cls, config, config_path, "meta")
+            empty: nn.Module = _build(cls, config | given, config_path, "meta")
             if metadata.get(DIGEST, digest := _digest(config)) != digest:
                 raise MixedFolderError(
                     f"{config_path} must be the configuration that {weights_path.name} was saved with, but is "
@@ -173,7 +183,7 @@ class PretrainedModel(PyTorchModelHubMixin):
 
         tensors = read_tensor_file(weights_path, outline, weights_path.parent, cast=True).tensors
         require_finite(tensors, str(weights_path))
-        model = _build(cls, config, config_path, "cpu")
+        model = _build(cls, config | given, config_path, "cpu")
         model.load_state_dict(tensors)
         return model.eval()  # type: ignore[no-any-return]
 

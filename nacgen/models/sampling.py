@@ -1,6 +1,7 @@
 """Sampling from generators, decoders and denoisers: image i always comes from seed i."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -11,6 +12,7 @@ from nacgen.data.pixels import to_uint8
 from nacgen.functional.gan import great_circle
 from nacgen.models.denoiser import Denoiser
 from nacgen.models.gan import Generator
+from nacgen.models.own import load_generator
 from nacgen.models.vae import Decoder
 from nacgen.system.places import model_of_run
 from nacgen.system.randomness import normal_rows
@@ -23,9 +25,14 @@ CLASSES: dict[str, type[ImageModel]] = {
 }
 
 
-def load_model(run_dir: str | Path) -> ImageModel:
-    """Load the generator, decoder or denoiser of a run, as it was at the last evaluation, on the CPU."""
+def load_model(run_dir: str | Path, generator: Any = None) -> ImageModel:
+    """Load the generator, decoder or denoiser of a run, as it was at the last evaluation, on the CPU.
+
+    `generator` is the network of a run with a generator of the user's own, or a function or class that makes it.
+    """
     folder = model_of_run(run_dir)
+    if folder.name == "generator":
+        return load_generator(folder, generator)
     return CLASSES[folder.name].from_pretrained(folder)
 
 

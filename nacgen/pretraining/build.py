@@ -7,12 +7,14 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from nacgen.data.augment import ViewPolicy
-from nacgen.data.datasets import Dataset, load_splits
+from nacgen.data.augment import Augmentation, ViewPolicy
+from nacgen.data.datasets import Dataset
 from nacgen.data.provenance import no_labels
 from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, DataError
+from nacgen.models.backbones import BACKBONES, TimmBackbone
 from nacgen.models.encoder import NACEncoder
+from nacgen.models.own_network import OwnBackbone, own_network
 from nacgen.pretraining.base import MomentumEncoder, StagedEncoder
 from nacgen.pretraining.distillhash import NOISY_PART, NUM_IMAGES, DistillHashUpdate
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
@@ -20,19 +22,24 @@ from nacgen.pretraining.options import PretrainConfig, ViewConfig
 from nacgen.pretraining.simclr import SimCLRUpdate
 from nacgen.pretraining.supervised import CodeClassifier, SupervisedUpdate
 from nacgen.probes.retrieval.protocols import load_protocol
+from nacgen.system.own_parts import is_own
 from nacgen.system.randomness import seeded
 from nacgen.training.optimizers import build_optimizer
+from nacgen.training.parts import NO_PARTS, Parts, load_train_and_test
 from nacgen.training.run import TrainingResult
 from nacgen.training.update import Update
 
 
-def build_encoder(config: PretrainConfig) -> NACEncoder:
+def build_encoder(config: PretrainConfig, parts: Parts = NO_PARTS) -> NACEncoder:
     """Build or load the encoder that a run starts from."""
     if config.encoder is not None:
-        encoder = NACEncoder.from_pretrained(config.encoder)
+        encoder = NACEncoder.from_pretrained(config.encoder, backbone=parts.backbone)
     else:
         options = asdict(config.model)
         options.pop("compile")
+        if is_own(name := config.model.backbone):
+            part = parts.find("backbone", "model.backbone", name)
+            options["backbone"] = own_network("backbone", part, config.seed)
         with seeded(config.seed, "encoder"):
             encoder = NACEncoder(**options)
     if config.objective != "nac":  # a posterior has no part in the loss
@@ -40,6 +47,17 @@ def build_encoder(config: PretrainConfig) -> NACEncoder:
             if name.startswith("posterior"):  # else a process group would wait for its gradient
                 parameter.requires_grad_(False)
     return encoder.to(memory_format=torch.channels_last)  # half as fast again on CPUs
+
+
+def use_note(encoder: NACEncoder) -> str | None:
+    """Return a warning for an encoder whose trunk cannot be transplanted, None for others."""
+    if not isinstance(encoder.backbone, TimmBackbone | OwnBackbone):
+        return None
+    return (
+        f"warning: an encoder on {encoder.backbone_name} gives features, codes and feature maps, a perceptual "
+        "distance and an alignment, but no discriminator and no encoder of a VAE: the stages of its trunk are not "
+        f"known. For those, pretrain one of {', '.join(BACKBONES)}."
+    )
 
 
 def pretraining_cost(
@@ -59,9 +77,10 @@ def pretraining_cost(
     }
 
 
-def build_views(views: ViewConfig) -> ViewPolicy:
-    """Return the distribution of views that the options describe."""
+def build_views(views: ViewConfig, function: Augmentation | None = None) -> ViewPolicy:
+    """Return the distribution of views that the options describe, or that a function of the user's own draws."""
     return ViewPolicy(
+        function=function,
         crop_scale=(views.smallest_crop, 1.0),
         flip=views.flip,
         jitter=views.jitter,
@@ -72,13 +91,15 @@ def build_views(views: ViewConfig) -> ViewPolicy:
     )
 
 
-def load_training_images(config: PretrainConfig) -> tuple[Dataset, Dataset]:
+def load_training_images(
+    config: PretrainConfig, parts: Parts = NO_PARTS
+) -> tuple[Dataset, Dataset]:
     """Load the images to train on, and held-out ones to evaluate the encoder with.
 
     They are the splits of the dataset, or training images and queries of a retrieval protocol. For DistillHash
     the training images are thinned to the number whose pairs are labelled.
     """
-    train, test = load_splits(config.dataset, config.data_dir, **vars(config.data))
+    train, test = load_train_and_test(config, parts)
     if config.protocol is not None:
         train, test = load_protocol(config.protocol, train, test, config.seed)
     if config.objective == "supervised" and train.labels is None:

@@ -1,13 +1,16 @@
 """Probes of an encoder before and during its pretraining, which its model card shows."""
 
+import copy
 import sys
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import ImageStream
+from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
 from nacgen.pretraining.options import PretrainConfig
 from nacgen.probes.report import EncoderProbe
@@ -32,7 +35,11 @@ class PretrainingEvaluation:
         self.config, self.run, self.encoder, self.train_set = config, run, encoder, train_set
         self.probe = EncoderProbe(train_set, test_set, views, run.device)
         first = encoder
-        if config.encoder is None:
+        if encoder.given_arguments():
+            first = copy.deepcopy(encoder)  # whose first weights may be pretrained
+            images = to_float(train_set.read(stream.indices(0))).to(run.device)
+            calibrate_batch_norm(first, partial(first, images))
+        elif config.encoder is None:
             # With BatchNorm as in training, not with means of 0 and variances of 1.
             images = to_float(train_set.read(stream.indices(0))).to(run.device)
             first = untrained_like(encoder, images, config.seed)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from nacgen.data.options import ViewConfig as ViewConfig
 from nacgen.errors import ConfigurationError
+from nacgen.system.own_parts import check_part
 from nacgen.training.config import (
     TrainingConfig,
     refuse_unheeded,
@@ -21,7 +22,8 @@ class ModelConfig:
     """Options of the encoder, see nacgen.NACEncoder."""
 
     backbone: str = "tiny"
-    """Network: tiny, resnet18, resnet34, resnet50, vgg16_bn, or timm:<name>."""
+    """Network: tiny, resnet18, resnet34, resnet50, vgg16_bn, timm:<name>, or package.module:function for a module
+    of your own. Those of timm and of your own cannot become discriminators."""
     stem: Literal["small", "standard"] = "small"
     """Stem of ResNets. small: 3x3 convolution; standard: ImageNet's 7x7 with max-pooling."""
     code_dim: int = 128
@@ -113,6 +115,9 @@ class PretrainConfig(TrainingConfig):
     stages: tuple[str, ...] = ()
     """Earlier stages whose codes join the loss at half its weight, such as layer1 layer2, for nac and simclr
     without a queue. Their heads are thrown away after training."""
+    augment: str | None = None
+    """Function of your own that makes views in place of the options of views, package.module:function. It takes
+    and returns images (b, 3, h, w) in [-1, 1]."""
     model: ModelConfig = ModelConfig()
     views: ViewConfig = field(default_factory=ViewConfig)
     optim: OptimConfig = OptimConfig()
@@ -131,6 +136,9 @@ class PretrainConfig(TrainingConfig):
                 f"queue.size must be 0 or take both views of a batch, {2 * self.batch_size} or more, got "
                 f"{self.queue.size}. Raise --queue.size or lower --batch-size."
             )
+        if self.augment is not None:
+            check_part("augment", self.augment, ())
+        refuse_unheeded(self, self.augment is not None, ["views"], "with --augment")
         chosen = f"with --objective {self.objective}"
         refuse_unheeded(self, self.objective != "nac", ["nac"], chosen)
         refuse_unheeded(self, self.objective != "simclr", ["temperature"], chosen)

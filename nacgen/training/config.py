@@ -271,7 +271,7 @@ def parse(
 
 
 def run_recipe(
-    main: Callable[[Config], None], config_class: type[Config], presets: Mapping[str, Config]
+    main: Callable[[Config], object], config_class: type[Config], presets: Mapping[str, Config]
 ) -> None:
     """Parse the command line, run a recipe, and end with its exit code, with streams that may be closed or broken.
 

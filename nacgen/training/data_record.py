@@ -12,7 +12,9 @@ from accelerate.utils import gather_object
 from nacgen.data.datasets import Dataset
 from nacgen.data.provenance import data_line, dataset_facts, dataset_fingerprint
 from nacgen.errors import DataError
+from nacgen.training.environment import read_environment
 from nacgen.training.fingerprints import model_fingerprint
+from nacgen.training.parts import NO_PARTS, Parts
 from nacgen.training.run import Run
 
 SKIPPED_FILE = "skipped.txt"
@@ -23,6 +25,7 @@ def record_data(
     train: Dataset,
     held_out: Dataset | None,
     extractor: str | None = None,
+    parts: Parts = NO_PARTS,
     **models: str | None,
 ) -> None:
     """Tell and record which images and models a run is made from, and hold a resumed run to them.
@@ -30,6 +33,7 @@ def record_data(
     Paths do not count: the same content elsewhere is the same input. Every process calls it before training.
 
     `extractor` is a fingerprint of the features that scores compare; `models` are folders or Hub ids by name.
+    Other first weights of the user's own networks are told of, since a resumed run goes on from its checkpoint.
 
     Raises:
         ConfigurationError: The run was begun with other inputs; the message names them.
@@ -43,6 +47,14 @@ def record_data(
         inputs["held-out images"] = dataset_fingerprint(held_out)
     inputs |= {name: path and model_fingerprint(path) for name, path in models.items()}
     run.say(data_line(train, held_out))
+    before = (read_environment(run.path) or {}).get("own_parts") if run.has_begun else None
+    if parts.start or before:
+        run.environment["own_parts"] = dict(parts.start if before is None else before)
+    if before is not None and before != dict(parts.start):
+        run.say(
+            f"warning: {run.path} began with other weights of your own networks; it goes on with those of its "
+            "checkpoint"
+        )
     if run.config.data.skip_bad:
         _hold_to_skipped(run, datasets)
     run.hold_to_inputs({name: value for name, value in inputs.items() if value is not None})

@@ -5,19 +5,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nacgen.errors import ConfigurationError
+from nacgen.system.own_parts import check_part
 from nacgen.training.config import TrainingConfig, require_between, require_positive
 
 DIGITS_ENCODER = "checkpoints/digits-nac"
-Extractor = Literal[
-    "none",
-    "digits_classifier",
-    "fashion_classifier",
-    "classifier",
-    "efficientnet_lite0",
-    "inception",
-    "dinov2",
-    "nac_encoder",
-]
+EXTRACTORS = (
+    *("none", "digits_classifier", "fashion_classifier", "classifier"),
+    *("efficientnet_lite0", "inception", "dinov2", "nac_encoder"),
+)
 # Extractors of images other than the digits where the options name neither one nor weights.
 DEFAULTS = ("inception", "efficientnet_lite0")
 HOW_TO_SCORE = (
@@ -31,8 +26,10 @@ HOW_TO_SCORE = (
 class ScoreConfig:
     """Scores of generated images."""
 
-    extractor: Extractor | None = None
-    """Network whose features the score compares, as in evaluate; only Inception gives FID. none: no scores.
+    extractor: str | None = None
+    """Network whose features the score compares: none for no scores, digits_classifier, fashion_classifier,
+    classifier, efficientnet_lite0, inception, dinov2, nac_encoder or package.module:function, which returns an
+    extractor of your own. Only Inception gives FID.
     None: for the digits their classifier, else the classifier that weights names, else Inception, or
     EfficientNet-Lite0 if Inception's weights are not at hand and the extra judge is installed."""
     weights: str | None = None
@@ -46,7 +43,9 @@ class ScoreConfig:
     """Images seen between two scores."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check name and numbers."""
+        if self.extractor is not None:
+            check_part("score.extractor", self.extractor, EXTRACTORS)
         require_between(self, 2, math.inf, "num_samples")
         require_positive(self, "every")
 

@@ -59,7 +59,7 @@ def test_an_old_run_resumes_and_says_what_it_lacks(tmp_path: Path) -> None:
     assert seen == list(range(64, 641, 64))
     assert (
         f"{folder} holds a run of an earlier version, which lacks options of today; it goes on with "
-        "score.precision float32, optim.beta2 0.99\n"
+        "score.precision float32, generator.network residual, optim.beta2 0.99, augment.function None\n"
     ) in ended.stderr
     assert "discriminator.taps is now called discriminator.return_nodes" in ended.stderr
     changed = train_gan(folder, "--seed", "1")

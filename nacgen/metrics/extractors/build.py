@@ -1,5 +1,7 @@
 """Extractors by name, and those on the project's own networks: image classifiers and NAC encoders."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -11,6 +13,7 @@ from nacgen.errors import CheckpointError, ConfigurationError, DataError
 from nacgen.metrics.extractors.base import FeatureExtractor, Features, NetworkExtractor
 from nacgen.models.classifier import ImageClassifier
 from nacgen.models.encoder import NACEncoder
+from nacgen.system.own_parts import call_with_known, find_part, is_own
 from nacgen.system.precision import Precision
 
 RELEASED = {  # name: fingerprint of the classifier in checkpoints/, and its folder there
@@ -23,9 +26,6 @@ RELEASED = {  # name: fingerprint of the classifier in checkpoints/, and its fol
         "fashion-classifier",
     ),
 }
-EXTRACTOR_NAMES = (
-    *RELEASED, "classifier", "inception", "efficientnet_lite0", "dinov2", "nac_encoder",
-)  # fmt: skip
 # Told where EfficientNet-Lite0 takes the place of Inception.
 INSTEAD = "scores are fd_efficientnet_lite0, no FID, since Inception's weights are not at hand."
 # The folder that such an extractor needs, and the advice to someone who gave none.
@@ -44,13 +44,15 @@ def build_extractor(
     dims: int | None = None,
     precision: Precision = "float32",
     device: torch.device | str = "cpu",
+    given: object = None,
 ) -> FeatureExtractor:
     """Build an extractor by name.
 
     Args:
         name: `"digits_classifier"` or `"fashion_classifier"` (embedded), `"classifier"` (one of your own),
             `"inception"` (the FID Inception), `"efficientnet_lite0"` (a small judge of photographs, extra
-            `judge`), `"dinov2"` or `"nac_encoder"`.
+            `judge`), `"dinov2"` or `"nac_encoder"`; or `"package.module:function"`: an extractor of your own, or
+            a function that returns one, which is called with those of `weights` and `device` that it takes.
         weights: Folder or Hub id of a classifier or an encoder, or file of the weights of the others. By default
             the released folder, the installed package, or torch's hub cache and then a download; `"classifier"`,
             `"nac_encoder"` and `"dinov2"` have no default.
@@ -60,6 +62,7 @@ def build_extractor(
         precision: `"tf32"` is faster on a recent NVIDIA GPU and less exact; scores of it compare with one another
             only.
         device: Device that it runs on.
+        given: Extractor of your own that was handed over in Python, for a name that says so.
 
     Raises:
         ConfigurationError: If the name, the resize, the layer or the precision is unknown, if resize or layer are
@@ -74,60 +77,118 @@ def build_extractor(
         >>> extractor(images).pooled.shape
         torch.Size([2, 64])
     """
-    if name not in EXTRACTOR_NAMES:
+    if name not in EXTRACTORS and not is_own(name):
+        known = ", ".join(EXTRACTORS)
         raise ConfigurationError(
-            f"extractor must be one of {', '.join(EXTRACTOR_NAMES)}, got {name!r}."
+            f"extractor must be one of {known}, or package.module:function, got {name!r}."
         )
     if precision not in get_args(Precision):
         raise ConfigurationError(
             f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}. Use float32 to "
             "compare with other scores."
         )
-    extractor = _build(name, weights, resize, dims, device)
+    for option, value in {"resize": resize, "dims": dims}.items():
+        if value is not None and name != "inception":
+            raise ConfigurationError(
+                f"{option} can be chosen for inception only, got {value!r} for {name}. Leave it out."
+            )
+    if is_own(name):
+        return _own(name, given, weights, precision, device)
+    chosen = {"resize": resize, "dims": dims} if name == "inception" else {}
+    extractor = EXTRACTORS[name](weights, device, **chosen)
     if precision == "tf32":
         extractor.allow_tf32()
     return extractor
 
 
-def _build(
+def _own(
     name: str,
+    given: object,
     weights: str | Path | None,
-    resize: str | None,
-    dims: int | None,
+    precision: Precision,
     device: torch.device | str,
-) -> NetworkExtractor:
-    if name == "inception":
-        from nacgen.metrics.extractors.inception import POOL3, load_inception
-
-        return load_inception(weights, device, resize or "pytorch_fid", dims or POOL3)
-    for option, value in {"resize": resize, "dims": dims}.items():
-        if value is not None:
-            raise ConfigurationError(
-                f"{option} can be chosen for inception only, got {value!r} for {name}. Leave it out."
-            )
-    if name == "efficientnet_lite0":
-        from nacgen.metrics.extractors.efficientnet import load_efficientnet
-
-        return load_efficientnet(weights, device)
-    if name == "dinov2":
-        from nacgen.metrics.extractors.dinov2 import load_dinov2
-
-        return load_dinov2(weights, device)
-    if weights is None and name in WITHOUT_DEFAULT:
+) -> FeatureExtractor:
+    """Return an extractor of the user's own, or what their function makes of weights and device."""
+    part = find_part("extractor", name, given)
+    if isinstance(part, FeatureExtractor):
+        extractor = part
+    else:
+        path = None if weights is None else str(weights)
+        extractor = call_with_known(part, weights=path, device=device) if callable(part) else part
+    if not isinstance(extractor, FeatureExtractor):
         raise ConfigurationError(
-            f"the extractor {name} needs the folder of {WITHOUT_DEFAULT[name]}."
+            f"extractor {name} must be or return a FeatureExtractor, got {extractor!r:.100}. Wrap a network or a "
+            "function in nacgen.metrics.CallableExtractor."
         )
-    if name == "nac_encoder":
-        return EncoderExtractor(NACEncoder.from_pretrained(weights or ""), device=device)
-    fingerprint, folder = RELEASED.get(name, (None, ""))
+    if getattr(extractor, "precision", "float32") != precision:
+        raise ConfigurationError(
+            f"precision is that of the extractor of your own, {name}, got {precision}. Leave it out, and "
+            "choose it where you build the extractor."
+        )
+    return extractor
+
+
+def _load_inception(
+    weights: str | Path | None,
+    device: torch.device | str,
+    resize: str | None = None,
+    dims: int | None = None,
+) -> NetworkExtractor:
+    from nacgen.metrics.extractors.inception import POOL3, load_inception
+
+    return load_inception(weights, device, resize or "pytorch_fid", dims or POOL3)
+
+
+def _load_efficientnet(weights: str | Path | None, device: torch.device | str) -> NetworkExtractor:
+    from nacgen.metrics.extractors.efficientnet import load_efficientnet
+
+    return load_efficientnet(weights, device)
+
+
+def _load_dinov2(weights: str | Path | None, device: torch.device | str) -> NetworkExtractor:
+    from nacgen.metrics.extractors.dinov2 import load_dinov2
+
+    return load_dinov2(weights, device)
+
+
+def _load_encoder(weights: str | Path | None, device: torch.device | str) -> NetworkExtractor:
+    weights = _required("nac_encoder", weights)
+    return EncoderExtractor(NACEncoder.from_pretrained(weights), device=device)
+
+
+def _load_classifier(
+    name: str, weights: str | Path | None, device: torch.device | str
+) -> NetworkExtractor:
+    if name not in RELEASED:
+        classifier = ImageClassifier.from_pretrained(_required(name, weights))
+        return ClassifierExtractor(classifier, device=device)
+    fingerprint, folder = RELEASED[name]
     weights = weights or f"checkpoints/{folder}"
     extractor = ClassifierExtractor(ImageClassifier.from_pretrained(weights), device=device)
-    if fingerprint and extractor.name != name:
+    if extractor.name != name:
         raise CheckpointError(
             f"the extractor {name} has the released weights, {fingerprint}, but {weights} holds others, "
             f"{extractor.fingerprint}. Use the extractor classifier for a classifier of your own."
         )
     return extractor
+
+
+def _required(name: str, weights: str | Path | None) -> str | Path:
+    if weights is None:
+        raise ConfigurationError(
+            f"the extractor {name} needs the folder of {WITHOUT_DEFAULT[name]}."
+        )
+    return weights
+
+
+# Loaders by name, in the order of messages.
+EXTRACTORS: dict[str, Callable[..., NetworkExtractor]] = {
+    **{name: partial(_load_classifier, name) for name in (*RELEASED, "classifier")},
+    "inception": _load_inception,
+    "efficientnet_lite0": _load_efficientnet,
+    "dinov2": _load_dinov2,
+    "nac_encoder": _load_encoder,
+}
 
 
 class ClassifierExtractor(NetworkExtractor):
@@ -164,7 +225,7 @@ class ClassifierExtractor(NetworkExtractor):
             raise DataError(
                 f"{self.name} looks at images of {size}x{size} px and does not resize, got "
                 f"{pixels.shape[-2]}x{pixels.shape[-1]}. Train a classifier on images of this size with "
-                f"nacgen train-classifier, or use another extractor ({', '.join(EXTRACTOR_NAMES)})."
+                f"nacgen train-classifier, or use another extractor ({', '.join(EXTRACTORS)})."
             )
         features = self.classifier.features(pixels / 127.5 - 1)
         return Features(features, self.classifier.head(features))

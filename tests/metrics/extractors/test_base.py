@@ -213,7 +213,10 @@ def test_only_inception_has_a_choice_of_resizes() -> None:
 
 
 def test_an_unknown_extractor_lists_the_known_ones() -> None:
-    message = "one of digits_classifier, fashion_classifier, classifier, inception, .*, nac_encoder, got 'vgg'"
+    message = (
+        "one of digits_classifier, fashion_classifier, classifier, inception, .*, nac_encoder, or "
+    )
+    message += "package.module:function, got 'vgg'"
     with pytest.raises(ConfigurationError, match=message):
         build_extractor("vgg")
 

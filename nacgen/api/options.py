@@ -1,0 +1,150 @@
+"""From keyword arguments to the configuration of a command, by the parser that reads its flags."""
+
+import contextlib
+import importlib
+import inspect
+import io
+import os
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from nacgen.data.given import given_dataset
+from nacgen.data.options import GIVEN, SPLITS
+from nacgen.data.provenance import dataset_fingerprint
+from nacgen.errors import ConfigurationError
+from nacgen.metrics.extractors.base import FeatureExtractor, digest_tensors
+from nacgen.models.encoder import NACEncoder
+from nacgen.models.folder import WEIGHTS_FILE
+from nacgen.system.documents import flatten
+from nacgen.system.own_parts import own_name
+from nacgen.training.config import parse, to_dict
+from nacgen.training.fingerprints import digest
+from nacgen.training.old_options import as_flags
+
+BOX = re.compile("[\N{BOX DRAWINGS LIGHT HORIZONTAL}-\N{BOX DRAWINGS LIGHT ARC UP AND RIGHT}]")
+
+
+def recipe_of(name: str) -> ModuleType:
+    """Import a recipe, wherever its file lies."""
+    return importlib.import_module(f"nacgen.recipes.{name}")
+
+
+def configure(recipe: str, preset: str | None, options: Mapping[str, Any]) -> Any:
+    """Make the configuration of a recipe from keywords: dotted names, or mappings for topics.
+
+    Raises:
+        ConfigurationError: An option is unknown, has a value of a wrong type, or contradicts another.
+    """
+    module = recipe_of(recipe)
+    _, config_class, presets = module.run.args
+    preset = next(iter(presets)) if preset is None else preset
+    known = flatten(to_dict(config_class())) | {"fresh": False}
+    values = flatten(options)
+    for name in values:
+        if name not in known:
+            near = get_close_matches(name, known, n=1) or [
+                option for option in known if option.rpartition(".")[2] == name
+            ]
+            advice = f"Did you mean {near[0]}?" if near else f"They are {', '.join(known)}."
+            raise ConfigurationError(
+                f"options must be those of nacgen.{recipe}, by dotted name or as a mapping for a topic, got "
+                f"{name!r}. {advice}"
+            )
+    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            return parse(config_class, presets, ["--preset", preset, *as_flags(plain)])
+    except SystemExit as error:
+        told = " ".join(BOX.sub(" ", said.getvalue()).split())
+        given = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        raise ConfigurationError(
+            f"options must have the types that their command takes, got {given}: {told:.500}"
+        ) from error
+
+
+def images_options(
+    images: object, held_out: object, preset: str | None, recipe: str, options: dict[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """Put a name, a folder or images in hand into options; return the preset, and data sets by part."""
+    presets = recipe_of(recipe).run.args[2]
+    if images is None:
+        return preset, {}
+    if isinstance(images, str) and images in SPLITS and images != "folder":
+        options["dataset"] = images
+        return preset or (images if images in presets else None), {}
+    chosen = preset or ("folder" if "folder" in presets else None)
+    if isinstance(images, str | os.PathLike):
+        options |= {"dataset": "folder", "data_dir": str(images)}
+        return chosen, {}
+    flat = flatten(options)
+    size = flat.get("data.image_size")
+    is_asked = size is not None
+    if size is None and chosen is not None and chosen in presets:
+        size = presets[chosen].data.image_size
+    train = given_dataset(images, size, enlarge=is_asked)
+    size = train.image_size
+    parts = {"train": train}
+    if held_out is not None:
+        parts["held_out"] = given_dataset(held_out, size, "test", enlarge=True)
+    prints = [dataset_fingerprint(part) for part in parts.values()]
+    # The content in place of a path: a finished run is known again only by the same images.
+    told = {"dataset": GIVEN, "data_dir": f"sha256:{digest(prints)}", "data.image_size": size}
+    options.pop("data.image_size", None)
+    if isinstance(topic := options.get("data"), Mapping):
+        options["data"] = {k: v for k, v in topic.items() if k != "image_size"}
+    options |= told
+    return chosen, parts
+
+
+def encoder_option(encoder: object, run_dir: object) -> str:
+    """Return the path of an encoder; one in hand is saved beside the runs, in a folder named after its content."""
+    if isinstance(encoder, str | os.PathLike):
+        return str(encoder)
+    if not isinstance(encoder, NACEncoder):
+        raise ConfigurationError(
+            f"encoder must be a nacgen.NACEncoder, or a folder or Hub id of one, got {encoder!r:.100}. Convert "
+            "other networks' weights with nacgen convert."
+        )
+    content = digest([encoder.configuration(), digest_tensors(encoder.state_dict())])
+    runs = Path("runs") if run_dir is None else Path(str(run_dir)).parent
+    folder = runs / "encoders" / content[:16]
+    if not (folder / WEIGHTS_FILE).is_file():
+        encoder.save_pretrained(folder)
+    return str(folder)
+
+
+def part_option(part: Any) -> str:
+    """Return the name of a part of the user's own; `package.module:function` is its own name."""
+    if isinstance(part, str):
+        return part
+    if isinstance(part, FeatureExtractor):
+        return own_name(type(part), part.fingerprint)
+    if isinstance(part, nn.Module):
+        shapes = [(name, tuple(x.shape)) for name, x in part.state_dict().items()]
+        return own_name(part, f"{part} {shapes}")
+    if not callable(part):
+        raise ConfigurationError(
+            f"a part of your own is a module, a function or package.module:function, got {part!r:.100}."
+        )
+    try:
+        content = inspect.getsource(part)
+    except (OSError, TypeError):  # typed at a prompt, or built in
+        content = repr(type(part))
+    return own_name(part, content)
+
+
+def start_of(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Return digests of the weights that modules start from, by part."""
+    modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    return {name: digest_tensors(_floats(module)) for name, module in modules.items()}
+
+
+def _floats(module: nn.Module) -> dict[str, Tensor]:
+    return {name: x.float() for name, x in module.state_dict().items() if x.is_floating_point()}

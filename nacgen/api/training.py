@@ -1,0 +1,230 @@
+"""Pretraining and training from Python: each function is its command, with images and networks in hand."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from nacgen.api.options import (
+    configure,
+    encoder_option,
+    images_options,
+    part_option,
+    recipe_of,
+    start_of,
+)
+from nacgen.api.results import TrainedRun
+from nacgen.errors import EXIT_PREEMPTED, ConfigurationError
+from nacgen.models.encoder import NACEncoder
+from nacgen.system.own_parts import is_own
+from nacgen.training.environment import read_environment
+from nacgen.training.parts import Parts
+
+
+def pretrain(
+    images: Any = None,
+    *,
+    preset: str | None = None,
+    held_out: Any = None,
+    backbone: Any = None,
+    augment: Any = None,
+    **options: Any,
+) -> NACEncoder:
+    """Pretrain an encoder, as `nacgen pretrain` does, in a run folder; the same call again returns it at once.
+
+    Args:
+        images: Images to train on: the name of a data set, the path of a folder, a uint8 tensor or array
+            `(n, 3, h, w)`, a list of images, a map-style torch Dataset, or a Hugging Face dataset with a column
+            `image` or `img`, see `nacgen.data.given.given_dataset`. None: those of the preset.
+        preset: Named settings to start from, see `nacgen presets pretrain`. None: the preset of the data set's
+            name, `"folder"` for images of your own, `"digits"` without images.
+        held_out: Images in hand to measure the encoder on. None: every fifth image of `images`.
+        backbone: Trunk of your own: a module that gives features `(b, d)` or a mapping of feature maps
+            `(b, c, h, w)`, a function or class that makes one, or `"package.module:function"`; or a built-in
+            name. Give it to `NACEncoder.from_pretrained`, too.
+        augment: Function that makes views, from images `(b, 3, h, w)` in [-1, 1] to images, in place of `views`.
+        options: Options of the command by dotted name, `**{"nac.relaxation": "closed_form"}`, or as a mapping
+            for a topic, `nac={"relaxation": "closed_form"}`.
+
+    Returns:
+        The encoder, on the CPU and in evaluation mode; its `run` has the folder, the scores and the report.
+
+    Raises:
+        ConfigurationError: An option cannot be used, or the run folder holds another run.
+        DataError: The images cannot be used.
+        KeyboardInterrupt: It was interrupted, and saved; the same call goes on.
+
+    Example:
+        >>> encoder = nacgen.pretrain(preset="smoke", run_dir="runs/example")
+        >>> encoder.features(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 64])
+    """
+    parts: dict[str, Any] = {}
+    if backbone is not None:
+        options["model.backbone"] = part_option(backbone)
+        parts |= {} if isinstance(backbone, str) else {"backbone": backbone}
+    if augment is not None:
+        options["augment"] = part_option(augment)
+        parts |= {} if isinstance(augment, str) else {"augment": augment}
+    run = _train("pretrain_nac", images, held_out, preset, parts, options)
+    own = backbone if is_own(backbone) else parts.get("backbone")
+    encoder = NACEncoder.from_pretrained(run.path / "encoder", backbone=own)
+    encoder.run = run
+    return encoder
+
+
+def train_gan(
+    images: Any = None,
+    *,
+    preset: str | None = None,
+    held_out: Any = None,
+    encoder: Any = None,
+    generator: Any = None,
+    discriminator: Any = None,
+    augment: Any = None,
+    extractor: Any = None,
+    **options: Any,
+) -> TrainedRun:
+    """Train a GAN, as `nacgen train-gan` does, in a run folder; the same call again returns the run at once.
+
+    Args:
+        images: Images to train on, as in `pretrain`.
+        preset: Named settings to start from, as in `pretrain`; see `nacgen presets train-gan`.
+        held_out: Images in hand that overfitting is measured on.
+        encoder: Encoder that the discriminator starts from: a `NACEncoder`, a folder or a Hub id.
+        generator: Network of your own: a module, which is copied and not changed, a function or class that makes
+            one with the seed of the run, or `"package.module:function"`. It takes latents `(b, z)` or
+            `(b, z, 1, 1)` and gives images `(b, 3, h, w)` in [-1, 1]. Or a mapping of the generator's options.
+        discriminator: Network of your own, from images to one logit or several each, in the same forms; a
+            function may take `encoder`, whose weights are those of `init`. Or a mapping of options.
+        augment: Function that augments real and generated images `(b, 3, h, w)` in [-1, 1] for the discriminator,
+            with gradients, or a mapping of options.
+        extractor: Features that scores compare: a name, a `nacgen.metrics.FeatureExtractor` or
+            `"package.module:function"`.
+        options: Options of the command, as in `pretrain`.
+
+    Returns:
+        The run: folder, scores, samples, report.
+
+    Raises:
+        ConfigurationError: An option cannot be used, or the run folder holds another run.
+        DataError: The images cannot be used.
+        KeyboardInterrupt: It was interrupted, and saved; the same call goes on.
+
+    Example:
+        >>> run = nacgen.train_gan(preset="smoke", run_dir="runs/example")
+        >>> list(run.scores), run.samples(4).shape
+        (['fd_digits_classifier'], torch.Size([4, 3, 16, 16]))
+    """
+    parts: dict[str, Any] = {}
+    own = {"generator": generator, "discriminator": discriminator, "augment": augment}
+    for name, part in own.items():
+        if isinstance(part, Mapping):
+            options[name] = part
+        elif part is not None:
+            option = "function" if name == "augment" else "network"
+            options[f"{name}.{option}"] = part_option(part)
+            parts |= {} if isinstance(part, str) else {name: part}
+    if "discriminator" in parts and encoder is None:
+        options.setdefault("init", "random")
+    return _train(
+        "train_gan", images, held_out, preset, parts, options, encoder=encoder, extractor=extractor
+    )
+
+
+def train_vae(
+    images: Any = None,
+    *,
+    preset: str | None = None,
+    held_out: Any = None,
+    encoder: Any = None,
+    extractor: Any = None,
+    **options: Any,
+) -> TrainedRun:
+    """Train a VAE, as `nacgen train-vae` does; arguments, result and errors are those of `train_gan`.
+
+    Example:
+        >>> run = nacgen.train_vae(preset="smoke", run_dir="runs/example")
+        >>> run.samples(4).shape
+        torch.Size([4, 3, 16, 16])
+    """
+    return _train(
+        "train_vae", images, held_out, preset, {}, options, encoder=encoder, extractor=extractor
+    )
+
+
+def train_flow(
+    images: Any = None,
+    *,
+    preset: str | None = None,
+    encoder: Any = None,
+    extractor: Any = None,
+    **options: Any,
+) -> TrainedRun:
+    """Train a flow model, as `nacgen train-flow` does; arguments, result and errors are those of `train_gan`.
+
+    Example:
+        >>> run = nacgen.train_flow(preset="smoke", run_dir="runs/example")
+        >>> run.samples(4).shape
+        torch.Size([4, 3, 16, 16])
+    """
+    return _train(
+        "train_flow", images, None, preset, {}, options, encoder=encoder, extractor=extractor
+    )
+
+
+def train_classifier(
+    images: Any = None, *, preset: str | None = None, held_out: Any = None, **options: Any
+) -> TrainedRun:
+    """Train a classifier to score by, as `nacgen train-classifier` does; the run's `model` is the classifier.
+
+    Example:
+        >>> run = nacgen.train_classifier(preset="smoke", run_dir="runs/example")
+        >>> run.model(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
+    """
+    return _train("train_classifier", images, held_out, preset, {}, options)
+
+
+def _train(
+    recipe: str,
+    images: object,
+    held_out: object,
+    preset: str | None,
+    parts: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    encoder: object = None,
+    extractor: object = None,
+) -> TrainedRun:
+    """Run a recipe on images and parts in hand, in this process, and leave nothing of it behind."""
+    if held_out is not None and (images is None or isinstance(images, str)):
+        raise ConfigurationError(
+            "held_out belongs to images that are in hand, got it with the name of a data set or a folder. Put "
+            "the images into a folder test beside train."
+        )
+    preset, data = images_options(images, held_out, preset, recipe, options)
+    if encoder is not None:
+        options["encoder"] = encoder_option(encoder, options.get("run_dir"))
+    if extractor is not None:
+        options["score.extractor"] = part_option(extractor)
+        parts |= {} if isinstance(extractor, str) else {"extractor": extractor}
+    config = configure(recipe, preset, options)
+    start = start_of({k: part for k, part in parts.items() if k != "extractor"})
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            run = recipe_of(recipe).main(config, Parts(**data, **parts, start=start))
+        except SystemExit as end:
+            if end.code != EXIT_PREEMPTED:
+                raise
+            raise KeyboardInterrupt("stopped and saved; the same call goes on") from end
+    began = (read_environment(run.path) or {}).get("own_parts", {})
+    if run.is_complete and began != start:
+        changed = ", ".join(sorted(k for k in {*began, *start} if began.get(k) != start.get(k)))
+        raise ConfigurationError(
+            f"{run.path} holds this run, complete, but it began with other weights of {changed}. Choose another "
+            "run_dir, or fresh=True; a function or class in place of a module gives each seed its own weights."
+        )
+    own = {name: parts.get(name) for name in ("generator", "backbone")}
+    return TrainedRun(run.path, **own)

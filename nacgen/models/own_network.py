@@ -1,0 +1,109 @@
+"""Networks of a user's own: a copy of one that was handed over, or a new one from a function; and own trunks."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nacgen.errors import ConfigurationError
+from nacgen.models.backbone import Backbone
+from nacgen.system.own_parts import call_with_known
+from nacgen.system.randomness import seeded
+
+PROBE_SIZES = (32, 64, 224, 16)  # pixels
+
+
+def own_network(option: str, part: Any, seed: int = 0, **known: Any) -> nn.Module:
+    """Return a copy of a module, or what a function or class makes of those of some keywords that it takes.
+
+    Functions are called with torch's global generator seeded by `seed`, so that each seed has its own weights.
+    """
+    with seeded(seed, option):
+        is_module = isinstance(part, nn.Module)
+        network = copy.deepcopy(part) if is_module else call_with_known(part, **known)
+    if not isinstance(network, nn.Module):
+        raise ConfigurationError(
+            f"{option} must be a torch module, or a function or class that makes one, got {network!r:.100}."
+        )
+    return network
+
+
+class OwnBackbone(Backbone):
+    """A trunk of the user's own: features `(b, d)`, a feature map `(b, c, h, w)`, or several by name or in order.
+
+    Args:
+        network: Module that is called with normalized images; it is held, not copied.
+        stages: Names and channels of its maps in order, as a saved encoder has them. None: those that it gives
+            for images of 32, 64, 224 or 16 px, of the first size that it takes.
+    """
+
+    def __init__(
+        self, network: nn.Module, stages: Sequence[Sequence[str | int]] | None = None
+    ) -> None:
+        channels = _probe(network) if stages is None else {str(k): int(n) for k, n in stages}
+        super().__init__(channels, total_stride=1)
+        self.network = network
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """Raise an error: nobody but the user knows the modules of a stage."""
+        raise ConfigurationError(
+            "a trunk of your own is not transplanted into a discriminator or a VAE's encoder: its stages are not "
+            'known. Fill a module of yours with nacgen.transplant(encoder, into=module), take into="perceptual" '
+            'or "alignment", or pretrain a built-in backbone.'
+        )
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Raise an error: parameters that no layer of torch resets would keep what they learned."""
+        raise ConfigurationError(
+            "a trunk of your own has no random control: its initialization is not known. Give an encoder that was "
+            "built and not pretrained."
+        )
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
+        """Return the maps of normalized images by name; features are a map of one pixel."""
+        return _as_maps(self.network(images))
+
+
+def _as_maps(answer: Any) -> dict[str, Tensor]:
+    if isinstance(answer, Tensor):
+        answer = {"features": answer}
+    elif isinstance(answer, list | tuple):
+        answer = {f"layer{i}": x for i, x in enumerate(answer)}
+    if not isinstance(answer, Mapping) or not answer:
+        raise ConfigurationError(
+            f"a backbone must give features (b, d), feature maps (b, c, h, w), or a mapping or list of them, got "
+            f"a {type(answer).__name__}. Wrap it in a module that does."
+        )
+    maps = {}
+    for name, x in answer.items():
+        if not isinstance(x, Tensor) or x.ndim not in (2, 4):
+            came = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ConfigurationError(
+                f"a backbone must give features (b, d) or maps (b, c, h, w), got {came} for {name}. Pool or "
+                "reshape it there."
+            )
+        maps[str(name)] = x if x.ndim == 4 else x[:, :, None, None]  # (b, d) -> (b, d, 1, 1)
+    return maps
+
+
+def _probe(network: nn.Module) -> dict[str, int]:
+    """Return the channels of a network's maps."""
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    was_training, faults = network.training, []
+    for size in PROBE_SIZES:
+        try:
+            with torch.no_grad():
+                answer = network.eval()(torch.zeros(2, 3, size, size, device=device))
+        except Exception as error:  # of any layer
+            faults.append(f"{size} px: {type(error).__name__}: {error!s:.100}")
+            continue
+        finally:
+            network.train(was_training)
+        return {name: x.shape[1] for name, x in _as_maps(answer).items()}
+    raise ConfigurationError(
+        f"a backbone must take images (b, 3, h, w) of one of the sizes {PROBE_SIZES} px, but fails with all "
+        f"({'; '.join(faults)}). Wrap it in a module that resizes them."
+    )
