@@ -69,15 +69,21 @@ def short_help(config: Any, presets: Mapping[str, Any], recipe: ModuleType) -> s
     return "\n".join(lines)
 
 
+def preset_facts(recipe: ModuleType) -> dict[str, tuple[str, str]]:
+    """Return by preset of a recipe its data and length, empty if it has none, and the comment above it."""
+    comments, facts = _preset_comments(recipe), {}
+    for name, config in recipe.PRESETS.items():
+        length = getattr(config, "total_images", 0)
+        data = f"{config.dataset}, {length:,} images seen" if length else ""
+        facts[name] = (data, comments[name])
+    return facts
+
+
 def preset_lines(recipe: ModuleType) -> Iterator[str]:
     """Yield the presets of a recipe, each with its data, its length and the comment above it."""
-    comments = _preset_comments(recipe)
-    for name, config in recipe.PRESETS.items():
-        facts = comments[name]
-        if hasattr(config, "total_images"):
-            length = config.total_images
-            facts = f"{config.dataset}, {length:,} images seen. {facts}" if length else facts
-        yield _wrapped(facts, f"  {name:24}", " " * 26)
+    for name, (data, comment) in preset_facts(recipe).items():
+        text = f"{data}. {comment}" if data else comment
+        yield _wrapped(text, f"  {name:24}", " " * 26)
 
 
 @dataclasses.dataclass(frozen=True)
