@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from markdown_it import MarkdownIt
 
 from tests.data.files import write_photographs
@@ -66,6 +65,6 @@ def make_folder(folder: Path) -> Path:
     write_photographs(folder / "photos", names, size=(40, 36))
     rows = [f"{name},{('cat', 'dog')[i % 2]}" for i, name in enumerate(names)]
     (folder / "photos.csv").write_text("\n".join(["file,label", *rows]) + "\n")
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 20, 20, 3), dtype=np.uint8)
-    np.savez(folder / "generated.npz", images=pixels)
+    names = [f"{label}/{i:03d}.png" for label in ("cat", "dog") for i in range(40)]
+    write_photographs(folder / "labeled", names, size=(40, 36))
     return folder

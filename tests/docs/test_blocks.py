@@ -30,9 +30,10 @@ del PYTHON["docs/alignment.md"]  # tests/examples runs it and compares its table
 TRAINING = "--run.log-every 16 --run.checkpoint-every 64 --run.num-threads 1 --run.tracker none"
 SCORING = "--score.every 64 --score.num-samples 16"
 BUDGETS = {  # flags that commands end with when pages are tried
-    "pretrain": f"--total-images 64 --batch-size 32 --probe-every 64 --optim.warmup-images 32 {TRAINING}",
+    "pretrain": f"--total-images 64 --batch-size 16 --probe-every 64 --optim.warmup-images 32 {TRAINING}",
     "train-gan": f"--total-images 64 --batch-size 16 {SCORING} {TRAINING}",
     "train-vae": f"--total-images 64 --batch-size 16 {SCORING} {TRAINING}",
+    "train-classifier": f"--total-images 64 --batch-size 16 {TRAINING}",
     "train-flow": f"--total-images 64 --batch-size 16 {SCORING} {TRAINING}",
     "compare": "--preset smoke",
 }
@@ -96,6 +97,8 @@ def check_options(words: list[str]) -> bool:
             main = getattr(module, flags[0])
             config = inspect.get_annotations(main, eval_str=True)["config"]
             presets, flags = {"fid": config()}, flags[1:]
+    if "--config" in flags:  # a file that an earlier command would have written
+        del flags[flags.index("--config") : flags.index("--config") + 2]
     if not {"--help", "--help-all"} & {*flags}:
         parse(inspect.get_annotations(main, eval_str=True)["config"], presets, flags)
     return True
