@@ -27,14 +27,15 @@ from tests.docs.pages import PAGES, ROOT, Block, blocks, make_folder
 
 PYTHON, SHELL = blocks("python"), blocks("bash")
 del PYTHON["docs/alignment.md"]  # tests/examples runs it and compares its table
-TRAINING = "--run.log-every 16 --run.checkpoint-every 64 --run.num-threads 1 --run.tracker none"
-SCORING = "--score.every 64 --score.num-samples 16"
+TRAINING = "--run.log-every 16 --run.checkpoint-every 32 --run.num-threads 1 --run.tracker none"
+SCORING = "--score.every 32 --score.num-samples 16"
 BUDGETS = {  # flags that commands end with when pages are tried
-    "pretrain": f"--total-images 64 --batch-size 16 --probe-every 64 --optim.warmup-images 32 {TRAINING}",
-    "train-gan": f"--total-images 64 --batch-size 16 {SCORING} {TRAINING}",
-    "train-vae": f"--total-images 64 --batch-size 16 {SCORING} {TRAINING}",
-    "train-classifier": f"--total-images 64 --batch-size 16 {TRAINING}",
-    "train-flow": f"--total-images 64 --batch-size 16 {SCORING} {TRAINING}",
+    "pretrain": f"--total-images 32 --batch-size 16 --probe-every 32 --optim.warmup-images 16 {TRAINING}"
+    " --model.backbone tiny",
+    "train-gan": f"--total-images 32 --batch-size 16 {SCORING} {TRAINING}",
+    "train-vae": f"--total-images 32 --batch-size 16 {SCORING} {TRAINING}",
+    "train-classifier": f"--total-images 32 --batch-size 16 {TRAINING}",
+    "train-flow": f"--total-images 32 --batch-size 16 {SCORING} {TRAINING}",
     "compare": "--preset smoke",
 }
 # Commands that only write down their words, each command in one line.

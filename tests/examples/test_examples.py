@@ -43,9 +43,17 @@ def test_an_own_discriminator_tells_images_apart(capsys: pytest.CaptureFixture[s
 
 
 def test_an_autoencoder_learns_in_pixels_and_in_features() -> None:
-    rows = main_of("perceptual_autoencoder")(steps=25)
+    pytest.importorskip("diffusers")
+    rows = main_of("diffusers_autoencoder")(steps=25, batch_size=16)
     for first, last in zip(rows[0], rows[-1], strict=True):
         assert last < 0.7 * first
+
+
+def test_a_denoiser_learns_velocities_and_features() -> None:
+    pytest.importorskip("diffusers")
+    rows = main_of("diffusers_unet")(steps=15, batch_size=16)
+    for first, last in zip(rows[0], rows[-1], strict=True):
+        assert last < 0.9 * first
 
 
 def test_the_page_on_alignment_does_what_it_says() -> None:
