@@ -153,7 +153,7 @@ def _directive(thing: Any) -> Iterator[str]:
     if kind == "class":
         yield "   :members:\n"
         if issubclass(thing, PretrainedModel):
-            yield from (f"   .. automethod:: {name}" for name in FILES)
+            yield from (f"   .. automethod:: {name}" for name in FILES if name not in vars(thing))
     yield ""
 
 

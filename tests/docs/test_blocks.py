@@ -96,12 +96,12 @@ def check_options(words: list[str]) -> bool:
         main = module.score
         if flags[:1] in (["stats"], ["selfcheck"]):
             main = getattr(module, flags[0])
-            config = inspect.get_annotations(main, eval_str=True)["config"]
+            config = inspect.get_annotations(main)["config"]
             presets, flags = {"fid": config()}, flags[1:]
     if "--config" in flags:  # a file that an earlier command would have written
         del flags[flags.index("--config") : flags.index("--config") + 2]
     if not {"--help", "--help-all"} & {*flags}:
-        parse(inspect.get_annotations(main, eval_str=True)["config"], presets, flags)
+        parse(inspect.get_annotations(main)["config"], presets, flags)
     return True
 
 
