@@ -9,12 +9,14 @@ thread each. The same command goes on where it was stopped; `--dry-run` lists th
 NAC by direction, NAC in closed form and SimCLR get the same temperatures and stages. Trials are judged by linear
 probe *and* retrieval on held-out images; a search chooses, and only `confirm`, with other seeds, supports a claim.
 Arms `authors-*` ask if the channel explains the plateau of the authors' parametrization; `*-K*` have longer codes
-at the same temperature; `--total-images` trains all arms for another length.
+at the same temperature; `--total-images` trains all arms for another length. `variant-*` are departures from the
+closed form at T = 0.2, which `--arms` has to name.
 """
 
 import argparse
 import fnmatch
 import json
+import math
 import os
 import shutil
 import statistics
@@ -24,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nacgen.functional.closed_form import flip_probability_of_temperature
+from nacgen.functional.nac import channel_capacity
 
 ROOT = Path(__file__).parents[2]
 SEEDS = {"search": (100, 101), "confirm": tuple(range(8))}
@@ -74,12 +77,43 @@ def all_arms() -> dict[str, tuple[str, ...]]:
     return arms
 
 
+def variant_arms() -> dict[str, tuple[str, ...]]:
+    """Return the flags of each departure from `closed_form-T0.2`; a word before them is for `variants.py`."""
+
+    def closed(p: float, *flags: str) -> tuple[str, ...]:
+        return ("--model.flip-probability", f"{p:.4f}", "--nac.relaxation", "closed_form", *flags)
+
+    best = closed(flip_probability_of_temperature(0.2, CODE_DIM))
+    arms = {"stop": ("stop", *best), "stop_all": ("stop_all", *best)}
+    for first, last in ((0.5, 0.2), (0.5, 0.1)):
+        arms[f"fall-T{first}-to-T{last}"] = (f"fall:{first}:{last}", *best)
+    arms["fall-T0.2-to-T0.02-sampled"] = ("fall:0.2:0.02", "--model.flip-probability", "0.4")
+    arms["batch256"] = (*best, "--batch-size", "256")
+    arms["batch512"] = (*best, "--batch-size", "512")
+    # As many steps' worth of learning rate: the root of four, as is usual with AdamW.
+    arms["batch512-faster"] = (*best, "--batch-size", "512", "--optim.learning-rate", "0.004")
+    # The capacity of the channel is the logarithm of the codes that it must tell apart, 2 x 128.
+    for code_dim in (64, 128, 275):
+        p = flip_probability_of_capacity(math.log(256), code_dim)
+        arms[f"capacity-K{code_dim}"] = closed(p, "--model.code-dim", str(code_dim))
+    return {f"variant-{name}": flags for name, flags in arms.items()}
+
+
+def flip_probability_of_capacity(nats: float, code_dim: int) -> float:
+    """Return the flip probability at which `code_dim` uses of the channel carry this many nats."""
+    low, high = 1e-6, 0.5 - 1e-6
+    while high - low > 1e-9:
+        p = (low + high) / 2
+        low, high = (p, high) if code_dim * channel_capacity(p) > nats else (low, p)
+    return low
+
+
 def run(folder: Path, name: str, *command: str) -> bool:
-    """Run a recipe to its end with one thread, keep what it prints, and return whether it succeeded."""
+    """Run a script to its end with one thread, keep what it prints, and return whether it succeeded."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.log").open("a") as log:
-        recipe = str(ROOT / "recipes" / f"{name}.py")
+        recipe = str(ROOT / f"{name}.py")
         done = subprocess.run(  # noqa: S603
             [sys.executable, recipe, *command],
             env=environment,
@@ -108,12 +142,15 @@ def try_out(folder: Path, flags: tuple[str, ...], seed: int, preset: str, data: 
     """Train and measure one encoder, unless it is measured."""
     if measured(folder):
         return
+    script, name = "recipes/pretrain_nac", ()
+    if not flags[0].startswith("-"):
+        script, name, flags = "docs/studies/variants", flags[:1], flags[1:]
     train = ("--preset", preset, *data, *flags, "--seed", str(seed), "--run.tracker", "none")
-    if run(folder, "pretrain_nac", *train, "--run-dir", str(folder)):
+    if run(folder, script, *name, *train, "--run-dir", str(folder)):
         shutil.rmtree(folder / "probe", ignore_errors=True)
         encoder = ("--encoders", f"NAC={folder / 'encoder'}", "--run-dir", str(folder / "probe"))
         evaluators = ("--evaluators", "linear", "knn", "retrieval", "health")
-        run(folder, "probe_encoder", *PROBES.get(preset, ()), *data, *encoder, *evaluators)
+        run(folder, "recipes/probe_encoder", *PROBES.get(preset, ()), *data, *encoder, *evaluators)
     print(f"{folder.name}: {measured(folder) or f'failed, see {folder}.log'}", file=sys.stderr)
 
 
@@ -162,7 +199,8 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="list the trials")
     parser.add_argument("--table", action="store_true", help="print what is measured")
     options = parser.parse_args(own)
-    arms, folder = all_arms(), options.run_dir / f"{options.preset}-{options.stage}"
+    arms = all_arms() if "*" in options.arms else all_arms() | variant_arms()
+    folder = options.run_dir / f"{options.preset}-{options.stage}"
     chosen = [arm for arm in arms if any(fnmatch.fnmatch(arm, p) for p in options.arms)]
     if options.stage == "confirm" and (not chosen or "*" in options.arms):
         parser.error("confirm needs the arms that the search chose, got all. Name them by --arms.")
