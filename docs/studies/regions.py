@@ -161,8 +161,8 @@ def measure(name: str, network: str, flags: tuple[str, ...], seed: int, folder: 
 
 def table(folder: Path) -> str:
     """Return Markdown with regions along a segment, and their ratio to the untrained network of the same seed."""
-    columns = "".join(f" {kind} | ratio |" for kind in KINDS)
-    lines = [f"| network | seeds | linear probe |{columns} orbit / between | last layer, ratio |"]
+    kinds = "".join(f" {kind} | ratio |" for kind in KINDS)
+    lines = [f"| network | seeds | linear probe |{kinds} orbit / between | last layer, ratio |"]
     lines += ["| --- |" + " ---: |" * (lines[0].count("|") - 2)]
     for name, (network, _) in all_arms().items():
         rows = []
@@ -177,14 +177,13 @@ def table(folder: Path) -> str:
                 rows.append(
                     [*row, mean["orbit"] / mean["between"], ratio.get("between_last", math.nan)]
                 )
-        cells = []
-        for column, decimals in zip(
-            zip(*rows, strict=True), (3, 0, 2, 0, 2, 0, 2, 2, 2), strict=False
-        ):
-            spread = f" ± {statistics.stdev(column):,.{decimals}f}" if len(column) > 1 else ""
-            cells.append(f"{statistics.fmean(column):,.{decimals}f}{spread}")
+        columns = map(torch.tensor, zip(*rows, strict=True))
+        cells = [
+            f"{column.mean():,.{decimals}f} ± {column.std(correction=len(rows) > 1):,.{decimals}f}"
+            for column, decimals in zip(columns, (3, 0, 2, 0, 2, 0, 2, 2, 2), strict=False)
+        ]
         lines.append(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, ""]).replace("nan ± nan", "-")
 
 
 def main() -> None:
