@@ -7,7 +7,6 @@ encoder in runs/pretrain_nac-digits-seed0/encoder; `nacgen.NACEncoder.from_pretr
 Options stand in nacgen/pretraining/options.py, presets in nacgen/pretraining/presets.py.
 """
 
-import sys
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,6 +32,7 @@ def main(config: PretrainConfig, parts: Parts = NO_PARTS) -> "Run":
     )
     from nacgen.pretraining.evaluation import PretrainingEvaluation
     from nacgen.pretraining.nac import channel_summary
+    from nacgen.reporting.encoders.pretraining_report import draw_encoder, report_pretraining
     from nacgen.training.data_record import record_data
     from nacgen.training.loop import train
     from nacgen.training.run import open_run
@@ -41,7 +41,7 @@ def main(config: PretrainConfig, parts: Parts = NO_PARTS) -> "Run":
     name = f"pretrain_{config.objective}-{config.preset}"
     with open_run(name, config, recipe="pretrain_nac") as run:
         if run.is_complete:
-            run.finish()
+            run.finish(report=report_pretraining)
             return run
         # Images to train on, and held-out ones.
         train_set, test_set = load_training_images(config, parts)
@@ -52,13 +52,13 @@ def main(config: PretrainConfig, parts: Parts = NO_PARTS) -> "Run":
         encoder = build_encoder(config, parts).to(run.device)
         views = build_views(config.views, parts.find("augment", "augment", config.augment))
         if note := use_note(encoder):
-            run.accelerator.print(note, file=sys.stderr)
+            run.say(note)
         evaluate = PretrainingEvaluation(config, run, encoder, views, stream, train_set, test_set)
         update = build_update(config, run.accelerator, encoder, views, stream, train_set)
+        channel = None
         if config.objective == "nac":
             num_codes = config.queue.size or 2 * config.batch_size
-            summary = channel_summary(encoder.flip_probability, encoder.code_dim, num_codes)
-            run.accelerator.print(summary, file=sys.stderr)
+            channel = channel_summary(encoder.flip_probability, encoder.code_dim, num_codes)
 
         # Training.
         result = train(
@@ -71,15 +71,17 @@ def main(config: PretrainConfig, parts: Parts = NO_PARTS) -> "Run":
             goal=evaluate.goal,
         )
 
-        # The encoder with its cost, and a report beside that of the untrained encoder.
+        # The encoder with its cost, pictures, and a report beside the untrained encoder.
         encoder.pretraining = pretraining_cost(config, encoder, result, run.hardware)
         run.export(encoder, "encoder")
-        untrained, trained = evaluate.reports[0], evaluate.reports[config.total_images]
-        run.accelerator.print(
-            f"\nuntrained: {untrained}\n\ntrained: {trained}\n\nencoder: {run.path / 'encoder'}",
-            file=sys.stderr,
+        draw_encoder(encoder, views, train_set, test_set, run)
+        run.finish(
+            result,
+            report_pretraining,
+            encoder=str(run.path / "encoder"),
+            untrained=asdict(evaluate.reports[0]),
+            channel=channel,
         )
-        run.finish(result, encoder=str(run.path / "encoder"), untrained=asdict(untrained))
         return run
 
 

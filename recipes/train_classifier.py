@@ -7,7 +7,6 @@ runs/train_classifier-digits-seed0/classifier; `checkpoints/digits-classifier` w
 Options and presets stand in nacgen/pretraining/classifier_options.py.
 """
 
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ def main(config: ClassifierConfig, parts: Parts = NO_PARTS) -> "Run":
     from nacgen.errors import DataError
     from nacgen.models.classifier import ImageClassifier
     from nacgen.pretraining.supervised import ClassifierUpdate
+    from nacgen.reporting.classifier_report import record_mistakes, report_classifier
     from nacgen.system.randomness import seeded
     from nacgen.training.data_record import record_data
     from nacgen.training.loop import Goal, train
@@ -37,7 +37,7 @@ def main(config: ClassifierConfig, parts: Parts = NO_PARTS) -> "Run":
 
     with open_run(f"train_classifier-{config.preset}", config) as run:
         if run.is_complete:
-            run.finish()
+            run.finish(report=report_classifier)
             return run
         # Images with labels to train on, and held-out ones.
         train_set, test_set = load_train_and_test(config, parts)
@@ -68,12 +68,15 @@ def main(config: ClassifierConfig, parts: Parts = NO_PARTS) -> "Run":
         # Training, with the accuracy on held-out images.
         labels, chunks = test_set.labels, torch.arange(len(test_set)).split(500)
 
-        def evaluate(images_seen: int) -> dict[str, float]:
+        def classify() -> torch.Tensor:
             classifier.eval()
             with torch.no_grad():
-                logits = [classifier(to_float(test_set.read(p).to(run.device))) for p in chunks]
-            predicted = torch.cat(logits).argmax(1).cpu()
-            return {"test_accuracy": float((predicted == labels).float().mean())}
+                return torch.cat(
+                    [classifier(to_float(test_set.read(p).to(run.device))).cpu() for p in chunks]
+                )
+
+        def evaluate(images_seen: int) -> dict[str, float]:
+            return {"test_accuracy": float((classify().argmax(1) == labels).float().mean())}
 
         result = train(
             update,
@@ -85,17 +88,15 @@ def main(config: ClassifierConfig, parts: Parts = NO_PARTS) -> "Run":
             goal=Goal("test_accuracy", "higher"),
         )
 
-        # The classifier with its accuracy.
+        # The classifier with its accuracy, and a report with its mistakes.
         accuracy = result.evaluation["test_accuracy"]
         classifier.card_notes = (
             f"Trained on {train_set.name}/{train_set.split}, {result.images_seen:,} images seen, "
             f"seed {config.seed}. Accuracy on {test_set.name}/{test_set.split}: {accuracy:.4f}."
         )
         run.export(classifier, "classifier")
-        run.accelerator.print(
-            f"test accuracy {accuracy:.4f}; {run.path / 'classifier'}", file=sys.stderr
-        )
-        run.finish(result, classifier=str(run.path / "classifier"))
+        record_mistakes(run, test_set, classify())
+        run.finish(result, report_classifier, classifier=str(run.path / "classifier"))
         return run
 
 

@@ -1,7 +1,6 @@
 """Probes of an encoder before and during its pretraining, which its model card shows."""
 
 import copy
-import sys
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -43,6 +42,7 @@ class PretrainingEvaluation:
             # With BatchNorm as in training, not with means of 0 and variances of 1.
             images = to_float(train_set.read(stream.indices(0))).to(run.device)
             first = untrained_like(encoder, images, config.seed)
+        run.say("measuring the untrained encoder")
         self.reports = {0: self.probe(first)}
 
     @property
@@ -54,8 +54,8 @@ class PretrainingEvaluation:
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Probe the encoder, and write it into the run folder."""
         report = self.reports[images_seen] = self.probe(self.encoder)
-        if images_seen < self.config.total_images:
-            self.run.accelerator.print(f"\n{images_seen:,} images: {report}", file=sys.stderr)
+        for warning in report.health.warnings:
+            self.run.say(f"warning at {images_seen:,} images: {warning}")
         untrained, trained = (str(r).replace("\n", "\n    ") for r in (self.reports[0], report))
         self.encoder.card_notes = (
             f"Trained for {self.config.objective} on {self.train_set.name}/{self.train_set.split}, "

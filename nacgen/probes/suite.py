@@ -47,7 +47,9 @@ class RetrievedImages:
 
     queries: UInt8[Tensor, "q 3 h w"]
     neighbors: UInt8[Tensor, "q m 3 h w"]  # nearest first
-    is_relevant: Bool[Tensor, "q m"]  # true for neighbors that are relevant to their query
+    is_relevant: (
+        Bool[Tensor, "q m"] | None
+    )  # true for those relevant to their query; None without labels
 
 
 @dataclass(frozen=True)
@@ -204,17 +206,24 @@ class EncoderSuite:
 
     def _retrieved(self, encoder: NACEncoder) -> RetrievedImages:
         """Find the nearest images of a few queries."""
-        assert self.pool.labels is not None  # open_protocol refuses others
-        query, gallery, labels = self.protocol.query, self.protocol.gallery, self.pool.labels
+        query, gallery = self.protocol.query, self.protocol.gallery
         shown = query[torch.linspace(0, len(query) - 1, NUM_QUERIES).long()]
-        found = nearest_codes(
-            extract(encoder.codes, self.pool.subset(shown), self.device),
-            extract(encoder.codes, self.pool.subset(gallery), self.device),
-            min(NUM_RETRIEVED, len(gallery)),
+        return nearest_images(
+            encoder, self.pool.subset(shown), self.pool.subset(gallery), self.device
         )
-        neighbors = torch.stack([self.pool.read(row) for row in gallery[found.indices]])
-        is_hit = is_relevant(labels[shown], labels[gallery]).gather(1, found.indices)
-        return RetrievedImages(self.pool.read(shown), neighbors, is_hit)
+
+
+def nearest_images(
+    encoder: NACEncoder, queries: Dataset, gallery: Dataset, device: torch.device | str
+) -> RetrievedImages:
+    """Find the images of a gallery whose codes are nearest to those of queries; every process calls it."""
+    code, others = (extract(encoder.codes, images, device) for images in (queries, gallery))
+    found = nearest_codes(code, others, min(NUM_RETRIEVED, len(gallery)))
+    is_hit = None
+    if queries.labels is not None and gallery.labels is not None:
+        is_hit = is_relevant(queries.labels, gallery.labels).gather(1, found.indices)
+    neighbors = torch.stack([gallery.read(row) for row in found.indices])
+    return RetrievedImages(queries.read(torch.arange(len(queries))), neighbors, is_hit)
 
 
 def load_encoders(

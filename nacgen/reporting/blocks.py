@@ -47,9 +47,10 @@ figcaption { color: var(--soft); font-size: 0.88rem; margin: 0.35rem 0; }
 .chart img { background: none; width: 36rem; }
 .wide { overflow-x: auto; }
 .wide img { max-width: none; }
-.samples { display: flex; flex-wrap: wrap; gap: 0 1.25rem; }
+.samples, .thumbnails { display: flex; flex-wrap: wrap; gap: 0 1.25rem; }
 .samples figure { max-width: 24rem; }
-.samples img { image-rendering: pixelated; width: 24rem; }
+.thumbnails figure { width: 7rem; }
+.samples img, .thumbnails img { image-rendering: pixelated; width: 24rem; }
 summary { cursor: pointer; }
 body > details > summary { font-size: 1.15rem; font-weight: 600; margin: 1.5rem 0 0.75rem; }
 details { overflow-wrap: anywhere; }
@@ -77,12 +78,12 @@ class Table:
 class Images:
     """PNG and SVG files with their captions.
 
-    Samples stand side by side and are enlarged without smoothing; wide charts can be pushed aside on a phone.
+    Samples and thumbnails stand side by side, enlarged without smoothing; wide charts can be pushed on a phone.
     """
 
     paths: Sequence[Path]
     captions: Sequence[str]
-    kind: Literal["chart", "wide chart", "samples"]
+    kind: Literal["chart", "wide chart", "samples", "thumbnails"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _markdown(block: Block, base: Path) -> str:
                 f"![{literal(caption.replace('`', ''))}]({_address(path, base)})"
                 for path, caption in zip(paths, captions, strict=True)
             ]
-            if kind != "samples":
+            if kind.endswith("chart"):
                 texts = map(literal, captions)
                 return "\n\n".join(filter(None, chain(*zip(links, texts, strict=True))))
             return _rows([[literal(caption) for caption in captions], ["---"] * len(links), links])

@@ -121,7 +121,7 @@ def line_chart(
         style = {"linewidth": 2, "markersize": 5, **style_of(index)} | (
             _THIN if end is None else {}
         )
-        axes.plot(list(curve), list(curve.values()), **style)
+        axes.plot(list(curve), list(curve.values()), clip_on=False, **style)
     _scale(axes, [value for curve, _, _ in lines for value in curve.values()], may_be_log)
     _label_ends(axes, lines)
     return save_chart(figure, path)
@@ -166,6 +166,7 @@ def _label_ends(axes: "Axes", lines: Sequence[Line]) -> None:
     ends = [
         (curve[max(curve)], label, COLORS[i % len(COLORS)]) for curve, i, label in lines if label
     ]
+    axes.get_ylim()  # which first takes the data into account
     to_axes = axes.transScale + axes.transLimits
     style: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "va": "center"}
     lowest = float("-inf")

@@ -75,6 +75,14 @@ class RecordedRun:
             )
         return curve
 
+    def logged(self, name: str) -> dict[int, float]:
+        """Return a number of the log, by its dotted name, at each position where it was logged."""
+        rows = (self.path / "metrics.jsonl").read_bytes().splitlines()
+        flat = [flatten(strict_json(row, allow_nan=True)) for row in rows]
+        return {
+            row["images_seen"]: row[name] for row in flat if isinstance(row.get(name), int | float)
+        }
+
     def protocols(self, metric: str) -> dict[int, Mapping[str, Any]]:
         """Return the protocol of each score of `curve` by images seen, with the settings of that score."""
         found: dict[int, Mapping[str, Any]] = {}

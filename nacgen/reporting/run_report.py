@@ -99,15 +99,15 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
         protocol = re.sub(r"(?<=sha256:)([0-9a-f]{12})[0-9a-f]+", r"\1", protocol)
         grid = run.sample_grid(last.images_seen)
         lines = {
-            "scores": _wrapped(_headline(run).replace("`", "")),
-            "protocol": _wrapped(protocol),
+            "scores": wrapped(_headline(run).replace("`", "")),
+            "protocol": wrapped(protocol),
             "samples": "none" if grid is None else str(grid),
             "curve": str(run.path / "curve.svg") if run.metrics else "none",
             **lines,
         }
     if run.kind and run.metrics:
         lines["compare"] = compare_command(run, preset)
-    return "\n".join(f"{name:9} {line}" for name, line in lines.items())
+    return in_columns(lines)
 
 
 def compare_command(run: RecordedRun, preset: Mapping[str, Any] | None = None) -> str:
@@ -140,9 +140,16 @@ def compare_command(run: RecordedRun, preset: Mapping[str, Any] | None = None) -
     return f"{command} {shlex.join(options)}"
 
 
-def _wrapped(text: str) -> str:
-    """Wrap a text that follows a name of 10 columns."""
-    return textwrap.fill(text, 100, initial_indent=" " * 10, subsequent_indent=" " * 10).lstrip()
+def in_columns(lines: Mapping[str, str]) -> str:
+    """Return names with their texts beside them, for a terminal."""
+    return "\n".join(f"{name:9} {text}" for name, text in lines.items())
+
+
+def wrapped(*texts: str) -> str:
+    """Wrap texts that stand beside a name, each from a line of its own on."""
+    space = " " * 10
+    lines = (textwrap.fill(t, 100, initial_indent=space, subsequent_indent=space) for t in texts)
+    return "\n".join(lines).lstrip()
 
 
 def _headline(run: RecordedRun) -> str:

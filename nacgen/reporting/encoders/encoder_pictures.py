@@ -75,12 +75,17 @@ def retrieval_chart(measurements: Sequence[Measurement], path: Path) -> Path:
 def write_retrieval_sheet(retrieved: RetrievedImages, path: Path, zoom: int = 2) -> None:
     """Write queries and their neighbors as one PNG, a query and its neighbors in a row.
 
-    Relevant neighbors have a green frame, others a red one. The file has `zoom` pixels for each of an image.
+    Relevant neighbors have a solid green frame, others a dashed red one, all a gray one where that is not known.
+    The file has `zoom` pixels for each of an image.
     """
     frames = torch.tensor([WRONG_FRAME, RIGHT_FRAME], dtype=torch.uint8)
-    queries = retrieved.queries.cpu()
-    left = _framed(queries[:, None], torch.tensor(QUERY_FRAME, dtype=torch.uint8))
-    right = _framed(retrieved.neighbors.cpu(), frames[retrieved.is_relevant.cpu().long()])
+    gray = torch.tensor(QUERY_FRAME, dtype=torch.uint8)
+    queries, relevant = retrieved.queries.cpu(), retrieved.is_relevant
+    left = _framed(queries[:, None], gray)
+    colors = gray if relevant is None else frames[relevant.cpu().long()]
+    right = _framed(
+        retrieved.neighbors.cpu(), colors, None if relevant is None else ~relevant.cpu()
+    )
     left = F.pad(left, (0, left.shape[-1] // 3), value=BACKGROUND)
     margin = _thickness(queries)
     sheet = F.pad(torch.cat([left, right], dim=-1), (margin, margin), value=BACKGROUND)
@@ -93,12 +98,16 @@ def write_retrieval_sheet(retrieved: RetrievedImages, path: Path, zoom: int = 2)
         write_file(path, content.getvalue())
 
 
-def _framed(images: Tensor, colors: Tensor) -> Tensor:
+def _framed(images: Tensor, colors: Tensor, is_dashed: Tensor | None = None) -> Tensor:
     """Put a frame and a gap around images, side by side, (q, m, c, h, w) -> (q, c, h, w)."""
     height, width = images.shape[-2:]
     thin = _thickness(images)
     frame = rearrange(colors, "... c -> ... c 1 1").expand(*images.shape[:2], 3, 1, 1)
     framed = frame.repeat(1, 1, 1, height + 2 * thin, width + 2 * thin)
+    if is_dashed is not None:
+        places = torch.arange(framed.shape[-2])[:, None] + torch.arange(framed.shape[-1])
+        gaps = places // max(2, width // 6) % 2 == 1
+        framed.masked_fill_(rearrange(is_dashed, "q m -> q m 1 1 1") & gaps, BACKGROUND)
     framed[..., thin:-thin, thin:-thin] = images
     spaced = F.pad(framed, (thin, thin, thin, thin), value=BACKGROUND)
     return rearrange(spaced, "q m c h w -> q c h (m w)")

@@ -12,7 +12,9 @@ from nacgen.reporting.encoders.encoder_pictures import (
 )
 
 
-def test_the_sheet_frames_right_neighbors_green_and_wrong_ones_red(tmp_path: Path) -> None:
+def test_the_sheet_frames_right_neighbors_solid_green_and_wrong_ones_dashed_red(
+    tmp_path: Path,
+) -> None:
     queries = torch.full((2, 3, 4, 6), 10, dtype=torch.uint8)
     neighbors = torch.full((2, 3, 3, 4, 6), 20, dtype=torch.uint8)
     relevant = torch.tensor([[True, False, True], [False, False, True]])
@@ -26,8 +28,22 @@ def test_the_sheet_frames_right_neighbors_green_and_wrong_ones_red(tmp_path: Pat
         assert pixels[row * 8 + 4, left + 5].tolist() == [10] * 3
         for column in range(3):
             start = left + 10 + gap + column * cell
-            color = RIGHT_FRAME if relevant[row, column] else WRONG_FRAME
-            assert pixels[row * 8 + 1, start + 4].tolist() == list(color)
-            assert pixels[row * 8 + 4, start + 1].tolist() == list(color)
+            cell_of = pixels[row * 8 : row * 8 + 8, start : start + cell]
+            has_right, has_wrong = (
+                (cell_of == c).all(-1).any() for c in (RIGHT_FRAME, WRONG_FRAME)
+            )
+            assert (has_right, has_wrong) == (relevant[row, column], not relevant[row, column])
+            is_white = (cell_of == 255).all(-1)
+            is_solid = not is_white[1:-1, 1:-1].any()  # without the gap around it
+            assert is_solid == relevant[row, column]
             assert pixels[row * 8 + 4, start + 4].tolist() == [20] * 3
             assert pixels[row * 8, start].tolist() == [255] * 3
+
+
+def test_frames_are_gray_where_nothing_is_known_of_the_neighbors(tmp_path: Path) -> None:
+    retrieved = RetrievedImages(
+        torch.zeros(2, 3, 4, 4).byte(), torch.zeros(2, 2, 3, 4, 4).byte(), None
+    )
+    write_retrieval_sheet(retrieved, tmp_path / "sheet.png")
+    colors = np.unique(np.asarray(Image.open(tmp_path / "sheet.png")))
+    assert colors.tolist() == [0, 96, 255]
