@@ -12,7 +12,9 @@ from tests.reporting.folders import MakeRun
 
 def styles_of(path: Path) -> list[tuple[str, str]]:
     """Return color variable and dashes of the lines of a chart that are drawn with dashes or without."""
-    lines = re.findall(r'd="[^"]*" clip-path="[^"]*" style="(fill: none; [^"]*)"', path.read_text())
+    lines = re.findall(
+        r'd="[^"]*"(?: clip-path="[^"]*")? style="(fill: none; [^"]*)"', path.read_text()
+    )
     found = [(re.search(r"--color-\d+", x), re.search(r"dasharray: ([^;\"]*)", x)) for x in lines]
     return [(color[0], dashes[1] if dashes else "") for color, dashes in found if color]
 

@@ -11,7 +11,6 @@ from nacgen.errors import ConfigurationError, StorageError
 from nacgen.metrics.run_scores import NO_SCORES
 from nacgen.reporting import compare, load_run
 from nacgen.reporting.run_report import compare_command, report_run, write_run_report
-from tests.reporting.browser import check_layout, needs_browser
 from tests.reporting.folders import PROTOCOL, MakeRun, Reader
 
 
@@ -211,18 +210,3 @@ def test_long_hashes_configuration_and_environment_are_folded(make_run: MakeRun)
         assert text.count(cell) == text.count(digest) == 1
         for heading in ("Configuration", "Environment"):
             assert f"<details>\n<summary>{heading}</summary>\n" in text
-
-
-@needs_browser
-def test_the_page_fits_a_phone_and_a_screen_light_and_dark(
-    make_run: MakeRun, tmp_path: Path
-) -> None:
-    long = "a_path_without_a_space_that_is_far_wider_than_the_screen_of_a_phone_is" * 2
-    folder = make_run(
-        {640: 9.0, 1280: 3.0},
-        metric="fd_a_classifier_of_my_own",
-        protocol={"reference_fingerprint": "sha256:" + "c9" * 32, "reference": long},
-        config={"data_dir": long},
-    )
-    (folder / "samples/real.png").write_bytes((folder / "samples/images_00000640.png").read_bytes())
-    check_layout(write_run_report(folder)[1], tmp_path, num_charts=1)

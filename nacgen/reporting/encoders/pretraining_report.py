@@ -146,9 +146,10 @@ def _curves(run: RecordedRun, untrained: dict[str, Any]) -> list[Block]:
 
 
 def _next_command(run: RecordedRun) -> str:
-    data = ""
-    if run.config["dataset"] != "digits":
-        preset = "folder" if run.config["dataset"] == "folder" else "PRESET"
-        folder = shlex.quote(str(run.config.get("data_dir") or "PATH"))
-        data = f"--preset {preset} --data-dir {folder} "
-    return f"nacgen train-gan {data}--encoder {shlex.quote(str(run.path / 'encoder'))}"
+    """Return the command that trains a GAN from the encoder, or where it is unclear the line that loads it."""
+    path, dataset = str(run.path / "encoder"), run.config["dataset"]
+    if dataset not in ("digits", "folder"):
+        return f"encoder = nacgen.NACEncoder.from_pretrained({path!r})"
+    folder = shlex.quote(str(run.config.get("data_dir")))
+    data = f"--preset folder --data-dir {folder} " if dataset == "folder" else ""
+    return f"nacgen train-gan {data}--encoder {shlex.quote(path)}"

@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nacgen.data.augment import ViewPolicy
+from nacgen.data.datasets import ImageDataset
+from nacgen.models.encoder import NACEncoder
+from nacgen.reporting.encoders.pretraining_report import (
+    draw_encoder,
+    report_pretraining,
+    views_of,
+    write_pretraining_report,
+)
+from nacgen.reporting.recorded_runs import is_picture
+from nacgen.training.config import TrainingConfig
+from nacgen.training.run import open_run
+from tests.reporting.encoders.test_findings import probe_report
+from tests.reporting.folders import Reader
+
+
+def write_pretraining(folder: Path, accuracy: float | None = 0.9, dataset: str = "digits") -> Path:
+    """Write a finished run of pretraining with invented measurements and real pictures."""
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (20, 3, 16, 16), generator=draw, dtype=torch.uint8)
+    images = ImageDataset("x", "train", pixels, torch.arange(20) % 2, ("even", "odd"))
+    if accuracy is None:
+        images = ImageDataset("x", "train", pixels, None, ())
+    folder.mkdir()
+    with open_run("x", TrainingConfig(run_dir=str(folder))) as run:
+        encoder = NACEncoder(code_dim=16).train()
+        draw_encoder(encoder, ViewPolicy(), images, images, run)
+        assert encoder.training
+    trained, untrained = probe_report(accuracy=accuracy), probe_report(3.0, accuracy and 0.7)
+    config = {"seed": 0, "dataset": dataset, "objective": "nac", "data_dir": "my photos"}
+    (folder / "config.yaml").write_text(json.dumps(config))
+    rows = [{"images_seen": seen, "loss": 1.0} | trained for seen in (640, 1280)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = {"images_seen": 1280, "seconds": 2.0, **trained, "untrained": untrained}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_pretraining_leaves_a_report_in_plain_words(tmp_path: Path) -> None:
+    folder = write_pretraining(tmp_path / "run")
+    text = report_pretraining(folder)
+    markdown, html = (folder / "report.md").read_text(), (folder / "report.html").read_text()
+    assert markdown.startswith("# digits: encoder pretrained by nac, seed 0\n\n> 9 of 9 checks of ")
+    assert "| good | Different codes. Most images have a code of their own. | trained: " in markdown
+    assert "trained: 90.0%; untrained: 70.0%" in markdown
+    for name in ("curve.svg", "curve_1.svg", "samples/views.png", "samples/neighbors.png"):
+        assert f"]({name})" in markdown
+    assert is_picture(folder / "samples/views.png")
+    assert is_picture(folder / "samples/neighbors.png")
+    # The curves start at the untrained encoder.
+    assert "Linear classifier on the features: 0.900" in (folder / "curve.svg").read_text()
+    assert len(Reader(html).tables[0]) == 10
+    assert "result    Held-out images that a linear classifier on the features gets right: " in text
+    assert f"encoder   {folder}/encoder\nreport    {folder}/report.html\n" in text
+    assert text.endswith(f"use it    nacgen train-gan --encoder {folder}/encoder")
+    assert max(len(line) for line in text.splitlines() if str(folder) not in line) <= 100
+
+
+@pytest.mark.parametrize(
+    ("dataset", "start"),
+    [
+        ("folder", "nacgen train-gan --preset folder --data-dir 'my photos' --encoder "),
+        ("cifar10", "encoder = nacgen.NACEncoder.from_pretrained("),
+    ],
+)
+def test_without_labels_the_report_has_no_accuracy(
+    dataset: str, start: str, tmp_path: Path
+) -> None:
+    folder = write_pretraining(tmp_path / "run", None, dataset)
+    (folder / "samples/views.png").write_bytes(b"")  # damaged
+    text = write_pretraining_report(folder)[0].read_text()
+    assert "> 8 of 8 checks of the encoder are good" in text
+    assert "](curve_1.svg)" in text
+    assert "](curve.svg)" not in text
+    assert "views.png" not in text
+    assert f"    {start}" in text
+
+
+def test_views_stand_beside_their_image_and_have_the_size_that_the_encoder_gets() -> None:
+    images = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
+    unchanged = ViewPolicy(
+        crop_scale=(1.0, 1.0),
+        crop_ratio=1.0,
+        flip=False,
+        jitter_probability=0.0,
+        grayscale_probability=0.0,
+    )
+    sheet, columns = views_of(images, unchanged)
+    assert sheet.shape == (2 * columns, 3, 4, 4)
+    assert torch.equal(sheet, images.repeat_interleave(columns, dim=0))
+    assert views_of(images, ViewPolicy(size=8))[0].shape == (2 * columns, 3, 8, 8)
