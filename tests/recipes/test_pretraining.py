@@ -42,7 +42,7 @@ def run(
     config: PretrainConfig, folder: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, object]:
     images = random_images(size)
-    monkeypatch.setattr(objectives, "load_training_images", lambda config: (images, images))
+    monkeypatch.setattr(objectives, "load_training_images", lambda *_: (images, images))
     main(replace(config, run_dir=str(folder), run=RUN))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert all(torch.tensor(row["loss"]).isfinite() for row in rows if "loss" in row)
@@ -176,7 +176,7 @@ def test_every_objective_resumes_to_the_same_weights(
     stopped = tmp_path / "stopped"
     often = replace(RUN, checkpoint_every=8)
     images = random_images(16)
-    monkeypatch.setattr(objectives, "load_training_images", lambda config: (images, images))
+    monkeypatch.setattr(objectives, "load_training_images", lambda *_: (images, images))
     build = objectives.build_update
 
     def stops_at_the_last_step(*args, **kwargs):  # type: ignore[no-untyped-def]
