@@ -24,7 +24,7 @@ def main(config: ClassifierConfig, parts: Parts = NO_PARTS) -> "Run":
 
     from nacgen.data.augment import ViewPolicy
     from nacgen.data.pixels import to_float
-    from nacgen.data.provenance import no_labels
+    from nacgen.data.provenance import data_note, no_labels
     from nacgen.errors import DataError
     from nacgen.models.classifier import ImageClassifier
     from nacgen.pretraining.supervised import ClassifierUpdate
@@ -92,7 +92,8 @@ def main(config: ClassifierConfig, parts: Parts = NO_PARTS) -> "Run":
         accuracy = result.evaluation["test_accuracy"]
         classifier.card_notes = (
             f"Trained on {train_set.name}/{train_set.split}, {result.images_seen:,} images seen, "
-            f"seed {config.seed}. Accuracy on {test_set.name}/{test_set.split}: {accuracy:.4f}."
+            f"seed {config.seed}. Accuracy on {test_set.name}/{test_set.split}: {accuracy:.4f}. "
+            f"{data_note(train_set)}"
         )
         run.export(classifier, "classifier")
         record_mistakes(run, test_set, classify())

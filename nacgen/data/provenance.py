@@ -8,6 +8,11 @@ from nacgen.data import cache
 from nacgen.data.datasets import Dataset, ImageDataset
 from nacgen.data.folder import ImageFiles, in_words, most_common, quoted
 
+LICENSES = {
+    "digits": "CC BY 4.0 (Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI)",
+    "fashion-mnist": "MIT (Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747)",
+}
+
 
 def dataset_fingerprint(dataset: Dataset) -> dict[str, str | int]:
     """Compute a fingerprint of images, labels and class names, the same wherever the files lie.
@@ -86,6 +91,13 @@ def data_line(train: Dataset, held_out: Dataset | None) -> str:
     return "; ".join(
         [*parts, f"held out: {_source(held_out)}", *(_remarks(held_out) if is_apart else [])]
     )
+
+
+def data_note(dataset: Dataset) -> str:
+    """Say in a model card which images a model was trained on, and what their license is."""
+    license = LICENSES.get(dataset.name)
+    known = f"licensed {license}" if license else "see their source for the license"
+    return f"Data: {len(dataset):,} images of {dataset.name}/{dataset.split}, {known}."
 
 
 def no_labels(dataset: Dataset) -> str:

@@ -9,7 +9,7 @@ from nacgen.data.datasets import Dataset
 from nacgen.data.pictures import write_grid
 from nacgen.flow.update import FlowUpdate
 from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.run_scores import build_score, draw_real_images
+from nacgen.metrics.run_scores import build_score, draw_real_images, training_notes
 from nacgen.models.sampling import sample_images
 from nacgen.training.generative import ScoreConfig
 from nacgen.training.run import Run
@@ -28,7 +28,7 @@ class FlowEvaluation:
         extractor: FeatureExtractor | None,
         dataset: Dataset,
     ) -> None:
-        self.update, self.run = update, run
+        self.update, self.run, self.dataset = update, run, dataset
         self.score = build_score(extractor, dataset, config, run)
         draw_real_images(dataset, run, COLUMNS, ZOOM)
 
@@ -39,7 +39,9 @@ class FlowEvaluation:
         with self.run.processes.failing_together(), self.run.writing("sample grid"):
             if self.run.is_main:
                 write_grid(self.generate(torch.arange(COLUMNS**2)), path, COLUMNS, ZOOM)
-        self.run.export(self.update.averaged_denoiser, "denoiser")
+        denoiser = self.update.averaged_denoiser
+        denoiser.card_notes = training_notes(self.run, self.dataset, images_seen, result)
+        self.run.export(denoiser, "denoiser")
         return {"evaluation": result}
 
     def generate(self, indices: Tensor) -> Tensor:

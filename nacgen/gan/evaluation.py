@@ -11,7 +11,7 @@ from nacgen.data.pixels import to_float
 from nacgen.functional.gan import overfitting
 from nacgen.gan.update import GANUpdate
 from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.run_scores import build_score, draw_real_images
+from nacgen.metrics.run_scores import build_score, draw_real_images, training_notes
 from nacgen.models.sampling import interpolate, sample_images
 from nacgen.system.randomness import generator as seeded_generator
 from nacgen.training.generative import ScoreConfig
@@ -45,7 +45,9 @@ class GANEvaluation:
         with self.run.processes.failing_together(), self.run.writing("sample grid"):
             if self.run.is_main:
                 write_grid(self.generate(torch.arange(COLUMNS**2)), path, COLUMNS, ZOOM)
-        self.run.export(self.update.averaged_generator, "generator")
+        generator = self.update.averaged_generator
+        generator.card_notes = training_notes(self.run, self.dataset, images_seen, result)
+        self.run.export(generator, "generator")
         logits = {} if self.held_out is None else self.compare_logits(self.held_out)
         return {**logits, "evaluation": result}
 

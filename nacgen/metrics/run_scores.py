@@ -1,6 +1,6 @@
 """The features that a run is scored by: those that its options name, those that suit its images, or none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 
 from nacgen.data.datasets import Dataset
 from nacgen.data.pictures import REAL_IMAGES, write_grid
+from nacgen.data.provenance import data_note
 from nacgen.errors import CheckpointNotFoundError
 from nacgen.metrics.evaluation import evaluate
 from nacgen.metrics.extractors import efficientnet, inception
@@ -15,8 +16,11 @@ from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.extractors.build import INSTEAD, build_extractor
 from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.reference import ReferenceStatistics
+from nacgen.system.documents import flatten
 from nacgen.system.processes import Processes
 from nacgen.system.randomness import generator
+from nacgen.system.terminal import literal
+from nacgen.training.config import to_dict
 from nacgen.training.environment import read_environment
 from nacgen.training.generative import DEFAULTS, HOW_TO_SCORE, ScoreConfig
 from nacgen.training.loop import Goal
@@ -123,6 +127,30 @@ def draw_real_images(dataset: Dataset, run: Run, columns: int, zoom: int) -> Non
         if run.is_main:
             path = run.path / SAMPLES / REAL_IMAGES
             write_grid(dataset.read(chosen[:whole]), path, columns, zoom)
+
+
+def training_notes(
+    run: Run, dataset: Dataset, images_seen: int, evaluation: Mapping[str, Any]
+) -> str:
+    """Describe in Markdown, for a model card, how a model was trained, and its scores with their protocol."""
+    options = flatten(to_dict(run.config))
+    names = ["preset", "init", "align"]
+    if not Path(str(options.get("encoder"))).is_absolute():  # a folder of this machine tells nobody
+        names += ["encoder"]
+    start = [f"{name} {options[name]}" for name in names if options.get(name)]
+    recipe = str(run.environment["recipe"]).replace("_", "-")
+    notes = [
+        f"Trained by `nacgen {recipe}` ({literal(', '.join(start))}), {images_seen:,} images seen, seed "
+        f"{run.config.seed}, on {literal(run.hardware)}. {data_note(dataset)}"
+    ]
+    if evaluation["scores"]:
+        rows = [
+            f"| `{name}` | {each['value']:.4g} |" for name, each in evaluation["scores"].items()
+        ]
+        protocol = ", ".join(f"{key} {value}" for key, value in evaluation["protocol"].items())
+        notes += ["\n".join(["| score | value |", "| --- | ---: |", *rows])]
+        notes += [f"Protocol of the scores: {literal(protocol)}."]
+    return "\n\n".join([*notes, *map(literal, evaluation["warnings"])])
 
 
 def fingerprint_of(extractor: FeatureExtractor | None) -> str | None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError, check_choice
 from nacgen.functional.flow import integrate_flow
-from nacgen.models.folder import PretrainedModel, check_memory
+from nacgen.models.folder import check_memory
+from nacgen.models.image_model import PretrainedImageModel
 from nacgen.models.unet import SmallUNet
 from nacgen.system.places import require_diffusers
 
@@ -31,7 +32,7 @@ def denoiser_channels(network: str, image_size: int) -> tuple[int, ...]:
     return (32, *(64 for _ in range(max(1, (image_size // 4).bit_length() - 1))))
 
 
-class Denoiser(nn.Module, PretrainedModel):
+class Denoiser(nn.Module, PretrainedImageModel):
     """A network that takes noisy images and a time and returns the velocity of the flow there.
 
     Args:
@@ -51,6 +52,8 @@ class Denoiser(nn.Module, PretrainedModel):
         >>> denoiser.images(torch.randn(2, denoiser.latent_dim), num_steps=2).shape
         torch.Size([2, 3, 16, 16])
     """
+
+    about = "The network of a flow model, which leads noise to images step by step."
 
     def __init__(
         self,

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError, check_choice
-from nacgen.models.folder import PretrainedModel, check_memory
+from nacgen.models.folder import check_memory
+from nacgen.models.image_model import PretrainedImageModel
 from nacgen.models.sngan import SNGANGeneratorBlock, check_labels, check_num_classes
 
 Block = Literal["small", "sngan"]
@@ -63,7 +64,7 @@ class GeneratorBlock(nn.Module):
         return shortcut + residual
 
 
-class Generator(nn.Module, PretrainedModel):
+class Generator(nn.Module, PretrainedImageModel):
     """A residual generator, from 4x4 upwards.
 
     Args:
@@ -73,6 +74,8 @@ class Generator(nn.Module, PretrainedModel):
         num_classes: Number of classes. With classes, a learned vector per class is appended to the latent.
         block: `"small"`: GroupNorm, convolutions before the doubling; `"sngan"`: BatchNorm, after it, slow.
     """
+
+    about = "The generator of a GAN, from standard normal latents to images."
 
     def __init__(
         self,

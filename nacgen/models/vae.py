@@ -20,8 +20,8 @@ from nacgen.functional.likelihoods import (
     logistic_mixture_log_likelihood,
     logistic_mixture_mean,
 )
-from nacgen.models.folder import PretrainedModel
 from nacgen.models.gan import GeneratorBlock, channels_for, check_upsampling
+from nacgen.models.image_model import PretrainedImageModel
 
 Images = Float[Tensor, "b 3 h w"]
 Outputs = Float[Tensor, "b p h w"]
@@ -97,12 +97,14 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
 }
 
 
-class Decoder(nn.Module, PretrainedModel):
+class Decoder(nn.Module, PretrainedImageModel):
     """A decoder of latents into a likelihood of images: residual blocks from 4x4 upwards.
 
     Sizes are those of `nacgen.models.gan.Generator`. The likelihood is `"gaussian"`, with optimal variance, or
     `"logistic_mixture"`, with ten components.
     """
+
+    about = "The decoder of a variational autoencoder, from standard normal latents to images."
 
     def __init__(
         self,

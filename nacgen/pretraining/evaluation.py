@@ -8,6 +8,7 @@ from typing import Any
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
+from nacgen.data.provenance import data_note
 from nacgen.data.stream import ImageStream
 from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
@@ -59,7 +60,7 @@ class PretrainingEvaluation:
         untrained, trained = (str(r).replace("\n", "\n    ") for r in (self.reports[0], report))
         self.encoder.card_notes = (
             f"Trained for {self.config.objective} on {self.train_set.name}/{self.train_set.split}, "
-            f"{images_seen:,} images seen, seed {self.config.seed}.\n\n"
+            f"{images_seen:,} images seen, seed {self.config.seed}. {data_note(self.train_set)}\n\n"
             f"Untrained:\n\n    {untrained}\n\nTrained:\n\n    {trained}"
         )
         self.run.export(self.encoder, "encoder")

@@ -23,7 +23,7 @@ from nacgen.functional.vae import (
 )
 from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.inputs import ImageSource
-from nacgen.metrics.run_scores import NO_SCORES, compute_reference, draw_real_images
+from nacgen.metrics.run_scores import NO_SCORES, compute_reference, draw_real_images, training_notes
 from nacgen.models.vae import VAE
 from nacgen.system.randomness import generator, normal_rows
 from nacgen.training.run import Run
@@ -85,6 +85,8 @@ class VAEEvaluation:
                 "settings": {"images": images, "num_images": len(self.held_out)},
             }
         }
+        notes = training_notes(self.run, self.train, images_seen, evaluation)
+        self.vae.decoder.card_notes = notes
         self.run.export(self.vae.decoder, "decoder")
         is_last = images_seen >= self.run.config.total_images
         ending = self.conclude(rate_by_axis) if is_last else {}

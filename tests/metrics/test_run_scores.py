@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from nacgen.data.datasets import load_dataset
 from nacgen.errors import CheckpointNotFoundError
+from nacgen.gan.options import GANConfig
 from nacgen.metrics import run_scores
 from nacgen.metrics.extractors import efficientnet, inception
-from nacgen.metrics.run_scores import build_run_extractor
+from nacgen.metrics.run_scores import NO_SCORES, build_run_extractor, training_notes
 from nacgen.training.config import TrainingConfig
 from nacgen.training.generative import ScoreConfig
 from nacgen.training.run import open_run
@@ -132,3 +134,25 @@ def test_weights_are_looked_for_where_they_are_kept(
     assert inception.is_at_hand()
     monkeypatch.setattr(efficientnet, "find_spec", lambda name: None)
     assert not efficientnet.is_installed()
+
+
+def test_the_notes_of_a_card_say_how_it_was_trained_and_scored(tmp_path: Path) -> None:
+    evaluation = {
+        "scores": {"fid": {"value": 12.3456}},
+        "protocol": {"extractor": "inception", "reference": "digits/train", "num_samples": 500},
+        "warnings": ["few: <b>500</b> samples."],
+    }
+    config = GANConfig(run_dir=str(tmp_path / "run"), seed=3, encoder=str(tmp_path))
+    with open_run("train_gan-digits", config) as run:
+        notes = training_notes(run, load_dataset("digits"), 640, evaluation)
+        unscored = training_notes(run, load_dataset("digits"), 640, NO_SCORES)
+    assert notes.startswith(
+        "Trained by `nacgen train-gan` (preset digits, init nac), 640 images seen, seed 3, on "
+    )
+    assert "Data: 1,442 images of digits/train, licensed CC BY 4.0 (Alpaydin" in notes
+    assert "\n\n| score | value |\n| --- | ---: |\n| `fid` | 12.35 |\n\n" in notes
+    assert "extractor inception, reference digits/train, num_samples 500." in notes
+    assert notes.endswith("few: \\<b>500\\</b> samples.")
+    assert "score |" not in unscored
+    assert "unscored: samples are compared with no images" in unscored
+    assert str(tmp_path) not in notes

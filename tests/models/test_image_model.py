@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from nacgen.models.denoiser import Denoiser
+from nacgen.models.gan import Generator
+from nacgen.models.image_model import PretrainedImageModel
+from nacgen.models.own import OwnGenerator
+from nacgen.models.sampling import sample_images
+from nacgen.models.vae import Decoder
+
+
+class Tiny(nn.Module):
+    latent_dim = 3 * 8 * 8
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return z.reshape(-1, 3, 8, 8).tanh()
+
+
+MODELS = {
+    "Generator": lambda: Generator(8, 4, (8, 8), num_classes=3),
+    "Decoder": lambda: Decoder(8, 4, (8, 8)),
+    "Denoiser": lambda: Denoiser(8, channels=(8, 8)),
+    "OwnGenerator": lambda: OwnGenerator.probed(Tiny(), 8, 4, None),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_four_lines_of_a_card_load_the_model_and_sample_it(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model: PretrainedImageModel = MODELS[name]()
+    model.card_notes = "Trained on nothing at all."
+    model.save_pretrained(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: nacgen\ntags: [image-generation]\n---\n")
+    assert f"\n# {name}: images of 8x8 px\n" in card
+    assert "\n\nTrained on nothing at all.\n" in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    assert len(code.splitlines()) == 4
+    scope = {"my_network": Tiny()}
+    exec(code.replace("path/to/this/folder", str(tmp_path / "model")), scope)
+    expected = sample_images(model.eval(), torch.arange(16))  # type: ignore[arg-type,attr-defined]
+    assert torch.equal(scope["images"], expected)  # type: ignore[arg-type]
+    assert expected.shape == (16, 3, 8, 8)
