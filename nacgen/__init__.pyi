@@ -1,5 +1,6 @@
 from . import metrics as metrics
 from . import reporting as reporting
+from .api.comparing import compare as compare
 from .api.results import TrainedRun as TrainedRun
 from .api.training import pretrain as pretrain
 from .api.training import train_classifier as train_classifier

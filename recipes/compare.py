@@ -18,10 +18,14 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nacgen.comparison.options import CompareConfig
 from nacgen.system.terminal import print_result
 from nacgen.training.config import run_recipe
+
+if TYPE_CHECKING:
+    from nacgen.comparison.tables import ComparisonResult
 
 RECIPES = Path(__file__).parent
 
@@ -33,10 +37,10 @@ PRESETS = {
 }
 
 
-def main(config: CompareConfig) -> None:
+def main(config: CompareConfig) -> "ComparisonResult | None":
     """Check the arms, lock the folder, train what is missing, compare and report."""
     if os.environ.get("RANK", "0") != "0":
-        return  # the main process starts all runs
+        return None  # the main process starts all runs
     from nacgen.comparison.arms import check_arms, join_folder, train_arms, write_comparison
     from nacgen.system.files import storage_errors
     from nacgen.system.locks import lock_folder
@@ -49,12 +53,12 @@ def main(config: CompareConfig) -> None:
         lock = lock_folder(config.folder)
         config = write_comparison(config)
     with lock:
-        report(config, *train_arms(config, recipe))
+        return report(config, *train_arms(config, recipe))
 
 
 def report(
     config: CompareConfig, runs: dict[str, list[Path]], diverged: dict[str, list[int]]
-) -> None:
+) -> "ComparisonResult":
     """Compare the arms, write the report, and print the result as the last line."""
     from nacgen.comparison.comparison_report import (
         comparison_text,
@@ -62,6 +66,7 @@ def report(
         write_comparison_report,
     )
     from nacgen.comparison.paired_comparison import compare_arms
+    from nacgen.comparison.tables import ComparisonResult
 
     comparisons = compare_arms(
         runs,
@@ -80,6 +85,7 @@ def report(
         "diverged": diverged,
     }
     print_result(result)
+    return ComparisonResult(tuple(comparisons), reports)
 
 
 run = partial(run_recipe, main, CompareConfig, PRESETS)

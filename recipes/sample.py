@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from nacgen.errors import ConfigurationError
+from nacgen.system.own_parts import check_part
 from nacgen.system.places import model_of_run
 from nacgen.system.terminal import print_result
 from nacgen.training.config import require_between, run_recipe
@@ -37,12 +38,16 @@ class SampleConfig:
     """Images in a row of the sheet; 0 writes each image to a file of its own."""
     zoom: int = 1
     """Enlargement of a sheet: pixels along each side for one pixel of an image."""
+    generator: str | None = None
+    """Generator of your own that the run was trained with, package.module:function."""
     output: str | None = None
     """A .png file for a sheet, a new or empty folder for files. Default: in samples/ of run_dir."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         require_between(self, 0, float("inf"), "first", "columns")
+        if self.generator is not None:
+            check_part("generator", self.generator, ())
         require_between(self, 1, 1_000_000, "num_images", "zoom")
         if self.columns and self.output and Path(self.output).suffix.lower() != ".png":
             raise ConfigurationError(f"output must end in .png for a sheet, got {self.output}.")
@@ -71,9 +76,11 @@ def main(config: SampleConfig) -> None:
     from nacgen.models.folder import check_memory
     from nacgen.models.sampling import load_model, sample_images
     from nacgen.system.files import storage_errors
+    from nacgen.system.own_parts import find_part
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(config.run_dir).to(device)
+    own = None if config.generator is None else find_part("generator", config.generator)
+    model = load_model(config.run_dir, own).to(device)
     side = model.image_size * (config.zoom if config.columns else 1)
     check_memory(3 * side**2 * config.num_images, f"{config.num_images:,} images of {side:,} px")
     end = config.first + config.num_images

@@ -56,7 +56,7 @@ def configure(recipe: str, preset: str | None, options: Mapping[str, Any]) -> An
                 f"options must be those of nacgen.{recipe}, by dotted name or as a mapping for a topic, got "
                 f"{name!r}. {advice}"
             )
-    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    plain = {name: list(v) if isinstance(v, tuple | range) else v for name, v in values.items()}
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from nacgen.comparison.compute import COST_NOTE, cost_table, pretraining_note
 from nacgen.comparison.forest import forest_plot
 from nacgen.comparison.paired_comparison import Comparison
-from nacgen.comparison.statistics import PairedScores
+from nacgen.comparison.tables import num_better, write_tables
 from nacgen.comparison.verdict import change, limits, listed
 from nacgen.reporting.blocks import Block, Images, Table, to_text
 from nacgen.reporting.charts import comparison_chart, score
@@ -41,6 +41,8 @@ def write_comparison_report(
 ) -> Reports:
     """Write `report.md`, `report.html`, `curve.svg` and `forest.svg` of a comparison into an existing folder.
 
+    Beside them come `table.md`, `table.tex` and `scores.csv`, see `nacgen.comparison.tables`.
+
     `diverged` has the seeds with which each arm diverged, including arms that were left out.
     """
     base, first = Path(run_dir), comparisons[0]
@@ -48,7 +50,7 @@ def write_comparison_report(
     pairs, metric = len(first.end.seeds), first.metric
     paired_seeds = f"{pairs} paired seed{'s' if pairs > 1 else ''}"
     title = f"{' and '.join(list(arms)[1:])} against {first.arm_a}: {metric}, {paired_seeds}"
-    counts = ", ".join(f"{each.arm_b} in {_num_better(each, each.end)}" for each in comparisons)
+    counts = ", ".join(f"{each.arm_b} in {num_better(each, each.end)}" for each in comparisons)
     better = first.better.capitalize()
     finding = f"{better} than {first.arm_a} at the end: {counts} of {paired_seeds}"
     curves = comparison_chart(arms, metric, base / "curve.svg", title=finding)
@@ -79,6 +81,7 @@ def write_comparison_report(
     blocks += [bias_note([run for runs in arms.values() for run in runs], metric)]
     blocks += warnings_of(arms.values())
     blocks += ["## Differences between the arms", *map(_configuration_differences, comparisons)]
+    write_tables(comparisons, base)
     return write_blocks(blocks, title, base)
 
 
@@ -86,10 +89,6 @@ def divergence_notes(diverged: Mapping[str, Collection[int]]) -> list[str]:
     """Return one sentence for each arm of which a run diverged."""
     note = "{0} diverged (a loss was not finite) with {1}: left out of every arm, and no score of {0} shows it."
     return [note.format(arm, listed(seeds)) for arm, seeds in diverged.items() if seeds]
-
-
-def _num_better(comparison: Comparison, point: PairedScores) -> int:
-    return point.num_lower if comparison.better == "lower" else point.num_higher
 
 
 def _configuration_differences(comparison: Comparison) -> Block:
@@ -140,11 +139,11 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
     rows = []
     for comparison in comparisons:
         for point in comparison.points:
-            interval = "one pair gives none"
+            interval = "too few pairs for an interval"
             if point.interval is not None:
                 interval = f"{change(point.interval[0])} to {change(point.interval[1])}"
             corrected = f"{comparison.adjusted_p_value:.2g}" if point is comparison.end else ""
-            count = f"{_num_better(comparison, point)} of {len(point.seeds)}"
+            count = f"{num_better(comparison, point)} of {len(point.seeds)}"
             row = [f"{comparison.arm_b} {point.when}", count, change(point.mean_log_ratio)]
             row += [interval, f"{point.p_value:.2g}", f"{point.smallest_p_value:.2g}"]
             rows.append([*row, corrected] if several else row)

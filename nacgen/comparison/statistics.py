@@ -16,6 +16,7 @@ import numpy as np
 from scipy import special  # scipy.stats takes seconds to import
 
 Curve = Mapping[int, float]
+LEAST_FOR_INTERVAL = 3  # pairs; with two it says next to nothing: thousands of per cent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class PairedScores:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """t-interval of the mean log ratio, or None for a single pair."""
-        return t_interval(self.log_ratios, 1 - self.level)
+        """t-interval of the mean log ratio, or None for fewer than three pairs."""
+        return _interval(self.log_ratios, self.level)
 
     @cached_property  # 2^20 sums for 40 pairs
     def p_value(self) -> float:
@@ -123,14 +124,19 @@ class ImagesToScore:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """t-interval of the mean log ratio; None without log ratios or for a single pair."""
-        return None if self.log_ratios is None else t_interval(self.log_ratios, 1 - self.level)
+        """t-interval of the mean log ratio; None without log ratios or for fewer than three pairs."""
+        return None if self.log_ratios is None else _interval(self.log_ratios, self.level)
 
     def to_dict(self) -> dict[str, Any]:
         """Return images and statistics, ready for JSON."""
         fields = ("target", "total_images", "seeds", "images_a", "images_b")
         counts = ("num_sooner", "num_later", "num_censored")
         return _plain(self, *fields, *counts, "mean_log_ratio", "interval", "p_value")
+
+
+def _interval(log_ratios: Sequence[float], level: float) -> tuple[float, float] | None:
+    too_few = len(log_ratios) < LEAST_FOR_INTERVAL
+    return None if too_few else t_interval(log_ratios, 1 - level)
 
 
 def _plain(endpoint: object, *names: str) -> dict[str, Any]:

@@ -5,9 +5,10 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from nacgen.comparison.statistics import PairedScores, smallest_p_value
+from nacgen.comparison.statistics import LEAST_FOR_INTERVAL, PairedScores, smallest_p_value
 
 LEVEL = 0.05
+LARGEST_LOG = 700.0  # of a number that a float can hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Claim:
                 f"In {all_pairs} {arm_b} and {arm_a} scored exactly the same at the end; the arms may not "
                 f"differ in anything that was trained{self._diverged}."
             )
-        if end.interval is None:
+        if pairs == 1:
             return (
                 f"In {all_pairs} {arm_b} scored {side} ({quality}) than {arm_a} at the end ({mean}); one "
                 f"pair gives neither an interval nor a test, so this is a single observation{self._diverged}."
@@ -55,8 +56,10 @@ class Claim:
         head = f"In {majority} {arm_b} scored {side} ({quality}) than {arm_a} at the end"
         head += f", in {counts[other]} {other}" if counts[other] else ""
         head += f", in {num_equal} the same" if num_equal else ""
-        low, high = map(change, end.interval)
-        figures = f"{mean} on average, {100 * (1 - end.level):.4g} % interval {low} to {high}"
+        figures = f"{mean} on average, too few pairs for an interval"
+        if end.interval is not None:
+            low, high = map(change, end.interval)
+            figures = f"{mean} on average, {100 * (1 - end.level):.4g} % interval {low} to {high}"
         return f"{head} ({figures}); {self._conclusion(agree)}{self._diverged}."
 
     @property
@@ -76,13 +79,16 @@ class Claim:
         corrected = _corrected_for(self.num_comparisons)
         exact = f"the exact two-sided p-value{corrected} is {p_value:.2g}"
         if smallest > level and agree:
-            also = "the interval contains zero and " if has_zero else ""
+            is_wide = has_zero and self.end.interval is not None
+            also = "the interval contains zero and " if is_wide else ""
             return (
                 f"{also}the smallest two-sided p-value {len(self.end.seeds)} pairs can give{corrected} is "
                 f"{smallest:.2g}, so this is a consistent direction, not a significance claim"
             )
         if smallest > level:
             return "the seeds disagree, so no difference is shown"
+        if self.end.interval is None:
+            return f"{exact}, but no difference is claimed without an interval"
         zero = f"the interval {'contains' if has_zero else 'excludes'} zero"
         if p_value > level and has_zero:
             return f"{exact} and {zero}, so no difference is shown"
@@ -109,7 +115,7 @@ def limits(num_pairs: int, level: float = LEVEL, num_comparisons: int = 1) -> st
     test_of = f"the exact two-sided test{_corrected_for(num_comparisons)}"
     if num_pairs == 1:
         return (
-            "One pair shows what happened once, not how much of it the seed caused. An interval needs two "
+            "One pair shows what happened once, not how much of it the seed caused. An interval needs three "
             f"pairs, and {number} are the fewest with which {test_of} can reach {level:g}."
         )
     smallest = min(1.0, num_comparisons * smallest_p_value(num_pairs))
@@ -121,13 +127,22 @@ def limits(num_pairs: int, level: float = LEVEL, num_comparisons: int = 1) -> st
         )
     else:
         test = f"T{test_of[1:]} can go down to {smallest:.2g}."
+    interval = (
+        "The interval assumes normally distributed log ratios, which so few values cannot confirm."
+        if num_pairs >= LEAST_FOR_INTERVAL
+        else "They are too few for an interval, which needs three."
+    )
     return (
-        f"{can} {test} The interval assumes normally distributed log ratios, which so few values "
-        "cannot confirm. Training seeds vary data order, latents and new weights; they say nothing "
+        f"{can} {test} {interval} Training seeds vary data order, latents and new weights; they say nothing "
         "about another pretraining of the encoder, another data set or another budget."
     )
 
 
 def change(log_ratio: float) -> str:
-    """Return a log ratio as a signed percentage with a true minus sign, for example `-17.1 %`."""
+    """Return a log ratio as a signed percentage with a true minus sign, for example `-17.1 %`.
+
+    A thousand times as much, or more, is written as a factor.
+    """
+    if log_ratio >= math.log(1_000):
+        return f"\N{MULTIPLICATION SIGN} {math.exp(min(log_ratio, LARGEST_LOG)):.2g}"
     return f"{100 * math.expm1(log_ratio):+.1f} %".replace("-", "\N{MINUS SIGN}")

@@ -27,9 +27,10 @@ class ExtractorConfig:
     """YAML file whose values replace the preset's."""
     extractor: str | None = None
     """Network whose features are compared: inception, efficientnet_lite0, dinov2, digits_classifier,
-    fashion_classifier, classifier or nac_encoder.
-    None: digits_classifier for the digits, else inception, or efficientnet_lite0 if inception's weights cannot be
-    had and the extra judge is installed. Only scores of inception are called FID."""
+    fashion_classifier, classifier, nac_encoder, or package.module:function for an extractor of your own.
+    None: that of statistics among the images; else digits_classifier for the digits, else inception, or
+    efficientnet_lite0 if inception's weights cannot be had and the extra judge is installed. Only scores of
+    inception are called FID."""
     weights: str | None = None
     """File of weights of Inception or DINOv2, or folder of a classifier or encoder. None: Inception's weights from
     torch's hub cache or by download."""

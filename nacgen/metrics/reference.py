@@ -31,6 +31,8 @@ from nacgen.system.processes import Processes, ProcessInfo
 
 FORMAT = "nacgen reference statistics 1"
 ORIGIN = ("name", "fingerprint", "extractor_fingerprint")
+EXTRACTOR = ("extractor", "resize")
+LARGEST_ORIGIN = 100_000  # characters
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,6 +52,8 @@ class ReferenceStatistics:
     fingerprint: str  # digest of the pixels
     extractor_fingerprint: str
     features: Float[Tensor, "n d"] | None = None  # for metrics that need them
+    extractor: str | None = None  # name, in files of earlier versions unknown
+    resize: str | None = None  # of the extractor
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -96,6 +100,8 @@ class ReferenceStatistics:
             fingerprint=fingerprint,
             extractor_fingerprint=extractor.fingerprint,
             features=collected.features,
+            extractor=extractor.name,
+            resize=extractor.resize,
         )
 
     @classmethod
@@ -156,7 +162,9 @@ class ReferenceStatistics:
         if self.features is not None:
             arrays["features"] = self.features.cpu().numpy()
         origin = json.dumps(
-            {"format": FORMAT, "n": self.stats.n} | {name: getattr(self, name) for name in ORIGIN}
+            {"format": FORMAT, "n": self.stats.n}
+            | {name: getattr(self, name) for name in ORIGIN}
+            | {name: value for name in EXTRACTOR if (value := getattr(self, name)) is not None}
         )
         texts = {"origin": np.array(origin), "digest": np.array(_digest(arrays, origin))}
         content = io.BytesIO()
@@ -204,7 +212,8 @@ class ReferenceStatistics:
             if origin["extractor_fingerprint"] != extractor.fingerprint:
                 raise ConfigurationError(
                     f"{path} must hold features of {extractor.name} ({extractor.fingerprint}), got those "
-                    f"of {origin['extractor_fingerprint']}. Compute it again with this extractor."
+                    f"of {origin.get('extractor', '')} {origin['extractor_fingerprint']}. Compute it again with "
+                    "this extractor."
                 )
         elif foreign_images is None:
             raise DataError(
@@ -227,13 +236,28 @@ class ReferenceStatistics:
             if kept.dtype.kind != "f" or kept.shape != expected or not np.isfinite(kept).all():
                 raise _damaged(path, f"its features are not finite floats {expected}")
             features = torch.from_numpy(np.require(kept, np.float32, ["C", "W"]))
-        return cls(stats=stats, features=features, **{name: origin[name] for name in ORIGIN})
+        known = {name: origin[name] for name in (*ORIGIN, *EXTRACTOR) if name in origin}
+        return cls(stats=stats, features=features, **known)
 
 
 def says_origin(path: Path) -> bool:
     """Return True if a file of statistics says its origin, which `ReferenceStatistics.load` then verifies."""
     with zipfile.ZipFile(path) as archive:
         return not {"origin.npy", "digest.npy"}.isdisjoint(archive.namelist())
+
+
+def read_origin(path: Path) -> dict[str, Any]:
+    """Return what a file of statistics says of its origin, unverified: that is left to `ReferenceStatistics.load`.
+
+    It is empty for files of pytorch-fid, and where it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("origin.npy") as file:
+            content = np.lib.format.read_array(file, allow_pickle=False)
+        origin = json.loads(str(content)[:LARGEST_ORIGIN])
+    except (*ARCHIVE_ERRORS, KeyError, ValueError, RecursionError):
+        return {}
+    return origin if isinstance(origin, dict) else {}
 
 
 def fingerprint_images(dataset: ImageSet) -> str:
@@ -282,6 +306,7 @@ def _checked_origin(
     if origin.get("format") != FORMAT:
         raise _damaged(path, f"its format is {origin.get('format')!r}, not {FORMAT!r}")
     n, names = origin.get("n"), [origin.get(name) for name in ORIGIN]
+    names += [origin[name] for name in EXTRACTOR if name in origin]
     if type(n) is not int or not 2 <= n < 2**53 or not all(isinstance(name, str) for name in names):
         raise _damaged(path, f"its origin says {n!r} images, and {', '.join(map(repr, names))}")
     return origin

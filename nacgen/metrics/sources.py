@@ -21,11 +21,17 @@ from nacgen.errors import (
     DataNotFoundError,
 )
 from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.extractors.build import INSTEAD, build_extractor
+from nacgen.metrics.extractors.build import (
+    EXTRACTORS,
+    INSTEAD,
+    RELEASED,
+    WITHOUT_DEFAULT,
+    build_extractor,
+)
 from nacgen.metrics.extractors.efficientnet import NAME, is_installed
 from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.options import ExtractorConfig, StatsConfig
-from nacgen.metrics.reference import ReferenceStatistics, says_origin
+from nacgen.metrics.reference import ReferenceStatistics, read_origin, says_origin
 from nacgen.metrics.result import MAX_IMAGES
 from nacgen.models.sampling import ImageModel, load_model, sample_images
 from nacgen.models.vae import Decoder
@@ -155,6 +161,7 @@ def load_extractor(
 ) -> FeatureExtractor:
     """Load the extractor that the options name, or the one that suits the images; every process calls it.
 
+    Statistics that say which features they hold are scored with these, unless the options name others.
     EfficientNet-Lite0 takes the place of Inception where its weights cannot be had on some process, the extra
     `judge` is installed on all, and no statistics are read or written.
 
@@ -164,14 +171,25 @@ def load_extractor(
     processes = Processes.of(accelerator)
     has_digits = any(not isinstance(s, Path) and s.name == "digits" for s in sources)
     suits_digits = has_digits and config.dims is None
-    name = config.extractor or ("digits_classifier" if suits_digits else "inception")
+    name = config.extractor
+    resize: str | None = config.resize
+    dims: int | None = config.dims
+    if name is None and (told := _extractor_of_files(sources)):
+        name, own_resize, own_dims = told
+        resize, dims = resize or own_resize, dims or own_dims
+        if name in WITHOUT_DEFAULT and config.weights is None:
+            raise ConfigurationError(
+                f"the statistics hold features of {name}, whose weights must be given, got none. Add --weights "
+                "FOLDER, from which the statistics were made."
+            )
+    name = name or ("digits_classifier" if suits_digits else "inception")
     try:
         with processes.failing_together():
             return build_extractor(
                 name.replace("-", "_"),
                 weights=config.weights,
-                resize=config.resize,
-                dims=config.dims,
+                resize=resize,
+                dims=dims,
                 precision=config.precision,
                 device=accelerator.device,
             )
@@ -189,6 +207,35 @@ def load_extractor(
             "install 'nacgen[judge]'), digits-classifier for images of 16x16 px; classifier or dinov2 with "
             "--weights."
         ) from error
+
+
+def _extractor_of_files(sources: Sequence[Source]) -> tuple[str, str | None, int | None] | None:
+    """Return name, resize and layer of the extractor that a file of statistics among the sources was made with.
+
+    None where there is no such file, or it names none, or one that only its user can build.
+    """
+    for origin in (read_origin(source) for source in sources if isinstance(source, Path)):
+        by_fingerprint = {fingerprint: name for name, (fingerprint, _) in RELEASED.items()}
+        fingerprint = str(origin.get("extractor_fingerprint"))
+        name = by_fingerprint.get(fingerprint, origin.get("extractor"))
+        if not isinstance(name, str):
+            continue
+        if name.startswith("inception"):
+            layer = name.removeprefix("inception").removeprefix("_dims")
+            resize = origin.get("resize")
+            is_known = resize in ("pytorch_fid", "tf1", "clean")
+            return (
+                "inception",
+                str(resize) if is_known else None,
+                int(layer) if layer.isdigit() else None,
+            )
+        if name.endswith("_classifier") and name not in EXTRACTORS:
+            return "classifier", None, None
+        if name in EXTRACTORS:
+            return name, None, None
+        if name.startswith("dinov2"):
+            return "dinov2", None, None
+    return None
 
 
 def load_statistics(

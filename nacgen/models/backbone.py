@@ -15,7 +15,10 @@ class Backbone(nn.Module, ABC):
     """A convolutional trunk without classifier, as encoders and transplants use it.
 
     `stage_channels` are those of each stage's map, `"stem"` first; the last map is `total_stride` times smaller.
+    `has_stages` is False where the modules of a stage are not known: such a trunk is transplanted frozen only.
     """
+
+    has_stages = True
 
     def __init__(self, stage_channels: dict[str, int], total_stride: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from jaxtyping import Float
@@ -182,6 +183,8 @@ class VGG(Backbone):
 class TimmBackbone(Backbone):
     """A model in `timm.list_models()` that gives feature maps, freshly initialized, under timm's own names."""
 
+    has_stages = False
+
     def __init__(self, name: str) -> None:
         # timm would build models from the Hub or from a folder, too
         if ":" in name or "/" in name:
@@ -212,7 +215,15 @@ class TimmBackbone(Backbone):
     def stages(self) -> dict[str, list[nn.Module]]:
         """Raise an error: the modules of a stage differ from model to model."""
         raise ConfigurationError(
-            "a timm trunk is not transplanted into a discriminator: its stages are not known. Use one of ours."
+            "a timm trunk is not transplanted into a discriminator unless it is frozen (mode 'frozen'), nor into "
+            f"a VAE's encoder: its stages are not known. Pretrain one of {', '.join(BACKBONES)}."
+        )
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Raise an error: the initialization of timm's models cannot be repeated."""
+        raise ConfigurationError(
+            "a timm trunk has no random or shuffled control. Use an encoder that was built and not pretrained, or "
+            f"pretrain one of {', '.join(BACKBONES)}."
         )
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:

@@ -40,6 +40,8 @@ class OwnBackbone(Backbone):
             for images of 32, 64, 224 or 16 px, of the first size that it takes.
     """
 
+    has_stages = False
+
     def __init__(
         self, network: nn.Module, stages: Sequence[Sequence[str | int]] | None = None
     ) -> None:
@@ -50,16 +52,16 @@ class OwnBackbone(Backbone):
     def stages(self) -> dict[str, list[nn.Module]]:
         """Raise an error: nobody but the user knows the modules of a stage."""
         raise ConfigurationError(
-            "a trunk of your own is not transplanted into a discriminator or a VAE's encoder: its stages are not "
-            'known. Fill a module of yours with nacgen.transplant(encoder, into=module), take into="perceptual" '
-            'or "alignment", or pretrain a built-in backbone.'
+            "a trunk of your own is not transplanted into a discriminator unless it is frozen (mode 'frozen'), "
+            "nor into a VAE's encoder: its stages are not known. Fill a module of yours with "
+            "nacgen.transplant(encoder, into=module), or pretrain a built-in backbone."
         )
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Raise an error: parameters that no layer of torch resets would keep what they learned."""
         raise ConfigurationError(
-            "a trunk of your own has no random control: its initialization is not known. Give an encoder that was "
-            "built and not pretrained."
+            "a trunk of your own has no random or shuffled control: its initialization is not known. Give "
+            "an encoder that was built and not pretrained."
         )
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:

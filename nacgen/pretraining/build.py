@@ -12,9 +12,9 @@ from nacgen.data.datasets import Dataset
 from nacgen.data.provenance import no_labels
 from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, DataError
-from nacgen.models.backbones import BACKBONES, TimmBackbone
+from nacgen.models.backbones import BACKBONES
 from nacgen.models.encoder import NACEncoder
-from nacgen.models.own_network import OwnBackbone, own_network
+from nacgen.models.own_network import own_network
 from nacgen.pretraining.base import MomentumEncoder, StagedEncoder
 from nacgen.pretraining.distillhash import NOISY_PART, NUM_IMAGES, DistillHashUpdate
 from nacgen.pretraining.nac import NACQueueUpdate, NACUpdate
@@ -51,12 +51,12 @@ def build_encoder(config: PretrainConfig, parts: Parts = NO_PARTS) -> NACEncoder
 
 def use_note(encoder: NACEncoder) -> str | None:
     """Return a warning for an encoder whose trunk cannot be transplanted, None for others."""
-    if not isinstance(encoder.backbone, TimmBackbone | OwnBackbone):
+    if encoder.backbone.has_stages:
         return None
     return (
-        f"warning: an encoder on {encoder.backbone_name} gives features, codes and feature maps, a perceptual "
-        "distance and an alignment, but no discriminator and no encoder of a VAE: the stages of its trunk are not "
-        f"known. For those, pretrain one of {', '.join(BACKBONES)}."
+        f"warning: an encoder on {encoder.backbone_name} can be transplanted frozen only (--discriminator.mode "
+        "frozen), and into no encoder of a VAE: the stages of its trunk are not known. For those, pretrain one of "
+        f"{', '.join(BACKBONES)}."
     )
 
 

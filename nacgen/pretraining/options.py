@@ -1,7 +1,7 @@
 """Options of pretraining. Does not import torch, which keeps `--help` fast."""
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from nacgen.data.options import ViewConfig as ViewConfig
@@ -14,6 +14,7 @@ from nacgen.training.config import (
     require_positive,
 )
 
+VIEWS = ViewConfig()
 Objective = Literal["nac", "simclr", "distillhash", "supervised"]
 
 
@@ -23,7 +24,7 @@ class ModelConfig:
 
     backbone: str = "tiny"
     """Network: tiny, resnet18, resnet34, resnet50, vgg16_bn, timm:<name>, or package.module:function for a module
-    of your own. Those of timm and of your own cannot become discriminators."""
+    of your own. Those of timm and of your own become frozen discriminators only."""
     stem: Literal["small", "standard"] = "small"
     """Stem of ResNets. small: 3x3 convolution; standard: ImageNet's 7x7 with max-pooling."""
     code_dim: int = 128
@@ -119,7 +120,7 @@ class PretrainConfig(TrainingConfig):
     """Function of your own that makes views in place of the options of views, package.module:function. It takes
     and returns images (b, 3, h, w) in [-1, 1]."""
     model: ModelConfig = ModelConfig()
-    views: ViewConfig = field(default_factory=ViewConfig)
+    views: ViewConfig = VIEWS
     optim: OptimConfig = OptimConfig()
     nac: NACConfig = NACConfig()
     queue: QueueConfig = QueueConfig()

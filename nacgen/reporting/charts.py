@@ -121,6 +121,8 @@ def line_chart(
         style = {"linewidth": 2, "markersize": 5, **style_of(index)} | (
             _THIN if end is None else {}
         )
+        if len(curve) == 1:  # a line of one point is drawn by its marker alone
+            style["marker"] = style_of(index)["marker"]
         axes.plot(list(curve), list(curve.values()), clip_on=False, **style)
     _scale(axes, [value for curve, _, _ in lines for value in curve.values()], may_be_log)
     _label_ends(axes, lines)

@@ -64,13 +64,23 @@ def find_part(option: str, name: str, given: Any = None) -> Any:
 
 
 def call_with_known(part: Any, **known: Any) -> Any:
-    """Call a function or class with those of some keywords that it takes."""
+    """Call a function or class with those of some keywords that it takes; one that needs others is refused."""
     try:
-        parameters = inspect.signature(part).parameters
+        signature = inspect.signature(part)
     except (TypeError, ValueError):  # built in
         return part()
+    parameters = signature.parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return part(**{name: x for name, x in known.items() if takes_all or name in parameters})
+    taken = {name: x for name, x in known.items() if takes_all or name in parameters}
+    try:
+        signature.bind(**taken)
+    except TypeError as error:
+        label = getattr(part, "__qualname__", part)
+        raise ConfigurationError(
+            f"{label} is called with those keywords of {', '.join(known) or 'none'} that it takes, but has "
+            f"others without a default ({error}). Give them one, for example by functools.partial."
+        ) from error
+    return part(**taken)
 
 
 def own_name(part: Any, content: str) -> str:

@@ -76,7 +76,11 @@ class PreparedTrunk:
             raise ConfigurationError(
                 "a frozen trunk needs batch_norm 'fold' or 'freeze', got batch_norm 'train' in mode frozen."
             )
-        stages = list(encoder.backbone.stages())
+        stages = list(encoder.backbone.stage_channels)
+        if not encoder.backbone.has_stages:
+            if mode != "frozen":
+                encoder.backbone.stages()  # which says why it cannot be
+            batch_norm = "freeze"  # nobody knows which convolution a BatchNorm belongs to
         half, all_stages = (len(stages) + 1) // 2, len(stages)
         if frozen_stages is None:
             frozen_stages = {"init": 0, "partial": half, "frozen": all_stages}[mode]
@@ -197,6 +201,8 @@ def source_of_weights(
     model = copied(encoder, "encoder").cpu().float().requires_grad_(True).eval()
     if source == "encoder":
         return model
+    if not model.backbone.has_stages:
+        model.backbone.reset_parameters()  # which says why it cannot be
     if calibration_images is None:
         raise ConfigurationError(
             f"source {source!r} needs calibration_images for its scale, got none. Pass a batch of training images."

@@ -55,6 +55,8 @@ class Trunk(nn.Module):
         return self
 
     def _frozen_modules(self) -> list[nn.Module]:
+        if not self.backbone.has_stages:  # all of it or nothing
+            return [self.backbone] if self.frozen_stages else []
         stages = self.backbone.stages()
         return [module for stage in self.frozen_stages for module in stages[stage]]
 
@@ -105,7 +107,9 @@ def check_image_size(images: Tensor, size: int) -> None:
 
 
 def stage_parameters(backbone: Backbone) -> dict[str, tuple[str, ...]]:
-    """Return the names of the parameters of each stage, stem first."""
+    """Return the names of the parameters of each stage, stem first; empty where stages are not known."""
+    if not backbone.has_stages:
+        return {}
     names = {id(parameter): name for name, parameter in backbone.named_parameters()}
     return {
         stage: tuple(names[id(p)] for module in modules for p in module.parameters())

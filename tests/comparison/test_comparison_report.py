@@ -116,7 +116,7 @@ def test_one_pair_is_reported_without_interval(
 ) -> None:
     comparison = compare(folders["random"][:1], folders["nac"][:1])
     text = write_comparison_report([comparison], tmp_path)[0].read_text()
-    assert "| one pair gives none | 1 | 1 |" in text
+    assert "| too few pairs for an interval | 1 | 1 |" in text
     assert "1 paired seed\n" in text
     assert "| std |" not in text
 

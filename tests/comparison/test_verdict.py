@@ -107,7 +107,7 @@ def test_no_small_number_of_pairs_is_ever_called_significant() -> None:
 @pytest.mark.parametrize(
     ("num_pairs", "words"),
     [
-        (1, "An interval needs two pairs"),
+        (1, "An interval needs three pairs"),
         (3, "cannot go below 0.25 whatever the scores, and six pairs are the fewest"),
         (5, "cannot go below 0.062"),
         (6, "The exact two-sided test can go down to 0.031."),
@@ -162,3 +162,19 @@ def test_limits_count_the_comparisons() -> None:
 def test_change_is_a_signed_percentage() -> None:
     assert change(math.log(1.1)) == "+10.0 %"
     assert change(math.log(0.75)) == "\N{MINUS SIGN}25.0 %"
+
+
+def test_two_pairs_are_too_few_for_an_interval() -> None:
+    text = say(-0.1, -0.5)
+    assert "(\N{MINUS SIGN}25.9 % on average, too few pairs for an interval)" in text
+    assert "interval contains" not in text
+    assert "They are too few for an interval, which needs three." in limits(2)
+    assert say(-0.1, -0.5, level=0.6).endswith(
+        "0.5, but no difference is claimed without an interval."
+    )
+
+
+def test_a_thousandfold_change_is_a_factor_of_few_digits() -> None:
+    assert change(math.log(25_000)) == "\N{MULTIPLICATION SIGN} 2.5e+04"
+    assert len(change(5_000.0)) < 12
+    assert change(math.log(900)) == "+89900.0 %"

@@ -1,15 +1,18 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from nacgen.data.datasets import load_dataset
 from nacgen.data.image_sets import ImageSet, open_folder
 from nacgen.data.pixels import to_uint8
 from nacgen.errors import ConfigurationError, DataNotFoundError
-from nacgen.metrics import evaluate
-from nacgen.metrics.options import ExtractorConfig
+from nacgen.metrics import ReferenceStatistics, build_extractor, evaluate, sources
+from nacgen.metrics.options import EvaluateConfig, ExtractorConfig
 from nacgen.metrics.sources import RunImages, Source, as_generator, describe, open_sources
 from nacgen.models.denoiser import Denoiser
 from nacgen.models.gan import Generator
@@ -134,3 +137,44 @@ def test_images_and_statistics_are_found_by_what_names_them(tmp_path: Path) -> N
     np.savez(tmp_path / "images.npz", np.zeros((2, 5, 4, 3), np.uint8))
     found = opened(tmp_path / "images.npz")
     assert list(describe(found)) == [f"{tmp_path}/images.npz/all: 2 images, 4x5 px"]
+
+
+def test_statistics_are_scored_with_the_features_that_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = load_dataset("digits", "test")
+    extractor = build_extractor("digits_classifier")
+    made = ReferenceStatistics.compute(images.images[:80], extractor)
+    files = {
+        "digits": (made, "digits_classifier", None, None),
+        # Files of earlier versions name no extractor; released weights are known by their fingerprint.
+        "earlier": (replace(made, extractor=None, resize=None), "digits_classifier", None, None),
+        "layer": (_with(made, "inception_dims192", "clean"), "inception", "clean", 192),
+        "inception": (_with(made, "inception", "pytorch_fid"), "inception", "pytorch_fid", None),
+        "lite": (_with(made, "efficientnet_lite0", "bilinear"), "efficientnet_lite0", None, None),
+        "own": (_with(made, "colors", "unknown"), "inception", None, None),
+    }
+    asked: list[tuple[Any, ...]] = []
+
+    def build(name: str, *, resize: Any, dims: Any, **_: Any) -> Any:
+        asked.append((name, resize, dims))
+        return extractor
+
+    monkeypatch.setattr(sources, "build_extractor", build)
+    here = Processes()
+    for name, (statistics, *expected) in files.items():
+        statistics.save(path := tmp_path / f"{name}.npz")
+        sources.load_extractor(EvaluateConfig(), [path], here)
+        assert asked.pop() == tuple(expected), name
+        sources.load_extractor(EvaluateConfig(extractor="dinov2"), [path], here)
+        assert asked.pop()[0] == "dinov2"
+    _with(made, "nac_encoder", "none").save(path)
+    with pytest.raises(
+        ConfigurationError, match="hold features of nac_encoder, whose weights must"
+    ):
+        sources.load_extractor(EvaluateConfig(), [path], here)
+
+
+def _with(made: ReferenceStatistics, extractor: str, resize: str) -> ReferenceStatistics:
+    print_of_another = f"sha256:{extractor}"
+    return replace(made, extractor=extractor, resize=resize, extractor_fingerprint=print_of_another)

@@ -1,0 +1,88 @@
+"""Comparisons from Python: finished runs, trained arms, and the tables that they print."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nacgen
+from nacgen.comparison import options, paired_comparison
+from nacgen.errors import ConfigurationError
+from tests.reporting.folders import MakeRun
+
+
+def test_finished_runs_are_compared_as_tables(
+    folders: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    arms = {name: folders[name] for name in ("random", "nac", "shuffled")}
+    runs = arms | {"nac": [nacgen.TrainedRun(path) for path in arms["nac"]]}
+    comparison = nacgen.compare(runs, run_dir=tmp_path / "report")
+    expected = paired_comparison.compare_arms(arms)
+    assert comparison.verdicts == [each.verdict for each in expected]
+    head, _, *rows = comparison.to_markdown().splitlines()
+    assert head.startswith(
+        "| arm | fd_digits_classifier ↓ | change against random | 95 % interval | better in |"
+    )
+    assert [row.split(" | ")[0] for row in rows] == ["| random", "| nac", "| shuffled"]
+    lines = comparison.to_latex().splitlines()
+    assert lines[:2] == [r"\begin{tabular}{lrrrrrr}", r"\toprule"]
+    assert lines[2].startswith(
+        r"arm & fd\_digits\_classifier $\downarrow$ & change against random & 95 \% interval &"
+    )
+    assert next(line for line in lines if line.startswith("nac &")).count("&") == 6
+    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    assert "±" not in comparison.to_latex()
+    table = list(csv.DictReader(io.StringIO(comparison.to_csv())))
+    end = [
+        float(row["score"]) for row in table if (row["arm"], row["when"]) == ("nac", "at the end")
+    ]
+    assert tuple(end) == expected[0].end.scores_b
+    for name, text in (
+        ("table.md", comparison.to_markdown()),
+        ("table.tex", comparison.to_latex()),
+        ("scores.csv", comparison.to_csv()),
+    ):
+        assert (tmp_path / "report" / name).read_text() == text
+    html = comparison._repr_html_()
+    assert "<th>fd_digits_classifier ↓</th>" in html
+    assert "report.html" in html
+    assert str(comparison) == "\n".join(comparison.verdicts)
+
+
+def test_names_are_text_in_latex_and_html(make_run: MakeRun) -> None:
+    runs = {"a_<b>&": [make_run({64: 2.0})], "50%": [make_run({64: 1.0}, init="random")]}
+    comparison = nacgen.compare(runs)
+    assert r"a\_<b>\& & 2.000 &" in comparison.to_latex()
+    assert r"50\% & 1.000 & $-$50.0 \% &" in comparison.to_latex()
+    assert "<td>a_&lt;b&gt;&amp;</td>" in comparison._repr_html_()
+
+
+def test_arms_are_trained_as_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: dict[str, list[Path]]
+) -> None:
+    asked: list[options.CompareConfig] = []
+
+    def train(config: Any, recipe: Path) -> Any:
+        asked.append(config)
+        return {name: folders[name] for name in ("random", "nac")}, {"random": [], "nac": []}
+
+    monkeypatch.setattr("nacgen.comparison.arms.train_arms", train)
+    encoder = nacgen.NACEncoder()
+    comparison = nacgen.compare(
+        ["random", "nac"],
+        seeds=range(3),
+        encoder=encoder,
+        run_dir=tmp_path / "comparison",
+        total_images=2_560,
+    )
+    (config,) = asked
+    assert (config.arms, config.seeds, config.total_images) == (("random", "nac"), (0, 1, 2), 2_560)
+    assert Path(str(config.encoder)).parent == tmp_path / "encoders"
+    assert comparison.reports == (
+        tmp_path / "comparison/report.md",
+        tmp_path / "comparison/report.html",
+    )
+    with pytest.raises(ConfigurationError, match=r"options of training .*got seeds, encoder with"):
+        nacgen.compare({"a": [], "b": []}, seeds=(1, 2), encoder=encoder)
