@@ -69,7 +69,8 @@ def draw_encoder(
 def views_of(images: Tensor, policy: ViewPolicy) -> tuple[Tensor, int]:
     """Return rows of an image and its views, uint8 `(n * columns, 3, h, w)`, and the number of columns."""
     batch = Batch(images, None, 0, 0, len(images), 0)
-    views = [random_view(batch, policy, f"report_view_{i}") for i in range(NUM_VIEWS)]
+    drawn = (random_view(batch, policy, f"report_view_{i}") for i in range(NUM_VIEWS))
+    views = [view.clamp(-1, 1) for view in drawn]  # those of one's own may leave the range
     size = views[0].shape[-2:]
     whole = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
     whole = whole.round().clamp(0, 255).to(torch.uint8)
