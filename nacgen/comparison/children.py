@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from nacgen.errors import EXIT_PREEMPTED, NacgenError, NonFiniteError
 from nacgen.system.control_groups import memory_limit
 from nacgen.system.documents import read_yaml, strict_json
 from nacgen.system.signals import StopSignals, stop_with_parent
+from nacgen.system.terminal import is_terminal
 from nacgen.system.threads import count_cores
 
 SECONDS_TO_SAVE = 30.0
@@ -76,6 +77,7 @@ def run_children(children: Sequence[Child], jobs: int, num_threads: int = 1) -> 
         done = (1.0 if child in diverged else child.progress() for child in children)
         return 100 * sum(done) / len(children)
 
+    has_bar, tenths = is_terminal(sys.stderr), percentage() // 10
     with (
         _stopping(running),
         tqdm(
@@ -83,7 +85,8 @@ def run_children(children: Sequence[Child], jobs: int, num_threads: int = 1) -> 
             initial=percentage(),
             bar_format="{desc} {percentage:3.0f} % |{bar}| {elapsed}<{remaining}",
             miniters=0,
-            mininterval=0.5 if os.isatty(2) else 30,
+            mininterval=0.5,
+            disable=not has_bar,
             dynamic_ncols=True,
         ) as bar,
     ):
@@ -104,7 +107,11 @@ def run_children(children: Sequence[Child], jobs: int, num_threads: int = 1) -> 
             next_read = time.monotonic() + SECONDS_BETWEEN_READS
             num_ended = sum(child.is_complete for child in children) + len(diverged)
             bar.set_description_str(f"{num_ended} of {len(children)} runs", refresh=False)
-            bar.update(percentage() - bar.n)
+            done = percentage()
+            bar.update(done - bar.n)
+            if not has_bar and done // 10 > tenths:
+                print(f"{num_ended} of {len(children)} runs, {done:.0f} %", file=sys.stderr)
+            tenths = done // 10
     return diverged
 
 

@@ -58,6 +58,7 @@ def record_data(
     if run.config.data.skip_bad:
         _hold_to_skipped(run, datasets)
     run.hold_to_inputs({name: value for name, value in inputs.items() if value is not None})
+    run.say("building the networks")
 
 
 def _hold_to_skipped(run: Run, datasets: list[Dataset]) -> None:

@@ -58,10 +58,14 @@ def wait_for(condition: Path | int, seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def test_children_run_once_and_in_order(tmp_path: Path) -> None:
+def test_children_run_once_and_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     children = [child(tmp_path / name) for name in "abc"]
     run_children(children, jobs=1)
+    told = capsys.readouterr().err  # without a terminal
+    assert "\r" not in told
+    assert told.splitlines()[-1] == "3 of 3 runs, 100 %"
     run_children(children, jobs=1)
+    assert capsys.readouterr().err == ""
     starts = [float((each.folder / "started").read_text()) for each in children]
     assert starts == sorted(starts)
     assert all("line 11" in each.log.read_text() for each in children)

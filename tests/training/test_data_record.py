@@ -66,7 +66,8 @@ def test_processes_that_leave_out_different_images_all_stop(
 def recorded(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> tuple[str, dict[str, dict[str, object]]]:
-    *_, line = capsys.readouterr().err.splitlines()
+    *_, line, after = capsys.readouterr().err.splitlines()
+    assert after == "building the networks"
     return line, json.loads((folder / "run" / "environment.json").read_text())["data"]
 
 

@@ -31,13 +31,11 @@ def findings(trained: Mapping[str, Any], untrained: Mapping[str, Any]) -> list[F
 
 
 def summary_of(found: list[Finding]) -> str:
-    """Return one sentence that counts the verdicts, and names those that are bad."""
-    counts = {v: sum(f.verdict == v for f in found) for v in ("good", "fair", "bad")}
-    bad = [f.what.lower() for f in found if f.verdict == "bad"]
-    text = (
-        f"{counts['good']} of {len(found)} checks of the encoder are good, {counts['fair']} fair, "
+    """Return one sentence that counts the verdicts."""
+    good, fair, bad = (sum(f.verdict == v for f in found) for v in ("good", "fair", "bad"))
+    return (
+        f"{good} of {len(found)} checks of the encoder are good, {fair} fair, {bad or 'none'} bad."
     )
-    return text + (f"{len(bad)} bad: {', '.join(bad)}." if bad else "none bad.")
 
 
 def _by_limits(value: float, limits: tuple[float, float]) -> Verdict:
