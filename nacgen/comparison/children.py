@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from nacgen.errors import EXIT_PREEMPTED, NacgenError, NonFiniteError
 from nacgen.system.control_groups import memory_limit

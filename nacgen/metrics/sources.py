@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Int64, UInt8
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from nacgen.data.decoders import Decoders
 from nacgen.data.image_sets import FolderImages, ImageSet, holds_statistics, open_images

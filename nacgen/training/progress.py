@@ -2,14 +2,19 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
 
 from nacgen.system.documents import flatten
 from nacgen.system.terminal import is_terminal
+
+with warnings.catch_warnings():  # without ipywidgets a notebook has a bar of text
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
 
 PARTS = 10  # lines of a run without a terminal
 

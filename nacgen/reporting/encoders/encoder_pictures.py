@@ -67,6 +67,7 @@ def retrieval_chart(measurements: Sequence[Measurement], path: Path) -> Path:
     axes.set_ylabel("precision", fontsize=9.5, color=INK)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=9, length=0)
     figure.legend(loc="outside lower left", ncols=2, fontsize=9, frameon=False, labelcolor=INK)
     return save_chart(figure, path)

@@ -74,6 +74,7 @@ def test_precision_and_recall_are_drawn_for_every_seed(tmp_path: Path) -> None:
     curves = [color for color in colors if color in "012"]
     assert set(curves) == {"0", "1"}, lines  # there is no third encoder
     assert curves.count("0") > curves.count("1")  # two seeds
+    assert not re.search("(fill|stroke): #", text.partition("</defs>")[2])  # all follow dark mode
 
 
 def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path: Path) -> None:
