@@ -53,7 +53,7 @@ def main(config: FlowConfig, parts: Parts = NO_PARTS) -> "Run":
         record_data(run, dataset, None, fingerprint_of(extractor), encoder=encoder_path)
 
         # The denoiser, the alignment and their update.
-        update, encoder = build_update(config, run.accelerator, dataset, stream)
+        update, encoder = build_update(config, run.accelerator, dataset, stream, parts)
         evaluate = FlowEvaluation(update, run, config.score, extractor, dataset)
 
         # Training, scored along the way.

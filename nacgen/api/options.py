@@ -20,7 +20,7 @@ from nacgen.data.provenance import dataset_fingerprint
 from nacgen.errors import ConfigurationError
 from nacgen.metrics.extractors.base import FeatureExtractor, digest_tensors
 from nacgen.models.encoder import NACEncoder
-from nacgen.models.folder import WEIGHTS_FILE
+from nacgen.models.folder import CONFIG_FILE
 from nacgen.system.documents import flatten
 from nacgen.system.own_parts import own_name
 from nacgen.training.config import parse, to_dict
@@ -115,7 +115,7 @@ def encoder_option(encoder: object, run_dir: object) -> str:
     content = digest([encoder.configuration(), digest_tensors(encoder.state_dict())])
     runs = Path("runs") if run_dir is None else Path(str(run_dir)).parent
     folder = runs / "encoders" / content[:16]
-    if not (folder / WEIGHTS_FILE).is_file():
+    if not (folder / CONFIG_FILE).is_file():  # which is written after the weights
         encoder.save_pretrained(folder)
     return str(folder)
 

@@ -31,8 +31,8 @@ class TrainedRun:
         CheckpointNotFoundError: It is no run folder.
 
     Example:
-        >>> run = nacgen.train_gan(preset="smoke", run_dir="runs/example")
-        >>> nacgen.TrainedRun("runs/example").scores == run.scores
+        >>> run = nacgen.train_gan(preset="smoke")
+        >>> nacgen.TrainedRun(run.path).scores == run.scores
         True
     """
 

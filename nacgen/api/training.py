@@ -56,7 +56,7 @@ def pretrain(
         KeyboardInterrupt: It was interrupted, and saved; the same call goes on.
 
     Example:
-        >>> encoder = nacgen.pretrain(preset="smoke", run_dir="runs/example")
+        >>> encoder = nacgen.pretrain(preset="smoke")
         >>> encoder.features(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 64])
     """
@@ -113,7 +113,7 @@ def train_gan(
         KeyboardInterrupt: It was interrupted, and saved; the same call goes on.
 
     Example:
-        >>> run = nacgen.train_gan(preset="smoke", run_dir="runs/example")
+        >>> run = nacgen.train_gan(preset="smoke")
         >>> list(run.scores), run.samples(4).shape
         (['fd_digits_classifier'], torch.Size([4, 3, 16, 16]))
     """
@@ -145,7 +145,7 @@ def train_vae(
     """Train a VAE, as `nacgen train-vae` does; arguments, result and errors are those of `train_gan`.
 
     Example:
-        >>> run = nacgen.train_vae(preset="smoke", run_dir="runs/example")
+        >>> run = nacgen.train_vae(preset="smoke")
         >>> run.samples(4).shape
         torch.Size([4, 3, 16, 16])
     """
@@ -165,7 +165,7 @@ def train_flow(
     """Train a flow model, as `nacgen train-flow` does; arguments, result and errors are those of `train_gan`.
 
     Example:
-        >>> run = nacgen.train_flow(preset="smoke", run_dir="runs/example")
+        >>> run = nacgen.train_flow(preset="smoke")
         >>> run.samples(4).shape
         torch.Size([4, 3, 16, 16])
     """
@@ -180,7 +180,7 @@ def train_classifier(
     """Train a classifier to score by, as `nacgen train-classifier` does; the run's `model` is the classifier.
 
     Example:
-        >>> run = nacgen.train_classifier(preset="smoke", run_dir="runs/example")
+        >>> run = nacgen.train_classifier(preset="smoke")
         >>> run.model(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 10])
     """
@@ -207,6 +207,7 @@ def _train(
     preset, data = images_options(images, held_out, preset, recipe, options)
     if encoder is not None:
         options["encoder"] = encoder_option(encoder, options.get("run_dir"))
+        parts |= encoder.given_arguments() if isinstance(encoder, NACEncoder) else {}
     if extractor is not None:
         options["score.extractor"] = part_option(extractor)
         parts |= {} if isinstance(extractor, str) else {"extractor": extractor}

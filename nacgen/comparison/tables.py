@@ -30,7 +30,7 @@ LATEX = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ComparisonResult:
     """The comparison of several arms with one control, to be read, printed in a paper, or looked at in a notebook.
 
@@ -78,7 +78,7 @@ class ComparisonResult:
                 writer.writerows(_score_rows(arm, metric, point, point.scores_b))
         return text.getvalue()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the verdicts, one a line."""
         return "\n".join(self.verdicts)
 

@@ -15,6 +15,7 @@ from nacgen.models.denoiser import Denoiser, denoiser_channels
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.randomness import seeded
 from nacgen.training.generative import DIGITS_ENCODER
+from nacgen.training.parts import NO_PARTS, Parts
 from nacgen.transplant.alignment import Alignment, into_alignment
 
 NUM_BLOCKS = {"small": 1, "unet": 2, "dit": 12}
@@ -34,7 +35,11 @@ def build_denoiser(config: FlowConfig, image_size: int) -> Denoiser:
 
 
 def build_update(
-    config: FlowConfig, accelerator: Accelerator, dataset: Dataset, stream: ImageStream
+    config: FlowConfig,
+    accelerator: Accelerator,
+    dataset: Dataset,
+    stream: ImageStream,
+    parts: Parts = NO_PARTS,
 ) -> tuple[FlowUpdate, NACEncoder | None]:
     """Build the networks, the optimizer and the update of a run; return the encoder it is aligned to, if any."""
     denoiser = build_denoiser(config, dataset.image_size)
@@ -49,7 +54,8 @@ def build_update(
     encoder: NACEncoder | None = None
     alignment: Alignment | None = None
     if config.needs_encoder:
-        encoder = NACEncoder.from_pretrained(config.encoder or DIGITS_ENCODER)
+        path = config.encoder or DIGITS_ENCODER
+        encoder = NACEncoder.from_pretrained(path, backbone=parts.backbone)
         part = into_alignment(
             encoder,
             model=denoiser,

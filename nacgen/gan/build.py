@@ -102,14 +102,15 @@ def build_update(
         }
         start = None
         if config.encoder is not None:  # with the weights of the arm, for a function that takes it
-            encoder = NACEncoder.from_pretrained(config.encoder)
+            encoder = NACEncoder.from_pretrained(config.encoder, backbone=parts.backbone)
             images = to_float(dataset.read(stream.indices(0)))
             start = source_of_weights(encoder, config.source, images, config.seed)
         network = own_network("discriminator", own, config.seed, encoder=start, **sizes)
         discriminator = OwnDiscriminator(network, **sizes)
         groups = [{"params": list(discriminator.parameters()), "lr": optim.learning_rate}]
     else:
-        encoder = NACEncoder.from_pretrained(config.encoder or DIGITS_ENCODER)
+        path = config.encoder or DIGITS_ENCODER
+        encoder = NACEncoder.from_pretrained(path, backbone=parts.backbone)
         part = into_discriminator(
             encoder,
             mode=options.mode,

@@ -32,7 +32,7 @@ from nacgen.system.processes import Processes, ProcessInfo
 FORMAT = "nacgen reference statistics 1"
 ORIGIN = ("name", "fingerprint", "extractor_fingerprint")
 EXTRACTOR = ("extractor", "resize")
-LARGEST_ORIGIN = 100_000  # characters
+LARGEST_ORIGIN = 100_000  # bytes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -252,9 +252,12 @@ def read_origin(path: Path) -> dict[str, Any]:
     It is empty for files of pytorch-fid, and where it cannot be read.
     """
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("origin.npy") as file:
-            content = np.lib.format.read_array(file, allow_pickle=False)
-        origin = json.loads(str(content)[:LARGEST_ORIGIN])
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("origin.npy").file_size > LARGEST_ORIGIN:
+                return {}
+            with archive.open("origin.npy") as file:
+                content = np.lib.format.read_array(file, allow_pickle=False)
+        origin = json.loads(str(content))
     except (*ARCHIVE_ERRORS, KeyError, ValueError, RecursionError):
         return {}
     return origin if isinstance(origin, dict) else {}

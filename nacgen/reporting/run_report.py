@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nacgen.data.options import GIVEN
 from nacgen.data.pictures import REAL_IMAGES
 from nacgen.metrics.result import describe_bias
 from nacgen.reporting.blocks import Block, Folded, Images, Link, Table, to_html, to_markdown
@@ -21,6 +22,7 @@ from nacgen.reporting.recorded_runs import (
 )
 from nacgen.system.documents import flatten
 from nacgen.system.files import storage_errors, write_file
+from nacgen.system.own_parts import OWN
 
 Reports = tuple[Path, Path]  # paths of the Markdown and the HTML file
 # Fields in which runs of one comparison differ.
@@ -64,7 +66,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
         blocks += ["## Protocol of the scores", mapping_table("Field", last.protocol)]
     else:
         blocks += ["> This run has no scores."]
-    if run.kind and run.metrics:
+    if run.kind and run.metrics and _is_of_commands(run):
         blocks += [f"## Compare {run.kind}s", f"    {compare_command(run, preset)}"]
     return write_blocks([*blocks, *origins(run)], title, run.path)
 
@@ -105,9 +107,15 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
             "curve": str(run.path / "curve.svg") if run.metrics else "none",
             **lines,
         }
-    if run.kind and run.metrics:
+    if run.kind and run.metrics and _is_of_commands(run):
         lines["compare"] = compare_command(run, preset)
     return in_columns(lines)
+
+
+def _is_of_commands(run: RecordedRun) -> bool:
+    """Return True if a command can train such a run: nothing of it was handed over in Python."""
+    options = flatten(run.config).values()
+    return run.config.get("dataset") != GIVEN and not any(str(x).startswith(OWN) for x in options)
 
 
 def compare_command(run: RecordedRun, preset: Mapping[str, Any] | None = None) -> str:

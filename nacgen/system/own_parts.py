@@ -88,7 +88,7 @@ def own_name(part: Any, content: str) -> str:
 
     Example:
         >>> own_name(dict, "two layers")
-        'own:dict-8a3ab1f0'
+        'own:dict-334c038d'
     """
     label = getattr(part, "__qualname__", type(part).__qualname__)
     return f"{OWN}{label}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"

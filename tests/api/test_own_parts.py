@@ -52,14 +52,18 @@ def test_a_gan_of_own_networks_is_trained_and_sampled(
 
 def test_names_and_objects_make_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"augment": parts.noisy, "generator": parts.DCGAN, "discriminator": parts.critic_of}
+    options["extractor"] = parts.colors
     objects = gan(tmp_path / "objects", **options)
     names = {
         "augment": f"{HERE}:noisy",
         "generator": f"{HERE}:DCGAN",
         "discriminator": f"{HERE}:critic_of",
+        "extractor": f"{HERE}:colors",
     }
     named = gan(tmp_path / "names", init="random", **names)
     assert sha256(objects.path / GENERATOR) == sha256(named.path / GENERATOR)
+    assert objects.scores == named.scores
+    assert list(named.scores) == ["fd_colors"]
     assert parts.given == [None, 16]
     plain = gan(tmp_path / "plain", **(options | {"augment": None}))
     assert sha256(objects.path / GENERATOR) != sha256(plain.path / GENERATOR)
@@ -183,6 +187,8 @@ def test_an_encoder_on_an_own_backbone_is_pretrained_and_loaded(
     assert not any(p.requires_grad for p in part.module.trunk.parameters())
     with pytest.raises(ConfigurationError, match="no random or shuffled control"):
         nacgen.transplant(loaded, into="perceptual", source="random", calibration_images=images)
+    run = gan(tmp_path / "gan", encoder=encoder, discriminator={"mode": "frozen"})
+    assert run.samples(2).shape == (2, 3, 16, 16)
     perceptual = nacgen.transplant(loaded, into="perceptual")
     assert perceptual.module(images, images).shape == (4,)
 

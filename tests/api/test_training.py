@@ -93,14 +93,16 @@ def test_images_in_hand_train_an_encoder_and_a_gan(tmp_path: Path) -> None:
         batch_size=32,
         run={"tracker": "none"},
     )
-    run = gan(tmp_path / "gan", images, encoder=encoder)
+    run = gan(tmp_path / "gan", images, encoder=encoder, extractor="digits_classifier")
     config = run.config
     assert (config["dataset"], config["data"]["image_size"]) == ("given", 16)
     assert Path(config["encoder"]).parent == tmp_path / "encoders"
     assert run.samples(3).shape == (3, 3, 16, 16)
+    assert "nacgen compare" not in (run.path / "report.md").read_text()  # it has no images
     # The same call again returns the run that is there.
     written = (run.path / "summary.json").stat().st_mtime_ns
-    assert gan(tmp_path / "gan", images, encoder=encoder).path == run.path
+    again = gan(tmp_path / "gan", images, encoder=encoder, extractor="digits_classifier")
+    assert again.path == run.path
     assert (run.path / "summary.json").stat().st_mtime_ns == written
 
 
@@ -198,3 +200,26 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     name = "generator/model.safetensors"
     assert sha256(tmp_path / "one" / name) == sha256(tmp_path / "two" / name)
+
+
+def test_every_method_trains_on_images_in_hand(tmp_path: Path) -> None:
+    released, images = "checkpoints/digits-nac", digits(60)
+    pairs = [(image, i % 3) for i, image in enumerate(images)]
+    options: dict[str, Any] = {"preset": "smoke", **SMALL, "extractor": "none"}
+    vae = nacgen.train_vae(
+        images[:50],
+        held_out=images[50:],
+        encoder=released,
+        run_dir=tmp_path / "vae",
+        **(options | {"score": SMALL["score"] | {"bound_images": 2}}),
+    )
+    flow = nacgen.train_flow(images, encoder=released, run_dir=tmp_path / "flow", **options)
+    for run in (vae, flow):
+        assert run.samples(2).shape == (2, 3, 16, 16)
+    del options["score"], options["extractor"]
+    classifier = nacgen.train_classifier(pairs, run_dir=tmp_path / "classifier", **options)
+    assert classifier.model(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
+    with pytest.raises(
+        ConfigurationError, match=r"samples come from a generative model.*Classifier"
+    ):
+        classifier.samples(2)
