@@ -13,6 +13,7 @@ import nacgen
 from nacgen.data.datasets import load_dataset
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import ImageStream
+from tests.docs.pages import make_folder
 
 FOLDER = Path(__file__).parents[2] / "examples"
 
@@ -40,6 +41,21 @@ def test_an_own_discriminator_tells_images_apart(capsys: pytest.CaptureFixture[s
     last = main_of("own_discriminator")(steps=25)[-10:]
     assert sum(real - fake for real, fake in last) / 10 > 0.5
     assert "| loaded | 14 |" in capsys.readouterr().out
+
+
+def test_an_own_dcgan_is_trained_from_an_encoder_and_from_random_weights(tmp_path: Path) -> None:
+    score = {"num_samples": 20, "every": 16}
+    options = {"preset": "smoke", "total_images": 32, "batch_size": 16, "score": score}
+    scores = main_of("own_dcgan")(str(tmp_path), **options)
+    assert scores["nac"] != scores["random"]
+
+
+def test_images_with_labels_in_a_table_are_pretrained_on_and_classified(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    options = {"batch_size": 16, "total_images": 32, "probe_every": 32, "run_dir": tmp_path / "run"}
+    options["optim"] = {"warmup_images": 16}
+    accuracy = main_of("csv_labels")(str(folder / "photos"), str(folder / "photos.csv"), **options)
+    assert accuracy > 0.6
 
 
 def test_an_autoencoder_learns_in_pixels_and_in_features() -> None:
