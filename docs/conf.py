@@ -22,7 +22,6 @@ exclude_patterns = ["_build"]
 
 # Pages are Markdown as GitHub shows it, so headings have GitHub's anchors.
 myst_heading_anchors = 4
-myst_enable_extensions = ["dollarmath"]
 
 # Docstrings: types stand in the signature.
 add_module_names = False

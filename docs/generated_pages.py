@@ -51,9 +51,13 @@ def presets() -> Iterator[str]:
         module = importlib.import_module(f"nacgen.recipes.{recipe}")
         yield f"## nacgen {command}\n"
         yield f"{(module.__doc__ or '').splitlines()[0]}\n"
-        yield "| preset | data and length | hardware, time, what to expect |\n| --- | --- | --- |"
-        for name, (length, comment) in preset_facts(module).items():
-            yield f"| `{name}` | {length} | {_code_of_flags(comment)} |"
+        facts = preset_facts(module)
+        trains = any(length for length, _ in facts.values())
+        length_title = " data and length |" if trains else ""
+        yield f"| preset |{length_title} hardware, time, what to expect |\n| --- |{' --- |' * (1 + trains)}"
+        for name, (length, comment) in facts.items():
+            cell = f" {length} |" if trains else ""
+            yield f"| `{name}` |{cell} {_code_of_flags(comment)} |"
         yield ""
 
 
