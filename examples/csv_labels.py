@@ -33,9 +33,8 @@ class LabeledImages(Dataset[tuple[Image.Image, int]]):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """Read one image and its label."""
-        row = self.rows[index]
-        image = Image.open(self.folder / row["file"]).convert("RGB").resize(self.size)
-        return image, self.classes.index(row["label"])
+        path, label = self.folder / self.rows[index]["file"], self.rows[index]["label"]
+        return Image.open(path).convert("RGB").resize(self.size), self.classes.index(label)
 
 
 def main(folder: str, table: str, steps: int = 100, **options: object) -> float:

@@ -127,8 +127,9 @@ show(runs["nac"][0].samples(10), "from the NAC encoder")
 # Two pairs are too few for a claim, and the comparison says so.
 
 # %%
-folders = [[run.path for run in found] for found in runs.values()]
-print(nacgen.reporting.compare(*folders, metric="fd_digits_classifier").verdict)
+comparison = nacgen.compare(runs)
+print(*comparison.verdicts, sep="\n")
+print(comparison.to_markdown())
 
 # %% [markdown]
 # `nacgen compare --seeds 0 1 2 3 4 5 6 7` is the whole comparison, and

@@ -43,6 +43,7 @@ def test_an_own_discriminator_tells_images_apart(capsys: pytest.CaptureFixture[s
     assert "| loaded | 14 |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_own_dcgan_is_trained_from_an_encoder_and_from_random_weights(tmp_path: Path) -> None:
     score = {"num_samples": 20, "every": 16}
     options = {"preset": "smoke", "total_images": 32, "batch_size": 16, "score": score}
