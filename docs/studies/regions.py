@@ -177,13 +177,16 @@ def table(folder: Path) -> str:
                 rows.append(
                     [*row, mean["orbit"] / mean["between"], ratio.get("between_last", math.nan)]
                 )
-        columns = map(torch.tensor, zip(*rows, strict=True))
-        cells = [
-            f"{column.mean():,.{decimals}f} ± {column.std(correction=len(rows) > 1):,.{decimals}f}"
-            for column, decimals in zip(columns, (3, 0, 2, 0, 2, 0, 2, 2, 2), strict=False)
-        ]
+        if not rows:
+            continue
+        cells, decimals = [], (3, 0, 2, 0, 2, 0, 2, 2, 2)
+        for column, places in zip(
+            map(torch.tensor, zip(*rows, strict=True)), decimals, strict=False
+        ):
+            spread = f" ± {column.std():,.{places}f}" if len(rows) > 1 else ""
+            cells.append(f"{column.mean():,.{places}f}{spread}")
         lines.append(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""]).replace("nan ± nan", "-")
+    return "\n".join([*lines, ""]).replace("nan ± nan", "-").replace("nan", "-")
 
 
 def main() -> None:
