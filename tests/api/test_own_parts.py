@@ -163,7 +163,9 @@ def test_options_of_a_topic_are_a_mapping(tmp_path: Path) -> None:
     assert run.config["augment"]["cutout"] == 0.5
 
 
-@pytest.mark.parametrize("backbone", [parts.Maps, parts.Features])
+@pytest.mark.parametrize(
+    "backbone", [parts.Maps, pytest.param(parts.Features, marks=pytest.mark.slow)]
+)
 def test_an_encoder_on_an_own_backbone_is_pretrained_and_loaded(
     backbone: type[nn.Module], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

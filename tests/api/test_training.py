@@ -202,6 +202,7 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert sha256(tmp_path / "one" / name) == sha256(tmp_path / "two" / name)
 
 
+@pytest.mark.slow
 def test_every_method_trains_on_images_in_hand(tmp_path: Path) -> None:
     released, images = "checkpoints/digits-nac", digits(60)
     pairs = [(image, i % 3) for i, image in enumerate(images)]

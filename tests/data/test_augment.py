@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nacgen.data.augment import (
     ViewPolicy,
+    augment_own,
     color_jitter,
     diff_augment,
     random_boxes,
@@ -303,3 +304,19 @@ def test_real_and_generated_images_are_moved_differently() -> None:
 def test_diff_augment_can_be_switched_off() -> None:
     images = random_images() * 2 - 1
     assert torch.equal(diff_augment(images, batch_of(images), "x", 0, 0), images)
+
+
+def test_an_own_augmentation_draws_by_seed_purpose_and_position() -> None:
+    images, state = random_images(), torch.random.get_rng_state()
+
+    def drawn(purpose: str = "own", **of_batch: int) -> Tensor:
+        torch.rand(1)  # the caller's generator has no part in it
+        return augment_own(torch.randn_like, images, batch_of(images, **of_batch), purpose)
+
+    first = drawn()
+    assert torch.equal(drawn(), first)
+    for other in (drawn("other"), drawn(seed=1), drawn(images_seen=64)):
+        assert not torch.equal(other, first)
+    torch.random.set_rng_state(state)
+    augment_own(torch.randn_like, images, batch_of(images), "own")
+    assert torch.equal(torch.random.get_rng_state(), state)

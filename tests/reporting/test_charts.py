@@ -37,6 +37,16 @@ def test_arms_of_a_comparison_differ_in_color_dashes_and_markers(
     assert len({(style_of(i)["linestyle"], style_of(i)["marker"]) for i in range(20)}) == 20
 
 
+def test_single_evaluations_are_drawn_as_points(make_run: MakeRun, tmp_path: Path) -> None:
+    arms = {
+        init: [load_run(make_run({640: 11.0 + s}, init=init, seed=s)) for s in (0, 1)]
+        for init in ("random", "nac")
+    }
+    path = comparison_chart(arms, "fd_digits_classifier", tmp_path / "curve.svg", title="a title")
+    drawn = path.read_text().partition("</defs>")[2]
+    assert drawn.count("<use ") >= 6, "two seeds and their mean, of two arms"
+
+
 def test_a_chart_has_colors_for_dark_paper_and_texts_in_the_readers_font(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
