@@ -245,7 +245,7 @@ class Run:
             if self.is_main:
                 if self.has_begun and not there:
                     told = "does not say what it was made from; from now on it does"
-                    print(f"the run in {self.path} {told}", file=sys.stderr)
+                    self.say(f"the run in {self.path} {told}")
                 self._write_fingerprints()
                 self._describe()
 
@@ -302,8 +302,7 @@ class Run:
                 return
             found = self.read_log()
             if not found.startswith(rows):
-                told = "is damaged; it gets the rows of the checkpoint"
-                print(f"{self._log} {told}", file=sys.stderr)
+                self.say(f"{self._log} is damaged; it gets the rows of the checkpoint")
             if found != rows:
                 write_file(self._log, rows)
 
