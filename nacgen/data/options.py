@@ -18,6 +18,7 @@ SPLITS = {
 }
 
 GIVEN = "given"  # images that were handed over in Python
+REAL_IMAGES = "real.png"  # among the sample grids of a run
 
 
 @dataclass(frozen=True, kw_only=True)

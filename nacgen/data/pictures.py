@@ -19,7 +19,6 @@ from nacgen.system.terminal import printable
 
 FRAME = 96  # gray
 MAX_FRAMES = 40  # of a GIF
-REAL_IMAGES = "real.png"  # among the sample grids of a run
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # in Pillow's words
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from nacgen.data.datasets import Dataset
-from nacgen.data.pictures import REAL_IMAGES, write_grid
+from nacgen.data.options import REAL_IMAGES
+from nacgen.data.pictures import write_grid
 from nacgen.data.provenance import data_note
 from nacgen.errors import CheckpointNotFoundError
 from nacgen.metrics.evaluation import evaluate

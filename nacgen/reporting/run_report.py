@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nacgen.data.options import GIVEN
-from nacgen.data.pictures import REAL_IMAGES
+from nacgen.data.options import GIVEN, REAL_IMAGES
 from nacgen.metrics.result import describe_bias
 from nacgen.reporting.blocks import Block, Folded, Images, Link, Table, to_html, to_markdown
 from nacgen.reporting.charts import run_curve, score
