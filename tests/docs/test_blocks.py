@@ -36,7 +36,7 @@ BUDGETS = {  # flags that commands end with when pages are tried
     "train-vae": f"--total-images 32 --batch-size 16 {SCORING} {TRAINING}",
     "train-classifier": f"--total-images 32 --batch-size 16 {TRAINING}",
     "train-flow": f"--total-images 32 --batch-size 16 {SCORING} {TRAINING}",
-    "compare": "--preset smoke",
+    "compare": "--preset smoke --seeds 0",
 }
 # Commands that only write down their words, each command in one line.
 RECORDING = """
