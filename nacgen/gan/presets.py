@@ -34,7 +34,7 @@ CIFAR10 = GANConfig(
 )
 
 PRESETS = {
-    # 2 CPU cores; two minutes (measured); fd_digits_classifier 5.8, mean of eight seeds, and 8.9 with --init
+    # 2 CPU cores; two minutes (measured); fd_digits_classifier 4.2, mean of eight seeds, and 8.9 with --init
     # random.
     "digits": GANConfig(),
     # 2 CPU cores; under a quarter of an hour, 66 images a second on one core (measured); needs --data-dir,
