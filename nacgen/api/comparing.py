@@ -1,11 +1,10 @@
 """Comparing arms from Python: runs that are finished, or arms that are trained as by `nacgen compare`."""
 
-import contextlib
-import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nacgen.api.calling import as_function
 from nacgen.api.options import configure, encoder_option, recipe_of
 from nacgen.api.results import TrainedRun
 from nacgen.comparison.comparison_report import write_comparison_report
@@ -16,7 +15,9 @@ from nacgen.system.files import storage_errors
 
 
 def compare(
-    arms: Mapping[str, Sequence[TrainedRun | str | Path]] | Sequence[str] | None = None,
+    arms: Mapping[str, Sequence[TrainedRun | str | Path] | TrainedRun | str | Path]
+    | Sequence[str]
+    | None = None,
     *,
     metric: str | None = None,
     target: float | None = None,
@@ -64,7 +65,12 @@ def compare(
                 f"options of training belong to arms that are trained, got {names} with finished runs. Leave them "
                 "out, or give the names of arms."
             )
-        runs = {name: list(map(_path, each)) for name, each in arms.items()}
+        runs = {name: _paths(name, each) for name, each in arms.items()}
+        if len(runs) < 2:
+            raise ConfigurationError(
+                f"a comparison takes the runs of two arms or more, got {len(runs)}. Give them by name, as in "
+                '{"random": runs, "nac": runs}; the first is the control.'
+            )
         comparisons = compare_arms(runs, diverged=diverged, **figures)
         reports: tuple[Path, ...] = ()
         if run_dir is not None:
@@ -72,6 +78,10 @@ def compare(
                 Path(run_dir).mkdir(parents=True, exist_ok=True)
             reports = write_comparison_report(comparisons, run_dir, diverged)
         return ComparisonResult(tuple(comparisons), reports)
+    if isinstance(arms, str):
+        raise ConfigurationError(
+            f"arms to be trained are a list, as in ['random', 'nac'], got {arms!r}. Put it into one."
+        )
     if diverged is not None:
         raise ConfigurationError("diverged belongs to finished runs, got it with arms to train.")
     given: dict[str, Any] = {"arms": arms and list(arms), "run_dir": run_dir, **figures}
@@ -80,10 +90,17 @@ def compare(
     options |= {name: value for name, value in given.items() if value is not None}
     config = configure("compare", options.pop("preset", None), options)
     config.check_inputs()
-    with contextlib.redirect_stdout(io.StringIO()):
+    with as_function():
         result: ComparisonResult = recipe_of("compare").main(config)
     return result
 
 
-def _path(run: TrainedRun | str | Path) -> Path:
-    return run.path if isinstance(run, TrainedRun) else Path(run)
+def _paths(name: str, runs: object) -> list[Path]:
+    """Return the folders of an arm's runs, of which one may stand without a list."""
+    each = [runs] if isinstance(runs, TrainedRun | str | Path) else runs
+    if not isinstance(each, Iterable):
+        raise ConfigurationError(
+            f"an arm is a list of its finished runs or their folders, got {runs!r:.100} for {name}. Give one for "
+            "each seed."
+        )
+    return [run.path if isinstance(run, TrainedRun) else Path(run) for run in each]

@@ -1,11 +1,9 @@
 """Pretraining and training from Python: each function is its command, with images and networks in hand."""
 
-import contextlib
-import io
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from nacgen.api.calling import as_function
 from nacgen.api.options import (
     configure,
     encoder_option,
@@ -15,7 +13,7 @@ from nacgen.api.options import (
     start_of,
 )
 from nacgen.api.results import TrainedRun
-from nacgen.errors import EXIT_PREEMPTED, ConfigurationError
+from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.own_parts import is_own
 from nacgen.training.environment import read_environment
@@ -54,6 +52,7 @@ def pretrain(
         ConfigurationError: An option cannot be used, or the run folder holds another run.
         DataError: The images cannot be used.
         KeyboardInterrupt: It was interrupted, and saved; the same call goes on.
+        SystemExit: 143, after SIGTERM, and saved, too.
 
     Example:
         >>> encoder = nacgen.pretrain(preset="smoke")
@@ -111,6 +110,7 @@ def train_gan(
         ConfigurationError: An option cannot be used, or the run folder holds another run.
         DataError: The images cannot be used.
         KeyboardInterrupt: It was interrupted, and saved; the same call goes on.
+        SystemExit: 143, after SIGTERM, and saved, too.
 
     Example:
         >>> run = nacgen.train_gan(preset="smoke")
@@ -213,13 +213,8 @@ def _train(
         parts |= {} if isinstance(extractor, str) else {"extractor": extractor}
     config = configure(recipe, preset, options)
     start = start_of({k: part for k, part in parts.items() if k != "extractor"})
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            run = recipe_of(recipe).main(config, Parts(**data, **parts, start=start))
-        except SystemExit as end:
-            if end.code != EXIT_PREEMPTED:
-                raise
-            raise KeyboardInterrupt("stopped and saved; the same call goes on") from end
+    with as_function():
+        run = recipe_of(recipe).main(config, Parts(**data, **parts, start=start))
     began = (read_environment(run.path) or {}).get("own_parts", {})
     if run.is_complete and began != start:
         changed = ", ".join(sorted(k for k in {*began, *start} if began.get(k) != start.get(k)))

@@ -14,10 +14,10 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from nacgen.errors import EXIT_PREEMPTED, NacgenError, NonFiniteError
+from nacgen.errors import NacgenError, NonFiniteError
 from nacgen.system.control_groups import memory_limit
 from nacgen.system.documents import read_yaml, strict_json
-from nacgen.system.signals import StopSignals, stop_with_parent
+from nacgen.system.signals import Stopped, StopSignals, stop_with_parent
 from nacgen.system.terminal import is_terminal
 from nacgen.system.threads import count_cores
 
@@ -168,7 +168,7 @@ def _stopping(running: dict[Child, subprocess.Popen[bytes]]) -> Iterator[None]:
         if not signals.is_repeated(number) and is_stopping:
             return
         is_stopping = True
-        raise SystemExit(EXIT_PREEMPTED)
+        raise Stopped(number)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

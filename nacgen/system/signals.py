@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
+from nacgen.errors import EXIT_PREEMPTED
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ECHO_SECONDS = 0.5
 # Variables that torchrun and accelerate launch set for each of their processes, and nobody exports.
@@ -44,6 +46,14 @@ class StopSignals:
         return now - self._first.setdefault(number, now) > ECHO_SECONDS
 
 
+class Stopped(SystemExit):
+    """The end of a process that a signal stopped after it saved; `number` is the signal's, if it came here."""
+
+    def __init__(self, number: int | None) -> None:
+        super().__init__(EXIT_PREEMPTED)
+        self.number = number
+
+
 class InterruptedBlock(BaseException):
     """The end of an interruptible block by a signal."""
 
@@ -53,6 +63,7 @@ class StopRequests:
 
     def __init__(self) -> None:
         self.is_requested = False
+        self.number: int | None = None
         self._signals, self._previous = StopSignals(), dict[int, Any]()
         self._is_interruptible = False
 
@@ -82,7 +93,7 @@ class StopRequests:
         if self._signals.is_repeated(number):
             signal.signal(number, self._previous[number])
             signal.raise_signal(number)
-        self.is_requested = True
+        self.is_requested, self.number = True, number
         if self._is_interruptible:
             self._is_interruptible = False  # the block may tidy up undisturbed
             raise InterruptedBlock

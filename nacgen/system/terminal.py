@@ -1,6 +1,7 @@
 """Text from outside, printable and without markup, and streams that may be closed or lose their reader."""
 
 import contextlib
+import contextvars
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any, TextIO, cast
 
 # An underscore within a name is none.
 MARKUP = re.compile(r"[\\`*~$<\[\]]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
+prints_results = contextvars.ContextVar("prints_results", default=True)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -46,8 +48,8 @@ def is_terminal(stream: Any) -> bool:
 
 
 def print_result(result: Mapping[str, Any]) -> None:
-    """Print a result for programs as one line of JSON on stdout, unless that is a terminal."""
-    if not is_terminal(sys.stdout):
+    """Print a result for programs as one line of JSON on stdout, unless that is a terminal or it is returned."""
+    if prints_results.get() and not is_terminal(sys.stdout):
         print(json.dumps(result), flush=True)
 
 

@@ -12,14 +12,13 @@ import torch
 
 from nacgen.data.stream import Batch, ImageStream
 from nacgen.errors import (
-    EXIT_PREEMPTED,
     CheckpointError,
     DivergenceError,
     StopRequestedError,
 )
 from nacgen.system.documents import flatten
 from nacgen.system.memory import KeptMemory
-from nacgen.system.signals import InterruptedBlock, StopRequests
+from nacgen.system.signals import InterruptedBlock, Stopped, StopRequests
 from nacgen.system.tensor_file import Tensors
 from nacgen.training.checkpoint import (
     discard_checkpoints_after,
@@ -210,7 +209,7 @@ class _Session:
                     raise StopRequestedError("a signal asked to stop")
                 return stream.batch(self.images_seen)
         except StopRequestedError:
-            self.stop()
+            self.stop(requests)
 
     def evaluate(self, requests: StopRequests) -> bool:
         """Evaluate, and tell whether it is the best so far; if a signal interrupts it, save and stop."""
@@ -220,7 +219,7 @@ class _Session:
             with self.memory.paused(), requests.interrupting() if is_single else nullcontext():
                 self.evaluation = self._evaluate(self.images_seen)
         except InterruptedBlock:
-            self.stop()
+            self.stop(requests)
         self.run.log(self.images_seen, self.evaluation)
         self.owes_evaluation = False
         return self.note_best()
@@ -269,14 +268,14 @@ class _Session:
         with self.processes.failing_together():
             self.writer.wait()
 
-    def stop(self) -> NoReturn:
+    def stop(self, requests: StopRequests) -> NoReturn:
         """Save the last steps, and end with the exit code of a stopped run."""
         if self.saved_at != self.images_seen:
             self.save()
         self.end_save()
         self.run.end_trackers()
         self.run.say(f"stopped at {self.images_seen} images and saved; the same command resumes")
-        raise SystemExit(EXIT_PREEMPTED)
+        raise Stopped(requests.number)
 
 
 class _Clock:

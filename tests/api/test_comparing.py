@@ -51,6 +51,26 @@ def test_finished_runs_are_compared_as_tables(
     assert str(comparison) == "\n".join(comparison.verdicts)
 
 
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ({}, "two arms or more, got 0"),
+        ({"a": ["runs/a"]}, "two arms or more, got 1"),
+        ({"a": 3, "b": 4}, "got 3 for a. Give one for"),
+        ("random", r"are a list, as in \['random', 'nac'\], got 'random'"),
+    ],
+)
+def test_what_is_no_arms_is_told(arms: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        nacgen.compare(arms)
+
+
+def test_one_run_of_an_arm_needs_no_list(make_run: MakeRun) -> None:
+    random, nac = make_run({64: 2.0}), make_run({64: 1.0}, init="random")
+    listed = nacgen.compare({"random": [random], "nac": [nac]})
+    assert nacgen.compare({"random": str(random), "nac": nacgen.TrainedRun(nac)}) == listed
+
+
 def test_names_are_text_in_latex_and_html(make_run: MakeRun) -> None:
     runs = {"a_<b>&": [make_run({64: 2.0})], "50%": [make_run({64: 1.0}, init="random")]}
     comparison = nacgen.compare(runs)

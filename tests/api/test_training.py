@@ -13,9 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import nacgen
+from nacgen.api.calling import as_function
 from nacgen.data.datasets import load_dataset
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
+from nacgen.system.terminal import print_result
 from recipes import pretrain_nac, train_gan
 
 SMALL: dict[str, Any] = {
@@ -200,6 +202,41 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     name = "generator/model.safetensors"
     assert sha256(tmp_path / "one" / name) == sha256(tmp_path / "two" / name)
+
+
+def test_generators_that_a_command_seeds_are_left_as_they_were() -> None:
+    before = torch.random.get_rng_state()
+    with as_function():
+        torch.manual_seed(7)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_result_is_returned_and_what_a_network_prints_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with as_function():
+        print("of a network")
+        print_result({"fid": 1.0})
+    assert capsys.readouterr().out == "of a network\n"
+    print_result({"fid": 1.0})
+    assert capsys.readouterr().out == '{"fid": 1.0}\n'
+
+
+def test_a_scheduler_sees_the_exit_code_of_a_stopped_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nacgen.gan.update import GANUpdate
+
+    update = GANUpdate.update
+
+    def interrupted(self: GANUpdate, batch: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return update(self, batch)
+
+    monkeypatch.setattr(GANUpdate, "update", interrupted)
+    with pytest.raises(SystemExit) as end:
+        gan(tmp_path / "run")
+    assert end.value.code == 143
 
 
 @pytest.mark.slow

@@ -43,6 +43,22 @@ def test_an_own_discriminator_tells_images_apart(capsys: pytest.CaptureFixture[s
     assert "| loaded | 14 |" in capsys.readouterr().out
 
 
+def test_an_own_dcgan_sees_images_as_its_encoder_does() -> None:
+    encoder = nacgen.NACEncoder.from_pretrained("checkpoints/digits-nac")
+    example = runpy.run_path(str(FOLDER / "own_dcgan.py"))
+    discriminator = example["start_from"](encoder)
+    images = to_float(load_dataset("digits").read(torch.arange(4)))
+    seen: list[torch.Tensor] = []
+    discriminator.convolutions[0].register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    assert discriminator(images).shape == (4,)
+    torch.testing.assert_close(seen[0], encoder.normalize(images))
+    # The layers are the encoder's: its random control gives others.
+    again, control = (example["start_from"](e) for e in (encoder, nacgen.NACEncoder()))
+    weights = [each.convolutions[2].weight for each in (discriminator, again, control)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
 @pytest.mark.slow
 def test_an_own_dcgan_is_trained_from_an_encoder_and_from_random_weights(tmp_path: Path) -> None:
     score = {"num_samples": 20, "every": 16}

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from nacgen.data.pixels import to_float
-from nacgen.errors import NonFiniteError
+from nacgen.errors import EXIT_PREEMPTED, NonFiniteError
 from nacgen.flow.update import MAX_NORM, FlowUpdate
 from nacgen.system.processes import gather_rows
 from nacgen.training.checkpoint import load_checkpoint
 from nacgen.training.config import RunConfig, TrainingConfig
-from nacgen.training.loop import EXIT_PREEMPTED, train
+from nacgen.training.loop import train
 from nacgen.training.run import open_run
 from tests.flow.small_flow import BATCH, build, flat
 from tests.launch import found_by_two_processes

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from nacgen.data.stream import Batch
+from nacgen.errors import EXIT_PREEMPTED
 from nacgen.training import checkpoint, loop
 from nacgen.training.checkpoint import load_checkpoint, read_checkpoint
-from nacgen.training.loop import EXIT_PREEMPTED, Goal
+from nacgen.training.loop import Goal
 from tests.processes import ended
 from tests.training.test_loop import LineUpdate, train_line
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from nacgen.data.datasets import load_dataset
 from nacgen.data.stream import Batch, ImageStream
 from nacgen.errors import (
+    EXIT_PREEMPTED,
     CheckpointError,
     DivergenceError,
     NonFiniteError,
@@ -20,7 +21,7 @@ from nacgen.errors import (
 from nacgen.gan.update import GANUpdate
 from nacgen.training import loop
 from nacgen.training.config import RunConfig, TrainingConfig
-from nacgen.training.loop import EXIT_PREEMPTED, Goal, train
+from nacgen.training.loop import Goal, train
 from nacgen.training.run import TrainingResult, open_run
 from tests.gan.small_gan import build
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from nacgen.data.pixels import to_float
-from nacgen.errors import DivergenceError, NonFiniteError
+from nacgen.errors import EXIT_PREEMPTED, DivergenceError, NonFiniteError
 from nacgen.functional.likelihoods import gaussian_log_likelihood
 from nacgen.system.processes import gather_rows
 from nacgen.training.checkpoint import load_checkpoint
 from nacgen.training.config import RunConfig, TrainingConfig
-from nacgen.training.loop import EXIT_PREEMPTED, train
+from nacgen.training.loop import train
 from nacgen.training.run import open_run
 from tests.launch import found_by_two_processes
 from tests.vae.small_vae import BATCH, build

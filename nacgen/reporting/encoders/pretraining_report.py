@@ -22,6 +22,7 @@ from nacgen.reporting.encoders.encoder_pictures import write_retrieval_sheet
 from nacgen.reporting.encoders.findings import findings, summary_of
 from nacgen.reporting.recorded_runs import RecordedRun, is_picture, load_run
 from nacgen.reporting.run_report import Reports, in_columns, origins, wrapped, write_blocks
+from nacgen.system.own_parts import is_own
 from nacgen.training.run import Run
 from nacgen.training.run_folder import SAMPLES
 
@@ -57,11 +58,11 @@ def draw_encoder(
     was_training = encoder.training
     retrieved = nearest_images(encoder.eval(), queries, thin(train, MAX_IMAGES), run.device)
     encoder.train(was_training)
-    sheet, columns = views_of(shown.read(torch.arange(len(shown))), views)
+    sheet, columns = views_of(shown.read(torch.arange(len(shown))).to(run.device), views)
     folder = run.path / SAMPLES
     with run.processes.failing_together(), run.writing("pictures"):
         if run.is_main:
-            write_grid(sheet, folder / "views.png", columns, max(1, SIDE // sheet.shape[-1]))
+            write_grid(sheet.cpu(), folder / "views.png", columns, max(1, SIDE // sheet.shape[-1]))
             zoom = max(1, SIDE // queries.image_size)
             write_retrieval_sheet(retrieved, folder / "neighbors.png", zoom)
 
@@ -149,8 +150,12 @@ def _curves(run: RecordedRun, untrained: dict[str, Any]) -> list[Block]:
 def _next_command(run: RecordedRun) -> str:
     """Return the command that trains a GAN from the encoder, or where it is unclear the line that loads it."""
     path, dataset = str(run.path / "encoder"), run.config["dataset"]
-    if dataset not in ("digits", "folder"):
-        return f"encoder = nacgen.NACEncoder.from_pretrained({path!r})"
+    has_own = is_own(run.config.get("model", {}).get("backbone"))
+    if has_own or dataset not in ("digits", "folder"):
+        backbone = ", backbone=..." if has_own else ""
+        return f"encoder = nacgen.NACEncoder.from_pretrained({path!r}{backbone})"
     folder = shlex.quote(str(run.config.get("data_dir")))
     data = f"--preset folder --data-dir {folder} " if dataset == "folder" else ""
+    if data and (size := run.config.get("data", {}).get("image_size")) is not None:
+        data += f"--data.image-size {size} "
     return f"nacgen train-gan {data}--encoder {shlex.quote(path)}"

@@ -1,12 +1,14 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from nacgen.data.augment import ViewPolicy
-from nacgen.data.datasets import ImageDataset
+from nacgen.data.datasets import ImageDataset, load_dataset
 from nacgen.models.encoder import NACEncoder
+from nacgen.reporting.encoders import pretraining_report
 from nacgen.reporting.encoders.pretraining_report import (
     draw_encoder,
     report_pretraining,
@@ -62,6 +64,19 @@ def test_a_pretraining_leaves_a_report_in_plain_words(tmp_path: Path) -> None:
     assert max(len(line) for line in text.splitlines() if str(folder) not in line) <= 100
 
 
+def test_the_next_step_is_one_that_works(tmp_path: Path) -> None:
+    folder = write_pretraining(tmp_path / "run", None, "folder")
+    config = json.loads((folder / "config.yaml").read_text())
+
+    def next_step(**changed: Any) -> str:
+        (folder / "config.yaml").write_text(json.dumps(config | changed))
+        return report_pretraining(folder).rpartition("use it    ")[2]
+
+    assert " --data.image-size 64 --encoder " in next_step(data={"image_size": 64})
+    own = next_step(model={"backbone": "own:Trunk-1f"})
+    assert own == f"encoder = nacgen.NACEncoder.from_pretrained('{folder}/encoder', backbone=...)"
+
+
 @pytest.mark.parametrize(
     ("dataset", "start"),
     [
@@ -95,3 +110,17 @@ def test_views_stand_beside_their_image_and_have_the_size_that_the_encoder_gets(
     assert sheet.shape == (2 * columns, 3, 4, 4)
     assert torch.equal(sheet, images.repeat_interleave(columns, dim=0))
     assert views_of(images, ViewPolicy(size=8))[0].shape == (2 * columns, 3, 8, 8)
+
+
+def test_an_augmentation_draws_the_pictures_where_it_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def augment(images: torch.Tensor) -> torch.Tensor:
+        raise LookupError(images.device.type)
+
+    monkeypatch.setattr(pretraining_report, "nearest_images", lambda *_: None)
+    images, views = load_dataset("digits"), ViewPolicy(function=augment)
+    with open_run("x", TrainingConfig(run_dir=str(tmp_path / "run"))) as run:
+        run.device = torch.device("meta")
+        with pytest.raises(LookupError, match="meta"):
+            draw_encoder(NACEncoder(code_dim=16), views, images, images, run)
