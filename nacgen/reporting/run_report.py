@@ -99,11 +99,15 @@ def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> 
         protocol = ", ".join(f"{key} {value}" for key, value in last.protocol.items())
         protocol = re.sub(r"(?<=sha256:)([0-9a-f]{12})[0-9a-f]+", r"\1", protocol)
         grid = run.sample_grid(last.images_seen)
-        lines = {
-            "scores": wrapped(_headline(run).replace("`", "")),
+        headline = _headline(run).replace("`", "")
+        scored = {
+            "scores": wrapped(headline, *(f"warning: {w}" for w in last.warnings)),
             "protocol": wrapped(protocol),
+            "curve": str(run.path / "curve.svg"),
+        }
+        lines = {
+            **(scored if run.metrics else {"scores": wrapped(headline)}),
             "samples": "none" if grid is None else str(grid),
-            "curve": str(run.path / "curve.svg") if run.metrics else "none",
             **lines,
         }
     if run.kind and run.metrics and _is_of_commands(run):

@@ -1,4 +1,4 @@
-"""The progress of a run: a bar on a terminal and in a notebook, elsewhere one line every tenth of the run."""
+"""The progress of a run or of scoring: a bar on a terminal and in a notebook, elsewhere a line every tenth."""
 
 import sys
 import time

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,21 @@ def test_a_flows_run_is_scored_on_images_of_its_averaged_denoiser(run: Path) -> 
     expected = to_uint8(denoiser.images(normal_rows(0, "sample", indices, 768)))
     assert torch.equal(images.read(indices), expected)
     assert list(describe(images)) == [f"{run}/ema: 40 images, 16x16 px"]
+
+
+def test_images_of_a_run_are_drawn_with_a_line_for_each_tenth(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = opened(run)
+    assert isinstance(images, RunImages)
+    other = SimpleNamespace(process_index=1, num_processes=2, device=torch.device("cpu"))
+    for processes, drawn in ((Processes(), 10), (other, 0)):
+        read, _, _ = as_generator(images, processes)
+        for indices in torch.arange(40).split(4):
+            read(indices)  # type: ignore[operator]
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == drawn
+        assert not lines or lines[0].startswith("4 of 40 images (10%), ")
 
 
 def test_the_number_of_a_runs_images_can_be_chosen(run: Path) -> None:

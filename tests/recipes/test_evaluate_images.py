@@ -183,7 +183,9 @@ def test_without_weights_an_installed_judge_scores_or_the_remedies_are_named(
     captured = capsys.readouterr()
     assert captured.out.startswith("fd_efficientnet_lite0  ")
     assert "scores are fd_efficientnet_lite0, no FID, since Inception's weights" in captured.err
-    message = r"no route to host.*Pass the path.*Or choose other features.*digits-classifier"
+    assert "For FID run this once with a connection, " in captured.err
+    assert ".pth: --extractor inception --weights FILE.\n" in captured.err
+    message = r"no route to host.*Give the path.*Or choose other features.*digits-classifier"
     with pytest.raises(CheckpointNotFoundError, match=message):
         score(EvaluateConfig(reference=folders[0], generated=folders[1], dims=2048))
     # Statistics of other features would be those of nobody, or fit none that are there.
@@ -288,8 +290,9 @@ def test_the_flags_of_pytorch_fid_are_taken(
     assert float(capsys.readouterr().out.split()[1]) == pytest.approx(0, abs=1e-4)
     assert Decoders.num_threads == 3
     assert "ACCELERATE_TORCH_DEVICE" not in os.environ
-    (options,) = {tuple((name, str(o[name])) for name in ("name", "dims", "device")) for o in asked}
-    assert dict(options) == {"name": "inception", "dims": "2048", "device": "cpu"}
+    # The file says which features it holds, here those of the one that was built in Inception's place.
+    assert [each["name"] for each in asked] == ["inception", "digits_classifier"]
+    assert {(each["dims"], str(each["device"])) for each in asked} == {(2048, "cpu")}
 
 
 @pytest.mark.parametrize(

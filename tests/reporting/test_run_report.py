@@ -68,6 +68,13 @@ def test_pictures_and_facts_that_are_damaged_are_passed_over(
     assert f"passed over: {run}/environment.json should hold a mapping" in capsys.readouterr().err
 
 
+def test_a_warning_of_the_last_scores_is_told_under_them(make_run: MakeRun) -> None:
+    lines = report_run(make_run({640: 9.0}, warnings=("rank_deficient: few.",))).splitlines()
+    at = lines.index("          warning: rank_deficient: few.")
+    assert lines[0].startswith("scores    fd_digits_classifier 9.000 ")
+    assert lines[at + 1].startswith("protocol ")
+
+
 @pytest.mark.parametrize(("init", "arm"), [("nac", "nac"), ("random", "nac"), ("shuffled",) * 2])
 def test_compare_command_is_short_for_a_run_as_its_preset(
     make_run: MakeRun, init: str, arm: str
@@ -97,7 +104,8 @@ def test_a_run_that_is_not_scored_says_so_and_shows_its_samples(make_run: MakeRu
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     text = report_run(folder)
     assert "scores    Nothing was scored in 640 images.\n" in text
-    assert "curve     none\n" in text
+    assert "protocol" not in text
+    assert "curve" not in text
     assert "compare" not in text
     markdown = (folder / "report.md").read_text()
     assert "> Nothing was scored in 640 images." in markdown

@@ -206,8 +206,9 @@ def _download(path: Path) -> None:
         torch.hub.download_url_to_file(URL, str(path), hash_prefix=SHA256_PREFIX)
     except (OSError, RuntimeError) as error:
         raise CheckpointNotFoundError(
-            f"the FID Inception's weights are not in {path.parent} and could not be downloaded ({error}). Pass "
-            f"the path of a copy as weights, put {path.name} there, or run once with a connection to {URL}."
+            f"the FID Inception's weights are not in {path.parent} and could not be downloaded ({error}). Give "
+            "the path of a copy as weights (evaluate: --weights FILE; training: --score.weights FILE), put "
+            f"{path.name} there, or run once with a connection to {URL}."
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 Verdict = Literal["good", "fair", "bad"]
 # The largest values that are good and fair; a code above the second is of no use for what the row is about.
 MOST_IMBALANCE, MOST_UNDECIDED, MOST_FLIPPED = (0.1, 0.25), (0.25, 0.5), (0.5, 0.9)
+FEW_IMAGES = 100  # fewer than these make a check unreliable
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,14 @@ def summary_of(found: list[Finding]) -> str:
     return (
         f"{good} of {len(found)} checks of the encoder are good, {fair} fair, {bad or 'none'} bad."
     )
+
+
+def caution(trained: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for a report of `EncoderProbe` on so few images that its checks say little, or none."""
+    count = trained["health"]["protocol"]["num_images"]
+    if count >= FEW_IMAGES:
+        return []
+    return [f"Only {count} held-out images were measured: read these checks with care."]
 
 
 def _by_limits(value: float, limits: tuple[float, float]) -> Verdict:

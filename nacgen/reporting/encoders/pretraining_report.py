@@ -19,7 +19,7 @@ from nacgen.probes.suite import nearest_images
 from nacgen.reporting.blocks import Block, Images, Table
 from nacgen.reporting.charts import Line, line_chart
 from nacgen.reporting.encoders.encoder_pictures import write_retrieval_sheet
-from nacgen.reporting.encoders.findings import findings, summary_of
+from nacgen.reporting.encoders.findings import caution, findings, summary_of
 from nacgen.reporting.recorded_runs import RecordedRun, is_picture, load_run
 from nacgen.reporting.run_report import Reports, in_columns, origins, wrapped, write_blocks
 from nacgen.system.own_parts import is_own
@@ -86,7 +86,7 @@ def write_pretraining_report(run_dir: str | Path) -> Reports:
     )
     trained, untrained = _measured(run)
     found = findings(trained, untrained)
-    blocks: list[Block] = [f"# {title}", f"> {summary_of(found)}"]
+    blocks: list[Block] = [f"# {title}", f"> {summary_of(found)}", *caution(trained)]
     rows = [
         [f.verdict, f"{f.what}. {f.reason}", f"trained: {f.trained}; untrained: {f.untrained}"]
         for f in sorted(found, key=lambda f: ("bad", "fair", "good").index(f.verdict))
@@ -106,14 +106,17 @@ def report_pretraining(run_dir: str | Path) -> str:
     """Write the report of a finished pretraining, and return its summary for a terminal."""
     html = write_pretraining_report(run_dir)[1]
     run = load_run(run_dir)
-    found = findings(*_measured(run))
+    trained, untrained = _measured(run)
+    found = findings(trained, untrained)
     unsound = [finding for finding in found if finding.verdict != "good"]
     lines = {
         "result": wrapped(
             *(f"{f.what}: {f.trained} (untrained: {f.untrained})" for f in found[:2])
         ),
         "checks": wrapped(
-            summary_of(found), *(f"{f.verdict}: {f.what}. {f.reason}" for f in unsound)
+            summary_of(found),
+            *caution(trained),
+            *(f"{f.verdict}: {f.what}. {f.reason}" for f in unsound),
         ),
         "encoder": str(run.path / "encoder"),
         "report": str(html),

@@ -156,7 +156,8 @@ def test_the_pickle_is_read_once_and_kept_as_safetensors(
 
 def test_without_file_and_network_the_remedies_are_named(cache: Path) -> None:
     message = (
-        rf"not in {cache} .* \(.*no route to host.*\)\. Pass the path of a copy as weights, put "
+        rf"not in {cache} .* \(.*no route to host.*\)\. Give the path of a copy as weights "
+        r"\(evaluate: --weights FILE; training: --score\.weights FILE\), put "
         rf"{NAME}\.pth there, or run once with a connection to https://"
     )
     with pytest.raises(CheckpointNotFoundError, match=message):

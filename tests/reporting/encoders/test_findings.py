@@ -7,7 +7,7 @@ import torch
 
 from nacgen.probes.health import code_health
 from nacgen.probes.report import ProbeReport
-from nacgen.reporting.encoders.findings import findings, summary_of
+from nacgen.reporting.encoders.findings import caution, findings, summary_of
 
 
 def probe_report(
@@ -38,6 +38,16 @@ def test_a_healthy_code_is_good_in_every_check() -> None:
     assert summary_of(found) == "9 of 9 checks of the encoder are good, 0 fair, none bad."
     assert found[0].trained == "90.0%"
     assert found[0].untrained == "70.0%"
+
+
+def test_few_held_out_images_are_cautioned_of() -> None:
+    trained = probe_report()
+    trained["health"]["protocol"]["num_images"] = 99
+    assert caution(trained) == [
+        "Only 99 held-out images were measured: read these checks with care."
+    ]
+    trained["health"]["protocol"]["num_images"] = 100
+    assert caution(trained) == []
 
 
 @pytest.mark.parametrize(

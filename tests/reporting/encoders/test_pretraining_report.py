@@ -49,6 +49,8 @@ def test_a_pretraining_leaves_a_report_in_plain_words(tmp_path: Path) -> None:
     text = report_pretraining(folder)
     markdown, html = (folder / "report.md").read_text(), (folder / "report.html").read_text()
     assert markdown.startswith("# digits: encoder pretrained by nac, seed 0\n\n> 9 of 9 checks of ")
+    for page in (markdown, text):
+        assert "Only 64 held-out images were measured: read these checks with care." in page
     assert "| good | Different codes. Most images have a code of their own. | trained: " in markdown
     assert "trained: 90.0%; untrained: 70.0%" in markdown
     for name in ("curve.svg", "curve_1.svg", "samples/views.png", "samples/neighbors.png"):
