@@ -91,7 +91,8 @@ def train_gan(
         images: Images to train on, as in `pretrain`.
         preset: Named settings to start from, as in `pretrain`; see `nacgen presets train-gan`.
         held_out: Images in hand that overfitting is measured on.
-        encoder: Encoder that the discriminator starts from: a `NACEncoder`, a folder or a Hub id.
+        encoder: Encoder that the discriminator starts from: a `NACEncoder`, a folder or a Hub id. Its random
+            control needs it, too. None: the released one for the embedded digits, which other images lack.
         generator: Network of your own: a module, which is copied and not changed, a function or class that makes
             one with the seed of the run, or `"package.module:function"`. It takes latents `(b, z)` or
             `(b, z, 1, 1)` and gives images `(b, 3, h, w)` in [-1, 1]. Or a mapping of the generator's options.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
@@ -52,7 +53,12 @@ def build_generator(
         size = dataset.image_size
         network = own_network("generator", part, config.seed, image_size=size, **known)
         own = OwnGenerator.probed(network, size, **known)
-        if num_processes > 1 and torch.cuda.is_available():
+        if num_processes > 1 and _has_batch_norm(own):
+            if not torch.cuda.is_available():
+                raise ConfigurationError(
+                    f"generator.network has BatchNorm over the whole batch, which {num_processes} processes share "
+                    "on GPUs alone. Start one process, or give the network GroupNorm."
+                )
             own = nn.SyncBatchNorm.convert_sync_batchnorm(own)
         return own
     with seeded(config.seed, "generator"):
@@ -107,6 +113,12 @@ def build_update(
             start = source_of_weights(encoder, config.source, images, config.seed)
         network = own_network("discriminator", own, config.seed, encoder=start, **sizes)
         discriminator = OwnDiscriminator(network, **sizes)
+        if accelerator.num_processes > 1 and _has_batch_norm(network):
+            raise ConfigurationError(
+                "discriminator.network has BatchNorm, which cannot be over several processes, since penalties "
+                f"differentiate it twice, got {accelerator.num_processes} processes. Start one, or give the "
+                "network GroupNorm."
+            )
         groups = [{"params": list(discriminator.parameters()), "lr": optim.learning_rate}]
     else:
         path = config.encoder or DIGITS_ENCODER
@@ -135,3 +147,7 @@ def build_update(
     augment = parts.find("augment", "augment.function", config.augment.function)
     update = GANUpdate(accelerator, generator, discriminator, *optimizers, config, augment)
     return update, encoder
+
+
+def _has_batch_norm(network: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in network.modules())

@@ -1,6 +1,5 @@
 """All measurements of one encoder: classification, retrieval, code health and linear regions."""
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -261,14 +260,7 @@ def untrained_like(encoder: NACEncoder, images: Tensor, seed: int = 0) -> NACEnc
     it would be another network than the one that training starts from.
     """
     with seeded(seed, "encoder"):
-        options, own = dict(encoder.options), encoder.given_arguments()
-        for (
-            network
-        ) in own.values():  # layers of torch can be reset, other parameters keep their values
-            options["backbone"] = copy.deepcopy(network)
-            for module in options["backbone"].modules():
-                getattr(module, "reset_parameters", lambda: None)()
-        fresh = NACEncoder(**options)
+        fresh = NACEncoder(**encoder.options)
     fresh.to(images.device)
     calibrate_batch_norm(fresh, lambda: fresh(images))
     return fresh

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
 from nacgen.errors import ConfigurationError, LostProcessError
@@ -23,6 +24,12 @@ def build_accelerator(path: Path, config: TrainingConfig, allow_fp16: bool) -> A
     # column.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
+    before = AcceleratorState._shared_state.get("num_processes", 1)
+    if before > 1 and not dist.is_initialized():  # an earlier run ended the group, which forms once
+        raise ConfigurationError(
+            f"a program that a launcher starts in {before} processes trains one run, but a second was begun. Give "
+            "each run a program of its own, or start the program without a launcher."
+        )
     try:
         accelerator = Accelerator(
             # Explicit: under torchrun on a machine without a device each process would work alone.

@@ -2,6 +2,7 @@
 
 import copy
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from nacgen.data.datasets import load_dataset
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch, ImageStream
-from nacgen.errors import NonFiniteError
-from nacgen.gan.options import AugmentConfig
+from nacgen.errors import ConfigurationError, NonFiniteError
+from nacgen.gan.build import build_generator, build_update
+from nacgen.gan.options import AugmentConfig, DiscriminatorConfig, GANConfig, GeneratorConfig
 from nacgen.gan.update import GANUpdate
+from nacgen.training.parts import Parts
 from tests.gan import small_gan
 from tests.gan.small_gan import CUTOUT, PLAIN
 from tests.reference import gan as reference
@@ -199,3 +202,28 @@ def test_a_generator_that_is_not_finite_leaves_its_weights() -> None:
     with pytest.raises(NonFiniteError, match="at 0 images seen it is nan"):
         update.update_generator(batch)
     assert changed(update.generator, before) == set()
+
+
+def test_batch_norm_of_own_networks_is_refused_where_processes_cannot_share_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = GANConfig(generator=GeneratorConfig(network="tests.api.parts:DCGAN"))
+    digits = load_dataset("digits")
+    assert build_generator(config, digits, 1).latent_dim == 64
+    with pytest.raises(ConfigurationError, match=r"which 2 processes share on GPUs alone"):
+        build_generator(config, digits, 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    own = build_generator(config, digits, 2)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in own.modules())
+
+
+def test_an_own_discriminator_with_batch_norm_is_refused_on_several_processes() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(768, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 1)
+    )
+    config = GANConfig(discriminator=DiscriminatorConfig(network="own:critic"))
+    digits = load_dataset("digits")
+    two = mock.Mock(num_processes=2)
+    with pytest.raises(ConfigurationError, match=r"discriminator.network has BatchNorm.*got 2 pro"):
+        build_update(config, two, digits, ImageStream(digits, 16, 0), Parts(discriminator=network))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 
 from nacgen.errors import CheckpointError, ConfigurationError, DataError, LockedError, StorageError
 from nacgen.system import locks
@@ -470,3 +471,14 @@ def test_a_complete_run_needs_its_inputs_no_more(
         start("--seed", "1")
     assert capsys.readouterr().err.count("data") >= 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moved", "own", "runs"]
+
+
+def test_a_launched_program_is_told_that_it_trains_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(AcceleratorState._shared_state, "num_processes", 2)
+    with (
+        pytest.raises(ConfigurationError, match=r"in 2 processes trains one run.*without a launch"),
+        open_run("x", TrainingConfig(run_dir=str(tmp_path / "run"))),
+    ):
+        pass
