@@ -15,8 +15,8 @@ CIFAR10 = VAEConfig(
     score=ScoreConfig(extractor="classifier", every=12_800, bound_images=20),
 )
 PRESETS = {
-    # 2 CPU cores; under three minutes, 85 s of one core (measured); at half the length 4.417 bits per dimension
-    # of held-out images, mean of eight seeds, and 4.445 with --init random.
+    # 2 CPU cores; under three minutes, 85 s of one core (measured); at half the length 4.424 bits per dimension
+    # of held-out images, mean of eight seeds, and 4.444 with --init random.
     "digits": VAEConfig(),
     # 2 CPU cores; minutes; not measured. Needs --data-dir, --encoder and --score.weights.
     "cifar10-small": CIFAR10,
