@@ -114,5 +114,6 @@ def _source(dataset: Dataset) -> str:
 
 def _remarks(dataset: Dataset) -> list[str]:
     facts = dataset_facts(dataset)
-    reasons = in_words(facts["passed_over"]) or ("no file" if dataset.name == "folder" else "")
-    return [*([f"passed over: {reasons}"] if reasons else []), *facts["notes"]]
+    none = ["no file was passed over"] if dataset.name == "folder" else []
+    reasons = in_words(facts["passed_over"])
+    return [*([f"passed over: {reasons}"] if reasons else none), *facts["notes"]]

@@ -13,11 +13,11 @@ Tensors = Mapping[str, Tensor]
 
 
 def match_tensors(
-    trunk: Tensors, module: Tensors, match: Match
+    trunk: Tensors, module: Tensors, match: Match, *, may_fail: bool = False
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return places in a module by names in a trunk, and reasons why the trunk's other tensors have none.
 
-    It is an error if there is no pair, or several places are equally good.
+    It is an error if there is no pair, unless it may fail, or several places are equally good.
 
     With `"name"`, names are equal after one prefix that all of them share in the module. With `"order"`, layers
     with equal shapes of weights follow in the same order, chosen so that most numbers are copied. A mapping leads
@@ -51,10 +51,14 @@ def match_tensors(
     # Norms, biases and counters carry no knowledge without a convolution, unless a mapping asks for them.
     least = min(2, max(tensor.ndim for tensor in trunk.values())) if isinstance(match, str) else 0
     if not any(trunk[name].ndim >= least for name in pairs):
+        if may_fail:
+            alone = dict.fromkeys(pairs, "nothing without a convolution, of which none fits")
+            return {}, skipped | alone | {n: reason for n in trunk if n not in places}
         manner = match if isinstance(match, str) else "the mapping"
         raise ConfigurationError(
             f"at least one convolution of the encoder must fit into the module, but by {manner} none does. The "
-            f"encoder has {_shapes(trunk)}; the module has {_shapes(module)}. Try another match with dry_run=True."
+            f"encoder has {_shapes(trunk)}; the module has {_shapes(module)}. Try another "
+            "match; with dry_run=True the report gives the reason of each tensor."
         )
     return pairs, skipped | {name: reason for name in trunk if name not in places}
 

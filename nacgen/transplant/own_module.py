@@ -57,7 +57,7 @@ def into_module(
         module: Module to fill; it stays on its device.
         mode: `"init"`: everything trains. `"partial"`: the first stages are frozen. `"frozen"`: all of them are.
         match: `"name"`, `"order"` or a mapping, see `nacgen.transplant.matching.match_tensors`.
-        dry_run: Only report what would be done.
+        dry_run: Only report what would be done; that nothing fits is no error then.
         image_size: Height and width in pixels of images to call the module with for the report; None for no call.
         source: As in `into_discriminator`.
         calibration_images: As in `into_discriminator`.
@@ -88,7 +88,7 @@ def into_module(
         encoder, mode, frozen_stages, image_size, source, calibration_images, batch_norm, seed
     )
     backbone, tensors = prepared.backbone, prepared.backbone.state_dict()
-    pairs, left_behind = match_tensors(tensors, _tensors(own), match)
+    pairs, left_behind = match_tensors(tensors, _tensors(own), match, may_fail=dry_run)
     stages = {
         stage: tuple(pairs[name] for name in names if name in pairs)
         for stage, names in stage_parameters(backbone).items()

@@ -58,7 +58,7 @@ class TransplantReport:
         }[self.source]
         return (
             f"{self.target}, mode {self.mode}: {origin}, {self.trainable_share:.0%} trainable, "
-            f"probe difference {_number(self.probe_difference, '.1e')}"
+            f"probe difference {_difference(self.probe_difference)}"
         )
 
     def to_markdown(self) -> str:
@@ -76,7 +76,7 @@ class TransplantReport:
         for name, reason in self.skipped.items():
             reasons[reason].append(name)
         groups: list[tuple[str, Collection[str], str]] = [
-            ("loaded", self.loaded, f"into {_layers(self.loaded.values())}")
+            ("loaded", self.loaded, f"into {_layers(self.loaded.values())}" if self.loaded else "")
         ]
         groups += [("left behind", names, why) for why, names in reasons.items()]
         if self.untouched:
@@ -92,7 +92,7 @@ class TransplantReport:
             f"| share of parameters | {self.parameter_share:.1%} |",
             f"| share of FLOPs | {_number(self.flop_share, '.1%')} |",
             f"| trainable parameters | {self.trainable_share:.1%} |",
-            f"| probe difference | {_number(self.probe_difference, '.1e')} |",
+            f"| probe difference | {_difference(self.probe_difference)} |",
             "",
             "| tensors | number | of | |",
             "| --- | ---: | --- | --- |",
@@ -212,6 +212,13 @@ def flop_share(module: nn.Module, inputs: tuple[Tensor, ...], layers: Collection
 
 def _number(value: float | None, form: str) -> str:
     return "not measured" if value is None else format(value, form)
+
+
+def _difference(value: float | None) -> str:
+    is_comparable = value is None or math.isfinite(value)
+    return (
+        _number(value, ".1e") if is_comparable else "not comparable (feature maps differ in size)"
+    )
 
 
 def _layers(names: Collection[str]) -> str:

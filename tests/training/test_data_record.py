@@ -118,6 +118,11 @@ def test_a_run_tells_and_records_what_it_passes_over(
     begin(tmp_path, *load_splits("folder", data / "val", 8), skip_bad=False, fresh=True)
     line, _ = recorded(tmp_path, capsys)
     assert line.endswith(f"hidden; held out: 1 image of folder/held-out fifth in '{data}/val'")
+    begin(
+        tmp_path, load_dataset("folder", "train", data / "train/a", 8), skip_bad=False, fresh=True
+    )
+    line, _ = recorded(tmp_path, capsys)
+    assert line.endswith(", no classes; no file was passed over; none held out")
 
 
 def test_what_is_left_out_stays_so_where_images_were_moved(
