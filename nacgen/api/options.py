@@ -2,10 +2,10 @@
 
 import contextlib
 import importlib
-import inspect
 import io
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,7 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from nacgen.api.part_content import UntoldContentError, content_of
 from nacgen.data.given import given_dataset
 from nacgen.data.options import GIVEN, SPLITS
 from nacgen.data.provenance import dataset_fingerprint
@@ -25,7 +27,7 @@ from nacgen.system.documents import flatten
 from nacgen.system.own_parts import own_name
 from nacgen.training.config import parse, to_dict
 from nacgen.training.fingerprints import digest
-from nacgen.training.old_options import as_flags
+from nacgen.training.old_options import as_flags, warn
 
 BOX = re.compile("[\N{BOX DRAWINGS LIGHT HORIZONTAL}-\N{BOX DRAWINGS LIGHT ARC UP AND RIGHT}]")
 
@@ -126,18 +128,20 @@ def part_option(part: Any) -> str:
         return part
     if isinstance(part, FeatureExtractor):
         return own_name(type(part), part.fingerprint)
-    if isinstance(part, nn.Module):
-        shapes = [(name, tuple(x.shape)) for name, x in part.state_dict().items()]
-        return own_name(part, f"{part} {shapes}")
     if not callable(part):
         raise ConfigurationError(
             f"a part of your own is a module, a function or package.module:function, got {part!r:.100}."
         )
     try:
-        content = inspect.getsource(part)
-    except (OSError, TypeError):  # typed at a prompt, or built in
-        content = repr(type(part))
-    return own_name(part, content)
+        return own_name(part, content_of(part))
+    except UntoldContentError as error:
+        name = own_name(part, secrets.token_hex())  # which no other call has
+        warn(
+            f"the content of {name} cannot be told: it refers to {error}. A call with it never goes on with a run "
+            "that is there, nor returns it, but needs fresh=True or another run_dir. Make what it refers to "
+            "inside of it, or name it package.module:function."
+        )
+        return name
 
 
 def start_of(parts: Mapping[str, Any]) -> dict[str, str]:
@@ -147,4 +151,8 @@ def start_of(parts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _floats(module: nn.Module) -> dict[str, Tensor]:
-    return {name: x.float() for name, x in module.state_dict().items() if x.is_floating_point()}
+    return {
+        name: x.float()
+        for name, x in module.state_dict().items()
+        if not is_lazy(x) and x.is_floating_point()
+    }
