@@ -19,6 +19,7 @@ from nacgen.errors import DataError
 IMAGE_KEYS, LABEL_KEYS = ("image", "img"), ("label", "labels", "fine_label")
 DEEP_MODES = ("I", "F")  # of Pillow's images with more than 8 bits a channel
 MAX_BYTES = 16 * 1024**3
+MAX_CLASSES = 1_000_000
 ACCEPTED = (
     "a uint8 tensor or array (n, 3, h, w), a list of images, a map-style torch Dataset or a Hugging Face dataset "
     "of images or of pairs (image, label), or the path of a folder"
@@ -92,12 +93,15 @@ def given_dataset(
         pixels = [_fitted(array, image_size) for array in pixels]
     tensor = torch.from_numpy(np.stack(pixels))
     labels = None
-    if all(label is not None for label in classes):
-        labels = torch.tensor(classes, dtype=torch.int64)
-        if int(labels.min()) < 0:
-            raise DataError(
-                f"class numbers must be 0 or more, got {int(labels.min())}. Number them from 0."
-            )
+    numbers = [number for number in classes if number is not None]
+    if len(numbers) == len(classes):
+        for number in (min(numbers), max(numbers)):
+            if not 0 <= number < MAX_CLASSES:
+                raise DataError(
+                    f"class numbers must be 0 or more and below {MAX_CLASSES:,}, got {number:,}. Number them "
+                    "from 0."
+                )
+        labels = torch.tensor(numbers, dtype=torch.int64)
     names = () if labels is None else _class_names(images, int(labels.max()) + 1)
     tensor = rearrange(tensor, "n h w c -> n c h w").contiguous()
     return ImageDataset(GIVEN, split, tensor, labels, names)

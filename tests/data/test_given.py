@@ -82,7 +82,10 @@ def test_one_hot_and_other_second_parts_are_no_labels() -> None:
     assert given_dataset([(x, torch.tensor([0, 1])) for x in PIXELS]).labels is None
     labels = given_dataset([(x, torch.tensor(2)) for x in PIXELS])
     assert labels.class_names == ("0", "1", "2")
-    with pytest.raises(DataError, match="0 or more, got -1"):
+    for number in (1_000_000, 2**70):
+        with pytest.raises(DataError, match=rf"below 1,000,000, got {number:,}\. Number"):
+            given_dataset([(PIXELS[0], number)])
+    with pytest.raises(DataError, match=r"0 or more and below 1,000,000, got -1\."):
         given_dataset([(x, -1) for x in PIXELS])
 
 
