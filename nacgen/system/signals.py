@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,9 @@ class StopRequests:
         self._is_interruptible = False
 
     def __enter__(self) -> Self:
-        """Replace the signal handlers."""
+        """Replace the signal handlers; outside the main thread, where Python allows none, leave them."""
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._note)
         return self
