@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def main(config: PretrainConfig, parts: Parts = NO_PARTS) -> "Run":
     """Build data, encoder and update; train; save the encoder."""
+    from nacgen.models.own_network import own_augmentation
     from nacgen.pretraining.build import (
         build_encoder,
         build_update,
@@ -50,7 +51,8 @@ def main(config: PretrainConfig, parts: Parts = NO_PARTS) -> "Run":
 
         # The encoder, its evaluation before the first step, and the update of the objective.
         encoder = build_encoder(config, parts).to(run.device)
-        views = build_views(config.views, parts.find("augment", "augment", config.augment))
+        augment = own_augmentation(parts.find("augment", "augment", config.augment), run.device)
+        views = build_views(config.views, augment)
         if note := use_note(encoder):
             run.say(note)
         evaluate = PretrainingEvaluation(config, run, encoder, views, stream, train_set, test_set)

@@ -41,7 +41,7 @@ def main(config: ClassifierConfig, parts: Parts = NO_PARTS) -> "Run":
             return run
         # Images with labels to train on, and held-out ones.
         train_set, test_set = load_train_and_test(config, parts)
-        record_data(run, train_set, test_set)
+        record_data(run, train_set, test_set, parts=parts)
         if train_set.labels is None or test_set.labels is None:
             raise DataError(
                 f"a classifier needs labels, but {config.dataset} has {no_labels(train_set)}. Put the "

@@ -50,7 +50,8 @@ def main(config: FlowConfig, parts: Parts = NO_PARTS) -> "Run":
         stream = run.stream(dataset)
         extractor = build_run_extractor(config.score, run, parts)
         encoder_path = config.encoder_or_default
-        record_data(run, dataset, None, fingerprint_of(extractor), encoder=encoder_path)
+        features = fingerprint_of(extractor)
+        record_data(run, dataset, None, features, parts, encoder=encoder_path)
 
         # The denoiser, the alignment and their update.
         update, encoder = build_update(config, run.accelerator, dataset, stream, parts)

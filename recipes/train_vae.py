@@ -55,6 +55,7 @@ def main(config: VAEConfig, parts: Parts = NO_PARTS) -> "Run":
             train_set,
             held_out,
             fingerprint_of(extractor),
+            parts,
             encoder=config.encoder_or_default,
             perceptual_encoder=config.perceptual_encoder,
         )

@@ -15,7 +15,9 @@ from nacgen.api.options import (
 from nacgen.api.results import TrainedRun
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
+from nacgen.system.documents import flatten
 from nacgen.system.own_parts import is_own
+from nacgen.training.config import to_dict
 from nacgen.training.environment import read_environment
 from nacgen.training.parts import Parts
 
@@ -223,5 +225,8 @@ def _train(
             f"{run.path} holds this run, complete, but it began with other weights of {changed}. Choose another "
             "run_dir, or fresh=True; a function or class in place of a module gives each seed its own weights."
         )
-    own = {name: parts.get(name) for name in ("generator", "backbone")}
+    # Parts that are named in place of being handed over are needed to load the model, too.
+    named, own = flatten(to_dict(config)), {}
+    for name, option in (("generator", "generator.network"), ("backbone", "model.backbone")):
+        own[name] = parts.get(name, named.get(option) if is_own(named.get(option)) else None)
     return TrainedRun(run.path, **own)

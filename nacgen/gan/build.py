@@ -19,7 +19,7 @@ from nacgen.gan.update import GANUpdate
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator, channels_for
 from nacgen.models.own import OwnDiscriminator, OwnGenerator
-from nacgen.models.own_network import own_network
+from nacgen.models.own_network import own_augmentation, own_network
 from nacgen.models.sngan import SNGANDiscriminator
 from nacgen.system.own_parts import is_own
 from nacgen.system.randomness import seeded
@@ -144,7 +144,8 @@ def build_update(
     discriminator = discriminator.to(memory_format=torch.channels_last).to(device)
     adam = partial(torch.optim.Adam, lr=optim.learning_rate, betas=(0.0, optim.beta2))
     optimizers = (adam(generator.parameters()), adam(groups))
-    augment = parts.find("augment", "augment.function", config.augment.function)
+    function = parts.find("augment", "augment.function", config.augment.function)
+    augment = own_augmentation(function, device)
     update = GANUpdate(accelerator, generator, discriminator, *optimizers, config, augment)
     return update, encoder
 

@@ -15,6 +15,7 @@ from nacgen.models.own_network import own_network
 from nacgen.models.sngan import check_labels
 from nacgen.system.documents import strict_json
 from nacgen.system.files import read_regular
+from nacgen.system.own_parts import find_part
 
 
 class OwnGenerator(Generator):
@@ -102,6 +103,8 @@ class OwnGenerator(Generator):
         if network is None:
             return cls._from_folder(path, revision, {})
         config = _config_of(Path(path))
+        if isinstance(network, str):
+            network = find_part("generator", network)
         names = ("latent_dim", "image_size", "num_classes")
         module = own_network("generator", network, 0, **{k: config.get(k) for k in names})
         return cls._from_folder(path, revision, {"network": module})
@@ -147,7 +150,7 @@ class OwnDiscriminator(nn.Module):
             ) from error
         finally:
             network.train(was_training)
-        if not isinstance(logits, Tensor) or len(logits) != 2:
+        if not isinstance(logits, Tensor) or logits.shape[:1] != (2,):
             came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ConfigurationError(
                 f"discriminator.network must give one logit or several an image, (2,) or (2, n) for two, got "

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.backbone import Backbone
@@ -22,13 +23,36 @@ def own_network(option: str, part: Any, seed: int = 0, **known: Any) -> nn.Modul
     Functions are called with torch's global generator seeded by `seed`, so that each seed has its own weights.
     """
     with seeded(seed, option):
-        is_module = isinstance(part, nn.Module)
-        network = copy.deepcopy(part) if is_module else call_with_known(part, **known)
+        network = (
+            _copied(option, part) if isinstance(part, nn.Module) else call_with_known(part, **known)
+        )
     if not isinstance(network, nn.Module):
         raise ConfigurationError(
             f"{option} must be a torch module, or a function or class that makes one, got {network!r:.100}."
         )
     return network
+
+
+def own_augmentation(part: Any, device: torch.device) -> Any:
+    """Return a function that augments as it is, and a copy of a module on the device, without gradients."""
+    if not isinstance(part, nn.Module):
+        return part
+    return own_network("augment", part).requires_grad_(False).to(device)
+
+
+def _copied(option: str, module: nn.Module) -> nn.Module:
+    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+        raise ConfigurationError(
+            f"{option} must have all of its weights, got a {type(module).__name__} with lazy layers that were "
+            "never called. Call it once, or hand over a function that makes it."
+        )
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # of any module
+        raise ConfigurationError(
+            f"{option} must be a module that can be copied, got a {type(module).__name__} that cannot: "
+            f"{error!s:.200} Hand over a function or class that makes it."
+        ) from error
 
 
 class OwnBackbone(Backbone):

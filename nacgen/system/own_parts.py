@@ -64,14 +64,13 @@ def find_part(option: str, name: str, given: Any = None) -> Any:
 
 
 def call_with_known(part: Any, **known: Any) -> Any:
-    """Call a function or class with those of some keywords that it takes; one that needs others is refused."""
+    """Call a function or class with those of some keywords that it names; one that needs others is refused."""
     try:
         signature = inspect.signature(part)
     except (TypeError, ValueError):  # built in
         return part()
-    parameters = signature.parameters
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    taken = {name: x for name, x in known.items() if takes_all or name in parameters}
+    # `**keywords` are no request: a network's class mostly hands them on to another.
+    taken = {name: x for name, x in known.items() if name in signature.parameters}
     try:
         signature.bind(**taken)
     except TypeError as error:

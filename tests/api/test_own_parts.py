@@ -1,6 +1,8 @@
 """Networks, augmentations and extractors of one's own: trained, resumed, sampled and loaded again."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import nacgen
 from nacgen.errors import CheckpointError, ConfigurationError
 from nacgen.gan.update import GANUpdate
 from nacgen.models.encoder import NACEncoder
+from nacgen.models.own_network import own_network
 from recipes import sample
 from tests.api import parts
 from tests.api.test_training import call, gan, sha256
@@ -234,3 +237,96 @@ def test_nothing_is_imported_because_a_file_says_so(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="a backbone of your own"):
             NACEncoder.from_pretrained(tmp_path / "encoder")
     assert "no_such_package" not in sys.modules
+
+
+def test_a_finished_run_is_not_that_of_another_partial(tmp_path: Path) -> None:
+    own: dict[str, Any] = {"discriminator": parts.Critic, "total_images": 16}
+    options = own | {"generator": partial(parts.DCGAN, 64)}
+    first = gan(tmp_path / "run", **options)
+    assert gan(tmp_path / "run", **options).summary == first.summary
+    with pytest.raises(ConfigurationError, match=r"another configuration \(generator.network"):
+        gan(tmp_path / "run", **(own | {"generator": partial(parts.DCGAN, latent_dim=64)}))
+
+
+def test_a_model_of_named_parts_is_loaded(tmp_path: Path) -> None:
+    run = gan(tmp_path / "gan", discriminator=parts.Critic, generator=f"{HERE}:DCGAN")
+    assert run.samples(2).shape == (2, 3, 16, 16)
+    assert nacgen.TrainedRun(run.path, generator=f"{HERE}:DCGAN").samples(1).shape[0] == 1
+    encoder = pretrain(tmp_path / "nac", backbone=f"{HERE}:Maps")
+    images = torch.zeros(2, 3, 16, 16)
+    assert torch.equal(encoder.run.model.codes(images), encoder.codes(images))
+    # The same call again returns a flow model that is aligned to a backbone of one's own.
+    encoder = NACEncoder.from_pretrained(encoder.run.path / "encoder", backbone=parts.Maps)
+    small: dict[str, Any] = {"preset": "smoke", "total_images": 16, "batch_size": 16}
+    small |= {"run": {"tracker": "none"}, "extractor": "none", "encoder": encoder}
+    flow = nacgen.train_flow(run_dir=tmp_path / "flow", **small)
+    again = nacgen.train_flow(run_dir=tmp_path / "flow", **small)
+    assert again.summary == flow.summary
+
+
+class Brightness(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return images * self.factor
+
+
+def test_an_augmentation_with_parameters_is_copied(tmp_path: Path) -> None:
+    module = Brightness()
+    gan(tmp_path / "run", augment=module, encoder="checkpoints/digits-nac")
+    assert float(module.calls) == 0
+    assert module.factor.grad is None
+    assert module.factor.requires_grad
+
+
+class Keywords(nn.Sequential):
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(nn.Linear(64, 768), nn.Tanh(), nn.Unflatten(1, (3, 16, 16)), **keywords)
+
+
+class Inherited(Keywords):
+    pass
+
+
+class Scalar(parts.Critic):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).mean()
+
+
+def used_spectral_norm() -> nn.Module:
+    layer = nn.utils.spectral_norm(nn.Linear(768, 1))
+    layer(torch.zeros(2, 768))
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+@pytest.mark.parametrize("network", [Keywords, Inherited])
+def test_keywords_that_a_class_does_not_name_are_not_given(network: type[nn.Module]) -> None:
+    known = {"image_size": 16, "latent_dim": 64, "num_classes": None}
+    assert isinstance(own_network("generator", network, **known), network)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"discriminator": Scalar}, r"one logit or several an image.*got \(\)"),
+        ({"discriminator": used_spectral_norm()}, r"copied, got a Sequential that cannot: Only Te"),
+        ({"generator": nn.LazyLinear(768)}, r"got a LazyLinear with lazy layers .* function that"),
+        ({"extractor": nn.Flatten()}, r"got Flatten.*Wrap a network .*CallableExtractor"),
+    ],
+)
+def test_networks_that_cannot_be_used_are_refused_with_advice(
+    own: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        gan(tmp_path / "run", **({"discriminator": parts.Critic} | own))
+
+
+def test_a_run_is_trained_outside_the_main_thread(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        options = {"total_images": 16, "encoder": "checkpoints/digits-nac"}
+        run = pool.submit(gan, tmp_path / "run", **options).result()
+    assert run.summary["images_seen"] == 16

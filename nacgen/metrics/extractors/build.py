@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from nacgen.errors import CheckpointError, ConfigurationError, DataError
 from nacgen.metrics.extractors.base import FeatureExtractor, Features, NetworkExtractor
@@ -110,8 +110,8 @@ def _own(
 ) -> FeatureExtractor:
     """Return an extractor of the user's own, or what their function makes of weights and device."""
     part = find_part("extractor", name, given)
-    if isinstance(part, FeatureExtractor):
-        extractor = part
+    if isinstance(part, FeatureExtractor | nn.Module):
+        extractor: Any = part
     else:
         path = None if weights is None else str(weights)
         extractor = call_with_known(part, weights=path, device=device) if callable(part) else part
