@@ -45,7 +45,6 @@ def configure(recipe: str, preset: str | None, options: Mapping[str, Any]) -> An
     """
     module = recipe_of(recipe)
     _, config_class, presets = module.run.args
-    preset = next(iter(presets)) if preset is None else preset
     known = flatten(to_dict(config_class())) | {"fresh": False}
     values = flatten(options)
     for name in values:
@@ -59,10 +58,11 @@ def configure(recipe: str, preset: str | None, options: Mapping[str, Any]) -> An
                 f"{name!r}. {advice}"
             )
     plain = {name: list(v) if isinstance(v, tuple | range) else v for name, v in values.items()}
+    named = [] if preset is None else ["--preset", preset]  # a configuration file may name one
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            return parse(config_class, presets, ["--preset", preset, *as_flags(plain)])
+            return parse(config_class, presets, [*named, *as_flags(plain)])
     except SystemExit as error:
         told = " ".join(BOX.sub(" ", said.getvalue()).split())
         given = ", ".join(f"{name}={value!r}" for name, value in values.items())

@@ -1,5 +1,6 @@
 """Pretraining and training from Python: each function is its command, with images and networks in hand."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -202,7 +203,7 @@ def _train(
     extractor: object = None,
 ) -> TrainedRun:
     """Run a recipe on images and parts in hand, in this process, and leave nothing of it behind."""
-    if held_out is not None and (images is None or isinstance(images, str)):
+    if held_out is not None and (images is None or isinstance(images, str | os.PathLike)):
         raise ConfigurationError(
             "held_out belongs to images that are in hand, got it with the name of a data set or a folder. Put "
             "the images into a folder test beside train."

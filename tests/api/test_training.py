@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import nacgen
 from nacgen.api.calling import as_function
+from nacgen.api.options import configure
 from nacgen.data.datasets import load_dataset
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
@@ -168,6 +169,18 @@ def test_an_unknown_option_names_the_one_that_was_meant(tmp_path: Path) -> None:
         nacgen.train_gan(optim={"learning_rate": "fast"})
     with pytest.raises(ConfigurationError, match=r"preset must be one of digits.*got 'digit'"):
         nacgen.pretrain(preset="digit")
+
+
+def test_a_configuration_file_names_its_preset(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("preset: smoke\n")
+    assert configure("train_gan", None, {"config": str(file)}).preset == "smoke"
+
+
+def test_images_held_out_need_images_in_hand(tmp_path: Path) -> None:
+    for images in (tmp_path, str(tmp_path), None):
+        with pytest.raises(ConfigurationError, match="held_out belongs to images that are in hand"):
+            nacgen.train_gan(images, held_out=digits(4))
 
 
 def test_a_network_is_no_encoder(tmp_path: Path) -> None:
