@@ -194,7 +194,7 @@ def test_other_images_need_an_encoder_of_their_own(given: dict[str, Any]) -> Non
         (["--preset", "huge"], 2, "projected, folder, smoke, got 'huge'"),
         (["--dataset", "svhn"], 2, "imagenet, folder, got 'svhn'"),
         (["--init", "magic"], 2, "invalid choice 'magic'"),
-        (["--score.extractor", "eyes"], 2, "invalid choice 'eyes'"),
+        (["--score.extractor", "eyes"], 2, "got 'eyes'"),
         (["--total-images", "100"], 2, "multiple of batch_size, got 100 and 64"),
         (["--dataset", "folder", "--data-dir", "no/such"], 4, "no/such does not exist"),
         (["--batch-size", "1600", "--total-images", "1600"], 4, "a batch of 1600"),
