@@ -1,4 +1,4 @@
-"""What a run is made with beside its options: images and parts that were handed over in Python.
+"""Images and parts that were handed over in Python, which a run is made with beside its options.
 
 Does not import torch, which recipes leave until their options are read.
 """
