@@ -53,14 +53,7 @@ def build_generator(
         size = dataset.image_size
         network = own_network("generator", part, config.seed, image_size=size, **known)
         own = OwnGenerator.probed(network, size, **known)
-        if num_processes > 1 and _has_batch_norm(own):
-            if not torch.cuda.is_available():
-                raise ConfigurationError(
-                    f"generator.network has BatchNorm over the whole batch, which {num_processes} processes share "
-                    "on GPUs alone. Start one process, or give the network GroupNorm."
-                )
-            own = nn.SyncBatchNorm.convert_sync_batchnorm(own)
-        return own
+        return _synchronized(own, "generator.network", "the network GroupNorm", num_processes)
     with seeded(config.seed, "generator"):
         generator = Generator(
             dataset.image_size,
@@ -69,14 +62,9 @@ def build_generator(
             num_classes,
             options.block,
         )
-    if options.block == "sngan" and num_processes > 1:
-        if not torch.cuda.is_available():
-            raise ConfigurationError(
-                f"generator.block sngan takes BatchNorm over the whole batch, which {num_processes} processes "
-                "share on GPUs alone. Start one process, or give --generator.block small."
-            )
-        generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
-    return generator
+    return _synchronized(
+        generator, "generator.block sngan", "--generator.block small", num_processes
+    )
 
 
 def build_update(
@@ -148,6 +136,21 @@ def build_update(
     augment = own_augmentation(function, device)
     update = GANUpdate(accelerator, generator, discriminator, *optimizers, config, augment)
     return update, encoder
+
+
+def _synchronized(
+    generator: Generator, what: str, replacement: str, num_processes: int
+) -> Generator:
+    """Make BatchNorm, if it has any, that of the batch of all processes."""
+    if num_processes == 1 or not _has_batch_norm(generator):
+        return generator
+    if not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"{what} has BatchNorm over the whole batch, which {num_processes} processes share on GPUs alone. "
+            f"Start one process, or give {replacement}."
+        )
+    synchronized: Generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
+    return synchronized
 
 
 def _has_batch_norm(network: nn.Module) -> bool:
