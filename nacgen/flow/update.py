@@ -14,7 +14,6 @@ from nacgen.data.stream import Batch
 from nacgen.flow.options import FlowConfig
 from nacgen.functional.flow import flow_matching_loss, straight_path
 from nacgen.models.denoiser import Denoiser
-from nacgen.system.randomness import generator
 from nacgen.training.update import descend
 from nacgen.transplant.alignment import Alignment
 
@@ -110,8 +109,4 @@ class FlowUpdate:
         shape = (batch.global_size, *batch.images.shape[1:])
         noise = torch.randn(shape, generator=batch.generator("noise"))
         time = torch.rand(batch.global_size, generator=batch.generator("time"))
-        if self.config.network.dropout > 0:  # drops by torch's own generators
-            purpose = f"dropout/{self.accelerator.process_index}"
-            draw = generator(batch.seed, purpose, batch.images_seen)
-            torch.manual_seed(draw.initial_seed())
         return batch.local(noise), batch.local(time)

@@ -18,6 +18,7 @@ from nacgen.errors import (
 )
 from nacgen.system.documents import flatten
 from nacgen.system.memory import KeptMemory
+from nacgen.system.randomness import generator
 from nacgen.system.signals import InterruptedBlock, Stopped, StopRequests
 from nacgen.system.tensor_file import Tensors
 from nacgen.training.checkpoint import (
@@ -114,7 +115,11 @@ def train(
             factor = schedule(session.images_seen)
             for base_rate, group in zip(base_rates, _groups(update), strict=True):
                 group["lr"] = base_rate * factor * group_factor(group, session.images_seen)
-            # Step.
+            # Step. Networks that draw by torch's own generators, as dropout does, find them seeded.
+            purpose = f"step/{run.accelerator.process_index}"
+            torch.manual_seed(
+                generator(run.config.seed, purpose, session.images_seen).initial_seed()
+            )
             try:
                 logs = update.update(batch)
             except DivergenceError as error:

@@ -35,6 +35,12 @@ class Critic(nn.Sequential):
         )
 
 
+class Dropping(Critic):
+    def __init__(self) -> None:
+        super().__init__()
+        self.insert(2, nn.Dropout(0.3))
+
+
 class Maps(nn.Module):
     """A backbone of two maps, with BatchNorm."""
 

@@ -85,7 +85,7 @@ def test_a_function_of_the_discriminator_gets_the_encoder_of_its_arm(tmp_path: P
 def test_a_run_of_own_networks_is_resumed_with_the_same_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = {"generator": parts.DCGAN, "discriminator": parts.Critic, "augment": parts.noisy}
+    own = {"generator": parts.DCGAN, "discriminator": parts.Dropping, "augment": parts.noisy}
     options: dict[str, Any] = {"total_images": 48, **own}
     options["run"] = {"tracker": "none", "num_threads": 1, "checkpoint_every": 16}
     whole = gan(tmp_path / "whole", **options)
@@ -104,6 +104,7 @@ def test_a_run_of_own_networks_is_resumed_with_the_same_parts(
         ConfigurationError, match=r"generator.network is own:DCGAN-\w+, a part that"
     ):
         nacgen.train_gan(preset="smoke", config=str(tmp_path / "parts/config.yaml"))
+    torch.manual_seed(7)  # of a new process
     resumed = gan(tmp_path / "parts", **options)
     assert sha256(resumed.path / GENERATOR) == sha256(whole.path / GENERATOR)
     with pytest.raises(ConfigurationError, match=r"another configuration \(generator.network"):
@@ -297,10 +298,27 @@ class Scalar(parts.Critic):
         return super().forward(images).mean()
 
 
+class Untamed(nn.Sequential):
+    """A generator without a last tanh, whose images of latents of zero are in range."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(64, 768, bias=False), nn.Unflatten(1, (3, 16, 16)))
+        nn.init.normal_(self[0].weight)
+
+
 def used_spectral_norm() -> nn.Module:
     layer = nn.utils.spectral_norm(nn.Linear(768, 1))
     layer(torch.zeros(2, 768))
     return nn.Sequential(nn.Flatten(), layer)
+
+
+def test_a_frozen_child_of_a_backbone_keeps_its_mode() -> None:
+    network = parts.Maps()
+    network.first.eval()
+    NACEncoder(backbone=network)
+    assert network.training
+    assert network.second.training
+    assert not network.first[1].training
 
 
 @pytest.mark.parametrize("network", [Keywords, Inherited])
@@ -314,6 +332,7 @@ def test_keywords_that_a_class_does_not_name_are_not_given(network: type[nn.Modu
     [
         ({"discriminator": Scalar}, r"one logit or several an image.*got \(\)"),
         ({"discriminator": used_spectral_norm()}, r"copied, got a Sequential that cannot: Only Te"),
+        ({"generator": Untamed}, r"must give images in \[-1, 1\].*torch\.tanh"),
         ({"generator": nn.LazyLinear(768)}, r"got a LazyLinear with lazy layers .* function that"),
         ({"extractor": nn.Flatten()}, r"got Flatten.*Wrap a network .*CallableExtractor"),
     ],
