@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from nacgen.errors import ConfigurationError
 from nacgen.models.folder import CONFIG_FILE, MAX_CONFIG_BYTES
 from nacgen.models.gan import Generator
-from nacgen.models.own_network import own_network
+from nacgen.models.own_network import evaluating, own_network
 from nacgen.models.sngan import check_labels
 from nacgen.system.documents import strict_json
 from nacgen.system.files import read_regular
 from nacgen.system.own_parts import find_part
+from nacgen.system.randomness import generator
+
+NUM_PROBED = 2  # images of a generator that are looked at before it trains
 
 
 class OwnGenerator(Generator):
@@ -58,20 +61,19 @@ class OwnGenerator(Generator):
             ConfigurationError: The network takes neither shape, or gives something else than images of this size.
         """
         latent_dim = int(getattr(network, "latent_dim", latent_dim))
-        labels = () if num_classes is None else (torch.zeros(2, dtype=torch.long),)
-        was_training, faults = network.training, []
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        classes = torch.zeros(NUM_PROBED, dtype=torch.long, device=device)
+        labels, faults = () if num_classes is None else (classes,), []
+        latents = torch.randn(NUM_PROBED, latent_dim, generator=generator(0, "probe")).to(device)
         for axes in (2, 4):
-            z = torch.zeros(2, latent_dim, *(1,) * (axes - 2), device=device)
+            z = latents.reshape(NUM_PROBED, latent_dim, *(1,) * (axes - 2))
             try:
-                with torch.no_grad():
-                    images = network.eval()(z, *labels)
+                with torch.no_grad(), evaluating(network):
+                    images = network(z, *labels)
             except Exception as error:  # of any layer
                 faults.append(f"{tuple(z.shape)}: {type(error).__name__}: {error!s:.150}")
                 continue
-            finally:
-                network.train(was_training)
-            expected = (2, 3, image_size, image_size)
+            expected = (NUM_PROBED, 3, image_size, image_size)
             if not isinstance(images, Tensor) or images.shape != expected:
                 came = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
                 raise ConfigurationError(
@@ -139,17 +141,14 @@ class OwnDiscriminator(nn.Module):
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         images = torch.zeros(2, 3, image_size, image_size, device=device)
         labels = () if num_classes is None else (torch.zeros(2, dtype=torch.long, device=device),)
-        was_training = network.training
         try:
-            with torch.no_grad():
-                logits = network.eval()(images, *labels)
+            with torch.no_grad(), evaluating(network):
+                logits = network(images, *labels)
         except Exception as error:  # of any layer
             raise ConfigurationError(
                 f"discriminator.network must take images {tuple(images.shape)}{' and labels' if labels else ''}, "
                 f"but {type(error).__name__}: {error!s:.200} Change the network, or data.image_size."
             ) from error
-        finally:
-            network.train(was_training)
         if not isinstance(logits, Tensor) or logits.shape[:1] != (2,):
             came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ConfigurationError(

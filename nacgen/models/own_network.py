@@ -1,7 +1,8 @@
 """Networks of a user's own: a copy of one that was handed over, or a new one from a function; and own trunks."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,6 +39,18 @@ def own_augmentation(part: Any, device: torch.device) -> Any:
     if not isinstance(part, nn.Module):
         return part
     return own_network("augment", part).requires_grad_(False).to(device)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation for a block; then each of its modules has the mode that it had."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _copied(option: str, module: nn.Module) -> nn.Module:
@@ -118,16 +131,14 @@ def _as_maps(answer: Any) -> dict[str, Tensor]:
 def _probe(network: nn.Module) -> dict[str, int]:
     """Return the channels of a network's maps."""
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    was_training, faults = network.training, []
+    faults = []
     for size in PROBE_SIZES:
         try:
-            with torch.no_grad():
-                answer = network.eval()(torch.zeros(2, 3, size, size, device=device))
+            with torch.no_grad(), evaluating(network):
+                answer = network(torch.zeros(2, 3, size, size, device=device))
         except Exception as error:  # of any layer
             faults.append(f"{size} px: {type(error).__name__}: {error!s:.100}")
             continue
-        finally:
-            network.train(was_training)
         return {name: x.shape[1] for name, x in _as_maps(answer).items()}
     raise ConfigurationError(
         f"a backbone must take images (b, 3, h, w) of one of the sizes {PROBE_SIZES} px, but fails with all "

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError
+from nacgen.models.own_network import evaluating
 from nacgen.system.randomness import seeded
 
 
@@ -129,10 +130,8 @@ def run_once(
     # Nothing is compiled before dynamo is imported, which takes a second.
     has_dynamo = "torch._dynamo" in sys.modules
     eagerly = torch.compiler.set_stance("force_eager") if has_dynamo else nullcontext()
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad(), seeded(0, "dry_run"), eagerly:
+        with torch.no_grad(), evaluating(model), seeded(0, "dry_run"), eagerly:
             model(**given) if isinstance(given, Mapping) else model(*given)
     except Exception as error:
         what = "an image and a time" if inputs is None else "example_inputs"
@@ -142,6 +141,3 @@ def run_once(
             f"model must take {what}, but {type(model).__name__} fails with {raised}. Pass as "
             "example_inputs the tensor, a tuple or a mapping of what its forward takes, on its device."
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

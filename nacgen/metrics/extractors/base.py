@@ -9,6 +9,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -16,6 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from nacgen.errors import ConfigurationError, DataError
+from nacgen.models.own_network import evaluating
 from nacgen.system.precision import Precision, plain_float32
 
 MAX_FEATURES = 32_768  # a covariance of them takes 8.6 GB
@@ -168,16 +170,10 @@ class CallableExtractor:
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:
         """Compute features in plain float32, without gradients; refuse other images with a `DataError`."""
         check_images(images)
-        modules = self.function.modules() if isinstance(self.function, nn.Module) else ()
-        training = [module for module in modules if module.training]
-        try:
-            for module in training:
-                module.training = False
-            with torch.no_grad(), plain_float32(self.device.type):
-                answer = self.function(images.to(self.device).contiguous())
-        finally:
-            for module in training:
-                module.training = True
+        function = self.function
+        mode = evaluating(function) if isinstance(function, nn.Module) else nullcontext()
+        with mode, torch.no_grad(), plain_float32(self.device.type):
+            answer = function(images.to(self.device).contiguous())
         features, logits = answer if isinstance(answer, tuple) else (answer, None)
         pooled = self._checked(features, "features", len(images), self.feature_dim)
         if logits is None:
