@@ -54,6 +54,11 @@ def given_dataset(
         (torch.Size([4, 3, 16, 16]), tensor([0, 1, 0, 1]))
     """
     if isinstance(images, ImageDataset):
+        if enlarge and image_size != images.image_size:
+            raise DataError(
+                f"an ImageDataset keeps its size, {images.image_size} px, but {image_size} px were asked for by "
+                "data.image_size or by the training images. Load it at that size, or hand over its images alone."
+            )
         return images
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(np.ascontiguousarray(images))

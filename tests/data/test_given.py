@@ -138,3 +138,11 @@ class Stream(torch.utils.data.IterableDataset[Tensor]):
 def test_other_forms_are_refused(images: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         given_dataset(images)
+
+
+def test_a_data_set_of_another_size_is_not_taken_as_it_is() -> None:
+    dataset = given_dataset(PIXELS)
+    assert given_dataset(dataset, dataset.image_size, enlarge=True) is dataset
+    assert given_dataset(dataset, 2 * dataset.image_size) is dataset
+    with pytest.raises(DataError, match=r"an ImageDataset keeps its size, \d+ px, but 99 px were"):
+        given_dataset(dataset, 99, enlarge=True)
