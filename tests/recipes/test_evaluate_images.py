@@ -326,6 +326,7 @@ def test_two_paths_are_enough(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.out.startswith("fd_digits_classifier  ")
     assert captured.err.count("digits/test: 355 images, 16x16 px") == 2
+    assert "passing the images through digits_classifier\n" in captured.err
 
 
 def test_what_cannot_be_scored_has_its_exit_code(tmp_path: Path) -> None:
