@@ -35,17 +35,10 @@ def extract(
     size = -(-len(dataset) // world)
     # The last processes repeat the last image, so that all give equally many rows.
     own = torch.arange(rank * size, (rank + 1) * size).clamp_max(len(dataset) - 1)
-    parts = []
     with torch.no_grad():
-        for indices in own.split(batch_size):
-            rows = function(to_float(dataset.read(indices).to(device)))
-            if len(rows) != len(indices):
-                raise ValueError(
-                    f"the function must return one row for each image, got {tuple(rows.shape)} for "
-                    f"{len(indices)} images. Pool over pixels first."
-                )
-            parts.append(rows)
-        return torch.cat(gather_parts(torch.cat(parts)))[: len(dataset)].cpu()
+        batches = (to_float(dataset.read(indices).to(device)) for indices in own.split(batch_size))
+        rows = torch.cat([function(images) for images in batches])
+        return torch.cat(gather_parts(rows))[: len(dataset)].cpu()
 
 
 def require_eval(function: Callable[..., object]) -> None:

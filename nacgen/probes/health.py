@@ -37,50 +37,30 @@ class CodeInformation:
 
 @dataclass(frozen=True)
 class CodeHealth:
-    """Statistics of an encoder's code on two views of some images; entropies are in nats.
+    """Statistics of an encoder's code on two views of some images; entropies are in nats."""
 
-    Args:
-        imbalance: Mean over bits of `|frequency of +1 - 1/2|`, 0 to 0.5.
-        worst_bits: The most unbalanced bits, as (bit, frequency of +1).
-        constant_bits: Number of bits that never change.
-        mean_correlation: Mean `|correlation|` of two bits, None with fewer than two that change. Independent
-            bits show about `0.8 / sqrt(rows)`.
-        max_correlation: Largest `|correlation|` of two bits.
-        copied_bits: Number of bits equal or opposite to an earlier one, up to 1 % of correlation.
-        bit_entropy: Sum of the bits' entropies, an upper bound on the entropy of the code.
-        code_entropy: Entropy of the codes seen, at most `log rows`.
-        distinct_codes: Number of different codes of the first views.
-        effective_codes: `1 / sum p^2` of the codes' frequencies, at most the number of images.
-        mean_margin: Mean `|code logit|`.
-        narrow_share: Fraction of code logits with a margin below 0.1.
-        view_flip_rate: Fraction of bits that differ between two views of an image.
-        image_flip_rate: Fraction of bits that differ between two random rows, at most a half.
-        calibration_error: Calibration error of the posterior, without the fitted factor.
-        feature_rank: RankMe of the features, their effective number of dimensions; None without features.
-        information: The NAC bound beside its ceilings.
-        warnings: Faults of the code in words; empty for a healthy code.
-        protocol: Everything that changes the figures.
-    """
-
-    imbalance: float
-    worst_bits: tuple[tuple[int, float], ...]
-    constant_bits: int
+    imbalance: float  # mean over bits of `|frequency of +1 - 1/2|`, 0 to 0.5
+    worst_bits: tuple[tuple[int, float], ...]  # the most unbalanced, as (bit, frequency of +1)
+    constant_bits: int  # number of bits that never change
+    # Mean `|correlation|` of two bits, None with fewer than two that change. Independent bits show about
+    # `0.8 / sqrt(rows)`.
     mean_correlation: float | None
-    max_correlation: float | None
-    copied_bits: int
-    bit_entropy: float
-    code_entropy: float
-    distinct_codes: int
-    effective_codes: float
-    mean_margin: float
-    narrow_share: float
-    view_flip_rate: float
-    image_flip_rate: float
-    calibration_error: float
+    max_correlation: float | None  # largest `|correlation|` of two bits
+    copied_bits: int  # equal or opposite to an earlier one, up to 1 % of correlation
+    bit_entropy: float  # sum of the bits' entropies, an upper bound on the entropy of the code
+    code_entropy: float  # entropy of the codes seen, at most `log rows`
+    distinct_codes: int  # number of different codes of the first views
+    effective_codes: float  # `1 / sum p^2` of the codes' frequencies, at most the number of images
+    mean_margin: float  # mean `|code logit|`
+    narrow_share: float  # fraction of code logits with a margin below 0.1
+    view_flip_rate: float  # fraction of bits that differ between two views of an image
+    image_flip_rate: float  # fraction of bits that differ between two random rows, at most a half
+    calibration_error: float  # of the posterior, without the fitted factor
+    # RankMe of the features, their effective number of dimensions; None without features.
     feature_rank: float | None
     information: CodeInformation
-    warnings: tuple[str, ...]
-    protocol: dict[str, Any]
+    warnings: tuple[str, ...]  # faults of the code in words; empty for a healthy code
+    protocol: dict[str, Any]  # everything that changes the figures
 
     def __str__(self) -> str:
         """Return a few lines for a terminal."""
@@ -126,11 +106,6 @@ def code_health(
     check_finite("posterior_logits", posterior_logits)
     if features is not None:
         check_finite("features", features)
-    if code_logits.shape != posterior_logits.shape:
-        raise ValueError(
-            f"code_logits and posterior_logits must have one shape, got {tuple(code_logits.shape)} and "
-            f"{tuple(posterior_logits.shape)}. Predict one posterior logit for each code bit."
-        )
     num_rows, code_dim = code_logits.shape
     if num_rows % 2 or num_rows < 4:
         raise ValueError(

@@ -39,17 +39,6 @@ def knn_probe(
     train_labels, test_labels, num_classes = check_labeled(
         train_features, train_labels, test_features, test_labels
     )
-    for k in num_neighbors:
-        if not 1 <= k <= len(train_features):
-            raise ValueError(
-                f"num_neighbors must lie between 1 and the {len(train_features)} training images, got {k}. "
-                "Ask for fewer."
-            )
-    if not num_neighbors or not temperature > 0:
-        raise ValueError(
-            "num_neighbors must name one number or more and temperature be above zero, got "
-            f"{tuple(num_neighbors)} and {temperature}. The usual are (20, 200) and 0.07."
-        )
     keys = directions(train_features)
     nearest = [
         products.topk(max(num_neighbors), dim=1)  # (b, n) -> (b, k)

@@ -17,7 +17,7 @@ from nacgen.data.augment import random_boxes, resized_crop
 from nacgen.data.datasets import Dataset
 from nacgen.data.stream import Batch, ImageStream
 from nacgen.probes.features import extract, require_eval
-from nacgen.probes.labeled import Accuracies, check_features, check_labels, top_accuracies
+from nacgen.probes.labeled import Accuracies, check_finite, check_labels, top_accuracies
 from nacgen.system.randomness import seeded
 
 CROP_RATIO = 4 / 3
@@ -55,11 +55,6 @@ def linear_probe_sgd(
     The function receives no gradient. Its features are not standardized: large ones need a lower rate.
     `smallest_crop` is the smallest fraction of the area that a crop keeps, 1 for whole images.
     """
-    if not (epochs >= 1 and learning_rate > 0 and 0 < smallest_crop <= 1):
-        raise ValueError(
-            "epochs must be one or more, learning_rate above 0 and smallest_crop in (0, 1], got "
-            f"{epochs}, {learning_rate} and {smallest_crop}. The paper's are 100, 1.0 and 0.08."
-        )
     require_eval(function)
     _, test_labels, num_classes = check_labels(train.labels, test.labels)
     stream = ImageStream(train, batch_size, seed, device)
@@ -93,7 +88,7 @@ def linear_probe_sgd(
         )
     # Accuracy on whole images.
     test_features = extract(function, test, device).float()
-    check_features("test features", test_features)
+    check_finite("test features", test_features)
     with torch.no_grad():
         scores = classifier(test_features.to(device)).cpu()
     top_1, top_5 = top_accuracies(scores, test_labels.cpu())

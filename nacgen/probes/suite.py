@@ -46,9 +46,8 @@ class RetrievedImages:
 
     queries: UInt8[Tensor, "q 3 h w"]
     neighbors: UInt8[Tensor, "q m 3 h w"]  # nearest first
-    is_relevant: (
-        Bool[Tensor, "q m"] | None
-    )  # true for those relevant to their query; None without labels
+    # True for those that are relevant to their query; None without labels.
+    is_relevant: Bool[Tensor, "q m"] | None
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,6 @@ class EncoderSuite:
                     code[gallery],
                     labels[gallery],
                     protocol=self.protocol,
-                    allow_queries_without_relevant=True,  # the protocol's record counts them
                 )
             )
             for name, code in codes.items()

@@ -2,15 +2,15 @@ import pytest
 import torch
 
 from nacgen.errors import DataError
-from nacgen.probes.labeled import check_features, check_labeled, check_labels, top_accuracies
+from nacgen.probes.labeled import check_finite, check_labels, top_accuracies
 
 CLASSES = torch.tensor([0, 1, 2])
 
 
-def test_labels_come_back_as_whole_numbers_with_their_number_of_classes() -> None:
-    train, test, num_classes = check_labels(CLASSES.int(), CLASSES[:2])
-    assert (train.dtype, num_classes) == (torch.int64, 3)
-    assert test.tolist() == [0, 1]
+def test_labels_come_back_with_their_number_of_classes() -> None:
+    train, test, num_classes = check_labels(CLASSES, CLASSES[:2])
+    assert num_classes == 3
+    assert (train.tolist(), test.tolist()) == ([0, 1, 2], [0, 1])
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,6 @@ def test_labels_come_back_as_whole_numbers_with_their_number_of_classes() -> Non
             CLASSES,
             r"train_labels .* multi-hot labels \(5, 24\)",
         ),
-        (CLASSES, CLASSES.double(), "test_labels must be whole numbers.* got 3 of torch.float64"),
-        (CLASSES, CLASSES[:0], "one or more, got 0 of torch.int64"),
-        (CLASSES - 1, CLASSES, "train_labels must be classes from 0, got -1"),
         (CLASSES, torch.tensor([1, 7, 5]), r"classes \[5, 7\] have none"),
     ],
 )
@@ -38,23 +35,11 @@ def test_labels_that_are_no_classes_are_refused(
 
 def test_features_that_cannot_be_used_are_refused() -> None:
     features = torch.zeros(4, 3)
-    check_features("these", features)
+    check_finite("these", features)
     features[1] = torch.nan
     features[2, 0] = torch.inf
     with pytest.raises(ValueError, match=r"these must be finite, but 4 of \d+ values"):
-        check_features("these", features)
-    with pytest.raises(ValueError, match=r"these must hold one image or more, got shape \(0, 3\)"):
-        check_features("these", features[:0])
-
-
-def test_features_and_labels_must_fit_together() -> None:
-    features = torch.zeros(3, 5)
-    with pytest.raises(ValueError, match=r"the training split .* got 4 features and 3 labels"):
-        check_labeled(torch.zeros(4, 5), CLASSES, features, CLASSES)
-    with pytest.raises(ValueError, match=r"the test split .* got 3 features and 2 labels"):
-        check_labeled(features, CLASSES, features, CLASSES[:2])
-    with pytest.raises(ValueError, match="one width, got 5 and 4"):
-        check_labeled(features, CLASSES, features[:, 1:], CLASSES)
+        check_finite("these", features)
 
 
 def test_accuracies_count_the_best_and_the_best_five() -> None:

@@ -116,10 +116,6 @@ def test_the_result_is_json_with_its_protocol() -> None:
 def test_what_cannot_be_probed_is_named() -> None:
     train, test = colors(14), colors(7)
     short = {"epochs": 1, "batch_size": 7}
-    with pytest.raises(ValueError, match=r"got 0, 1.0 and 0.08"):
-        linear_probe_sgd(moments, train, test, epochs=0)
-    with pytest.raises(ValueError, match=r"got 100, 1.0 and 0.0"):
-        linear_probe_sgd(moments, train, test, smallest_crop=0.0)
     with pytest.raises(ValueError, match=r"NACEncoder\.training is True"):
         linear_probe_sgd(NACEncoder("tiny").train().features, train, test, **short)
     with pytest.raises(DataError, match="train_labels must give each image's class, got None"):

@@ -69,8 +69,6 @@ def visit_relus(
 
 def count_patterns(patterns: Bool[Tensor, "n u"]) -> PatternCount:
     """Count the distinct rows of a matrix of bits, one row for each image."""
-    if len(patterns) == 0:
-        raise ValueError("patterns must hold one row or more, got none. Give at least one image.")
     packed = np.packbits(patterns.cpu().numpy(), axis=1)
     counts = np.unique(packed.view(f"V{packed.shape[1]}"), return_counts=True)[1]
     frequencies = counts / counts.sum()
@@ -92,8 +90,6 @@ def naswot(network: Network, images: Float[Tensor, "n ..."]) -> float:
     Source:
         Mellor et al. 2021, arXiv:2006.04647, section 3.
     """
-    if len(images) < 2:
-        raise ValueError(f"NASWOT compares two images or more, got {len(images)}. Give a batch.")
     device = images.device
     kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=device)
 

@@ -22,8 +22,7 @@ from torch import Tensor
 from nacgen.data.augment import ViewPolicy, random_view
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch
-from nacgen.probes.features import require_eval
-from nacgen.probes.labeled import check_features, check_finite
+from nacgen.probes.labeled import check_finite
 from nacgen.probes.options import RegionMethod
 from nacgen.probes.regions.breakpoints import (
     Breakpoints,
@@ -94,10 +93,8 @@ def measure_regions(
     the head's hidden units. Networks measured with one seed meet the same segments. The method `"sampled"` gives
     a lower bound for large networks, from `num_points` of each segment.
     """
-    require_eval(network)
-    for name, number in (("images", len(images)), ("num_segments", num_segments)):
-        if number < 2:
-            raise ValueError(f"{name} must be two or more, got {number}. Give more.")
+    if len(images) < 2:
+        raise ValueError(f"images must be two or more, got {len(images)}. Give more.")
 
     def count(start: Tensor, end: Tensor) -> SegmentCrossings:
         if method == "exact":
@@ -150,7 +147,7 @@ def _patterns(
             seen[:] = [(pre_activation > 0).flatten(1).cpu()]
 
         output = visit_relus(network, to_float(chunk.to(device)), keep)
-        check_features("the network's outputs", output)
+        check_finite("the network's outputs", output)
         outputs.append((output >= 0).flatten(1).cpu())
         last_relu += seen
     return torch.cat(outputs), torch.cat(last_relu)
@@ -171,7 +168,6 @@ def segment_crossings(
     with max-pooling all are. A ValueError names what is not piecewise linear, and segments with more than
     `max_crossings`.
     """
-    _check_ends(start, end)
     preview = sampled_crossings(network, start, end, PREVIEW_POINTS)
     if len(preview) and int(preview.max()) > max_crossings:
         _too_many(max_crossings, int(preview.argmax()), int(preview.max()))
@@ -186,10 +182,8 @@ def segment_crossings(
                     _too_many(max_crossings, index, crossings)
             return crossings
 
-        try:
-            counts.append(
-                count(parts, is_exact)
-            )  # the next segment starts from the parts of this one
+        try:  # the next segment starts from the parts of this one
+            counts.append(count(parts, is_exact))
         except NeedsDoubleError:
             is_exact = True
             counts.append(count(parts, is_exact))
@@ -232,9 +226,6 @@ def sampled_crossings(
     A ReLU that switches twice between two of the equally spaced points is missed, and so are switches of
     max-pooling. ReLUs that switch at the same point count separately. Computed in the images' precision.
     """
-    _check_ends(start, end)
-    if num_points < 2:
-        raise ValueError(f"num_points must be 2 or more, got {num_points}. 512 is usual.")
     counts = torch.zeros(len(start), dtype=torch.int64)
     times = torch.linspace(0, 1, num_points, dtype=start.dtype, device=start.device)
     times = times.view(-1, *[1] * (start.ndim - 1))
@@ -246,16 +237,6 @@ def sampled_crossings(
 
         visit_relus(network, torch.lerp(first, last, times), count_changes)
     return counts
-
-
-def _check_ends(start: Tensor, end: Tensor) -> None:
-    if start.shape != end.shape:
-        raise ValueError(
-            f"start and end must have one shape, got {tuple(start.shape)} and {tuple(end.shape)}. Give row i "
-            "of both the ends of segment i."
-        )
-    check_finite("start", start)
-    check_finite("end", end)
 
 
 def _too_many(max_crossings: int, index: int, crossings: int) -> NoReturn:

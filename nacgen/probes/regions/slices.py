@@ -12,7 +12,6 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nacgen.probes.labeled import check_finite
 from nacgen.probes.regions.patterns import Network, visit_relus
 from nacgen.system.randomness import generator
 
@@ -51,10 +50,6 @@ def slice_regions(
     output, the activation codes if it is code logits. `zoom` magnifies about the mean of the images: a plane
     cuts so many regions of a whole network that only a small window shows them.
     """
-    if resolution < 2 or not zoom > 0:
-        raise ValueError(
-            f"resolution must be 2 or more and zoom above 0, got {resolution} and {zoom}. 256 and 1 are usual."
-        )
     pixels, corners = _plane(images, resolution, zoom)
     reader = _PatternReader()
     for chunk in pixels.split(CHUNK):
@@ -71,36 +66,32 @@ class _PatternReader:
     """Digests and random projections of the patterns of images, computed chunk by chunk."""
 
     def __init__(self) -> None:
-        self.names: list[bytes] = []
-        self.sketches: list[Tensor] = []
         self.digests: list[blake2b] = []
+        self.sketches: list[Tensor] = []
         self.directions: list[Tensor] = []
 
     def start(self, num_images: int) -> Callable[[Tensor], None]:
         """Begin a chunk; return a function that takes the layers of its patterns in order."""
-        self._finish()
-        self.digests = [blake2b(digest_size=16) for _ in range(num_images)]
-        self.sketches.append(torch.zeros(num_images, SKETCH_DIM))
-        layer = count()
-        return lambda values: self._read((values > 0).flatten(1).cpu(), next(layer))
+        digests = [blake2b(digest_size=16) for _ in range(num_images)]
+        sketch, layers = torch.zeros(num_images, SKETCH_DIM), count()
+        self.digests += digests
+        self.sketches.append(sketch)
 
-    def _read(self, is_on: Tensor, layer: int) -> None:
-        for digest, bits in zip(self.digests, np.packbits(is_on.numpy(), axis=1), strict=True):
-            digest.update(bits.tobytes())
-        if layer == len(self.directions):
-            draw = generator(0, "region_sketch", layer)
-            self.directions.append(torch.randn(is_on.shape[1], SKETCH_DIM, generator=draw))
-        self.sketches[-1] += torch.where(is_on, 1.0, -1.0) @ self.directions[layer]
+        def read(values: Tensor) -> None:
+            is_on, layer = (values > 0).flatten(1).cpu(), next(layers)
+            for digest, bits in zip(digests, np.packbits(is_on.numpy(), axis=1), strict=True):
+                digest.update(bits.tobytes())
+            if layer == len(self.directions):
+                draw = generator(0, "region_sketch", layer)
+                self.directions.append(torch.randn(is_on.shape[1], SKETCH_DIM, generator=draw))
+            sketch.add_(torch.where(is_on, 1.0, -1.0) @ self.directions[layer])
 
-    def _finish(self) -> None:
-        self.names += [digest.digest() for digest in self.digests]
-        self.digests = []
+        return read
 
     def regions(self, resolution: int) -> tuple[Tensor, Tensor]:
         """Return the region of each pixel and the likeness of each region."""
-        self._finish()
         _, pixel, inverse, size = np.unique(
-            np.array(self.names, dtype="V16"),
+            np.array([digest.digest() for digest in self.digests], dtype="V16"),
             return_index=True,
             return_inverse=True,
             return_counts=True,
@@ -119,7 +110,6 @@ class _PatternReader:
 
 def _plane(images: Tensor, resolution: int, zoom: float) -> tuple[Tensor, Tensor]:
     """Return the images at a plane's pixels, (r r) c h w, and the pixels of the three images."""
-    check_finite("images", images)
     exact = images.double()
     middle = exact.mean(0)
     first, second = (exact[1] - exact[0]).flatten(), (exact[2] - exact[0]).flatten()

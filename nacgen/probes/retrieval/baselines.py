@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from nacgen.probes.labeled import check_features
+from nacgen.probes.labeled import check_finite
 from nacgen.system.randomness import generator
 
 BaselineMethod = Literal["lsh", "pca", "itq"]
@@ -36,15 +36,7 @@ def baseline_codes(
     The training features must not be the queries, and need a rank of `code_dim` for `"pca"` and `"itq"`. A
     projection of exactly zero counts as +1.
     """
-    if code_dim < 1:
-        raise ValueError(f"code_dim must be one bit or more, got {code_dim}. 64 is usual.")
-    check_features("train_features", train_features)
-    check_features("features", features)
-    if train_features.shape[1] != features.shape[1]:
-        raise ValueError(
-            f"train_features and features must have one width, got {train_features.shape[1]} and "
-            f"{features.shape[1]}. Take both from the same encoder."
-        )
+    check_finite("features", features)
     train = train_features.double()
     mean = train.mean(0)
     if method == "lsh":
@@ -58,9 +50,7 @@ def baseline_codes(
     return (features.double() - mean) @ directions >= 0
 
 
-def fit_rotation(
-    projections: Float64[Tensor, "n k"], seed: int = 0, num_iterations: int = NUM_ITERATIONS
-) -> Float64[Tensor, "k k"]:
+def fit_rotation(projections: Float64[Tensor, "n k"], seed: int = 0) -> Float64[Tensor, "k k"]:
     """Rotate projections towards the corners of the cube: iterative quantization.
 
     Minimizes `|B - V R|^2` over codes `B` in {-1, +1} and rotations `R`, in turns: for given `R` the best
@@ -73,7 +63,7 @@ def fit_rotation(
     code_dim = projections.shape[1]
     draws = torch.randn(code_dim, code_dim, dtype=torch.float64, generator=generator(seed, "itq"))
     rotation: Tensor = torch.linalg.qr(draws.to(projections.device)).Q
-    for _ in range(num_iterations):
+    for _ in range(NUM_ITERATIONS):
         codes = torch.where(projections @ rotation >= 0, 1.0, -1.0).double()
         left, _, right = torch.linalg.svd(projections.T @ codes)
         rotation = left @ right

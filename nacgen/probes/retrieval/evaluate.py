@@ -10,7 +10,6 @@ from nacgen.errors import DataError
 from nacgen.functional.hamming import Ranking
 from nacgen.functional.hashing import Labels, distance_counts, stable_average_precision
 from nacgen.functional.ranking import (
-    DistanceCounts,
     average_precision,
     precision_at,
     precision_recall,
@@ -34,31 +33,22 @@ class PrecisionRecallCurve:
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Figures of retrieval by code, means over all queries.
+    """Figures of retrieval by code, means over all queries."""
 
-    Args:
-        mean_average_precision: Expected value over all orders of tied items, over the whole gallery, or over
-            the first `protocol["top"]` items.
-        mean_average_precision_stable: The same with ties in the order of the gallery's indices.
-        mean_average_precision_at_1000: Expected value over the first 1,000 items, None for smaller galleries.
-        precision_at: Fraction of the first N items that are relevant, by N, expected over ties.
-        precision_within_radius_2: Fraction of the items within Hamming distance 2 that are relevant, 0 if
-            there are none.
-        num_empty_balls: Number of queries without items within distance 2.
-        curve: Precision and recall over distances.
-        chance: Mean fraction of the gallery that is relevant: the precision of codes without information.
-        protocol: Everything that decides the figures apart from the codes.
-    """
-
+    # Expected value over all orders of tied items, over the whole gallery or the first `protocol["top"]` items.
     mean_average_precision: float
-    mean_average_precision_stable: float
+    mean_average_precision_stable: float  # the same with ties in the order of the gallery's indices
+    # Expected value over the first 1,000 items, as `precision_at` over ties; None for smaller galleries.
     mean_average_precision_at_1000: float | None
-    precision_at: dict[str, float]
+    precision_at: dict[str, float]  # fraction of the first N items that are relevant, by N
+    # Fraction of the items within Hamming distance 2 that are relevant, 0 if there are none.
     precision_within_radius_2: float
-    num_empty_balls: int
+    num_empty_balls: int  # number of queries without items within distance 2
     curve: PrecisionRecallCurve
-    chance: float
-    protocol: dict[str, Any]
+    chance: (
+        float  # mean fraction of the gallery that is relevant: what codes without information give
+    )
+    protocol: dict[str, Any]  # everything that decides the figures apart from the codes
 
 
 def evaluate_retrieval(
@@ -67,35 +57,29 @@ def evaluate_retrieval(
     gallery_codes: Bool[Tensor, "n k"],
     gallery_labels: Labels,
     *,
-    protocol: RetrievalProtocol | str = "unnamed",
-    top: int | None = None,
+    protocol: RetrievalProtocol | None = None,
     ranking: Ranking = "hamming",
-    allow_queries_without_relevant: bool = False,
 ) -> RetrievalResult:
     """Rank the gallery for each query by Hamming distance, and measure the rankings.
 
     Labels are classes `(q,)`, of which equal ones are relevant, or multi-hot `(q, c)`, of which any common
-    one is. `top` is the number of first items that count for the mean average precision, by default the
-    protocol's. A query without a relevant item is a DataError, unless it is allowed; then it counts as 0.
+    one is. Codes are those of the protocol's `query` and `gallery`. A query without a relevant item counts as 0
+    and in the record; if none has one, it is a DataError.
 
     Example:
         >>> codes, labels = torch.eye(4).bool(), torch.tensor([0, 0, 1, 1])
         >>> evaluate_retrieval(codes, labels, codes, labels).chance
         0.5
     """
-    origin: dict[str, Any] = {"name": protocol, "seed": None, "fingerprint": None}
-    if isinstance(protocol, RetrievalProtocol):
-        if (len(query_codes), len(gallery_codes)) != (len(protocol.query), len(protocol.gallery)):
-            raise DataError(
-                f"{protocol.name} has {len(protocol.query)} queries and {len(protocol.gallery)} gallery items, "
-                f"got codes of {len(query_codes)} and {len(gallery_codes)}. Take codes[protocol.query] and "
-                "codes[protocol.gallery]."
-            )
-        top = protocol.top if top is None else top
-        origin = {key: getattr(protocol, key) for key in origin}
+    top = None if protocol is None else protocol.top
     codes = query_codes, query_labels, gallery_codes, gallery_labels
     counts, num_gallery = distance_counts(*codes, ranking), len(gallery_codes)
-    num_lost = _check_relevant(counts, allow_queries_without_relevant)
+    num_lost = int((counts.relevant.sum(1) == 0).sum())
+    if num_lost == len(query_codes):
+        raise DataError(
+            f"some query needs a relevant item in the gallery, but none of {num_lost} has one. Check that "
+            "queries and gallery come from one dataset."
+        )
     stable = stable_average_precision(*codes, top, ranking)
     ball, curve = precision_within(counts, RADIUS), precision_recall(counts)
     return RetrievalResult(
@@ -112,7 +96,7 @@ def evaluate_retrieval(
         curve=PrecisionRecallCurve(*(tuple(part.tolist()) for part in curve)),
         chance=_mean(counts.relevant.sum(1).double() / num_gallery),
         protocol={
-            **origin,
+            **{key: getattr(protocol, key, None) for key in ("name", "seed", "fingerprint")},
             "num_queries": len(query_codes),
             "num_gallery": num_gallery,
             "code_dim": query_codes.shape[1],
@@ -124,24 +108,6 @@ def evaluate_retrieval(
             "num_queries_without_relevant": num_lost,
         },
     )
-
-
-def _check_relevant(counts: DistanceCounts, is_allowed: bool) -> int:
-    """Return the number of queries without a relevant item, if there may be so many."""
-    is_lost = counts.relevant.sum(1) == 0
-    num_lost = int(is_lost.sum())
-    if num_lost and not is_allowed:
-        raise DataError(
-            f"each query needs a relevant item in the gallery, but {num_lost} of {len(is_lost)} have none, the "
-            f"first is query {int(is_lost.nonzero()[0])}. Choose other queries, or pass "
-            "allow_queries_without_relevant=True to count them as 0."
-        )
-    if num_lost == len(is_lost):
-        raise DataError(
-            f"some query needs a relevant item in the gallery, but none of {num_lost} has one. Check that "
-            "queries and gallery come from one dataset."
-        )
-    return num_lost
 
 
 def _mean(values: Tensor) -> float:

@@ -50,27 +50,16 @@ INDEX_FILE = ".safetensors"
 
 @dataclass(frozen=True, eq=False)
 class RetrievalProtocol:
-    """Queries, gallery and training images of one dataset.
-
-    Args:
-        name: Name of the protocol.
-        seed: Seed of the draw of the images.
-        query: Indices of the queries, rising.
-        gallery: Indices of the items that are ranked, rising, none of them a query.
-        train: Indices of the images that may be trained on, rising, a part of the gallery.
-        labels_fingerprint: SHA-256 of the dataset's labels, in its order.
-        top: Number of first items that are ranked, None for all.
-        fingerprint: SHA-256 of everything above.
-    """
+    """Indices of the queries, gallery and training images of one dataset, each rising."""
 
     name: str
-    seed: int
+    seed: int  # of the draw of the images
     query: Int64[Tensor, " q"]
-    gallery: Int64[Tensor, " n"]
-    train: Int64[Tensor, " t"]
-    labels_fingerprint: str
-    top: int | None = None
-    fingerprint: str = field(init=False)
+    gallery: Int64[Tensor, " n"]  # items that are ranked, none of them a query
+    train: Int64[Tensor, " t"]  # images that may be trained on, a part of the gallery
+    labels_fingerprint: str  # SHA-256 of the dataset's labels, in its order
+    top: int | None = None  # number of first items that are ranked, None for all
+    fingerprint: str = field(init=False)  # SHA-256 of everything above
 
     def __post_init__(self) -> None:
         """Compute the fingerprint."""
@@ -171,11 +160,6 @@ def pool(train: Dataset, test: Dataset) -> Dataset:
 
     The train split comes first; if the test split is a fifth that was held out, the order is the original one.
     """
-    if test.split == train.split:
-        raise DataError(
-            f"two different splits of {train.name} are expected, got {train.split} twice. Take both from "
-            "load_splits."
-        )
     labels = None
     if train.labels is not None and test.labels is not None:
         labels = torch.cat([train.labels, test.labels])

@@ -85,8 +85,6 @@ def test_the_standard_error_is_that_of_the_mean() -> None:
 def test_unusable_settings_are_named() -> None:
     with pytest.raises(ValueError, match="images must be two or more, got 1"):
         measure_regions(network(), images(1), ViewPolicy())
-    with pytest.raises(ValueError, match="num_segments must be two or more, got 1"):
-        measure_regions(network(), images(), ViewPolicy(), num_segments=1)
     with pytest.raises(ValueError, match=r"Sequential\.training is True"):
         measure_regions(network().train(), images(), ViewPolicy())
 

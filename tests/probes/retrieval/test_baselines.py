@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from nacgen.probes.retrieval import baselines
 from nacgen.probes.retrieval.baselines import (
-    NUM_ITERATIONS,
     BaselineMethod,
     baseline_codes,
     fit_rotation,
@@ -26,13 +26,13 @@ def error(projections: Tensor, rotation: Tensor) -> float:
     return float((torch.where(rotated >= 0, 1.0, -1.0) - rotated).square().mean())
 
 
-def test_itq_never_raises_its_objective_and_lowers_it() -> None:
+def test_itq_never_raises_its_objective_and_lowers_it(monkeypatch: pytest.MonkeyPatch) -> None:
     projections = features(400).double()
     projections -= projections.mean(0)
-    errors = [
-        error(projections, fit_rotation(projections, num_iterations=n))
-        for n in (1, 2, 3, 10, NUM_ITERATIONS)
-    ]
+    errors = []
+    for n in (1, 2, 3, 10, baselines.NUM_ITERATIONS):
+        monkeypatch.setattr(baselines, "NUM_ITERATIONS", n)
+        errors.append(error(projections, fit_rotation(projections)))
     assert all(after <= before + 1e-12 for before, after in pairwise(errors))
     assert errors[-1] < 0.995 * errors[0]
 
@@ -105,20 +105,12 @@ def test_neither_offset_nor_scale_of_the_features_matters(method: BaselineMethod
 @pytest.mark.usefixtures("as_users_run_it")
 def test_what_cannot_be_coded_is_named() -> None:
     train = features(20)
-    with pytest.raises(ValueError, match="one bit or more, got 0"):
-        baseline_codes(train, train, 0, "lsh")
     with pytest.raises(ValueError, match=r"code of 13 bits .* 20 .* width 12 have 12"):
         baseline_codes(train, train, 13, "pca")
     with pytest.raises(
         ValueError, match=r"code of 8 bits .* 5 training features of width 12 have 4"
     ):
         baseline_codes(train[:5], train, 8, "itq")
-    with pytest.raises(ValueError, match="one width, got 12 and 3"):
-        baseline_codes(train, train[:, :3], 4, "lsh")
-    with pytest.raises(
-        ValueError, match=r"train_features must hold one image .*got shape \(0, 12\)"
-    ):
-        baseline_codes(train[:0], train, 4, "lsh")
     train[3, 2] = float("inf")
     with pytest.raises(ValueError, match=r"features must be finite, but 1 of \d+ values"):
         baseline_codes(train[:3], train, 4, "lsh")

@@ -234,9 +234,6 @@ def test_arguments_of_other_protocols_are_refused() -> None:
         build_protocol("split", CIFAR10, num_train=60_000)
     with pytest.raises(ConfigurationError, match=r"needs kept, .* chosen by their tags"):
         build_protocol("flickr25k-20015", FLICKR25K)
-    train, _ = load_splits("digits")
-    with pytest.raises(DataError, match=r"two different splits of digits .* got train twice"):
-        load_protocol("split", train, train)
 
 
 def test_a_class_with_too_few_images_is_named() -> None:
