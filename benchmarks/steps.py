@@ -30,6 +30,8 @@ from torch.profiler import ProfilerActivity, profile
 import page
 from nacgen.data.datasets import ImageDataset, load_dataset
 from nacgen.data.stream import ImageStream
+from nacgen.flow import build as flow_networks
+from nacgen.flow.options import FlowConfig, NetworkConfig
 from nacgen.functional.contrastive import nt_xent
 from nacgen.gan import build as gan_networks
 from nacgen.gan.presets import PRESETS as GAN_PRESETS
@@ -97,6 +99,15 @@ def vae_steps() -> Steps:
     stream = ImageStream(images, config.batch_size, config.seed)
     return Steps(
         vae_networks.build_update(config, Accelerator(cpu=True), images, stream)[0], stream
+    )
+
+
+def flow_steps(config: FlowConfig) -> Steps:
+    """As recipes/train_flow.py builds them."""
+    images = load_dataset("digits")
+    stream = ImageStream(images, config.batch_size, config.seed)
+    return Steps(
+        flow_networks.build_update(config, Accelerator(cpu=True), images, stream)[0], stream
     )
 
 
@@ -251,7 +262,12 @@ def presets(size: Size) -> list[Row]:
         "pretraining": lambda: pretraining_steps(PretrainConfig(), load_dataset("digits"))[0],
         "GAN": gan_steps,
         "VAE": vae_steps,
+        "flow": lambda: flow_steps(FlowConfig()),
+        "flow without alignment": lambda: flow_steps(FlowConfig(align="none")),
     }
+    if not missing("diffusers"):
+        unet = NetworkConfig(kind="unet", channels=(64, 64, 64), num_blocks=1)
+        builders["flow with a U-Net of diffusers"] = lambda: flow_steps(FlowConfig(network=unet))
     return [row for name, build in builders.items() for row in preset_rows(name, build(), size)]
 
 
