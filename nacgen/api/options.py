@@ -25,9 +25,10 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.models.folder import CONFIG_FILE
 from nacgen.system.documents import flatten
 from nacgen.system.own_parts import own_name
+from nacgen.system.terminal import warn
 from nacgen.training.config import parse, to_dict
 from nacgen.training.fingerprints import digest
-from nacgen.training.old_options import as_flags, warn
+from nacgen.training.old_options import as_flags
 
 BOX = re.compile("[\N{BOX DRAWINGS LIGHT HORIZONTAL}-\N{BOX DRAWINGS LIGHT ARC UP AND RIGHT}]")
 

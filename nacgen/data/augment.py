@@ -253,9 +253,8 @@ def diff_augment(
         [int(side * part + 0.5) for side in (height, width)] for part in (translation, cutout)
     )
     shifts = torch.stack([integers(-r, r + 1) for r in reach], dim=1)  # (n, 2)
-    places = zip(
-        (height, width), hole, strict=True
-    )  # middle of the square, for an even one between pixels
+    # The middle of the square, for an even one between pixels.
+    places = zip((height, width), hole, strict=True)
     starts = torch.stack([integers(0, s + 1 - h % 2) - h // 2 for s, h in places], dim=1)
     if color:  # drawn last, so that shifts and squares are the same without it
         strength = batch.local(torch.rand(n, 3, generator=draw))

@@ -29,7 +29,7 @@ from nacgen.data.folder import Contents, ImageFiles
 from nacgen.errors import CheckpointError
 from nacgen.system.files import LACKING, open_regular, write_file
 from nacgen.system.tensor_file import read_tensor_file, serialized
-from nacgen.system.terminal import printable
+from nacgen.system.terminal import warn
 
 FORMAT = 1  # raised when `decode` gives other pixels or refuses other files
 # What is decoded in a second, where a file counts as so many more bytes.
@@ -72,7 +72,7 @@ def load_images(
     try:
         folder = cache_folder(choice)
     except RuntimeError as error:
-        _note(f"decoded images are not kept ({error}). Give a folder with --data.cache.")
+        warn(f"decoded images are not kept ({error}). Give a folder with --data.cache.")
     stamps = stamps_of(files.paths if folder is not None else ())
     sizes = stamps[:, 0].clip(min=0)
     if folder is None or sizes.sum() + BYTES_PER_FILE * len(sizes) < QUICK_BYTES:
@@ -117,7 +117,7 @@ def _fill(
         write_file(path, serialized(tensors, {}))
         _sweep(path.parent)
     except OSError as error:
-        _note(f"decoded images are not kept: {path} cannot be written ({error}). {ADVICE}")
+        warn(f"decoded images are not kept: {path} cannot be written ({error}). {ADVICE}")
         return decoded
     return _open(path, files, stamps, skip_bad) or decoded
 
@@ -141,7 +141,7 @@ def _open(
         ):
             raise ValueError("it holds other tensors")
     except (CheckpointError, IndexError, KeyError, ValueError) as error:
-        _note(f"decoded images that were kept in {path} are damaged and made anew ({error})")
+        warn(f"decoded images that were kept in {path} are damaged and made anew ({error})")
         return None
     if not (skip_bad or is_readable.all()):
         return None
@@ -165,7 +165,7 @@ def _turn(path: Path) -> Iterator[bool]:
             lock.acquire(blocking=False)
             is_first = True
         except Timeout:
-            _note(
+            warn(
                 f"waiting up to {MAX_WAIT_S:.0f} s for another process that decodes the same images"
             )
             with suppress(Timeout), lock.acquire(timeout=MAX_WAIT_S):
@@ -173,7 +173,7 @@ def _turn(path: Path) -> Iterator[bool]:
     except OSError as error:
         is_first = error.errno in LACKING
         if not is_first:
-            _note(
+            warn(
                 f"decoded images are not kept: {lock.lock_file} cannot be written or locked ({error}). {ADVICE}"
             )
     try:
@@ -190,11 +190,6 @@ def _sweep(folder: Path) -> None:
         with suppress(OSError):
             if ENTRY_NAME.fullmatch(file.name) and file.lstat().st_mtime < oldest:
                 file.unlink()
-
-
-def _note(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(printable(text), file=sys.stderr)
 
 
 def stamps_of(paths: Sequence[str]) -> Int64[np.ndarray, "n 3"]:

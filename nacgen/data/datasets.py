@@ -26,7 +26,7 @@ from nacgen.data.sources.flickr25k import list_flickr25k
 from nacgen.data.sources.imagenet import list_imagenet
 from nacgen.data.sources.mnist import read_mnist
 from nacgen.data.sources.published import read_cifar, read_stl10
-from nacgen.errors import ConfigurationError, DataError
+from nacgen.errors import ConfigurationError, DataError, check_choice
 
 MAX_BYTES = 2 * 1024**3  # largest dataset that is decoded into memory
 HELD_OUT = "held-out fifth"  # split of held-out images of a dataset without test images
@@ -59,7 +59,6 @@ class ImageDataset:
     files: ImageFiles | None = None  # that the images were read from, before any were left out
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.images)
 
     @property
@@ -126,10 +125,7 @@ def load_dataset(
         (355, torch.Size([2, 3, 16, 16]))
     """
     require_dataset(name)
-    if split not in SPLITS[name]:
-        raise ConfigurationError(
-            f"split of {name} must be one of {', '.join(SPLITS[name])}, got {split!r}."
-        )
+    check_choice(f"split of {name}", split, SPLITS[name])
     if image_size is not None and image_size < 1:
         raise ConfigurationError(f"image_size must be 1 pixel or more, got {image_size}.")
     if name != "digits" and data_dir is None:

@@ -20,9 +20,6 @@ from nacgen.system.threads import count_cores
 
 T = TypeVar("T")
 
-NUM_THREADS = min(
-    16, count_cores()
-)  # unless `Decoders.num_threads` is changed before files are read
 TIMEOUT_S = 120.0  # for one file, from the moment that a thread takes it
 PATIENCE_S = 1.0  # for all threads together, when the process ends
 BLOCK = 1024  # files in progress at once
@@ -31,7 +28,7 @@ BLOCK = 1024  # files in progress at once
 class Decoders:
     """Threads that take files from one queue; one that takes too long for a file is given up and replaced."""
 
-    num_threads = NUM_THREADS
+    num_threads = min(16, count_cores())  # unless it is changed before files are read
 
     def __init__(self) -> None:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[str], Any], str] | None]

@@ -15,6 +15,7 @@ from nacgen.data.datasets import ImageDataset
 from nacgen.data.decoding import fit_image, to_rgb
 from nacgen.data.options import GIVEN
 from nacgen.errors import DataError
+from nacgen.system.terminal import is_terminal
 
 IMAGE_KEYS, LABEL_KEYS = ("image", "img"), ("label", "labels", "fine_label")
 DEEP_MODES = ("I", "F")  # of Pillow's images with more than 8 bits a channel
@@ -114,8 +115,8 @@ def given_dataset(
 
 def _items(images: Any) -> Iterator[tuple[object, int | None]]:
     """Yield each image with its class, None where it has none."""
-    shown = sys.stderr.isatty() or "ipykernel" in sys.modules
-    for i in tqdm(range(len(images)), "reading images", disable=not shown, delay=1, leave=False):
+    is_hidden = not is_terminal(sys.stderr)
+    for i in tqdm(range(len(images)), "reading images", disable=is_hidden, delay=1, leave=False):
         item = images[i]
         label: object = None
         if isinstance(item, Mapping):

@@ -52,7 +52,6 @@ class LazyImageDataset:
     files: ImageFiles | None = None
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.paths)
 
     def subset(self, indices: Int64[Tensor, " k"]) -> "LazyImageDataset":

@@ -33,14 +33,7 @@ def _save(
 def write_grid(
     images: UInt8[Tensor, "n 3 h w"], path: str | Path, columns: int, zoom: int = 1
 ) -> None:
-    """Write images as one PNG, row by row, each in a thin frame, with pixels enlarged `zoom` times.
-
-    A number of images that does not fill rows of `columns` is a `ValueError`.
-    """
-    if len(images) == 0 or len(images) % columns:
-        raise ValueError(
-            f"images must fill rows of {columns}, got {len(images)}. Give a multiple of {columns}."
-        )
+    """Write images that fill rows of `columns` as one PNG, each in a thin frame, enlarged `zoom` times."""
     framed = F.pad(images, (1, 1, 1, 1), value=FRAME)
     grid = rearrange(framed, "(r k) c h w -> (r h) (k w) c", k=columns).cpu().numpy()
     picture = Image.fromarray(grid)

@@ -34,12 +34,8 @@ class Batch:
         return rows.to(self.images.device, non_blocking=True)
 
     def split(self, num_parts: int) -> "list[Batch]":
-        """Split into equal parts; draws for the parts are the rows of draws for the whole."""
-        size, rest = divmod(len(self.images), num_parts)
-        if rest:
-            raise ValueError(
-                f"num_parts must divide the {len(self.images)} images of a process, got {num_parts}."
-            )
+        """Split into a number of equal parts; draws for the parts are the rows of draws for the whole."""
+        size = len(self.images) // num_parts
         return [
             replace(
                 self,

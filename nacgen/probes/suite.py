@@ -158,7 +158,11 @@ class EncoderSuite:
     def examples(self, encoder: NACEncoder) -> Examples:
         """Collect examples of an encoder in evaluation mode; with several processes all must call it."""
         plane = self.test.read(torch.linspace(0, len(self.test) - 1, 3).long())
-        retrieved = self._retrieved(encoder) if "retrieval" in self.evaluators else None
+        retrieved = None
+        if "retrieval" in self.evaluators:
+            query, gallery = self.protocol.query, self.pool.subset(self.protocol.gallery)
+            shown = query[torch.linspace(0, len(query) - 1, NUM_QUERIES).long()]
+            retrieved = nearest_images(encoder, self.pool.subset(shown), gallery, self.device)
         if "regions" not in self.evaluators:
             return Examples(retrieved, plane, [])
         network, images = encoder.piecewise_linear_logits, to_float(plane).to(self.device)
@@ -200,14 +204,6 @@ class EncoderSuite:
             )
             for name, code in codes.items()
         }
-
-    def _retrieved(self, encoder: NACEncoder) -> RetrievedImages:
-        """Find the nearest images of a few queries."""
-        query, gallery = self.protocol.query, self.protocol.gallery
-        shown = query[torch.linspace(0, len(query) - 1, NUM_QUERIES).long()]
-        return nearest_images(
-            encoder, self.pool.subset(shown), self.pool.subset(gallery), self.device
-        )
 
 
 def nearest_images(

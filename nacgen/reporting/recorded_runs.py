@@ -11,8 +11,9 @@ from nacgen.errors import CheckpointError, CheckpointNotFoundError, Configuratio
 from nacgen.metrics.result import is_higher_better, rename_old_keys
 from nacgen.system.documents import flatten, parse_yaml, strict_json
 from nacgen.system.files import read_regular
+from nacgen.system.terminal import warn
 from nacgen.training.fingerprints import read_fingerprints
-from nacgen.training.old_options import REMOVED, RENAMED, warn
+from nacgen.training.old_options import REMOVED, RENAMED
 
 LARGEST_DOCUMENT, LARGEST_PICTURE = 1_000_000, 30_000_000  # bytes
 

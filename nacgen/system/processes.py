@@ -17,16 +17,16 @@ CPU = torch.device("cpu")
 MESSAGE_BYTES = 2048
 
 
-def gather_parts(tensor: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
+def gather_parts(tensor: Tensor) -> list[Tensor]:
     """Return the tensors of all processes, of one shape and dtype, in the order of their ranks.
 
-    Every process of the group must call it. Without a process group it returns `tensor` alone.
+    Every process must call it. Without a process group it returns `tensor` alone.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return [tensor]
     tensor = tensor.contiguous()
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, tensor, group=group)
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor)
     return parts
 
 

@@ -39,6 +39,12 @@ def literal(text: str) -> str:
     return "".join(p if i % 2 else MARKUP.sub(r"\\\g<0>", p) for i, p in enumerate(parts))
 
 
+def warn(message: str) -> None:
+    """Print a message to stderr, on the first process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(printable(message), file=sys.stderr)
+
+
 def is_terminal(stream: Any) -> bool:
     """Tell whether a stream is read by a person at once: that of a terminal or of a notebook."""
     if isinstance(stream, _Stream):

@@ -109,7 +109,6 @@ class DataConfig:
     nacgen in XDG_CACHE_HOME or in the system's folder of caches."""
 
     def __post_init__(self) -> None:
-        """Check the number."""
         if self.image_size is not None:
             require_between(self, 1, LARGEST_SIDE, "image_size")
 
@@ -132,7 +131,6 @@ class RunConfig:
     Under a launcher, which sets OMP_NUM_THREADS to 1 by itself, a 1 must be given here."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_positive(self, "log_every", "checkpoint_every")
         require_between(self, 1, LONGEST_WAIT, "timeout")
         if self.num_threads is not None:
@@ -167,7 +165,6 @@ class TrainingConfig:
     run: RunConfig = RunConfig()
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         require_positive(self, "total_images", "batch_size")
         require_between(self, 0, math.inf, "seed")
         if self.total_images % self.batch_size:

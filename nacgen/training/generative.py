@@ -43,7 +43,6 @@ class ScoreConfig:
     """Images seen between two scores."""
 
     def __post_init__(self) -> None:
-        """Check name and numbers."""
         if self.extractor is not None:
             check_part("score.extractor", self.extractor, EXTRACTORS)
         require_between(self, 2, math.inf, "num_samples")

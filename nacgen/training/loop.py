@@ -11,11 +11,7 @@ import numpy as np
 import torch
 
 from nacgen.data.stream import Batch, ImageStream
-from nacgen.errors import (
-    CheckpointError,
-    DivergenceError,
-    StopRequestedError,
-)
+from nacgen.errors import CheckpointError, DivergenceError, StopRequestedError
 from nacgen.system.documents import flatten
 from nacgen.system.memory import KeptMemory
 from nacgen.system.randomness import generator

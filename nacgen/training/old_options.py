@@ -1,13 +1,11 @@
 """Options of earlier versions, and their translation in files and flags. Does not import torch."""
 
 import itertools
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nacgen.errors import ConfigurationError
-from nacgen.system.terminal import printable
+from nacgen.system.terminal import warn
 
 # Today's names of options that were renamed.
 RENAMED = {
@@ -64,12 +62,6 @@ def upgrade(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         if name in RENAMED:
             warn(f"{source}: {name} is now called {RENAMED[name]}; use the new name")
     return upgraded
-
-
-def warn(message: str) -> None:
-    """Print a message to stderr, on the first process alone."""
-    if os.environ.get("RANK", "0") == "0":
-        print(printable(message), file=sys.stderr)
 
 
 def upgrade_flags(flags: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from nacgen.errors import ConfigurationError
+from nacgen.errors import ConfigurationError, check_choice
 
 OptimizerName = Literal["lars", "adamw", "sgd"]
 ParamGroups = list[dict[str, Any]]
@@ -160,10 +160,7 @@ def build_optimizer(
         ConfigurationError: The name is unknown, or `reference` is set for another optimizer than LARS.
         ValueError: The module has nothing to train.
     """
-    if name not in get_args(OptimizerName):
-        raise ConfigurationError(
-            f"optimizer must be one of {', '.join(get_args(OptimizerName))}, got {name!r}."
-        )
+    check_choice("optimizer", name, get_args(OptimizerName))
     if reference and name != "lars":
         raise ConfigurationError(
             f"only lars has a reference form, got reference=True for {name}. Leave it out."

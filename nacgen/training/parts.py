@@ -42,9 +42,8 @@ def load_train_set(config: "TrainingConfig", parts: Parts) -> "tuple[Dataset, Da
     """Load the images that a run trains on, and those of a split `"test"`, None where there is none."""
     from nacgen.data.datasets import load_dataset, load_test_split
 
-    if _is_given(config, parts):
-        assert parts.train is not None
-        return parts.train, parts.held_out
+    if given := _given(config, parts):
+        return given
     train = load_dataset(config.dataset, "train", config.data_dir, **vars(config.data))
     return train, load_test_split(train, config.data_dir, **vars(config.data))
 
@@ -53,15 +52,15 @@ def load_train_and_test(config: "TrainingConfig", parts: Parts) -> "tuple[Datase
     """Load the images that a run trains on and those that it measures on, see `load_splits`."""
     from nacgen.data.datasets import hold_out, load_splits
 
-    if _is_given(config, parts):
-        assert parts.train is not None
-        return hold_out(parts.train) if parts.held_out is None else (parts.train, parts.held_out)
+    if given := _given(config, parts):
+        train, test = given
+        return hold_out(train) if test is None else (train, test)
     return load_splits(config.dataset, config.data_dir, **vars(config.data))
 
 
-def _is_given(config: "TrainingConfig", parts: Parts) -> bool:
+def _given(config: "TrainingConfig", parts: Parts) -> "tuple[Dataset, Dataset | None] | None":
     if config.dataset != GIVEN:
-        return False
+        return None
     if parts.train is None:
         raise ConfigurationError(
             "dataset given stands for images that were handed over in Python and that no file holds. Hand them "
@@ -79,4 +78,4 @@ def _is_given(config: "TrainingConfig", parts: Parts) -> bool:
             f"held-out images must have classes of the training images, 0 to {len(train.class_names) - 1}, got "
             f"{largest}. Number both alike."
         )
-    return True
+    return train, test

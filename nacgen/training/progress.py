@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from tqdm import TqdmWarning
 
@@ -45,8 +45,7 @@ class Progress:
             disable=not (is_shown and is_bar),
         )
 
-    def __enter__(self) -> "Progress":
-        """Return the progress itself."""
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,13 +21,7 @@ from nacgen.data.stream import ImageStream
 from nacgen.errors import ConfigurationError, LockedError
 from nacgen.models.folder import CONFIG_FILE, WEIGHTS_FILE, PretrainedModel
 from nacgen.system.documents import flatten
-from nacgen.system.files import (
-    open_regular,
-    open_text,
-    storage_errors,
-    sync,
-    write_file,
-)
+from nacgen.system.files import open_regular, open_text, storage_errors, sync, write_file
 from nacgen.system.locks import is_in_place, lock_folder
 from nacgen.system.processes import Processes
 from nacgen.system.terminal import print_result
@@ -174,7 +168,7 @@ class Run:
             return
         if there is None:
             told = "is damaged: nobody can tell whether the precision is the same"
-            print(f"warning: {self.path / ENVIRONMENT} {told}", file=sys.stderr)
+            self.say(f"warning: {self.path / ENVIRONMENT} {told}")
             return
         precision = there.get("mixed_precision", here["mixed_precision"])
         if precision != here["mixed_precision"]:
@@ -186,10 +180,9 @@ class Run:
         names = ("device", "gpu", "threads", "num_processes")
         changed = differences(*({name: each.get(name) for name in names} for each in (there, here)))
         if changed:
-            print(
+            self.say(
                 f"warning: {self.path} is resumed on other hardware or threads ({'; '.join(changed)}): sums are "
-                "rounded otherwise, and the run will not equal an uninterrupted one bit for bit",
-                file=sys.stderr,
+                "rounded otherwise, and the run will not equal an uninterrupted one bit for bit"
             )
 
     def check_lock(self) -> None:

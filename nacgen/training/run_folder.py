@@ -12,9 +12,10 @@ from nacgen.errors import CheckpointError, ConfigurationError, StorageError
 from nacgen.system.documents import flatten, read_yaml, strict_json
 from nacgen.system.files import is_temporary, move_aside, read_regular, remove
 from nacgen.system.locks import lock_folder
+from nacgen.system.terminal import warn
 from nacgen.training.config import TrainingConfig, preset_of, to_dict
 from nacgen.training.fingerprints import LARGEST, file_digest, read_fingerprints
-from nacgen.training.old_options import upgrade, warn
+from nacgen.training.old_options import upgrade
 
 CONFIG, LOG, CHECKPOINTS, SUMMARY = "config.yaml", "metrics.jsonl", "checkpoints", "summary.json"
 ENVIRONMENT, SAMPLES = "environment.json", "samples"

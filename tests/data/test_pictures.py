@@ -35,13 +35,6 @@ def test_images_stand_row_by_row_in_thin_frames(columns: int, zoom: int, tmp_pat
             assert (block == expected).all(), (y, x)
 
 
-@pytest.mark.parametrize(("count", "columns"), [(5, 2), (0, 2), (1, 2)])
-def test_rows_that_are_not_full_are_refused(count: int, columns: int, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"fill rows of {columns}, got {count}. Give a multiple"):
-        write_grid(random_bytes(count), tmp_path / "grid.png", columns)
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_gif_shows_the_pictures_in_order_and_holds_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

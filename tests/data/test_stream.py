@@ -76,8 +76,6 @@ def test_parts_of_a_batch_draw_what_the_whole_draws() -> None:
     assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)  # type: ignore[arg-type, misc]
     drawn = [part.local(torch.rand(12, generator=part.generator("x"))) for part in parts]
     assert torch.equal(torch.cat(drawn), torch.rand(12, generator=whole.generator("x"))[6:])
-    with pytest.raises(ValueError, match="divide the 6 images of a process, got 4"):
-        whole.split(4)
 
 
 def test_batches_that_cannot_be_are_refused() -> None:

@@ -386,7 +386,7 @@ def test_a_thread_that_fails_or_hangs_is_an_error_that_names_the_file(
 def test_slow_files_are_named_and_the_good_ones_behind_them_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    num_slow, over = decoders.NUM_THREADS, Event()
+    num_slow, over = decoders.Decoders.num_threads, Event()
     paths = write_photographs(tmp_path, (f"{i:03}.png" for i in range(3 * num_slow)))
     slow = [str(path) for path in paths[:num_slow]]  # as many as there are threads
 

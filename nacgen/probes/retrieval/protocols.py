@@ -28,7 +28,13 @@ from torch import Tensor
 
 from nacgen.data.datasets import Dataset, ImageDataset
 from nacgen.data.lazy import LazyImageDataset
-from nacgen.errors import CheckpointError, ConfigurationError, DataError, DataNotFoundError
+from nacgen.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    DataNotFoundError,
+    check_choice,
+)
 from nacgen.functional.hashing import Labels
 from nacgen.system.files import storage_errors, write_file
 from nacgen.system.randomness import generator
@@ -104,8 +110,7 @@ def build_protocol(
         >>> build_protocol("split", torch.tensor([0, 1, 0, 1, 1]), num_train=3).query
         tensor([3, 4])
     """
-    if name not in NAMES:
-        raise ConfigurationError(f"protocol must be one of {', '.join(NAMES)}, got {name!r}.")
+    check_choice("protocol", name, NAMES)
     for argument, value, owner in (
         ("num_train", num_train, "split"),
         ("kept", kept, "flickr25k-20015"),
