@@ -1,5 +1,6 @@
 """Networks of a user's own in the places of the built-in generator and discriminator."""
 
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self
@@ -84,6 +85,12 @@ class OwnGenerator(Generator):
                 raise ConfigurationError(
                     f"generator.network must give images in [-1, 1], got {images.min():.4g} to "
                     f"{images.max():.4g}. End it with torch.tanh."
+                )
+            if images.min() > 0:  # of a sigmoid
+                warnings.warn(
+                    f"generator.network should give images in [-1, 1], where 0 is gray, but starts with "
+                    f"{images.min():.4g} to {images.max():.4g}. Where it ends with a sigmoid, use torch.tanh.",
+                    stacklevel=2,
                 )
             return cls(network, image_size, latent_dim, num_classes, axes)
         raise ConfigurationError(

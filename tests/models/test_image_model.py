@@ -19,6 +19,11 @@ class Tiny(nn.Module):
         return z.reshape(-1, 3, 8, 8).tanh()
 
 
+class Sigmoid(Tiny):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return super().forward(z).sigmoid()
+
+
 MODELS = {
     "Generator": lambda: Generator(8, 4, (8, 8), num_classes=3),
     "Decoder": lambda: Decoder(8, 4, (8, 8)),
@@ -44,3 +49,10 @@ def test_the_four_lines_of_a_card_load_the_model_and_sample_it(name: str, tmp_pa
     expected = sample_images(model.eval(), torch.arange(16))  # type: ignore[arg-type,attr-defined]
     assert torch.equal(scope["images"], expected)  # type: ignore[arg-type]
     assert expected.shape == (16, 3, 8, 8)
+
+
+def test_a_generator_of_ones_own_that_never_gives_black_is_told_of() -> None:
+    with pytest.warns(
+        UserWarning, match=r"should give images in \[-1, 1\].* with 0\.\d+ to 0\.\d+"
+    ):
+        OwnGenerator.probed(Sigmoid(), 8, 4, None)
