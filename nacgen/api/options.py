@@ -75,7 +75,7 @@ def configure(recipe: str, preset: str | None, options: Mapping[str, Any]) -> An
 def images_options(
     images: object, held_out: object, preset: str | None, recipe: str, options: dict[str, Any]
 ) -> tuple[str | None, dict[str, Any]]:
-    """Put a name, a folder or images in hand into options; return the preset, and data sets by part."""
+    """Put a name, a folder or images in hand into flat options; return the preset, and data sets by part."""
     presets = recipe_of(recipe).run.args[2]
     if images is None:
         return preset, {}
@@ -86,8 +86,7 @@ def images_options(
     if isinstance(images, str | os.PathLike):
         options |= {"dataset": "folder", "data_dir": str(images)}
         return chosen, {}
-    flat = flatten(options)
-    size = flat.get("data.image_size")
+    size = options.get("data.image_size")
     is_asked = size is not None
     if size is None and chosen is not None and chosen in presets:
         size = presets[chosen].data.image_size
@@ -98,11 +97,8 @@ def images_options(
         parts["held_out"] = given_dataset(held_out, size, "test", enlarge=True)
     prints = [dataset_fingerprint(part) for part in parts.values()]
     # The content in place of a path: a finished run is known again only by the same images.
-    told = {"dataset": GIVEN, "data_dir": f"sha256:{digest(prints)}", "data.image_size": size}
-    options.pop("data.image_size", None)
-    if isinstance(topic := options.get("data"), Mapping):
-        options["data"] = {k: v for k, v in topic.items() if k != "image_size"}
-    options |= told
+    content = f"sha256:{digest(prints)}"
+    options |= {"dataset": GIVEN, "data_dir": content, "data.image_size": size}
     return chosen, parts
 
 

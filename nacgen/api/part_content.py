@@ -17,9 +17,8 @@ from nacgen.training.fingerprints import digest
 MAX_OBJECTS = 20_000
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), torch.dtype)
 # Members of a class that say nothing of what it does, or are told elsewhere.
-NO_CONTENT = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "_abc_impl"}
-NO_CONTENT |= {"__static_attributes__", "__annotations__", "__annotate__", "__annotate_func__"}
-NO_CONTENT |= {"__slotnames__"}  # which copyreg leaves
+NO_CONTENT = {"__doc__", "__module__", "__firstlineno__", "_abc_impl", "__static_attributes__"}
+NO_CONTENT |= {"__annotations__", "__annotate__", "__annotate_func__", "__slotnames__"}
 PLACES = (*sysconfig.get_paths().values(), site.getusersitepackages())
 LIBRARIES = tuple(str(Path(path).resolve()) for path in set(PLACES))
 
@@ -78,14 +77,12 @@ class _Teller:
         elif isinstance(x, CodeType):
             names = (x.co_names, x.co_varnames, x.co_freevars, x.co_cellvars)
             yield from ("code", x.co_code.hex(), names, list(map(self.tell, x.co_consts)))
-        elif isinstance(x, MethodType):
-            yield from ("method", self.tell(x.__func__), self.tell(x.__self__))
-        elif isinstance(x, BuiltinFunctionType):
-            yield from ("built in", x.__qualname__, self.tell(x.__self__))
-        elif isinstance(x, property):
-            yield from map(self.tell, ("property", x.fget, x.fset, x.fdel))
-        elif isinstance(x, staticmethod | classmethod):
-            yield from (type(x).__name__, self.tell(x.__func__))
+        elif isinstance(x, MethodType | BuiltinFunctionType):
+            function = getattr(x, "__func__", None)
+            yield from ("method", x.__qualname__, self.tell(function), self.tell(x.__self__))
+        elif isinstance(x, property | staticmethod | classmethod):
+            functions = (getattr(x, name, None) for name in ("fget", "fset", "fdel", "__func__"))
+            yield from (type(x).__name__, *map(self.tell, functions))
         elif isinstance(x, Tensor) and is_lazy(x):
             yield "lazy"
         elif isinstance(x, Tensor):
@@ -114,20 +111,17 @@ class _Teller:
             yield from (self.tell(list(p) if i > 2 and p else p) for i, p in enumerate(parts))
 
     def _class(self, x: type) -> Iterator[Any]:
-        yield from ("class", x.__qualname__)
-        if _is_found(x):
+        yield from ("class", x.__qualname__, *map(self.tell, x.__bases__))
+        if _is_installed(x):
             yield x.__module__
             return
-        yield [self.tell(base) for base in x.__bases__]
-        if not _is_installed(x):
-            for name, member in vars(x).items():
-                if name not in NO_CONTENT and not hasattr(member, "__objclass__"):  # of a slot
-                    yield [name, self.tell(member)]
+        for name, member in vars(x).items():
+            if name not in NO_CONTENT and not hasattr(member, "__objclass__"):  # of a slot
+                yield [name, self.tell(member)]
 
     def _function(self, x: FunctionType) -> Iterator[Any]:
-        yield "function"
         cells = [cell.cell_contents for cell in x.__closure__ or ()]
-        yield [self.tell(value) for value in (x.__defaults__, x.__kwdefaults__, cells)]
+        yield from ("function", *map(self.tell, (x.__defaults__, x.__kwdefaults__, cells)))
         if _is_found(x):
             yield from (x.__module__, x.__qualname__)
             return
@@ -154,8 +148,8 @@ def _is_installed(x: Any) -> bool:
     return file is not None and str(Path(file).resolve()).startswith(LIBRARIES)
 
 
-def _is_found(x: Any) -> bool:
-    """Return True for what an installed module has under its name."""
+def _is_found(x: FunctionType) -> bool:
+    """Return True for what an installed module has under its name, which is not so for a user's wrapper of it."""
     found: Any = sys.modules.get(x.__module__ or "")
     for name in x.__qualname__.split("."):
         found = getattr(found, name, None)

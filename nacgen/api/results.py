@@ -1,8 +1,6 @@
 """The result of a training: folder, scores, samples and report of a run, to look at in a notebook."""
 
-import base64
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from nacgen.errors import ConfigurationError
 from nacgen.models.classifier import ImageClassifier
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.sampling import load_model, sample_images
+from nacgen.reporting.blocks import Block, Images, Table, to_fragment
 from nacgen.reporting.recorded_runs import RecordedRun, load_run
 
 IMAGES_AT_ONCE = 500
@@ -100,15 +99,11 @@ class TrainedRun:
 
     def _repr_html_(self) -> str:
         """Return scores, newest samples and folder as HTML, for notebooks."""
-        rows = "".join(
-            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{value:.4g}</td></tr>"
-            for name, value in self.scores.items()
-        )
-        parts = [f"<b>{escape(self.path.name)}</b>", f"<table>{rows}</table>" if rows else ""]
+        blocks: list[Block] = [f"`{self.path.name}`"]
+        if self.scores:
+            rows = [[name, f"{value:.4g}"] for name, value in self.scores.items()]
+            blocks += [Table(["Score", "Value"], rows)]
         seen = self.record.evaluations[-1].images_seen if self.record.evaluations else 0
         if (grid := self.record.sample_grid(seen)) is not None:
-            content = base64.b64encode(grid.read_bytes()).decode()
-            text = f"samples after {seen:,} images"
-            parts.append(f"<img alt='{text}' src='data:image/png;base64,{content}'>")
-        parts.append(f"<div>{escape(str(self.report or self.path))}</div>")
-        return "\n".join(filter(None, parts))
+            blocks += [Images([grid], [f"samples after {seen:,} images"], "samples")]
+        return to_fragment([*blocks, f"{self.report or self.path}"], self.path)

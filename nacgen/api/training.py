@@ -63,17 +63,12 @@ def pretrain(
         torch.Size([2, 64])
     """
     parts: dict[str, Any] = {}
-    if backbone is not None:
-        options["model.backbone"] = part_option(backbone)
-        parts |= {} if isinstance(backbone, str) else {"backbone": backbone}
-    if augment is not None:
-        options["augment"] = part_option(augment)
-        parts |= {} if isinstance(augment, str) else {"augment": augment}
+    _add_part("backbone", "model.backbone", backbone, parts, options)
+    _add_part("augment", "augment", augment, parts, options)
     run = _train("pretrain_nac", images, held_out, preset, parts, options)
-    own = backbone if is_own(backbone) else parts.get("backbone")
-    encoder = NACEncoder.from_pretrained(run.path / "encoder", backbone=own)
-    encoder.run = run
-    return encoder
+    assert isinstance(run.model, NACEncoder)
+    run.model.run = run
+    return run.model
 
 
 def train_gan(
@@ -126,10 +121,9 @@ def train_gan(
     for name, part in own.items():
         if isinstance(part, Mapping):
             options[name] = part
-        elif part is not None:
+        else:
             option = "function" if name == "augment" else "network"
-            options[f"{name}.{option}"] = part_option(part)
-            parts |= {} if isinstance(part, str) else {name: part}
+            _add_part(name, f"{name}.{option}", part, parts, options)
     if "discriminator" in parts and encoder is None:
         options.setdefault("init", "random")
     return _train(
@@ -191,6 +185,15 @@ def train_classifier(
     return _train("train_classifier", images, held_out, preset, {}, options)
 
 
+def _add_part(
+    kind: str, option: str, part: object, parts: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """Name a part in an option, and keep it among the parts unless its name says where it is found."""
+    if part is not None:
+        options[option] = part_option(part)
+        parts |= {} if isinstance(part, str) else {kind: part}
+
+
 def _train(
     recipe: str,
     images: object,
@@ -208,13 +211,12 @@ def _train(
             "held_out belongs to images that are in hand, got it with the name of a data set or a folder. Put "
             "the images into a folder test beside train."
         )
+    options = flatten(options)
     preset, data = images_options(images, held_out, preset, recipe, options)
     if encoder is not None:
         options["encoder"] = encoder_option(encoder, options.get("run_dir"))
         parts |= encoder.given_arguments() if isinstance(encoder, NACEncoder) else {}
-    if extractor is not None:
-        options["score.extractor"] = part_option(extractor)
-        parts |= {} if isinstance(extractor, str) else {"extractor": extractor}
+    _add_part("extractor", "score.extractor", extractor, parts, options)
     config = configure(recipe, preset, options)
     start = start_of({k: part for k, part in parts.items() if k != "extractor"})
     with as_function():

@@ -68,7 +68,7 @@ def train_arms(
         else:
             runs[name].append(child.folder)
     for arm in arms:  # a file may have been edited while they ran
-        first, *others = [options_of(read_yaml(f / "config.yaml")) for f in runs[arm.name]] or [{}]
+        first, *others = [*map(_options_in, runs[arm.name])] or [{}]
         for other in others:
             _refuse(arm, first.get("seed", 0), _unlike_options(arm, first, other))
     return runs, diverged
@@ -90,9 +90,20 @@ def run_flags(config: CompareConfig, arm: Arm, seed: int) -> list[str]:
     return [*given, *own, *(f"--{name}={value}" for name, value in fixed.items())]
 
 
+def _options_in(folder: Path) -> dict[str, Any]:
+    """Return the options of the run in a folder by dotted name."""
+    return options_of(read_yaml(folder / "config.yaml"))
+
+
+def _parsed(config: CompareConfig, arm: Arm, seed: int) -> GenerativeConfig:
+    """Return the options of a run as its recipe will parse them."""
+    presets = PRESETS[config.recipe]
+    run: GenerativeConfig = parse(type(presets["digits"]), presets, run_flags(config, arm, seed))
+    return run
+
+
 def _extractor_flags(config: CompareConfig) -> dict[Path, list[str]]:
     """Return, by run folder, the flag that gives a run the extractor of all runs whose options leave it open."""
-    presets = PRESETS[config.recipe]
     open_arms: list[Arm] = []
     new: list[Path] = []
     flags: dict[Path, list[str]] = {}
@@ -100,7 +111,7 @@ def _extractor_flags(config: CompareConfig) -> dict[Path, list[str]]:
         folders = {seed: run_folder(config, arm, seed) for seed in config.seeds}
         missing = {s: path for s, path in folders.items() if not (path / "summary.json").is_file()}
         if missing:
-            run = parse(type(presets["digits"]), presets, run_flags(config, arm, min(missing)))
+            run = _parsed(config, arm, min(missing))
             if run.dataset == "digits" or run.score.extractor or run.score.weights:
                 continue
         elif arm.options & {"config", "score.extractor", "score.weights"}:
@@ -130,7 +141,7 @@ def _extractor_flags(config: CompareConfig) -> dict[Path, list[str]]:
 
 
 def _extractor_option(folder: Path) -> str | None:
-    name = options_of(read_yaml(folder / "config.yaml")).get("score.extractor")
+    name = _options_in(folder).get("score.extractor")
     return name if name in DEFAULTS else None
 
 
@@ -158,16 +169,14 @@ def check_arms(config: CompareConfig) -> None:
     # The flags of runs that are missing are parsed as the recipe will parse them.
     budgets: dict[str, int] = {}
     unscored: dict[str, bool] = {}
-    presets = PRESETS[config.recipe]
     for arm in config.parsed_arms:
         if all((run_folder(config, arm, s) / "summary.json").is_file() for s in config.seeds):
-            there = options_of(read_yaml(run_folder(config, arm, config.seeds[0]) / "config.yaml"))
+            there = _options_in(run_folder(config, arm, config.seeds[0]))
             unscored[arm.name] = there.get("score.extractor") == "none"
             continue
         seed = next(iter(_seeds_of(config, arm)), config.seeds[0])
         try:
-            flags = run_flags(config, arm, seed)
-            run = parse(type(presets["digits"]), presets, flags)
+            run = _parsed(config, arm, seed)
         except (ConfigurationError, SystemExit) as error:
             reason = "see above" if isinstance(error, SystemExit) else error
             raise ConfigurationError(
@@ -178,11 +187,10 @@ def check_arms(config: CompareConfig) -> None:
         _refuse(arm, seed, _changes(arm, run, run_folder(config, arm, seed)))
         default = "digits_classifier" if run.dataset == "digits" else "unknown yet"
         scores = SCORES.get(run.score.extractor or default, ())
-        is_scored = run.score.extractor != "none"
-        unscored[arm.name] = not is_scored
-        if config.recipe == "train_vae" and (scores or not is_scored):
+        unscored[arm.name] = run.score.extractor == "none"
+        if config.recipe == "train_vae" and (scores or unscored[arm.name]):
             scores += ("bits_per_dim",)
-        if not (is_scored or scores):
+        if unscored[arm.name] and not scores:
             raise ConfigurationError(
                 f"runs are compared by their scores, but arm {arm.name} has --score.extractor none. Give every "
                 "arm an extractor, for example by --run-config."
@@ -236,8 +244,8 @@ def _changes(arm: Arm, run: GenerativeConfig, folder: Path) -> list[str]:
     """Return in words the options and models of a run that differ from those it would have today."""
     if not (folder / "metrics.jsonl").is_file():
         return []
-    there, here = options_of(read_yaml(folder / "config.yaml")), flatten(to_dict(run))
-    changed = _unlike_options(arm, there, here)
+    here = flatten(to_dict(run))
+    changed = _unlike_options(arm, _options_in(folder), here)
     inputs = read_fingerprints(folder).get("inputs", {})
     paths = {name: here.get(name) for name in inputs} | {"encoder": run.encoder_or_default}
     models = {n: model_fingerprint(path) for n, path in paths.items() if n in inputs and path}
@@ -260,7 +268,7 @@ def join_folder(config: CompareConfig) -> CompareConfig:
         if folders and known.get(arm.name, text) != text:  # an arm without a run may be corrected
             unlike[f"arm {arm.name}: {known[arm.name]} there, {text} here"] = None
         for folder in folders:
-            there = options_of(read_yaml(folder / "config.yaml"))
+            there = _options_in(folder)
             unlike |= {
                 f"{name}: {there[name]} there, {value} here": None
                 for name, value in asked.items()
@@ -268,9 +276,7 @@ def join_folder(config: CompareConfig) -> CompareConfig:
                 and there.get(name, value) != value
                 and not (value is None and _is_told(name, value, there[name]))
             }
-    used = [
-        number for path in sorted(config.folder.glob("*-seed*")) if (number := _threads_of(path))
-    ]
+    used = [*filter(None, map(_threads_of, sorted(config.folder.glob("*-seed*"))))]
     threads = before.get("num_threads") or (mode(used) if used else None)
     if used and config.num_threads not in (None, threads):
         unlike[f"num_threads: {threads} there, {config.num_threads} here"] = None

@@ -8,7 +8,7 @@ from nacgen.comparison.compute import COST_NOTE, cost_table, pretraining_note
 from nacgen.comparison.forest import forest_plot
 from nacgen.comparison.paired_comparison import Comparison
 from nacgen.comparison.tables import num_better, write_tables
-from nacgen.comparison.verdict import change, limits, listed
+from nacgen.comparison.verdict import change, interval_of, limits, listed
 from nacgen.reporting.blocks import Block, Images, Table, to_text
 from nacgen.reporting.charts import comparison_chart, score
 from nacgen.reporting.recorded_runs import RecordedRun, warnings_of
@@ -56,8 +56,7 @@ def write_comparison_report(
     curves = comparison_chart(arms, metric, base / "curve.svg", title=finding)
     forest = forest_plot(comparisons, base / "forest.svg")
     moments = [point.images_seen for point in (first.early, first.end) if point is not None]
-    blocks: list[Block] = [f"# {title}"]
-    blocks += [f"> {comparison.verdict}" for comparison in comparisons]
+    blocks: list[Block] = [f"> {comparison.verdict}" for comparison in comparisons]
     found = {first.arm_a: first.diverged_a, **{each.arm_b: each.diverged_b for each in comparisons}}
     blocks += divergence_notes(diverged or found)
     blocks += [
@@ -139,13 +138,10 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
     rows = []
     for comparison in comparisons:
         for point in comparison.points:
-            interval = "too few pairs for an interval"
-            if point.interval is not None:
-                interval = f"{change(point.interval[0])} to {change(point.interval[1])}"
             corrected = f"{comparison.adjusted_p_value:.2g}" if point is comparison.end else ""
             count = f"{num_better(comparison, point)} of {len(point.seeds)}"
             row = [f"{comparison.arm_b} {point.when}", count, change(point.mean_log_ratio)]
-            row += [interval, f"{point.p_value:.2g}", f"{point.smallest_p_value:.2g}"]
+            row += [interval_of(point), f"{point.p_value:.2g}", f"{point.smallest_p_value:.2g}"]
             rows.append([*row, corrected] if several else row)
     header = [f"Against {first.arm_a}", "better in", "mean change"]
     header += [f"{100 * (1 - first.end.level):.4g} % interval", "exact p", "smallest p"]

@@ -162,10 +162,8 @@ def mean_score(curve: Curve) -> float:
     return math.exp(float(np.trapezoid(logs, images)) / (images[-1] - images[0]))
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Compute Student's confidence interval of a mean; None for fewer than two values."""
-    if len(values) < 2:
-        return None
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Compute Student's confidence interval of the mean of two values or more."""
     critical = float(special.stdtrit(len(values) - 1, (1 + confidence) / 2))
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
     return mean - critical * error, mean + critical * error

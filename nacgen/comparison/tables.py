@@ -4,30 +4,31 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from nacgen.comparison.paired_comparison import Comparison
 from nacgen.comparison.statistics import PairedScores
-from nacgen.comparison.verdict import change
-from nacgen.reporting.blocks import Table, to_markdown
+from nacgen.comparison.verdict import change, interval_of
+from nacgen.reporting.blocks import Table, to_fragment, to_markdown
 from nacgen.reporting.charts import score
 from nacgen.system.files import storage_errors, write_file
 
 # Characters that LaTeX reads otherwise, and those that old engines do not know.
-LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\N{MINUS SIGN}": "$-$",
-    "\N{PLUS-MINUS SIGN}": r"$\pm$",
-    "\N{MULTIPLICATION SIGN}": r"$\times$",
-    "\N{UPWARDS ARROW}": r"$\uparrow$",
-    "\N{DOWNWARDS ARROW}": r"$\downarrow$",
-}
+LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\N{MINUS SIGN}": "$-$",
+        "\N{PLUS-MINUS SIGN}": r"$\pm$",
+        "\N{MULTIPLICATION SIGN}": r"$\times$",
+        "\N{UPWARDS ARROW}": r"$\uparrow$",
+        "\N{DOWNWARDS ARROW}": r"$\downarrow$",
+    }
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +59,7 @@ class ComparisonResult:
     def to_latex(self) -> str:
         """Return the table of arms in LaTeX; it needs the package booktabs."""
         table = arms_table(self.comparisons)
-        lines = [[_latex(cell) for cell in row] for row in (table.header, *table.rows)]
+        lines = [[cell.translate(LATEX) for cell in row] for row in (table.header, *table.rows)]
         head, *body = (" & ".join(line) + r" \\" for line in lines)
         columns = "l" + "r" * (len(table.header) - 1)
         parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body]
@@ -70,12 +71,12 @@ class ComparisonResult:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["arm", "seed", "when", "images_seen", "metric", "score"])
         first = self.comparisons[0]
-        for point in first.points:
-            writer.writerows(_score_rows(first.arm_a, first.metric, point, point.scores_a))
-        for comparison in self.comparisons:
-            arm, metric = comparison.arm_b, comparison.metric
-            for point in comparison.points:
-                writer.writerows(_score_rows(arm, metric, point, point.scores_b))
+        measured = [(first.arm_a, point, point.scores_a) for point in first.points]
+        for each in self.comparisons:
+            measured += [(each.arm_b, point, point.scores_b) for point in each.points]
+        for arm, point, scores in measured:
+            at = (point.when, point.images_seen, first.metric)
+            writer.writerows((arm, s, *at, x) for s, x in zip(point.seeds, scores, strict=True))
         return text.getvalue()
 
     def __repr__(self) -> str:
@@ -84,15 +85,8 @@ class ComparisonResult:
 
     def _repr_html_(self) -> str:
         """Return verdicts and the table of arms as HTML, for notebooks."""
-        table = arms_table(self.comparisons)
-        head, *body = (
-            "<tr>" + "".join(f"<{kind}>{escape(cell)}</{kind}>" for cell in row) + "</tr>"
-            for kind, row in [("th", table.header), *(("td", row) for row in table.rows)]
-        )
-        parts = [f"<p>{escape(verdict)}</p>" for verdict in self.verdicts]
-        parts += [f"<table>{head}{''.join(body)}</table>"]
-        parts += [f"<div>{escape(str(path))}</div>" for path in self.reports[-1:]]
-        return "\n".join(parts)
+        paths = map(str, self.reports[-1:])
+        return to_fragment([*self.verdicts, arms_table(self.comparisons), *paths], Path())
 
 
 def num_better(comparison: Comparison, point: PairedScores) -> int:
@@ -109,11 +103,13 @@ def arms_table(comparisons: Sequence[Comparison]) -> Table:
     header += ["corrected p"] if several else []
     rows = [[first.arm_a, _spread(first.end.scores_a), *[""] * (len(header) - 2)]]
     for comparison in comparisons:
-        end, interval = comparison.end, "too few pairs for an interval"
-        if end.interval is not None:
-            interval = f"{change(end.interval[0])} to {change(end.interval[1])}"
-        row = [comparison.arm_b, _spread(end.scores_b), change(end.mean_log_ratio), interval]
-        row += [f"{num_better(comparison, end)} of {len(end.seeds)}", f"{end.p_value:.2g}"]
+        end = comparison.end
+        row = [comparison.arm_b, _spread(end.scores_b), change(end.mean_log_ratio)]
+        row += [
+            interval_of(end),
+            f"{num_better(comparison, end)} of {len(end.seeds)}",
+            f"{end.p_value:.2g}",
+        ]
         rows.append([*row, f"{comparison.adjusted_p_value:.2g}"] if several else row)
     return Table(header, rows)
 
@@ -132,14 +128,3 @@ def write_tables(comparisons: Sequence[Comparison], folder: Path) -> None:
 def _spread(scores: Sequence[float]) -> str:
     mean = score(fmean(scores))
     return mean if len(scores) < 2 else f"{mean} ± {score(stdev(scores), fmean(scores))}"
-
-
-def _score_rows(
-    arm: str, metric: str, point: PairedScores, scores: Sequence[float]
-) -> list[list[object]]:
-    at = [point.when, point.images_seen, metric]
-    return [[arm, seed, *at, value] for seed, value in zip(point.seeds, scores, strict=True)]
-
-
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)

@@ -56,10 +56,8 @@ class Claim:
         head = f"In {majority} {arm_b} scored {side} ({quality}) than {arm_a} at the end"
         head += f", in {counts[other]} {other}" if counts[other] else ""
         head += f", in {num_equal} the same" if num_equal else ""
-        figures = f"{mean} on average, too few pairs for an interval"
-        if end.interval is not None:
-            low, high = map(change, end.interval)
-            figures = f"{mean} on average, {100 * (1 - end.level):.4g} % interval {low} to {high}"
+        level = "" if end.interval is None else f"{100 * (1 - end.level):.4g} % interval "
+        figures = f"{mean} on average, {level}{interval_of(end)}"
         return f"{head} ({figures}); {self._conclusion(agree)}{self._diverged}."
 
     @property
@@ -136,6 +134,14 @@ def limits(num_pairs: int, level: float = LEVEL, num_comparisons: int = 1) -> st
         f"{can} {test} {interval} Training seeds vary data order, latents and new weights; they say nothing "
         "about another pretraining of the encoder, another data set or another budget."
     )
+
+
+def interval_of(point: PairedScores) -> str:
+    """Return the interval of a mean change as percentages, `-17.1 % to -11.2 %`."""
+    if point.interval is None:
+        return "too few pairs for an interval"
+    low, high = point.interval
+    return f"{change(low)} to {change(high)}"
 
 
 def change(log_ratio: float) -> str:

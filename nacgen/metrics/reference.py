@@ -240,12 +240,6 @@ class ReferenceStatistics:
         return cls(stats=stats, features=features, **known)
 
 
-def says_origin(path: Path) -> bool:
-    """Return True if a file of statistics says its origin, which `ReferenceStatistics.load` then verifies."""
-    with zipfile.ZipFile(path) as archive:
-        return not {"origin.npy", "digest.npy"}.isdisjoint(archive.namelist())
-
-
 def read_origin(path: Path) -> dict[str, Any]:
     """Return what a file of statistics says of its origin, unverified: that is left to `ReferenceStatistics.load`.
 

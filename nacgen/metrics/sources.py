@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -29,9 +30,10 @@ from nacgen.metrics.extractors.build import (
 )
 from nacgen.metrics.extractors.efficientnet import NAME, is_installed
 from nacgen.metrics.extractors.inception import URL
+from nacgen.metrics.extractors.resize import RESIZES
 from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.options import ExtractorConfig, StatsConfig
-from nacgen.metrics.reference import ReferenceStatistics, read_origin, says_origin
+from nacgen.metrics.reference import ReferenceStatistics, read_origin
 from nacgen.metrics.result import MAX_IMAGES
 from nacgen.models.sampling import ImageModel, load_model, sample_images
 from nacgen.models.vae import Decoder
@@ -175,25 +177,21 @@ def load_extractor(
     processes = Processes.of(accelerator)
     has_digits = any(not isinstance(s, Path) and s.name == "digits" for s in sources)
     suits_digits = has_digits and config.dims is None
-    name = config.extractor
-    resize: str | None = config.resize
-    dims: int | None = config.dims
-    if name is None and (told := _extractor_of_files(sources)):
-        name, own_resize, own_dims = told
-        resize, dims = resize or own_resize, dims or own_dims
-        if name in WITHOUT_DEFAULT and config.weights is None:
-            raise ConfigurationError(
-                f"the statistics hold features of {name}, whose weights must be given, got none. Add --weights "
-                "FOLDER, from which the statistics were made."
-            )
-    name = name or ("digits_classifier" if suits_digits else "inception")
+    told = {} if config.extractor else _extractor_of_files(sources)
+    if told.get("name") in WITHOUT_DEFAULT and config.weights is None:
+        raise ConfigurationError(
+            f"the statistics hold features of {told['name']}, whose weights must be given, got none. Add "
+            "--weights FOLDER, from which the statistics were made."
+        )
+    default = "digits_classifier" if suits_digits else "inception"
+    name = str(config.extractor or told.get("name", default))
     try:
         with processes.failing_together():
             return build_extractor(
                 name.replace("-", "_"),
                 weights=config.weights,
-                resize=resize,
-                dims=dims,
+                resize=config.resize or told.get("resize"),
+                dims=config.dims or told.get("dims"),
                 precision=config.precision,
                 device=accelerator.device,
             )
@@ -213,10 +211,10 @@ def load_extractor(
         ) from error
 
 
-def _extractor_of_files(sources: Sequence[Source]) -> tuple[str, str | None, int | None] | None:
-    """Return name, resize and layer of the extractor that a file of statistics among the sources was made with.
+def _extractor_of_files(sources: Sequence[Source]) -> dict[str, Any]:
+    """Return `name`, `resize` and `dims` of the extractor that a file of statistics among the sources comes from.
 
-    None where there is no such file, or it names none, or one that only its user can build.
+    Nothing where there is no such file, or it names none, or one that only its user can build.
     """
     for origin in (read_origin(source) for source in sources if isinstance(source, Path)):
         by_fingerprint = {fingerprint: name for name, (fingerprint, _) in RELEASED.items()}
@@ -226,20 +224,19 @@ def _extractor_of_files(sources: Sequence[Source]) -> tuple[str, str | None, int
             continue
         if name.startswith("inception"):
             layer = name.removeprefix("inception").removeprefix("_dims")
-            resize = origin.get("resize")
-            is_known = resize in ("pytorch_fid", "tf1", "clean")
-            return (
-                "inception",
-                str(resize) if is_known else None,
-                int(layer) if layer.isdigit() else None,
-            )
-        if name.endswith("_classifier") and name not in EXTRACTORS:
-            return "classifier", None, None
+            resize = str(origin.get("resize"))
+            return {
+                "name": "inception",
+                "resize": resize if resize in RESIZES else None,
+                "dims": int(layer) if layer.isdigit() else None,
+            }
         if name in EXTRACTORS:
-            return name, None, None
+            return {"name": name}
+        if name.endswith("_classifier"):
+            return {"name": "classifier"}
         if name.startswith("dinov2"):
-            return "dinov2", None, None
-    return None
+            return {"name": "dinov2"}
+    return {}
 
 
 def load_statistics(
@@ -249,7 +246,7 @@ def load_statistics(
 
     `foreign_images` is the number of images behind files that do not say their origin.
     """
-    foreign = [source for source in sources if isinstance(source, Path) and not says_origin(source)]
+    foreign = [source for source in sources if isinstance(source, Path) and not read_origin(source)]
     if foreign_images is not None and not foreign:
         raise ConfigurationError(
             f"foreign_images is for statistics that do not say their number of images, but none are given, "

@@ -161,13 +161,18 @@ def _address(path: Path, base: Path) -> str:
 
 def to_html(blocks: Sequence[Block], title: str, base: Path) -> str:
     """Render blocks to one HTML 5 file that holds its images; it refers to nothing but the files of links."""
-    body = "".join(_html(block, base) for block in blocks).replace(" %", "&nbsp;%")
+    body = to_fragment(blocks, base).replace(" %", "&nbsp;%")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(printable(title))}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
         f"<body>\n{body}</body>\n</html>\n"
     )
+
+
+def to_fragment(blocks: Sequence[Block], base: Path) -> str:
+    """Render blocks to a part of an HTML page, which holds its images."""
+    return "".join(_html(block, base) for block in blocks)
 
 
 def _html(block: Block, base: Path) -> str:
@@ -178,7 +183,7 @@ def _html(block: Block, base: Path) -> str:
         case Link(path, text):
             return f'<p><a href="{escape(_address(path, base))}">{_inline(text)}</a></p>\n'
         case Folded(heading, inner):
-            content = "".join(_html(each, base) for each in inner)
+            content = to_fragment(inner, base)
             return f"<details>\n<summary>{_inline(heading)}</summary>\n{content}</details>\n"
         case Table():
             return _with_folded_hashes(_RENDERER.render(_table(block)))

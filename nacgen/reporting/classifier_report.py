@@ -75,7 +75,7 @@ def write_classifier_report(run_dir: str | Path) -> Reports:
         "bold: held-out images, thin: each batch of training",
         may_be_log=False,
     )
-    blocks: list[Block] = [f"# {title}", f"> {_headline(run)}", Images([chart], [""], "chart")]
+    blocks: list[Block] = [f"> {_headline(run)}", Images([chart], [""], "chart")]
     if mistakes := _mistakes(run):
         blocks += _confusion(mistakes)
         shown = {run.path / SAMPLES / name: text for name, text in mistakes["shown"]}

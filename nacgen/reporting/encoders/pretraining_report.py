@@ -22,6 +22,7 @@ from nacgen.reporting.encoders.encoder_pictures import write_retrieval_sheet
 from nacgen.reporting.encoders.findings import caution, findings, summary_of
 from nacgen.reporting.recorded_runs import RecordedRun, is_picture, load_run
 from nacgen.reporting.run_report import Reports, in_columns, origins, wrapped, write_blocks
+from nacgen.system.documents import flatten
 from nacgen.system.own_parts import is_own
 from nacgen.training.run import Run
 from nacgen.training.run_folder import SAMPLES
@@ -86,7 +87,7 @@ def write_pretraining_report(run_dir: str | Path) -> Reports:
     )
     trained, untrained = _measured(run)
     found = findings(trained, untrained)
-    blocks: list[Block] = [f"# {title}", f"> {summary_of(found)}", *caution(trained)]
+    blocks: list[Block] = [f"> {summary_of(found)}", *caution(trained)]
     rows = [
         [f.verdict, f"{f.what}. {f.reason}", f"trained: {f.trained}; untrained: {f.untrained}"]
         for f in sorted(found, key=lambda f: ("bad", "fair", "good").index(f.verdict))
@@ -133,10 +134,7 @@ def _measured(run: RecordedRun) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _curves(run: RecordedRun, untrained: dict[str, Any]) -> list[Block]:
     charts: list[Path] = []
-    before = {
-        "linear_probe": untrained["linear_probe"],
-        "health.information.nac_bound": untrained["health"]["information"]["nac_bound"],
-    }
+    before = flatten(untrained)
     for index, (name, (label, title, note)) in enumerate(CURVES.items()):
         curve = run.logged(name)
         if not curve or before[name] is None:
