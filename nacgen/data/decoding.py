@@ -38,6 +38,7 @@ MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB
 MAX_FILE = 3 * MAX_PIXELS + 2**20  # bytes, because some readers take a whole file into memory
 WHOLE = 2**18  # bytes of a file that is read at once
 MAX_SCANNED = 16 * MAX_PIXELS  # pixels that a JPEG's scans may pass over, seconds of work
+DEEP_MODES = ("I", "F")  # of Pillow's images with more than 8 bits a channel
 MAX_SKIPPED = 0.01  # of all images
 
 SMALL = 2**22  # pixels that an image of fewer counts as, per scan of a JPEG
@@ -123,6 +124,16 @@ def channel_depth(image: ImageFile.ImageFile) -> str:
         if tile.codec_name.startswith("ppm") and others:
             bits = int(others[0]).bit_length()
     return "floats" if image.mode == "F" else f"{max(8, bits)} bits"
+
+
+def require_8_bits(image: Image.Image) -> None:
+    """Raise a `DataError` if a picture that is in hand has more than 8 bits a channel."""
+    depth = channel_depth(image) if isinstance(image, ImageFile.ImageFile) else "8 bits"
+    if depth != "8 bits" or image.mode.startswith(DEEP_MODES):
+        raise DataError(
+            f"images must have 8 bits a channel, got one of mode {image.mode}. Convert it, so that you know "
+            "how it was rounded."
+        )
 
 
 def orientation(image: ImageFile.ImageFile) -> int:

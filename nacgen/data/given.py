@@ -12,13 +12,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nacgen.data.datasets import ImageDataset
-from nacgen.data.decoding import fit_image, to_rgb
+from nacgen.data.decoding import fit_image, require_8_bits, to_rgb
 from nacgen.data.options import GIVEN
 from nacgen.errors import DataError
 from nacgen.system.terminal import is_terminal
 
 IMAGE_KEYS, LABEL_KEYS = ("image", "img"), ("label", "labels", "fine_label")
-DEEP_MODES = ("I", "F")  # of Pillow's images with more than 8 bits a channel
 MAX_BYTES = 16 * 1024**3
 MAX_CLASSES = 1_000_000
 ACCEPTED = (
@@ -143,11 +142,7 @@ def _class_number(label: object) -> int | None:
 def _as_array(image: object) -> np.ndarray:
     """Return the pixels of one image as uint8 `(h, w, 3)`."""
     if isinstance(image, Image.Image):
-        if image.mode.startswith(DEEP_MODES):
-            raise DataError(
-                f"images must have 8 bits a channel, got one of mode {image.mode}. Convert it, so that you know "
-                "how it was rounded."
-            )
+        require_8_bits(image)
         return fit_image(to_rgb(image), None)
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.ascontiguousarray(image))

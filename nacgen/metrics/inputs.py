@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Int64, UInt8
-from PIL import Image, ImageFile
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from nacgen.data.datasets import ImageDataset
-from nacgen.data.decoding import channel_depth
+from nacgen.data.decoding import require_8_bits
 from nacgen.data.image_sets import ImageSet, open_images
 from nacgen.errors import DataError
 from nacgen.metrics.extractors.base import check_images
@@ -24,7 +24,6 @@ ImageSource = Callable[[Int64[Tensor, " b"]], Any]
 AnyImages = ImageSet | Tensor | np.ndarray | Dataset[Any] | Iterable[Any] | str | Path
 
 KEYS = ("image", "img", "images", "pixel_values")  # of an image in an item that is a mapping
-DEEP_MODES = ("I", "F")  # of Pillow's images with more than 8 bits a channel
 ACCEPTED = (
     "a uint8 tensor or array, a torch Dataset or DataLoader of images or of pairs that begin with one, a list of "
     "images, the path of a folder or an .npz archive, or a dataset's name and split"
@@ -127,12 +126,7 @@ def _of_item(item: object) -> Any:
 
 def _batch_of_one(image: object) -> Tensor:
     if isinstance(image, Image.Image):
-        depth = channel_depth(image) if isinstance(image, ImageFile.ImageFile) else "8 bits"
-        if depth != "8 bits" or image.mode.startswith(DEEP_MODES):
-            raise DataError(
-                f"images must have 8 bits a channel, got one of mode {image.mode}. Convert it, so that you know "
-                "how it was rounded."
-            )
+        require_8_bits(image)
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         if alpha is not None and np.asarray(alpha).min() < 255:
             raise DataError(

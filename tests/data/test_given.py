@@ -1,5 +1,6 @@
 """Images in hand become one data set, whatever form they have."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,12 @@ def test_small_images_keep_their_size_unless_it_is_asked_for() -> None:
     assert given_dataset(PIXELS, 4).image_size == 4
 
 
+def deep_picture() -> Image.Image:
+    """A picture of a file with 16 bits a channel, which Pillow would cut to 8."""
+    header = b"P6 2 2 65535\n"
+    return Image.open(io.BytesIO(header + bytes(2 * 2 * 3 * 2)))
+
+
 class Stream(torch.utils.data.IterableDataset[Tensor]):
     def __iter__(self) -> Any:
         return iter(PIXELS)
@@ -133,6 +140,7 @@ class Stream(torch.utils.data.IterableDataset[Tensor]):
         ({"train": PIXELS}, "with the parts train: give one of them"),
         (["photo.png"], "an item that is a str"),
         ([Image.new("I", (8, 8))], "8 bits a channel, got one of mode I"),
+        ([deep_picture()], "8 bits a channel, got one of mode RGB"),
     ],
 )
 def test_other_forms_are_refused(images: Any, message: str) -> None:
