@@ -20,8 +20,11 @@ from nacgen.probes.features import extract, require_eval
 from nacgen.probes.labeled import Accuracies, check_finite, check_labels, top_accuracies
 from nacgen.system.randomness import seeded
 
-CROP_RATIO = 4 / 3
-MOMENTUM = 0.9
+LEARNING_RATE, MOMENTUM = 1.0, 0.9
+SMALLEST_CROP, CROP_RATIO = (
+    0.08,
+    4 / 3,
+)  # of an image's area that a crop keeps; largest aspect ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +41,6 @@ def linear_probe_sgd(
     *,
     epochs: int = 100,
     batch_size: int = 1000,
-    learning_rate: float = 1.0,
-    smallest_crop: float = 0.08,
-    flip: bool = True,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> LinearSGDResult:
@@ -53,25 +53,24 @@ def linear_probe_sgd(
     Differs from the paper: the authors' schedule assumes 50,000 images; this one follows the dataset.
 
     The function receives no gradient. Its features are not standardized: large ones need a lower rate.
-    `smallest_crop` is the smallest fraction of the area that a crop keeps, 1 for whole images.
     """
     require_eval(function)
     _, test_labels, num_classes = check_labels(train.labels, test.labels)
     stream = ImageStream(train, batch_size, seed, device)
     num_steps = math.ceil(epochs * len(train) / batch_size)
-    first = _features(function, stream.batch(0), smallest_crop, flip)
+    first = _features(function, stream.batch(0))
     with seeded(seed, "linear_probe"):
         classifier = nn.Linear(first.shape[1], num_classes).to(device)
     optimizer = torch.optim.SGD(
-        classifier.parameters(), lr=learning_rate, momentum=MOMENTUM, nesterov=True
+        classifier.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, nesterov=True
     )
     # Training on crops.
     losses = []
     for step in range(num_steps):
         factor = 0.5 * (1 + math.cos(math.pi * step / num_steps))
-        optimizer.param_groups[0]["lr"] = learning_rate * factor
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * factor
         batch = stream.batch(step * batch_size)
-        features = _features(function, batch, smallest_crop, flip)
+        features = _features(function, batch)
         assert batch.labels is not None
         with torch.enable_grad():
             loss = F.cross_entropy(classifier(features), batch.labels)
@@ -84,7 +83,7 @@ def linear_probe_sgd(
     if not math.isfinite(train_loss):
         raise ValueError(
             f"the classifier must stay finite, but its loss is {train_loss} at learning rate "
-            f"{learning_rate}. Lower it, or check that the features are finite."
+            f"{LEARNING_RATE}. Check that the features are finite, or leave linear_sgd out of the evaluators."
         )
     # Accuracy on whole images.
     test_features = extract(function, test, device).float()
@@ -94,12 +93,12 @@ def linear_probe_sgd(
     top_1, top_5 = top_accuracies(scores, test_labels.cpu())
     protocol = {
         "classifier": "linear, SGD with Nesterov momentum, cosine, no weight decay",
-        "augmentation": "crop and flip" if flip else "crop",
-        "smallest_crop": smallest_crop,
+        "augmentation": "crop and flip",
+        "smallest_crop": SMALLEST_CROP,
         "epochs": epochs,
         "num_steps": num_steps,
         "batch_size": batch_size,
-        "learning_rate": learning_rate,
+        "learning_rate": LEARNING_RATE,
         "momentum": MOMENTUM,
         "seed": seed,
         "num_train": len(train),
@@ -109,14 +108,12 @@ def linear_probe_sgd(
     return LinearSGDResult(top_1=top_1, top_5=top_5, train_loss=train_loss, protocol=protocol)
 
 
-def _features(
-    function: Callable[[Tensor], Tensor], batch: Batch, smallest_crop: float, flip: bool
-) -> Float[Tensor, "b d"]:
-    """Compute the features of one random crop of each image."""
+def _features(function: Callable[[Tensor], Tensor], batch: Batch) -> Float[Tensor, "b d"]:
+    """Compute the features of one random crop of each image, half of them mirrored."""
     draw, n = batch.generator("linear_probe_view"), batch.global_size
     height, width = batch.images.shape[-2:]
-    boxes = random_boxes(n, height, width, (smallest_crop, 1.0), CROP_RATIO, draw)
-    flips = torch.rand(n, generator=draw) < (0.5 if flip else 0.0)
+    boxes = random_boxes(n, height, width, (SMALLEST_CROP, 1.0), CROP_RATIO, draw)
+    flips = torch.rand(n, generator=draw) < 0.5
     crops = resized_crop(batch.images.float() / 255, batch.local(boxes), batch.local(flips))
     with torch.no_grad():
         return function(crops * 2 - 1).float()

@@ -82,28 +82,21 @@ class GenerativeConfig(TrainingConfig):
         return True
 
     def check_inputs(self) -> None:
-        """Raise unless the folders that options name exist, and an encoder and a score are named."""
+        """Raise unless the folders that options name exist, and an encoder is named where one is needed."""
         super().check_inputs()
-        self.check_networks()
-
-    def check_networks(self) -> None:
-        """Raise `ConfigurationError` if an encoder or a score is missing; the message tells how to get it."""
-        has_encoder = self.encoder is not None or not self.needs_encoder
-        if self.dataset == "digits":
-            if not has_encoder and self.arm in ("simclr", "supervised"):
-                raise ConfigurationError(
-                    f"--{self.ARM} {self.arm} needs an encoder that was pretrained so, but --encoder is not "
-                    f"given. Run nacgen pretrain --objective {self.arm} --run-dir A, then give --encoder "
-                    "A/encoder."
-                )
+        if self.encoder is not None or not self.needs_encoder:
             return
-        if has_encoder:
-            return
-        raise ConfigurationError(
-            f"--encoder must be given for images other than the digits, got none for {self.dataset}. Run nacgen "
-            "pretrain --run-dir A with the same --dataset, --data-dir and --data.image-size, then give --encoder "
-            f"A/encoder. {HOW_TO_SCORE}"
-        )
+        if self.dataset != "digits":
+            raise ConfigurationError(
+                f"--encoder must be given for images other than the digits, got none for {self.dataset}. Run "
+                "nacgen pretrain --run-dir A with the same --dataset, --data-dir and --data.image-size, then give "
+                f"--encoder A/encoder. {HOW_TO_SCORE}"
+            )
+        if self.arm in ("simclr", "supervised"):
+            raise ConfigurationError(
+                f"--{self.ARM} {self.arm} needs an encoder that was pretrained so, but --encoder is not given. "
+                f"Run nacgen pretrain --objective {self.arm} --run-dir A, then give --encoder A/encoder."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nacgen.data.datasets import ImageDataset, load_dataset
 from nacgen.errors import DataError
 from nacgen.models.encoder import NACEncoder
+from nacgen.probes import linear_sgd
 from nacgen.probes.linear_sgd import linear_probe_sgd
 
 
@@ -48,18 +49,17 @@ def test_steps_follow_the_size_of_the_dataset(monkeypatch: pytest.MonkeyPatch) -
         step(self)
 
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
-    result = linear_probe_sgd(
-        moments, colors(50), colors(14), epochs=4, batch_size=30, learning_rate=0.5
-    )
+    result = linear_probe_sgd(moments, colors(50), colors(14), epochs=4, batch_size=30)
     assert len(rates) == result.protocol["num_steps"] == math.ceil(4 * 50 / 30)
-    assert rates == [0.5 * 0.5 * (1 + math.cos(math.pi * i / 7)) for i in range(7)]
+    assert rates == [0.5 * (1 + math.cos(math.pi * i / 7)) for i in range(7)]
 
 
-def test_without_crops_it_is_plain_gradient_descent_on_the_features() -> None:
+def test_without_crops_it_is_plain_gradient_descent_on_the_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     train, test = colors(42), colors(14, "test")
-    result = linear_probe_sgd(
-        moments, train, test, epochs=40, batch_size=42, smallest_crop=1.0, flip=False
-    )
+    monkeypatch.setattr(linear_sgd, "SMALLEST_CROP", 1.0)
+    result = linear_probe_sgd(moments, train, test, epochs=40, batch_size=42)  # blind to mirrors
     torch.manual_seed(0)
     x, labels = moments(train.images.float() / 127.5 - 1), train.labels
     classifier = nn.Linear(4, 7)
@@ -83,7 +83,7 @@ def test_crops_and_mirrors_reach_the_function_and_whole_images_the_test() -> Non
         return images.flatten(1)
 
     train, test = colors(20), colors(14, "test")
-    linear_probe_sgd(record, train, test, epochs=1, batch_size=20, learning_rate=0.01)
+    linear_probe_sgd(record, train, test, epochs=1, batch_size=20)
     torch.testing.assert_close(seen[-1], test.images.float() / 127.5 - 1)
     assert all(float(images.min()) >= -1 and float(images.max()) <= 1 for images in seen)
     whole = train.images.float() / 127.5 - 1
@@ -96,9 +96,7 @@ def test_the_encoder_is_untouched_and_digits_are_read() -> None:
     torch.manual_seed(0)
     encoder = NACEncoder("tiny", code_dim=8).eval()
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    result = linear_probe_sgd(
-        encoder.features, train, test, epochs=5, batch_size=128, smallest_crop=0.5, flip=False
-    )
+    result = linear_probe_sgd(encoder.features, train, test, epochs=5, batch_size=128)
     assert result.top_1 > 0.2  # untrained features, five epochs; chance is 0.1
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, before[name])

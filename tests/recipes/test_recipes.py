@@ -183,9 +183,9 @@ def test_other_images_need_an_encoder_of_their_own(given: dict[str, Any]) -> Non
     options = GANConfig(dataset="folder", **given)
     message = r"none for folder\. Run nacgen pretrain .* A/encoder\. .* train-classifier .* none"
     with pytest.raises(ConfigurationError, match=message):
-        options.check_networks()
-    replace(options, dataset="digits").check_networks()
-    replace(options, encoder="own").check_networks()
+        options.check_inputs()
+    replace(options, dataset="digits").check_inputs()
+    replace(options, encoder="checkpoints/digits-nac").check_inputs()
 
 
 @pytest.mark.parametrize(

@@ -212,14 +212,14 @@ def test_arms_without_a_released_encoder_say_how_to_get_one(init: str) -> None:
     with pytest.raises(
         ConfigurationError, match=rf"--init {init} .*nacgen pretrain --objective {init} "
     ):
-        config.check_networks()
-    replace(config, encoder="own").check_networks()
+        config.check_inputs()
+    replace(config, encoder="checkpoints/digits-nac").check_inputs()
     GANConfig(
         dataset="cifar10",
         init="random",
         discriminator=SNGAN,
         score=ScoreConfig(extractor="inception"),
-    ).check_networks()  # has no encoder
+    ).check_inputs()  # has no encoder
 
 
 @pytest.mark.usefixtures("on_random_images")

@@ -169,12 +169,12 @@ def test_options_without_an_effect_are_refused(options: dict[str, Any], message:
 
 def test_other_images_need_an_encoder_of_their_own() -> None:
     with pytest.raises(ConfigurationError, match="digits, got none for folder"):
-        VAEConfig(dataset="folder").check_networks()
-    VAEConfig(dataset="folder", encoder="own").check_networks()
+        VAEConfig(dataset="folder").check_inputs()
+    VAEConfig(dataset="folder", encoder="checkpoints/digits-nac").check_inputs()
     with pytest.raises(
         ConfigurationError, match="--init simclr needs an encoder that was pretrained"
     ):
-        VAEConfig(init="simclr").check_networks()
+        VAEConfig(init="simclr").check_inputs()
 
 
 @pytest.mark.parametrize("name", PRESETS)
