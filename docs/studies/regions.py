@@ -19,12 +19,12 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from nacgen.data.augment import random_view
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch, ImageStream
-from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import CodeHead, NACEncoder
 from nacgen.pretraining.build import build_encoder, build_update, build_views, load_training_images
 from nacgen.pretraining.options import PretrainConfig
@@ -141,7 +141,7 @@ def measure(name: str, network: str, flags: tuple[str, ...], seed: int, folder: 
     weights = result.with_suffix(".safetensors")
     if not flags:
         images = to_float(train_set.read(torch.arange(len(train_set))))
-        calibrate_batch_norm(encoder, lambda: encoder(images))
+        update_bn([images], encoder)
     elif weights.exists():
         encoder.load_state_dict(load_file(weights))
     else:

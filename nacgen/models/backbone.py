@@ -1,7 +1,7 @@
-"""The interface of a backbone, and the calibration of its BatchNorm."""
+"""The interface of a backbone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -70,18 +70,3 @@ class Backbone(nn.Module, ABC):
                 f"images must be at least {self.total_stride} px high and wide for this encoder, got "
                 f"{images.shape[-2]}x{images.shape[-1]}. Use larger images, fewer stages or the small stem."
             )
-
-
-def calibrate_batch_norm(module: nn.Module, forward: Callable[[], object]) -> None:
-    """Set the statistics of every BatchNorm to those of one forward pass; the module ends in evaluation mode."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches seen since the reset
-    module.train()
-    with torch.no_grad():
-        forward()
-    module.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum

@@ -2,15 +2,15 @@
 
 import copy
 from dataclasses import asdict
-from functools import partial
 from typing import Any
+
+from torch.optim.swa_utils import update_bn
 
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
 from nacgen.data.provenance import data_note
 from nacgen.data.stream import ImageStream
-from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
 from nacgen.pretraining.options import PretrainConfig
 from nacgen.probes.report import EncoderProbe
@@ -38,7 +38,7 @@ class PretrainingEvaluation:
         if encoder.given_arguments():
             first = copy.deepcopy(encoder)  # whose first weights may be pretrained
             images = to_float(train_set.read(stream.indices(0))).to(run.device)
-            calibrate_batch_norm(first, partial(first, images))
+            update_bn([images], first)
         elif config.encoder is None:
             # With BatchNorm as in training, not with means of 0 and variances of 1.
             images = to_float(train_set.read(stream.indices(0))).to(run.device)

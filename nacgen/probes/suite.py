@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
+from torch.optim.swa_utils import update_bn
 
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import Dataset
@@ -15,7 +16,6 @@ from nacgen.data.pixels import to_float
 from nacgen.errors import DataError
 from nacgen.functional.hamming import nearest_codes
 from nacgen.functional.hashing import is_relevant
-from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
 from nacgen.probes.features import extract
 from nacgen.probes.knn import knn_probe
@@ -256,5 +256,5 @@ def untrained_like(encoder: NACEncoder, images: Tensor, seed: int = 0) -> NACEnc
     with seeded(seed, "encoder"):
         fresh = NACEncoder(**encoder.options)
     fresh.to(images.device)
-    calibrate_batch_norm(fresh, lambda: fresh(images))
-    return fresh
+    update_bn([images], fresh)
+    return fresh.eval()

@@ -16,11 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from nacgen.data.pixels import check_batch
 from nacgen.errors import CheckpointError, ConfigurationError, check_choice
-from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.folder import check_memory
 from nacgen.system.precision import plain_float32
@@ -215,8 +214,7 @@ def source_of_weights(
             for parameter in model.backbone.parameters():
                 order = torch.randperm(parameter.numel(), generator=draw)
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    images = calibration_images.to(model.mean)
-    calibrate_batch_norm(model.backbone, lambda: model.feature_maps(images))
+    update_bn([model.normalize(calibration_images.to(model.mean))], model.backbone)
     return model
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.swa_utils import update_bn
 
 from nacgen.data.pixels import to_float
 from nacgen.functional.closed_form import closed_form_loss, temperature_of_channel
 from nacgen.functional.nac import channel_capacity, marginal_posterior_logits
-from nacgen.models.backbone import calibrate_batch_norm
 from nacgen.pretraining.nac import NACUpdate
 from nacgen.pretraining.options import NACConfig, PretrainConfig
 from nacgen.pretraining.presets import PRESETS
@@ -120,7 +120,7 @@ def test_regions_of_a_perceptron_are_those_that_dense_sampling_finds() -> None:
     images = to_float(train.read(torch.arange(256)))
     for is_last in (False, True):  # then the code is the pattern of the last ReLUs
         encoder = study["Perceptron"](0.3, is_last)
-        calibrate_batch_norm(encoder, lambda encoder=encoder: encoder(images))
+        update_bn([images], encoder.eval())
         assert torch.equal(encoder.codes(images), encoder.features(images) > 0) == is_last
     ends = study["segments"](test, config, 1)["orbit"]
     exact = segment_crossings(encoder.features, *ends)
