@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 def main(config: FlowConfig, parts: Parts = NO_PARTS) -> "Run":
     """Build data, networks and the update; train, score and report."""
     from nacgen.flow.build import build_update
-    from nacgen.flow.evaluation import FlowEvaluation
-    from nacgen.metrics.run_scores import build_run_extractor, fingerprint_of, goal_of
+    from nacgen.metrics.run_scores import (
+        ModelEvaluation,
+        build_run_extractor,
+        fingerprint_of,
+        goal_of,
+    )
     from nacgen.reporting.run_report import report_run
     from nacgen.training.data_record import record_data
     from nacgen.training.loop import train
@@ -55,7 +59,8 @@ def main(config: FlowConfig, parts: Parts = NO_PARTS) -> "Run":
 
         # The denoiser, the alignment and their update.
         update, encoder = build_update(config, run.accelerator, dataset, stream, parts)
-        evaluate = FlowEvaluation(update, run, config.score, extractor, dataset)
+        denoiser, score = update.averaged_denoiser, config.score
+        evaluate = ModelEvaluation(denoiser, "denoiser", run, score, extractor, dataset)
 
         # Training, scored along the way.
         result = train(

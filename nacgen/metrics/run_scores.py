@@ -1,10 +1,11 @@
-"""The features that a run is scored by: those that its options name, those that suit its images, or none."""
+"""Scores, pictures and copies of a run's model, by features that its options name or that suit its images."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nacgen.data.datasets import Dataset
 from nacgen.data.options import REAL_IMAGES
@@ -17,6 +18,7 @@ from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.extractors.build import INSTEAD, build_extractor
 from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.reference import ReferenceStatistics
+from nacgen.models.sampling import ImageModel, sample_images
 from nacgen.system.documents import flatten
 from nacgen.system.processes import Processes
 from nacgen.system.randomness import generator
@@ -29,6 +31,7 @@ from nacgen.training.parts import NO_PARTS, Parts
 from nacgen.training.run import Run
 from nacgen.training.run_folder import SAMPLES
 
+COLUMNS, ZOOM = 10, 2  # of sheets of images
 # What a run logs in place of an evaluation's result.
 NO_SCORES: dict[str, Any] = {
     "scores": {},
@@ -88,46 +91,82 @@ def default_extractor(processes: Processes) -> str:
     return efficientnet.NAME if has_judge and not has_inception else "inception"
 
 
-def build_score(
-    extractor: FeatureExtractor | None, dataset: Dataset, config: ScoreConfig, run: Run
-) -> Callable[[ImageSource], dict[str, Any]]:
-    """Return a function that scores generated images against a dataset and returns what a run logs of it.
+class ModelEvaluation:
+    """Scores, pictures and copies of a model while it trains; every process calls it, and all get the same values.
 
-    Without an extractor nothing is generated and `NO_SCORES` is returned. Every process calls both.
+    Args:
+        model: Model that makes images, as it is to be kept.
+        name: Name of its folder in the run folder.
+        dataset: Images that its images are compared with, by an extractor's features. Without an extractor the
+            score is `NO_SCORES`.
     """
-    if extractor is None:
-        return lambda generate: NO_SCORES
-    reference = compute_reference(extractor, dataset, run)
 
-    def score(generate: ImageSource) -> dict[str, Any]:
+    def __init__(
+        self,
+        model: ImageModel,
+        name: str,
+        run: Run,
+        config: ScoreConfig,
+        extractor: FeatureExtractor | None,
+        dataset: Dataset,
+    ) -> None:
+        self.model, self.name, self.dataset = model, name, dataset
+        self.run, self.device, self.config, self.extractor = run, run.device, config, extractor
+        self.reference: ReferenceStatistics | None = None
+        if extractor is not None:
+            run.say(
+                f"computing {extractor.name} features of {len(dataset):,} images to compare with"
+            )
+            self.reference = ReferenceStatistics.compute(
+                dataset, extractor, accelerator=run.accelerator
+            )
+        # Training images, the same in every run, beside which samples are shown.
+        columns = min(COLUMNS, len(dataset))
+        chosen = torch.randperm(len(dataset), generator=generator(0, "real"))[: columns**2]
+        whole = len(chosen) // columns * columns
+        self.draw(REAL_IMAGES, lambda: dataset.read(chosen[:whole]), columns)
+
+    def __call__(self, images_seen: int) -> dict[str, Any]:
+        """Score the model's images, draw some, and keep the model."""
+        evaluation = self.score(self.generate)
+        self.draw_samples(images_seen)
+        self.keep(images_seen, evaluation)
+        return {"evaluation": evaluation}
+
+    def generate(self, indices: Tensor) -> Tensor:
+        """Generate images by number."""
+        return sample_images(self.model, indices, self.device)
+
+    def score(
+        self, generate: ImageSource, label: str | None = None, held_out: Dataset | None = None
+    ) -> dict[str, Any]:
+        """Score images against the training images, or as many as all held-out ones against these, if at all."""
+        if self.extractor is None or self.reference is None:
+            return NO_SCORES | {"scores": {}}
         return evaluate(
             generate,
-            reference,
-            extractor=extractor,
-            num_samples=config.num_samples,
-            accelerator=run.accelerator,
+            self.reference if held_out is None else held_out,
+            extractor=self.extractor,
+            num_samples=self.config.num_samples if held_out is None else len(held_out),
+            accelerator=self.run.accelerator,
+            model_label=label,
         ).to_dict()
 
-    return score
+    def draw(self, file: str, images: Callable[[], Tensor], columns: int = COLUMNS) -> None:
+        """Draw a sheet of images, which the main process makes."""
+        with self.run.processes.failing_together(), self.run.writing("sample grid"):
+            if self.run.is_main:
+                write_grid(images(), self.run.path / SAMPLES / file, columns, ZOOM)
 
+    def draw_samples(self, images_seen: int) -> None:
+        """Draw the model's first hundred images."""
+        first = torch.arange(COLUMNS**2)
+        self.draw(f"images_{images_seen:08d}.png", lambda: self.generate(first))
 
-def compute_reference(
-    extractor: FeatureExtractor, dataset: Dataset, run: Run
-) -> ReferenceStatistics:
-    """Compute the statistics that a run's images are compared with, and say so; every process calls it."""
-    run.say(f"computing {extractor.name} features of {len(dataset):,} images to compare with")
-    return ReferenceStatistics.compute(dataset, extractor, accelerator=run.accelerator)
-
-
-def draw_real_images(dataset: Dataset, run: Run, columns: int, zoom: int) -> None:
-    """Draw training images, the same in every run, beside which its samples are shown; every process calls it."""
-    columns = min(columns, len(dataset))
-    chosen = torch.randperm(len(dataset), generator=generator(0, "real"))[: columns**2]
-    whole = len(chosen) // columns * columns
-    with run.processes.failing_together(), run.writing("sample grid"):
-        if run.is_main:
-            path = run.path / SAMPLES / REAL_IMAGES
-            write_grid(dataset.read(chosen[:whole]), path, columns, zoom)
+    def keep(self, images_seen: int, evaluation: Mapping[str, Any]) -> None:
+        """Write the model into the run folder; its card tells how it was trained."""
+        self.model.card_notes = training_notes(self.run, self.dataset, images_seen, evaluation)
+        self.run.export(self.model, self.name)
 
 
 def training_notes(

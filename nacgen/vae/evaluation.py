@@ -1,7 +1,6 @@
 """Measurements and pictures of a VAE: bounds on held-out images, scores of samples, sheets of images."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from nacgen import metrics
 from nacgen.data.datasets import Dataset
-from nacgen.data.pictures import write_grid
 from nacgen.data.pixels import to_float, to_uint8
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.functional.fidelity import WINDOW, psnr, ssim
@@ -22,8 +20,7 @@ from nacgen.functional.vae import (
     log_importance_weights,
 )
 from nacgen.metrics.extractors.base import FeatureExtractor
-from nacgen.metrics.inputs import ImageSource
-from nacgen.metrics.run_scores import NO_SCORES, compute_reference, draw_real_images, training_notes
+from nacgen.metrics.run_scores import COLUMNS, ModelEvaluation
 from nacgen.models.vae import VAE
 from nacgen.system.randomness import generator, normal_rows
 from nacgen.training.run import Run
@@ -34,11 +31,10 @@ CHUNK = 250  # images that pass a network at a time
 MOST_LATENTS = 10_000  # training images that the mixture is fitted to
 COMPONENTS = 10  # Gaussians of that mixture
 ACTIVE_VARIANCE = 0.01  # of posterior means; Burda et al. 2016, arXiv:1509.00519, section 5.1
-COLUMNS, ZOOM = 10, 2
 REACH = 3.0  # largest latent of a traversal, in standard deviations of the prior
 
 
-class VAEEvaluation:
+class VAEEvaluation(ModelEvaluation):
     """Measurements and pictures of a VAE; every process calls it, and all get the same values.
 
     Every draw is a function of the image's number, so values depend neither on the batch size nor on the number of
@@ -55,9 +51,7 @@ class VAEEvaluation:
         train: Dataset,
         held_out: Dataset,
     ) -> None:
-        self.vae, self.run, self.device = vae, run, run.device
-        self.config, self.extractor = config, extractor
-        self.train, self.held_out = train, held_out
+        self.vae, self.held_out, self.bound_images = vae, held_out, config.bound_images
         if held_out.image_size < WINDOW:
             raise ConfigurationError(
                 f"images must be {WINDOW} px or more for structural similarity, got {held_out.image_size}. Raise "
@@ -68,16 +62,13 @@ class VAEEvaluation:
                 f"a VAE is measured on two held-out images or more, but {held_out.name}/{held_out.split} has "
                 f"{len(held_out)}. Give more images."
             )
-        self.reference: metrics.ReferenceStatistics | None = None
-        if extractor is not None:
-            self.reference = compute_reference(extractor, train, run)
-        draw_real_images(train, run, COLUMNS, ZOOM)
+        super().__init__(vae.decoder, "decoder", run, config, extractor, train)
 
     def __call__(self, images_seen: int) -> dict[str, Any]:
         """Measure the bound and score samples from the prior; at the end, do all of `conclude`, too."""
         measured, rate_by_axis = self.measure()
-        self.draw(f"images_{images_seen:08d}", self.from_prior(torch.arange(COLUMNS**2)))
-        evaluation = self.score(self.from_prior, "samples from the prior")
+        self.draw_samples(images_seen)
+        evaluation = self.score(self.generate, "samples from the prior")
         images = f"{self.held_out.name}/{self.held_out.split}"
         evaluation["scores"] |= {
             "bits_per_dim": {
@@ -85,9 +76,7 @@ class VAEEvaluation:
                 "settings": {"images": images, "num_images": len(self.held_out)},
             }
         }
-        notes = training_notes(self.run, self.train, images_seen, evaluation)
-        self.vae.decoder.card_notes = notes
-        self.run.export(self.vae.decoder, "decoder")
+        self.keep(images_seen, evaluation)
         is_last = images_seen >= self.run.config.total_images
         ending = self.conclude(rate_by_axis) if is_last else {}
         return {**measured, **ending, "evaluation": evaluation}
@@ -108,10 +97,10 @@ class VAEEvaluation:
             "mixture": self.score(from_mixture, f"samples from {COMPONENTS} Gaussians"),
             "reconstructions": self.score(reconstructed, "reconstructions", self.held_out),
         }
-        self.draw("mixture", from_mixture(torch.arange(COLUMNS**2)))
+        self.draw("mixture.png", lambda: from_mixture(torch.arange(COLUMNS**2)))
         columns = min(COLUMNS, len(self.held_out))
-        self.draw("reconstructions", self.reconstruction_sheet(columns), columns)
-        self.draw("traversals", self.traversals(rate_by_axis))
+        self.draw("reconstructions.png", lambda: self.reconstruction_sheet(columns), columns)
+        self.draw("traversals.png", lambda: self.traversals(rate_by_axis))
         if self.extractor is None:
             return self.importance_bounds()
         name = self.extractor.score_name
@@ -127,7 +116,8 @@ class VAEEvaluation:
         width = self.vae.decoder.latent_dim
         totals = torch.zeros(3 + width, dtype=torch.float64, device=self.device)
         means = metrics.StatsAccumulator(width, self.device)
-        for rows in self._own(len(self.held_out)):
+        own = self.run.processes.take(torch.arange(len(self.held_out)))
+        for rows in filter(len, own.split(CHUNK)):
             pixels = self.held_out.read(rows).to(self.device)
             images = to_float(pixels)
             noise = normal_rows(0, "posterior", rows, width).to(self.device)
@@ -160,9 +150,9 @@ class VAEEvaluation:
     @torch.no_grad()
     def importance_bounds(self) -> dict[str, float]:
         """Compute bounds from 1, 64 and 1,000 posterior samples of the first held-out images, in nats."""
-        number, decoder = min(self.config.bound_images, len(self.held_out)), self.vae.decoder
+        number, decoder = min(self.bound_images, len(self.held_out)), self.vae.decoder
         totals = torch.zeros(1 + len(BOUNDS), dtype=torch.float64, device=self.device)
-        for index in torch.cat([torch.empty(0, dtype=torch.int64), *self._own(number)]).tolist():
+        for index in self.run.processes.take(torch.arange(number)).tolist():
             images = to_float(self.held_out.read(torch.tensor([index])).to(self.device))
             mean, log_variance = self.vae.posterior(images)
             draw = generator(0, "importance", index)
@@ -182,35 +172,16 @@ class VAEEvaluation:
     @torch.no_grad()
     def fit_mixture(self) -> GaussianMixture:
         """Fit a Gaussian mixture to one posterior sample of each training image, or of 10,000 of them."""
-        count = min(len(self.train), MOST_LATENTS)
-        rows = torch.linspace(0, len(self.train) - 1, count).long()
+        count = min(len(self.dataset), MOST_LATENTS)
+        rows = torch.linspace(0, len(self.dataset) - 1, count).long()
         latents = []
         for part in rows.split(CHUNK):  # all of them on every process: a sum would differ in bits
-            mean, log_variance = self.vae.posterior(to_float(self.train.read(part).to(self.device)))
+            images = to_float(self.dataset.read(part).to(self.device))
+            mean, log_variance = self.vae.posterior(images)
             noise = normal_rows(0, "aggregate", part, mean.shape[1]).to(self.device)
             latents.append(mean + torch.exp(0.5 * log_variance) * noise)
         components = min(COMPONENTS, count)
         return GaussianMixture.fit(torch.cat(latents), components, generator(0, "mixture"))
-
-    def score(
-        self, generate: ImageSource, label: str, held_out: Dataset | None = None
-    ) -> dict[str, Any]:
-        """Score images against the training images, or as many as all held-out ones against these, if at all."""
-        if self.extractor is None or self.reference is None:
-            return {**NO_SCORES, "scores": {}}
-        result = metrics.evaluate(
-            generate,
-            self.reference if held_out is None else held_out,
-            extractor=self.extractor,
-            num_samples=self.config.num_samples if held_out is None else len(held_out),
-            accelerator=self.run.accelerator,
-            model_label=label,
-        )
-        return result.to_dict()
-
-    def from_prior(self, indices: Tensor) -> Tensor:
-        """Generate images by number, from latents of the prior."""
-        return self.decode(normal_rows(0, "sample", indices, self.vae.decoder.latent_dim))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -240,15 +211,3 @@ class VAEEvaluation:
         for row, axis in enumerate(axes.tolist()):
             z[row, :, axis] = torch.linspace(-REACH, REACH, COLUMNS)
         return self.decode(rearrange(z, "r k z -> (r k) z"))
-
-    def draw(self, name: str, images: Tensor, columns: int = COLUMNS) -> None:
-        """Write a sheet into the run folder, on the main process."""
-        path = self.run.path / "samples" / f"{name}.png"
-        with self.run.processes.failing_together(), self.run.writing("sheet of images"):
-            if self.run.is_main:
-                write_grid(images, path, columns, ZOOM)
-
-    def _own(self, number: int) -> Iterator[Tensor]:
-        """Yield this process's part of so many indices, some at a time."""
-        own = self.run.processes.take(torch.arange(number))
-        yield from own.split(CHUNK) if len(own) else ()

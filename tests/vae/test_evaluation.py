@@ -141,7 +141,9 @@ def test_images_that_are_met_exactly_leave_the_mean_finite(
     assert measured["psnr"] == pytest.approx(10 * math.log10(255**2 * 768))
 
 
-def test_bounds_rise_to_the_evidence_of_a_linear_gaussian_model(tmp_path: Path) -> None:
+def test_bounds_rise_to_the_evidence_of_a_linear_gaussian_model(
+    tmp_path: Path, as_users_run_it: None
+) -> None:
     vae = LinearVAE()
     found = evaluation(tmp_path, vae, bound_images=3).importance_bounds()
     images = to_float(load_splits("digits")[1].read(torch.arange(3)))
@@ -160,7 +162,7 @@ def test_the_mixture_is_fitted_to_the_latents_and_scored(
     vae = small_vae()
     measures = evaluation(tmp_path, vae)
     mixture = measures.fit_mixture()
-    pixels = measures.train.read(torch.arange(200))
+    pixels = measures.dataset.read(torch.arange(200))
     mean, log_variance = vae.posterior(to_float(pixels))
     noise = normal_rows(0, "aggregate", torch.arange(200), 6)
     z = (mean + log_variance.exp().sqrt() * noise).detach().double()
@@ -204,8 +206,8 @@ def test_sheets_show_images_above_reconstructions_and_one_axis_a_row(tmp_path: P
 
 def test_images_by_number_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     measures = evaluation(tmp_path, small_vae())
-    together = measures.from_prior(torch.arange(5))
-    alone = measures.from_prior(torch.tensor([3]))
+    together = measures.generate(torch.arange(5))
+    alone = measures.generate(torch.tensor([3]))
     assert (together[3].int() - alone[0].int()).abs().max() <= 1
 
 
