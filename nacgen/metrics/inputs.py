@@ -94,9 +94,7 @@ def image_batch(images: object) -> UInt8[Tensor, "b 3 h w"]:
             )
         if images.dtype.kind not in "buif":
             raise DataError(f"images must be {ACCEPTED}, got an array of {images.dtype}.")
-        if (
-            images.dtype != np.uint8
-        ):  # numbers of any size and byte order are refused by their shape and kind
+        if images.dtype != np.uint8:  # of any size and byte order, refused by shape and kind
             kind = torch.float32 if images.dtype.kind == "f" else torch.int64
             check_images(torch.empty(images.shape, dtype=kind, device="meta"))
         images = torch.from_numpy(np.require(images, requirements=["C", "W"]))

@@ -43,9 +43,8 @@ TITLE_WIDTH = 44  # characters in one line above the chart
 LABEL_GAP = 0.08  # smallest distance between two labels, as a fraction of the axis
 _THIN: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.5, "marker": None}
 Curve = Mapping[int, float]
-Line = tuple[
-    Curve, int, str | None
-]  # values by images seen, number of the style, label of a bold line
+# Values by images seen, number of the style, label of a bold line.
+Line = tuple[Curve, int, str | None]
 
 
 def comparison_chart(
@@ -118,9 +117,8 @@ def line_chart(
     axes.set_ylabel(textwrap.fill(label, 40), fontsize=9.5, color=INK)
     style_axes(axes, "y")
     for curve, index, end in lines:
-        style = {"linewidth": 2, "markersize": 5, **style_of(index)} | (
-            _THIN if end is None else {}
-        )
+        style = {"linewidth": 2, "markersize": 5, **style_of(index)}
+        style |= _THIN if end is None else {}
         if len(curve) == 1:  # a line of one point is drawn by its marker alone
             style["marker"] = style_of(index)["marker"]
         axes.plot(list(curve), list(curve.values()), clip_on=False, **style)

@@ -78,10 +78,7 @@ class InceptionExtractor(NetworkExtractor):
         self.head: nn.Linear | None = None
         if not layer:
             assert isinstance(network.fc, nn.Linear)
-            self.head, network.fc = (
-                network.fc,
-                nn.Identity(),
-            )  # the network now ends at its features
+            self.head, network.fc = network.fc, nn.Identity()  # it now ends at its features
         _fold_batch_norm(network)
         network.to(memory_format=torch.channels_last)
 
