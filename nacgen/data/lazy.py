@@ -44,7 +44,7 @@ class LazyImageDataset:
     name: str
     split: str
     paths: tuple[str, ...]
-    image_size: int  # see `nacgen.data.folder.decode`
+    image_size: int  # see `nacgen.data.decoding.decode`
     labels: Int64[Tensor, " n"] | Bool[Tensor, "n c"] | None
     class_names: tuple[str, ...] = ()
     positions: Int64[Tensor, " n"] | None = None

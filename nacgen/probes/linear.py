@@ -11,13 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nacgen.probes.labeled import (
-    Accuracies,
-    Labels,
-    check_finite,
-    check_labeled,
-    top_accuracies,
-)
+from nacgen.probes.labeled import Accuracies, Labels, check_finite, check_labeled, top_accuracies
 from nacgen.system.randomness import generator
 
 L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1)

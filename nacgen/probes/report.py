@@ -37,11 +37,7 @@ class EncoderProbe:
     """
 
     def __init__(
-        self,
-        train: Dataset,
-        test: Dataset,
-        views: ViewPolicy,
-        device: torch.device | str = "cpu",
+        self, train: Dataset, test: Dataset, views: ViewPolicy, device: torch.device | str = "cpu"
     ) -> None:
         self.train, self.test = (thin(split, MAX_IMAGES) for split in (train, test))
         self.views, self.device = views, device

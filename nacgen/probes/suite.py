@@ -100,7 +100,16 @@ class EncoderSuite:
                 f"{fraction:g}": asdict(fit_linear(*labeled(), fraction, self.config.seed))
                 for fraction in self._fractions()
             },
-            "linear_sgd": self._linear_sgd,
+            "linear_sgd": lambda encoder: asdict(
+                linear_probe_sgd(
+                    encoder.features,
+                    self.train,
+                    self.test,
+                    batch_size=min(1_000, len(self.train)),
+                    seed=self.config.seed,
+                    device=self.device,
+                )
+            ),
             "knn": lambda _: {
                 str(r.num_neighbors): asdict(r) for r in knn_probe(*labeled(), self._neighbors())
             },
@@ -121,17 +130,6 @@ class EncoderSuite:
             self.say(f" {seconds[name]:6.1f} s")
         measured.pop("features", None)
         return measured | {"seconds": seconds}
-
-    def _linear_sgd(self, encoder: NACEncoder) -> dict[str, Any]:
-        result = linear_probe_sgd(
-            encoder.features,
-            self.train,
-            self.test,
-            batch_size=min(1_000, len(self.train)),
-            seed=self.config.seed,
-            device=self.device,
-        )
-        return asdict(result)
 
     def _neighbors(self) -> list[int]:
         neighbors = [k for k in NEIGHBORS if k <= len(self.train)]

@@ -181,11 +181,7 @@ def _comment_above(lines: list[str], number: int) -> str:
 def _wrapped(text: str, start: str = "", indent: str = "") -> str:
     """Wrap a text at the terminal's width, with a start of the first line and an indent of the others."""
     return textwrap.fill(
-        text,
-        _width(),
-        initial_indent=start,
-        subsequent_indent=indent,
-        break_on_hyphens=False,
+        text, _width(), initial_indent=start, subsequent_indent=indent, break_on_hyphens=False
     )
 
 

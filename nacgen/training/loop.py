@@ -17,11 +17,7 @@ from nacgen.system.memory import KeptMemory
 from nacgen.system.randomness import generator
 from nacgen.system.signals import InterruptedBlock, Stopped, StopRequests
 from nacgen.system.tensor_file import Tensors
-from nacgen.training.checkpoint import (
-    discard_checkpoints_after,
-    read_checkpoint,
-    resume_checkpoint,
-)
+from nacgen.training.checkpoint import discard_checkpoints_after, read_checkpoint, resume_checkpoint
 from nacgen.training.checkpoint_writer import CheckpointWriter
 from nacgen.training.fingerprints import differences
 from nacgen.training.monitors import images_beyond

@@ -65,12 +65,6 @@ class LARS(torch.optim.Optimizer):
         exclude: bool = False,
         reference: bool = False,
     ) -> None:
-        if not (lr >= 0 and 0 <= momentum < 1 and weight_decay >= 0 and trust_coefficient > 0):
-            raise ConfigurationError(
-                "LARS needs lr >= 0, 0 <= momentum < 1, weight_decay >= 0 and trust_coefficient > 0, got "
-                f"{lr}, {momentum}, {weight_decay} and {trust_coefficient}. SimCLR uses 0.3 for 256 images, "
-                "0.9, 1e-6 and 0.001."
-            )
         numbers = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         numbers["trust_coefficient"] = trust_coefficient
         super().__init__(params, numbers | {"exclude": exclude, "reference": reference})

@@ -131,13 +131,8 @@ def _compare(folder: Path, config: TrainingConfig) -> None:
 
 def _probe(folder: Path) -> None:
     """Write a nameless file at the folder's place, so that a full or protected disk is found early."""
-    place = folder.absolute()
-    while True:
-        try:
-            place.stat()
-            break
-        except FileNotFoundError:
-            place = place.parent
+    here = folder.absolute()
+    place = next(path for path in (here, *here.parents) if path.exists())
     with tempfile.TemporaryFile(dir=place) as file:
         file.write(bytes(4096))
 

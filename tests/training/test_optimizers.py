@@ -267,21 +267,6 @@ def test_a_step_never_waits_for_the_gpu() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"lr": -1.0}, "got -1.0, 0.9, 0.0 and 0.001"),
-        ({"lr": 1.0, "momentum": 1.0}, "got 1.0, 1.0, 0.0 and 0.001"),
-        ({"lr": 1.0, "weight_decay": -2.0}, "got 1.0, 0.9, -2.0 and 0.001"),
-        ({"lr": 1.0, "trust_coefficient": 0.0}, "got 1.0, 0.9, 0.0 and 0.0"),
-        ({"lr": float("nan")}, "got nan, 0.9, 0.0 and 0.001"),
-    ],
-)
-def test_numbers_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        LARS([nn.Parameter(torch.ones(1))], **options)
-
-
 def test_builder_errors_name_the_optimizer() -> None:
     network = small_network()
     with pytest.raises(ConfigurationError, match="one of lars, adamw, sgd, got 'lamb'"):

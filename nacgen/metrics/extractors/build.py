@@ -16,7 +16,7 @@ from nacgen.metrics.extractors.efficientnet import load_efficientnet
 from nacgen.metrics.extractors.inception import load_inception
 from nacgen.models.classifier import ImageClassifier
 from nacgen.models.encoder import NACEncoder
-from nacgen.system.own_parts import call_with_known, find_part, is_own
+from nacgen.system.own_parts import call_with_known, check_part, find_part, is_own
 from nacgen.system.precision import Precision
 
 RELEASED = {  # name: fingerprint of the classifier in checkpoints/, and its folder there
@@ -80,11 +80,7 @@ def build_extractor(
         >>> extractor(images).pooled.shape
         torch.Size([2, 64])
     """
-    if name not in EXTRACTORS and not is_own(name):
-        known = ", ".join(EXTRACTORS)
-        raise ConfigurationError(
-            f"extractor must be one of {known}, or package.module:function, got {name!r}."
-        )
+    check_part("extractor", name, EXTRACTORS)
     if precision not in get_args(Precision):
         raise ConfigurationError(
             f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}. Use float32 to "

@@ -24,11 +24,7 @@ from nacgen.data.pixels import to_float
 from nacgen.data.stream import Batch
 from nacgen.probes.labeled import check_finite
 from nacgen.probes.options import RegionMethod
-from nacgen.probes.regions.breakpoints import (
-    Breakpoints,
-    NeedsDoubleError,
-    TooManyBreakpointsError,
-)
+from nacgen.probes.regions.breakpoints import Breakpoints, NeedsDoubleError, TooManyBreakpointsError
 from nacgen.probes.regions.patterns import (
     Network,
     PatternCount,

@@ -42,11 +42,7 @@ from nacgen.system.tensor_file import read_tensor_file
 
 CIFAR10_QUERIES = {"cifar10-10k": 1_000, "cifar10-1k": 100}  # of each class
 CIFAR10_TRAINING = 500  # of each class
-FLICKR25K_IMAGES = {
-    "flickr25k-25000": 25_000,
-    "flickr25k-24581": 24_581,
-    "flickr25k-20015": 20_015,
-}
+FLICKR25K_IMAGES = {"flickr25k-25000": 25_000, "flickr25k-24581": 24_581, "flickr25k-20015": 20_015}
 FLICKR25K_LABELS = 24
 FLICKR25K_QUERIES, FLICKR25K_TRAINING = 2_000, 5_000
 TOP = {"cifar10-1k": 1_000}  # items that are ranked; all for other protocols
