@@ -33,7 +33,8 @@ class ArmCost:
 def arm_cost(runs: Sequence[RecordedRun]) -> ArmCost:
     """Add up the cost of the finished runs of one arm."""
     seconds = [float((run.summary or {}).get("seconds", 0.0)) for run in runs]
-    devices = [_devices(run.environment) for run in runs]
+    hardware = [describe_hardware(run.environment) for run in runs]
+    devices = [_devices_in(words) for words in hardware]
     encoders: dict[str, Any] = {}  # by path: runs of one encoder share one pretraining
     for run in runs:
         cost = (run.summary or {}).get("pretraining", "unknown")
@@ -55,7 +56,7 @@ def arm_cost(runs: Sequence[RecordedRun]) -> ArmCost:
             shared = device_seconds + sum(paid.values()) / len(runs)
             of_each = (paid.get(str(run.config.get("encoder")), 0.0) for run in runs)
             in_full = device_seconds + fmean(of_each)
-    in_words = tuple(dict.fromkeys(describe_hardware(run.environment) for run in runs))
+    in_words = tuple(dict.fromkeys(hardware))
     return ArmCost(tuple(seconds), in_words, device_seconds, pretraining, shared, in_full)
 
 
@@ -85,16 +86,8 @@ def pretraining_note(arms: Mapping[str, Sequence[RecordedRun]]) -> str:
     return f"Pretraining of the encoders. {'; '.join(parts)}."
 
 
-def _devices(environment: Mapping[str, Any]) -> tuple[int, str | None]:
-    """Return number and kind of a run's devices; the kind is None if it is unknown."""
-    match environment.get("hardware"):
-        case {"count": int(count), "kind": str(kind), "name": str(name)}:
-            return count, "CPU" if kind == "cpu" else name
-    return _devices_in(describe_hardware(environment))  # a run of an earlier version
-
-
 def _devices_in(words: str) -> tuple[int, str | None]:
-    """Read `"2 CPU threads"` or `"4 x NVIDIA H100"`, which an encoder keeps with its pretraining cost.
+    """Read number and kind of devices in `"2 CPU threads"` or `"4 x NVIDIA H100"`; the kind is None if unknown.
 
     Earlier versions called threads cores.
     """
