@@ -104,12 +104,9 @@ def arms_table(comparisons: Sequence[Comparison]) -> Table:
     rows = [[first.arm_a, _spread(first.end.scores_a), *[""] * (len(header) - 2)]]
     for comparison in comparisons:
         end = comparison.end
+        count = f"{num_better(comparison, end)} of {len(end.seeds)}"
         row = [comparison.arm_b, _spread(end.scores_b), change(end.mean_log_ratio)]
-        row += [
-            interval_of(end),
-            f"{num_better(comparison, end)} of {len(end.seeds)}",
-            f"{end.p_value:.2g}",
-        ]
+        row += [interval_of(end), count, f"{end.p_value:.2g}"]
         rows.append([*row, f"{comparison.adjusted_p_value:.2g}"] if several else row)
     return Table(header, rows)
 
@@ -119,10 +116,9 @@ def write_tables(comparisons: Sequence[Comparison], folder: Path) -> None:
     result = ComparisonResult(tuple(comparisons))
     contents = {"table.md": result.to_markdown(), "table.tex": result.to_latex()}
     for name, text in (contents | {"scores.csv": result.to_csv()}).items():
-        with storage_errors(
-            f"the table {folder / name}", "Mend the folder, and repeat the command."
-        ):
-            write_file(folder / name, text)
+        path = folder / name
+        with storage_errors(f"the table {path}", "Mend the folder, and repeat the command."):
+            write_file(path, text)
 
 
 def _spread(scores: Sequence[float]) -> str:
