@@ -116,11 +116,7 @@ def find_splits(folder: Path) -> Splits:
             "to train, val and test, or give one of them with --data-dir."
         )
     inner = _only_folder(folder)
-    if inner is not None:
-        splits = find_splits(inner)
-        if splits.folders:
-            return splits
-    return Splits(folder, {})
+    return Splits(folder, {}) if inner is None else find_splits(inner)
 
 
 def _check_splits(splits: Splits) -> None:

@@ -45,7 +45,7 @@ def knn_probe(
         for _, products in products_with(directions(test_features), keys, block_rows(keys))
     ]
     similarity, index = (torch.cat(parts) for parts in zip(*nearest, strict=True))
-    voted = train_labels.to(index.device)[index]  # (m, k)
+    voted = train_labels[index]  # (m, k)
     results = []
     for k in num_neighbors:
         # Relative to the nearest neighbor, so that no vote overflows.

@@ -72,6 +72,6 @@ def top_accuracies(
     Top-5 is None with five classes or fewer, where it says nothing.
     """
     best = scores.sort(dim=1, descending=True, stable=True).indices[:, :5]
-    hits = best == labels.to(best.device)[:, None]
+    hits = best == labels[:, None]
     top_1 = float(hits[:, 0].double().mean())
     return top_1, float(hits.any(1).double().mean()) if scores.shape[1] > 5 else None

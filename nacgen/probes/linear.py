@@ -68,8 +68,8 @@ def fit_linear(
     train_labels, test_labels, num_classes = check_labeled(
         train_features, train_labels, test_features, test_labels
     )
-    chosen = stratified_subset(train_labels.cpu(), label_fraction, seed).to(train_labels.device)
-    features, labels = train_features[chosen.to(train_features.device)], train_labels[chosen]
+    chosen = stratified_subset(train_labels, label_fraction, seed)
+    features, labels = train_features[chosen], train_labels[chosen]
     x, x_test = _standardized(features, test_features)
     smallest_class = int(labels.bincount()[labels.unique()].min())
     l2 = _choose_l2(x, labels) if smallest_class > 1 else L2_UNTUNED

@@ -90,7 +90,7 @@ def linear_probe_sgd(
     check_finite("test features", test_features)
     with torch.no_grad():
         scores = classifier(test_features.to(device)).cpu()
-    top_1, top_5 = top_accuracies(scores, test_labels.cpu())
+    top_1, top_5 = top_accuracies(scores, test_labels)
     protocol = {
         "classifier": "linear, SGD with Nesterov momentum, cosine, no weight decay",
         "augmentation": "crop and flip",

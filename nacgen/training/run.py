@@ -308,9 +308,7 @@ class Run:
             if not self.is_main or not self._log.exists():
                 return
             kept = []
-            with open_regular(self._log) as file:
-                lines = file.read().decode(errors="replace").splitlines()
-            for line in lines:
+            for line in self.read_log().decode(errors="replace").splitlines():
                 with suppress(ValueError, KeyError, TypeError):  # cut off by a kill
                     if json.loads(line)["images_seen"] <= images_seen:
                         kept.append(line + "\n")
