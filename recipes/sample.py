@@ -46,8 +46,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         require_between(self, 0, float("inf"), "first", "columns")
-        if self.generator is not None:
-            check_part("generator", self.generator, ())
+        check_part("generator", self.generator, ())
         require_between(self, 1, 1_000_000, "num_images", "zoom")
         if self.columns and self.output and Path(self.output).suffix.lower() != ".png":
             raise ConfigurationError(f"output must end in .png for a sheet, got {self.output}.")

@@ -79,10 +79,8 @@ class CompareConfig:
                     f"{option} must be {least} to {MAX_PAIRS}, all different, got {came}. Correct --{option}."
                 )
         require_between(self, 0, math.inf, "seeds")
-        if self.jobs is not None:
-            require_positive(self, "jobs")
-        if self.num_threads is not None:
-            require_between(self, 1, MAX_THREADS, "num_threads")
+        require_positive(self, "jobs")
+        require_between(self, 1, MAX_THREADS, "num_threads")
         check_figures(self.level, self.target)
         for arm in arms:
             if self.run_config is not None and "config" in arm.options:

@@ -25,9 +25,7 @@ class NetworkConfig:
     """Fraction of the channels that training drops within blocks."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "num_blocks"):
-            if getattr(self, name) is not None:
-                require_positive(self, name)
+        require_positive(self, "channels", "num_blocks")
         require_between(self, 0, 0.9, "dropout")
 
 
@@ -63,11 +61,8 @@ class OptimConfig:
     """Half-life of the denoiser's moving average, in images. None: a twentieth of the run."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "learning_rate")
-        if self.warmup_images is not None:
-            require_between(self, 0, math.inf, "warmup_images")
-        if self.ema_half_life is not None:
-            require_positive(self, "ema_half_life")
+        require_positive(self, "learning_rate", "ema_half_life")
+        require_between(self, 0, math.inf, "warmup_images")
 
 
 DIGITS_SCORE = ScoreConfig(num_samples=1_000, every=12_800)

@@ -53,7 +53,7 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         check_part("generator.network", self.network, ("residual",))
-        require_positive(self, "latent_dim", *(["channels"] if self.channels is not None else []))
+        require_positive(self, "latent_dim", "channels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +86,7 @@ class OptimConfig:
             raise ConfigurationError(
                 f"beta2 must be 0 or more and below 1, got {self.beta2}. Change --optim.beta2."
             )
-        require_between(self, 0, math.inf, "penalty_weight")
-        if self.final_penalty_weight is not None:
-            require_between(self, 0, math.inf, "final_penalty_weight")
+        require_between(self, 0, math.inf, "penalty_weight", "final_penalty_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +108,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         require_between(self, 0, 1, "translation", "cutout")
-        if self.function is not None:
-            check_part("augment.function", self.function, ())
+        check_part("augment.function", self.function, ())
 
 
 @dataclass(frozen=True, kw_only=True)

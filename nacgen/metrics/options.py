@@ -57,12 +57,9 @@ class ExtractorConfig:
     def __post_init__(self) -> None:
         """Check the numbers, whose bounds keep what is allocated within reason."""
         require_positive(self, "batch_size")
-        if self.image_size is not None:
-            require_between(self, 1, 4_096, "image_size")
-        if self.num_samples is not None:
-            require_between(self, 2, MAX_IMAGES, "num_samples")
-        if self.num_workers is not None:
-            require_between(self, 0, MAX_THREADS, "num_workers")
+        require_between(self, 1, 4_096, "image_size")
+        require_between(self, 2, MAX_IMAGES, "num_samples")
+        require_between(self, 0, MAX_THREADS, "num_workers")
 
     def check_inputs(self) -> None:
         """Raise unless the images that options name exist; what they are is checked when they are read."""
@@ -94,8 +91,7 @@ class EvaluateConfig(ExtractorConfig):
     def __post_init__(self) -> None:
         """Split words at commas, and check them."""
         super().__post_init__()
-        if self.foreign_images is not None:
-            require_between(self, 2, 10**12, "foreign_images")
+        require_between(self, 2, 10**12, "foreign_images")
         names = tuple(name for word in self.metrics for name in word.split(","))
         object.__setattr__(self, "metrics", names)
         check_metrics(names, self.training_images is not None)

@@ -137,8 +137,7 @@ class PretrainConfig(TrainingConfig):
                 f"queue.size must be 0 or take both views of a batch, {2 * self.batch_size} or more, got "
                 f"{self.queue.size}. Raise --queue.size or lower --batch-size."
             )
-        if self.augment is not None:
-            check_part("augment", self.augment, ())
+        check_part("augment", self.augment, ())
         refuse_unheeded(self, self.augment is not None, ["views"], "with --augment")
         chosen = f"with --objective {self.objective}"
         refuse_unheeded(self, self.objective != "nac", ["nac"], chosen)

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from nacgen.errors import ConfigurationError
@@ -22,9 +22,9 @@ def is_own(name: object) -> bool:
     return name.startswith(OWN) or REFERENCE.fullmatch(name) is not None
 
 
-def check_part(option: str, name: str, known: Iterable[str]) -> None:
-    """Raise a `ConfigurationError` unless a name is built in or one of the user's own; nothing is imported."""
-    if name not in (known := list(known)) and not is_own(name):
+def check_part(option: str, name: str | None, known: Collection[str]) -> None:
+    """Raise a `ConfigurationError` for a name that is neither built in nor the user's own; nothing is imported."""
+    if name is not None and name not in known and not is_own(name):
         raise ConfigurationError(
             f"{option} must be one of {', '.join(known)}, or package.module:function, got {name!r}."
         )

@@ -43,22 +43,23 @@ _presets: dict[type, Mapping[str, Any]] = {}
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Raise `ConfigurationError` unless the named fields, numbers or tuples of them, are finite and above 0."""
-    for name in names:
-        value = getattr(config, name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        if not numbers or not all(0 < number < math.inf for number in numbers):
-            flag = flag_of(config, name)
-            raise ConfigurationError(f"{name} must be above 0, got {value}. Change {flag}.")
+    """Raise `ConfigurationError` unless the named numbers, or tuples of them, are finite and above 0, or None."""
+    _require(config, names, lambda number: 0 < number < math.inf, "above 0")
 
 
 def require_between(config: object, low: float, high: float, *names: str) -> None:
-    """Raise `ConfigurationError` unless the named fields are finite and lie between two bounds, inclusive."""
+    """Raise `ConfigurationError` unless the named numbers, or tuples of them, are finite, in bounds, or None."""
+    bounds = f"{low} or more" if high == math.inf else f"between {low} and {high}"
+    _require(config, names, lambda number: low <= number <= high and number < math.inf, bounds)
+
+
+def _require(
+    config: object, names: Iterable[str], is_right: Callable[[float], bool], bounds: str
+) -> None:
     for name in names:
         value = getattr(config, name)
         numbers = value if isinstance(value, tuple) else (value,)
-        if not all(low <= number <= high and number < math.inf for number in numbers):
-            bounds = f"{low} or more" if high == math.inf else f"between {low} and {high}"
+        if value is not None and not (numbers and all(map(is_right, numbers))):
             flag = flag_of(config, name)
             raise ConfigurationError(f"{name} must be {bounds}, got {value}. Change {flag}.")
 
@@ -109,8 +110,7 @@ class DataConfig:
     nacgen in XDG_CACHE_HOME or in the system's folder of caches."""
 
     def __post_init__(self) -> None:
-        if self.image_size is not None:
-            require_between(self, 1, LARGEST_SIDE, "image_size")
+        require_between(self, 1, LARGEST_SIDE, "image_size")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,8 +133,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         require_positive(self, "log_every", "checkpoint_every")
         require_between(self, 1, LONGEST_WAIT, "timeout")
-        if self.num_threads is not None:
-            require_between(self, 1, MAX_THREADS, "num_threads")
+        require_between(self, 1, MAX_THREADS, "num_threads")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

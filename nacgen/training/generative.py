@@ -43,8 +43,7 @@ class ScoreConfig:
     """Images seen between two scores."""
 
     def __post_init__(self) -> None:
-        if self.extractor is not None:
-            check_part("score.extractor", self.extractor, EXTRACTORS)
+        check_part("score.extractor", self.extractor, EXTRACTORS)
         require_between(self, 2, math.inf, "num_samples")
         require_positive(self, "every")
 

@@ -32,8 +32,7 @@ class DecoderConfig:
     """Number of channels at 4x4 and after each doubling. None: by the size of images, 96 64 32 for 16x16."""
 
     def __post_init__(self) -> None:
-        if self.channels is not None:
-            require_positive(self, "channels")
+        require_positive(self, "channels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +49,9 @@ class ObjectiveConfig:
     """Weight of the perceptual loss, in nats for each number of an image and unit of distance."""
 
     def __post_init__(self) -> None:
-        require_between(self, 0, math.inf, "beta", "free_bits", "perceptual_weight")
-        if self.warmup_images is not None:
-            require_between(self, 0, math.inf, "warmup_images")
+        require_between(
+            self, 0, math.inf, "beta", "free_bits", "perceptual_weight", "warmup_images"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
