@@ -4,7 +4,6 @@ import sys
 
 import torch
 from accelerate import Accelerator
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nacgen.data.datasets import Dataset
 from nacgen.data.pixels import to_float
@@ -16,6 +15,7 @@ from nacgen.models.encoder import NACEncoder
 from nacgen.system.randomness import seeded
 from nacgen.training.generative import DIGITS_ENCODER
 from nacgen.training.parts import NO_PARTS, Parts
+from nacgen.training.update import moving_average
 from nacgen.transplant.alignment import Alignment, into_alignment
 
 NUM_BLOCKS = {"small": 1, "unet": 2, "dit": 12}
@@ -45,12 +45,8 @@ def build_update(
     denoiser = build_denoiser(config, dataset.image_size)
     denoiser = denoiser.to(memory_format=torch.channels_last).to(accelerator.device)
     # Copied before there is a hook on the denoiser.
-    ema = AveragedModel(
-        denoiser,
-        accelerator.device,
-        multi_avg_fn=get_ema_multi_avg_fn(0.5 ** (config.batch_size / config.ema_half_life)),
-        use_buffers=True,
-    ).eval()
+    half_life, device = config.ema_half_life, accelerator.device
+    ema = moving_average(denoiser, config.batch_size, half_life, device)
     encoder: NACEncoder | None = None
     alignment: Alignment | None = None
     if config.needs_encoder:

@@ -7,7 +7,6 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from einops import rearrange
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nacgen.data.augment import Augmentation, augment_own, diff_augment
 from nacgen.data.pixels import to_float
@@ -17,7 +16,7 @@ from nacgen.gan.options import GANConfig
 from nacgen.models.gan import Generator
 from nacgen.training.adversarial import DiscriminatorStep, Logs, accumulate
 from nacgen.training.monitors import DivergenceMonitor, LastValues
-from nacgen.training.update import cosine_between, take_step
+from nacgen.training.update import cosine_between, moving_average, take_step
 
 
 class GANUpdate:
@@ -43,12 +42,9 @@ class GANUpdate:
         optim = config.optim
         # Copied before the generator is prepared, which ties `forward` to the original.
         images_between = config.batch_size * optim.discriminator_steps
-        self.ema = AveragedModel(
-            generator,
-            accelerator.device,
-            multi_avg_fn=get_ema_multi_avg_fn(0.5 ** (images_between / optim.ema_half_life)),
-            use_buffers=True,
-        ).eval()
+        self.ema = moving_average(
+            generator, images_between, optim.ema_half_life, accelerator.device
+        )
         first, last = optim.penalty_weight, optim.final_penalty_weight
         last = first if last is None else last
         self.discriminator_step = DiscriminatorStep(

@@ -180,10 +180,31 @@ class VGG(Backbone):
         return reduce(F.max_pool2d(last_map, 2), "b d h w -> b d", "mean")
 
 
-class TimmBackbone(Backbone):
-    """A model in `timm.list_models()` that gives feature maps, freshly initialized, under timm's own names."""
+class WholeBackbone(Backbone):
+    """A trunk that is frozen or trained as a whole, since the modules of its stages are not known."""
 
     has_stages = False
+    kind: str  # in messages
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """Raise a `ConfigurationError`."""
+        raise ConfigurationError(
+            f"{self.kind} is not transplanted into a discriminator unless it is frozen (mode 'frozen'), nor into "
+            f"a VAE's encoder: its stages are not known. Pretrain one of {', '.join(BACKBONES)}."
+        )
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Raise a `ConfigurationError`, for not all layers can be initialized again."""
+        raise ConfigurationError(
+            f"{self.kind} has no random or shuffled control: its initialization cannot be repeated. Use an "
+            f"encoder that was built and not pretrained, or pretrain one of {', '.join(BACKBONES)}."
+        )
+
+
+class TimmBackbone(WholeBackbone):
+    """A model in `timm.list_models()` that gives feature maps, freshly initialized, under timm's own names."""
+
+    kind = "a timm trunk"
 
     def __init__(self, name: str) -> None:
         # timm would build models from the Hub or from a folder, too
@@ -211,20 +232,6 @@ class TimmBackbone(Backbone):
         self.is_channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         settings = model.pretrained_cfg
         self.fixed_size = settings["input_size"][-1] if settings.get("fixed_input_size") else None
-
-    def stages(self) -> dict[str, list[nn.Module]]:
-        """Raise an error: the modules of a stage differ from model to model."""
-        raise ConfigurationError(
-            "a timm trunk is not transplanted into a discriminator unless it is frozen (mode 'frozen'), nor into "
-            f"a VAE's encoder: its stages are not known. Pretrain one of {', '.join(BACKBONES)}."
-        )
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Raise an error: the initialization of timm's models cannot be repeated."""
-        raise ConfigurationError(
-            "a timm trunk has no random or shuffled control. Use an encoder that was built and not pretrained, or "
-            f"pretrain one of {', '.join(BACKBONES)}."
-        )
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
         """Return timm's feature maps of normalized images in order, under our names: `"stem"`, `"layer1"`, …."""

@@ -1,6 +1,6 @@
 """A denoiser: a network that knows the velocity of a flow from noise to images, and follows it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +18,7 @@ from nacgen.system.places import require_diffusers
 
 ATTENTION_SIZE, HEAD_DIM, PATCH_SIZE = 16, 64, 2  # pixels; channels of a head; pixels of a token
 LARGEST_TIME = 1_000  # as networks count it
+MULTIPLES = {"small": 8, "unet": 64, "dit": HEAD_DIM}  # of channels, by network
 
 
 def denoiser_channels(network: str, image_size: int) -> tuple[int, ...]:
@@ -64,10 +65,10 @@ class Denoiser(nn.Module, PretrainedImageModel):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_choice("network", network, BUILDERS)
+        check_choice("network", network, MULTIPLES)
         _check_sizes(network, image_size, channels, num_blocks, dropout)
         self.image_size, self.kind = image_size, network
-        self.network = BUILDERS[network](image_size, tuple(channels), num_blocks, dropout)
+        self.network = _network(network, image_size, tuple(channels), num_blocks, dropout)
 
     @property
     def latent_dim(self) -> int:
@@ -103,56 +104,48 @@ class Denoiser(nn.Module, PretrainedImageModel):
         return integrate_flow(self, noise, num_steps).float().clamp(-1, 1)
 
 
-def _small(size: int, channels: tuple[int, ...], num_blocks: int, dropout: float) -> nn.Module:
-    return SmallUNet(channels, dropout)
-
-
-def _unet(size: int, channels: tuple[int, ...], num_blocks: int, dropout: float) -> nn.Module:
-    require_diffusers("network unet")
-    kinds = ["Attn" if size >> level == ATTENTION_SIZE else "" for level in range(len(channels))]
-    network: nn.Module = import_module("diffusers").UNet2DModel(
-        sample_size=size,
-        in_channels=3,
-        out_channels=3,
-        block_out_channels=channels,
-        layers_per_block=num_blocks,
-        down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
-        up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
-        attention_head_dim=HEAD_DIM,
-        dropout=dropout,
-    )
-    return network
-
-
-def _dit(size: int, channels: tuple[int, ...], num_blocks: int, dropout: float) -> nn.Module:
-    require_diffusers("network dit")
-    network = import_module("diffusers").DiTTransformer2DModel(
-        num_attention_heads=channels[0] // HEAD_DIM,
-        attention_head_dim=HEAD_DIM,
-        in_channels=3,
-        out_channels=3,
-        num_layers=num_blocks,
-        dropout=dropout,
-        sample_size=size,
-        patch_size=PATCH_SIZE,
-        num_embeds_ada_norm=1,
-    )
-    for block in network.transformer_blocks:  # there is one class, which is never dropped
-        block.norm1.emb.class_embedder.dropout_prob = 0.0
+def _network(
+    kind: str, size: int, channels: tuple[int, ...], num_blocks: int, dropout: float
+) -> nn.Module:
+    if kind == "small":
+        return SmallUNet(channels, dropout)
+    require_diffusers(f"network {kind}")
+    diffusers: Any = import_module("diffusers")
+    network: Any
+    if kind == "unet":
+        stages = ["Attn" if size >> i == ATTENTION_SIZE else "" for i in range(len(channels))]
+        network = diffusers.UNet2DModel(
+            sample_size=size,
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=channels,
+            layers_per_block=num_blocks,
+            down_block_types=tuple(f"{stage}DownBlock2D" for stage in stages),
+            up_block_types=tuple(f"{stage}UpBlock2D" for stage in reversed(stages)),
+            attention_head_dim=HEAD_DIM,
+            dropout=dropout,
+        )
+    else:
+        network = diffusers.DiTTransformer2DModel(
+            num_attention_heads=channels[0] // HEAD_DIM,
+            attention_head_dim=HEAD_DIM,
+            in_channels=3,
+            out_channels=3,
+            num_layers=num_blocks,
+            dropout=dropout,
+            sample_size=size,
+            patch_size=PATCH_SIZE,
+            num_embeds_ada_norm=1,
+        )
+        for block in network.transformer_blocks:  # there is one class, which is never dropped
+            block.norm1.emb.class_embedder.dropout_prob = 0.0
     return network  # type: ignore[no-any-return]
-
-
-BUILDERS: dict[str, Callable[[int, tuple[int, ...], int, float], nn.Module]] = {
-    "small": _small,
-    "unet": _unet,
-    "dit": _dit,
-}
 
 
 def _check_sizes(
     network: str, image_size: int, channels: Sequence[int], num_blocks: int, dropout: float
 ) -> None:
-    multiple = {"small": 8, "unet": 64, "dit": HEAD_DIM}[network]
+    multiple = MULTIPLES[network]
     if not channels or any(width < multiple or width % multiple for width in channels):
         raise ConfigurationError(
             f"channels of network {network} must be multiples of {multiple}, got {tuple(channels)}. Change "

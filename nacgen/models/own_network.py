@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from nacgen.errors import ConfigurationError
-from nacgen.models.backbone import Backbone
+from nacgen.models.backbones import WholeBackbone
 from nacgen.system.own_parts import call_with_known
 from nacgen.system.randomness import seeded
 
+M = TypeVar("M", bound=nn.Module)
 PROBE_SIZES = (32, 64, 224, 16)  # pixels
 
 
@@ -23,10 +24,15 @@ def own_network(option: str, part: Any, seed: int = 0, **known: Any) -> nn.Modul
 
     Functions are called with torch's global generator seeded by `seed`, so that each seed has its own weights.
     """
+    if isinstance(part, nn.Module):
+        if any(map(is_lazy, (*part.parameters(), *part.buffers()))):
+            raise ConfigurationError(
+                f"{option} must have all of its weights, got a {type(part).__name__} with lazy layers that were "
+                "never called. Call it once, or hand over a function that makes it."
+            )
+        return copied(option, part, "Hand over a function or class that makes it.")
     with seeded(seed, option):
-        network = (
-            _copied(option, part) if isinstance(part, nn.Module) else call_with_known(part, **known)
-        )
+        network = call_with_known(part, **known)
     if not isinstance(network, nn.Module):
         raise ConfigurationError(
             f"{option} must be a torch module, or a function or class that makes one, got {network!r:.100}."
@@ -53,22 +59,18 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _copied(option: str, module: nn.Module) -> nn.Module:
-    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
-        raise ConfigurationError(
-            f"{option} must have all of its weights, got a {type(module).__name__} with lazy layers that were "
-            "never called. Call it once, or hand over a function that makes it."
-        )
+def copied(name: str, module: M, advice: str) -> M:
+    """Copy a module that is to be left as it is; `advice` is for one that cannot be copied."""
     try:
         return copy.deepcopy(module)
-    except Exception as error:  # of any module
+    except Exception as error:  # of a lock, an open file or a computed weight in it
         raise ConfigurationError(
-            f"{option} must be a module that can be copied, got a {type(module).__name__} that cannot: "
-            f"{error!s:.200} Hand over a function or class that makes it."
+            f"{name} must be such that copy.deepcopy copies it, got a {type(module).__name__} where it fails "
+            f"({type(error).__name__}: {error!s:.200}). {advice}"
         ) from error
 
 
-class OwnBackbone(Backbone):
+class OwnBackbone(WholeBackbone):
     """A trunk of the user's own: features `(b, d)`, a feature map `(b, c, h, w)`, or several by name or in order.
 
     Args:
@@ -77,7 +79,7 @@ class OwnBackbone(Backbone):
             for images of 32, 64, 224 or 16 px, of the first size that it takes.
     """
 
-    has_stages = False
+    kind = "a trunk of your own"
 
     def __init__(
         self, network: nn.Module, stages: Sequence[Sequence[str | int]] | None = None
@@ -85,21 +87,6 @@ class OwnBackbone(Backbone):
         channels = _probe(network) if stages is None else {str(k): int(n) for k, n in stages}
         super().__init__(channels, total_stride=1)
         self.network = network
-
-    def stages(self) -> dict[str, list[nn.Module]]:
-        """Raise an error: nobody but the user knows the modules of a stage."""
-        raise ConfigurationError(
-            "a trunk of your own is not transplanted into a discriminator unless it is frozen (mode 'frozen'), "
-            "nor into a VAE's encoder: its stages are not known. Fill a module of yours with "
-            "nacgen.transplant(encoder, into=module), or pretrain a built-in backbone."
-        )
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Raise an error: parameters that no layer of torch resets would keep what they learned."""
-        raise ConfigurationError(
-            "a trunk of your own has no random or shuffled control: its initialization is not known. Give "
-            "an encoder that was built and not pretrained."
-        )
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
         """Return the maps of normalized images by name; features are a map of one pixel."""

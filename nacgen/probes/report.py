@@ -9,6 +9,7 @@ from nacgen.data.augment import ViewPolicy, random_view
 from nacgen.data.datasets import Dataset
 from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
+from nacgen.models.own_network import evaluating
 from nacgen.probes.features import broadcast_buffers, extract
 from nacgen.probes.health import CodeHealth, code_health
 from nacgen.probes.linear import linear_probe
@@ -47,10 +48,8 @@ class EncoderProbe:
 
         Several processes measure the encoder of the first one, see `broadcast_buffers`.
         """
-        was_training = encoder.training
-        encoder.eval()
         broadcast_buffers(encoder)
-        try:
+        with evaluating(encoder):
             accuracy = None
             labels = self.train.labels, self.test.labels
             test_features = extract(encoder.features, self.test, self.device)
@@ -58,8 +57,6 @@ class EncoderProbe:
                 train_features = extract(encoder.features, self.train, self.device)
                 accuracy = linear_probe(train_features, labels[0], test_features, labels[1])
             return ProbeReport(accuracy, self.health(encoder, test_features))
-        finally:
-            encoder.train(was_training)
 
     @torch.no_grad()
     def health(self, encoder: NACEncoder, features: Tensor | None = None) -> CodeHealth:

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nacgen.data.stream import Batch
 from nacgen.errors import NonFiniteError
@@ -64,6 +65,14 @@ def cosine_between(first: float, last: float, total_images: int) -> Schedule:
 def constant(images_seen: int) -> float:
     """Return a learning-rate factor of 1."""
     return 1.0
+
+
+def moving_average(
+    module: nn.Module, images_between: int, half_life: float, device: torch.device
+) -> AveragedModel:
+    """Return a moving average of weights and buffers, with its half-life and the time between steps in images."""
+    average = get_ema_multi_avg_fn(0.5 ** (images_between / half_life))
+    return AveragedModel(module, device, multi_avg_fn=average, use_buffers=True).eval()
 
 
 def group_factor(group: Mapping[str, Any], images_seen: int) -> float:

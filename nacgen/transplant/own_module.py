@@ -10,13 +10,14 @@ from torch.utils.hooks import RemovableHandle
 from nacgen.errors import ConfigurationError
 from nacgen.models.backbone import Backbone
 from nacgen.models.encoder import NACEncoder
+from nacgen.models.own_network import copied
 from nacgen.system.precision import plain_float32
 from nacgen.transplant.matching import Match, match_tensors
 from nacgen.transplant.prepare import (
+    COPY_ADVICE,
     Mode,
     PreparedTrunk,
     Source,
-    copied,
     relative_difference,
     unwrap,
 )
@@ -99,7 +100,7 @@ def into_module(
 
     # Try everything on a copy, so that a module that fails is left as it was.
     is_trial = dry_run or image_size is not None
-    target = copied(own, "module") if is_trial else own
+    target = copied("module", own, COPY_ADVICE) if is_trial else own
     hooks = _fill(target, new, frozen, batch_norm)
     share = difference = None
     if image_size is not None:

@@ -6,7 +6,6 @@ penalties are exact, and no buffers remain that several processes would have to 
 differ in weights only. Encoders of other methods are not controls: pass them as the encoder.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -22,6 +21,7 @@ from nacgen.data.pixels import check_batch
 from nacgen.errors import CheckpointError, ConfigurationError, check_choice
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.folder import check_memory
+from nacgen.models.own_network import copied
 from nacgen.system.precision import plain_float32
 from nacgen.system.randomness import generator
 from nacgen.transplant.report import (
@@ -37,6 +37,9 @@ from nacgen.transplant.trunk import BatchNormUse, Trunk, fold_batch_norm, stage_
 Mode = Literal["init", "partial", "frozen"]
 Source = Literal["encoder", "random", "shuffled"]
 WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
+COPY_ADVICE = (
+    "Make pruning permanent, remove what cannot be copied, or leave image_size and dry_run out."
+)
 PROBE_TOLERANCE = 1e-4  # relative to the largest value, or to 1 if all are smaller
 
 
@@ -179,17 +182,6 @@ def unwrap(module: Any, name: str) -> tuple[Any, str]:
     return module, prefix
 
 
-def copied(module: M, name: str) -> M:
-    """Copy a module that is to be left as it is; `name` is that of the argument."""
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:  # of a lock, an open file or a computed weight in it
-        raise ConfigurationError(
-            f"{name} must be such that copy.deepcopy copies it, but {type(error).__name__}: {error!s:.200} Make "
-            "pruning permanent, remove what cannot be copied, or leave image_size and dry_run out."
-        ) from error
-
-
 def source_of_weights(
     encoder: NACEncoder, source: Source, calibration_images: Tensor | None, seed: int
 ) -> NACEncoder:
@@ -197,7 +189,7 @@ def source_of_weights(
 
     Controls set their BatchNorm statistics on the calibration images; else a folded random network has no scale.
     """
-    model = copied(encoder, "encoder").cpu().float().requires_grad_(True).eval()
+    model = copied("encoder", encoder, COPY_ADVICE).cpu().float().requires_grad_(True).eval()
     if source == "encoder":
         return model
     if not model.backbone.has_stages:

@@ -13,6 +13,7 @@ from nacgen.data.pixels import check_batch
 from nacgen.errors import ConfigurationError, DataError
 from nacgen.models.backbone import Backbone
 from nacgen.models.encoder import normalize_input
+from nacgen.models.own_network import evaluating
 
 BatchNorm = nn.modules.batchnorm._BatchNorm  # synchronized or not
 BatchNormUse = Literal["fold", "freeze", "train"]
@@ -83,10 +84,8 @@ class Trunk(nn.Module):
                 f"{', '.join(unknown) or 'no stage'}."
             )
         last = max(stages.index(node) for node in return_nodes)
-        was_training = self.training
-        with torch.no_grad():
-            maps = self.eval()(torch.zeros(1, 3, image_size, image_size).to(self.mean))
-        self.train(was_training)
+        with torch.no_grad(), evaluating(self):
+            maps = self(torch.zeros(1, 3, image_size, image_size).to(self.mean))
         self._freeze([s for s in stages if s in self.frozen_stages or s in stages[last + 1 :]])
         return {s: (maps[s].shape[1], maps[s].shape[-1]) for s in stages if s in return_nodes}
 

@@ -331,7 +331,10 @@ def test_keywords_that_a_class_does_not_name_are_not_given(network: type[nn.Modu
     ("own", "message"),
     [
         ({"discriminator": Scalar}, r"one logit or several an image.*got \(\)"),
-        ({"discriminator": used_spectral_norm()}, r"copied, got a Sequential that cannot: Only Te"),
+        (
+            {"discriminator": used_spectral_norm()},
+            r"copies it, got a Sequential where it fails .*Only Te",
+        ),
         ({"generator": Untamed}, r"must give images in \[-1, 1\].*torch\.tanh"),
         ({"generator": nn.LazyLinear(768)}, r"got a LazyLinear with lazy layers .* function that"),
         ({"extractor": nn.Flatten()}, r"got Flatten.*Wrap a network .*CallableExtractor"),

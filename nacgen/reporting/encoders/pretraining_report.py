@@ -14,6 +14,7 @@ from nacgen.data.pictures import write_grid
 from nacgen.data.pixels import to_uint8
 from nacgen.data.stream import Batch
 from nacgen.models.encoder import NACEncoder
+from nacgen.models.own_network import evaluating
 from nacgen.probes.report import MAX_IMAGES, thin
 from nacgen.probes.suite import nearest_images
 from nacgen.reporting.blocks import Block, Images, Table
@@ -56,9 +57,8 @@ def draw_encoder(
     """Draw views of images and nearest neighbors by code into the run folder; every process calls it."""
     run.say("drawing views and nearest neighbors")
     shown, queries = thin(train, NUM_SHOWN), thin(held_out, NUM_SHOWN)
-    was_training = encoder.training
-    retrieved = nearest_images(encoder.eval(), queries, thin(train, MAX_IMAGES), run.device)
-    encoder.train(was_training)
+    with evaluating(encoder):
+        retrieved = nearest_images(encoder, queries, thin(train, MAX_IMAGES), run.device)
     sheet, columns = views_of(shown.read(torch.arange(len(shown))).to(run.device), views)
     folder = run.path / SAMPLES
     with run.processes.failing_together(), run.writing("pictures"):
