@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 KEPT = 2**30  # bytes
@@ -22,10 +22,8 @@ class KeptMemory:
 
     def __init__(self, is_wanted: bool = True) -> None:
         is_glibc = is_wanted and platform.libc_ver()[0] == "glibc"
-        library: Any = None
-        if is_glibc and not any(name in os.environ for name in CHOSEN):
-            library = ctypes.CDLL(None)
-        self.library = library if hasattr(library, "mallopt") else None
+        is_chosen = any(name in os.environ for name in CHOSEN)
+        self.library = ctypes.CDLL(None) if is_glibc and not is_chosen else None
 
     def __enter__(self) -> Self:
         if self.library is not None:

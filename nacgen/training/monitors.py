@@ -11,18 +11,14 @@ from nacgen.errors import DivergenceError
 
 
 class DivergenceMonitor(nn.Module):
-    """A monitor that ends a run if its logits stay beyond a bound.
+    """A monitor that ends a run if its logits stay beyond a bound for `patience` images."""
 
-    Args:
-        patience: Number of images for which the bound may be exceeded.
-        bound: Largest mean absolute logit of a sound step.
-    """
-
+    bound = 1_000.0  # largest mean absolute logit of a sound step
     images_beyond: Tensor
 
-    def __init__(self, patience: int, bound: float = 1_000.0) -> None:
+    def __init__(self, patience: int) -> None:
         super().__init__()
-        self.patience, self.bound = patience, bound
+        self.patience = patience
         self.register_buffer("images_beyond", torch.zeros((), dtype=torch.int64))
 
     def observe(self, size: float, batch: Batch) -> None:

@@ -245,7 +245,7 @@ def test_logits_beyond_their_bound_from_checkpoint_to_checkpoint_end_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small(PRESETS["digits"], tmp_path / "run", 6)
-    monkeypatch.setattr(DivergenceMonitor.__init__, "__defaults__", (1e-9,))
+    monkeypatch.setattr(DivergenceMonitor, "bound", 1e-9)
     with pytest.raises(DivergenceError, match=r"since 0 images seen .* at 8") as stopped:
         main(config)
     assert stopped.value.exit_code == 3
