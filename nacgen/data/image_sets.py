@@ -133,7 +133,6 @@ def read_npz(path: Path) -> ImageDataset:
     It must hold one array of four axes, uint8 `(n, h, w, 3)` or `(n, 3, h, w)`. Arrays of other ranks, such as
     labels, are ignored.
     """
-    require_images(str(path))
     try:
         arrays = read_arrays(path)
     except ARCHIVE_ERRORS as error:

@@ -184,7 +184,7 @@ def test_an_archive_of_something_else_is_refused(
 def test_a_missing_or_cut_archive_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with pytest.raises(DataNotFoundError, match=f"{path} is no file"):
-        read_npz(path)
+        open_images(str(path))
     np.savez(path, noise(30).numpy())
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(DataError, match=f"{path} must be a whole .npz archive"):
