@@ -46,7 +46,7 @@ class CodeHealth:
     # `0.8 / sqrt(rows)`.
     mean_correlation: float | None
     max_correlation: float | None  # largest `|correlation|` of two bits
-    copied_bits: int  # equal or opposite to an earlier one, up to 1 % of correlation
+    copied_bits: int  # number equal or opposite to an earlier one, up to 1 % of correlation
     bit_entropy: float  # sum of the bits' entropies, an upper bound on the entropy of the code
     code_entropy: float  # entropy of the codes seen, at most `log rows`
     distinct_codes: int  # number of different codes of the first views

@@ -38,16 +38,15 @@ class RetrievalResult:
     # Expected value over all orders of tied items, over the whole gallery or the first `protocol["top"]` items.
     mean_average_precision: float
     mean_average_precision_stable: float  # the same with ties in the order of the gallery's indices
-    # Expected value over the first 1,000 items, as `precision_at` over ties; None for smaller galleries.
+    # Expected value over the first 1,000 items, None for smaller galleries.
     mean_average_precision_at_1000: float | None
-    precision_at: dict[str, float]  # fraction of the first N items that are relevant, by N
+    precision_at: dict[str, float]  # fraction of the first N that are relevant, expected over ties
     # Fraction of the items within Hamming distance 2 that are relevant, 0 if there are none.
     precision_within_radius_2: float
     num_empty_balls: int  # number of queries without items within distance 2
     curve: PrecisionRecallCurve
-    chance: (
-        float  # mean fraction of the gallery that is relevant: what codes without information give
-    )
+    # Mean fraction of the gallery that is relevant: the precision of codes without information.
+    chance: float
     protocol: dict[str, Any]  # everything that decides the figures apart from the codes
 
 
@@ -63,8 +62,8 @@ def evaluate_retrieval(
     """Rank the gallery for each query by Hamming distance, and measure the rankings.
 
     Labels are classes `(q,)`, of which equal ones are relevant, or multi-hot `(q, c)`, of which any common
-    one is. Codes are those of the protocol's `query` and `gallery`. A query without a relevant item counts as 0
-    and in the record; if none has one, it is a DataError.
+    one is. Codes are those of the protocol's `query` and `gallery`. A query without a relevant item counts as 0,
+    and the record holds their number; if none has one, it is a DataError.
 
     Example:
         >>> codes, labels = torch.eye(4).bool(), torch.tensor([0, 0, 1, 1])
