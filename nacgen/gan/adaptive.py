@@ -45,26 +45,23 @@ def random_geometry(
     normal = partial(torch.randn, num_images, generator=draw)
 
     def gate(value: Tensor, neutral: float = 0.0, chance: float = probability) -> Tensor:
+        """Keep the value of some images; both axes of a shift are gated together, as published."""
         return torch.where(uniform() < chance, value, neutral)
-
-    def gates(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Gate both axes of a shift together, as published."""
-        is_shifted = uniform() < probability
-        return torch.where(is_shifted, x, 0.0), torch.where(is_shifted, y, 0.0)
 
     one = torch.ones(num_images)
     turn_chance = 1 - math.sqrt(1 - probability)  # of each of the two turns, together `probability`
     matrices = _scaling(gate(1 - 2 * (2 * uniform()).floor(), 1.0), one)  # mirrored or not
     matrices = matrices @ _rotation(gate((4 * uniform()).floor()) * math.pi / 2)
-    x, y = gates((0.25 * uniform() - 0.125) * image_size, (0.25 * uniform() - 0.125) * image_size)
-    matrices = matrices @ _shift(x.round() * 2 / image_size, y.round() * 2 / image_size)
+    shifts = torch.stack([0.25 * uniform() - 0.125, 0.25 * uniform() - 0.125]) * image_size
+    matrices = matrices @ _shift(*gate(shifts).round() * 2 / image_size)
     size = gate(2 ** (0.2 * normal()), 1.0)
     matrices = matrices @ _scaling(size, size)
     matrices = matrices @ _rotation(gate((2 * uniform() - 1) * math.pi, chance=turn_chance))
     stretch = gate(2 ** (0.2 * normal()), 1.0)
     matrices = matrices @ _scaling(stretch, 1 / stretch)
     matrices = matrices @ _rotation(gate((2 * uniform() - 1) * math.pi, chance=turn_chance))
-    return matrices @ _shift(*gates(0.25 * normal(), 0.25 * normal()))  # 0.125 of the size
+    shifts = torch.stack([0.25 * normal(), 0.25 * normal()])  # 0.125 of the size
+    return matrices @ _shift(*gate(shifts))
 
 
 def random_colors(

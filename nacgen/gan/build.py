@@ -84,10 +84,10 @@ def build_update(
     generator = build_generator(config, dataset, accelerator.num_processes, parts)
     encoder: NACEncoder | None = None
     discriminator: nn.Module
+    groups: list[dict[str, Any]] = []  # of parameters with learning rates of their own
     if options.network == "sngan":
         with seeded(config.seed, "discriminator"):
             discriminator = SNGANDiscriminator(num_classes=generator.num_classes)
-        groups = [{"params": list(discriminator.parameters()), "lr": optim.learning_rate}]
     elif is_own(options.network):
         own = parts.find("discriminator", "discriminator.network", options.network)
         sizes: dict[str, Any] = {
@@ -107,7 +107,6 @@ def build_update(
                 f"differentiate it twice, got {accelerator.num_processes} processes. Start one, or give the "
                 "network GroupNorm."
             )
-        groups = [{"params": list(discriminator.parameters()), "lr": optim.learning_rate}]
     else:
         path = config.encoder or DIGITS_ENCODER
         encoder = NACEncoder.from_pretrained(path, backbone=parts.backbone)
@@ -131,7 +130,7 @@ def build_update(
     generator = generator.to(memory_format=torch.channels_last).to(device)
     discriminator = discriminator.to(memory_format=torch.channels_last).to(device)
     adam = partial(torch.optim.Adam, lr=optim.learning_rate, betas=(0.0, optim.beta2))
-    optimizers = (adam(generator.parameters()), adam(groups))
+    optimizers = (adam(generator.parameters()), adam(groups or discriminator.parameters()))
     function = parts.find("augment", "augment.function", config.augment.function)
     augment = own_augmentation(function, device)
     update = GANUpdate(accelerator, generator, discriminator, *optimizers, config, augment)

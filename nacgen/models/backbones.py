@@ -8,6 +8,7 @@ Source:
     torchvision); Simonyan & Zisserman 2015, arXiv:1409.1556.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, get_args
@@ -93,6 +94,11 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | N
     )
 
 
+def _named(channels: Sequence[int]) -> dict[str, int]:
+    """Return the channels of stages by our names."""
+    return {f"layer{i}" if i else "stem": width for i, width in enumerate(channels)}
+
+
 class ResNet(Backbone):
     """The trunk of one of `RESNETS`, without pooling and classifier.
 
@@ -103,9 +109,8 @@ class ResNet(Backbone):
         check_choice("stem", stem, get_args(Stem))
         shape = RESNETS[name]
         width = 64 if shape.bottleneck else shape.channels[0]
-        stages = {f"layer{i}": channels for i, channels in enumerate(shape.channels, 1)}
         stride = 2 ** (len(shape.blocks) - 1) * (4 if stem == "standard" else 1)
-        super().__init__({"stem": width, **stages}, stride)
+        super().__init__(_named((width, *shape.channels)), stride)
         self.stem = stem
         kernel, stem_stride = (3, 1) if stem == "small" else (7, 2)
         self.conv1 = nn.Conv2d(3, width, kernel, stem_stride, kernel // 2, bias=False)
@@ -120,9 +125,8 @@ class ResNet(Backbone):
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """Return the modules of each stage, stem first."""
-        named = dict(self.named_children())
-        layers = [[named[stage]] for stage in list(self.stage_channels)[1:]]
-        return dict(zip(self.stage_channels, [[self.conv1, self.bn1], *layers], strict=True))
+        layers = {stage: [getattr(self, stage)] for stage in list(self.stage_channels)[1:]}
+        return {"stem": [self.conv1, self.bn1]} | layers
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b ..."]]:
         """Return each stage's feature map of normalized images, after its last ReLU, before any max-pooling."""
@@ -141,8 +145,7 @@ class VGG(Backbone):
     """The convolutions of VGG-16 with BatchNorm: five stages, max-pooling between and after them."""
 
     def __init__(self) -> None:
-        names = ("stem", *(f"layer{i}" for i in range(1, len(VGG_CHANNELS))))
-        super().__init__(dict(zip(names, VGG_CHANNELS, strict=True)), 2 ** len(VGG_CHANNELS))
+        super().__init__(_named(VGG_CHANNELS), 2 ** len(VGG_CHANNELS))
         layers: list[nn.Module] = []
         self._ends: list[int] = []  # position of each stage's max-pooling
         width = 3
@@ -224,9 +227,7 @@ class TimmBackbone(WholeBackbone):
             raise ConfigurationError(
                 f"backbone timm:{name} must be a model of timm.list_models() with feature maps, but: {error}"
             ) from error
-        channels = model.feature_info.channels()
-        names = ("stem", *(f"layer{i}" for i in range(1, len(channels))))
-        stages = dict(zip(names, channels, strict=True))
+        stages = _named(model.feature_info.channels())
         super().__init__(stages, max(model.feature_info.reduction()))
         self.model = model
         self.is_channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"

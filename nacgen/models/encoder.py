@@ -17,7 +17,7 @@ from nacgen.models.backbone import Backbone
 from nacgen.models.backbones import Stem, build_backbone
 from nacgen.models.folder import PretrainedModel, check_memory
 from nacgen.models.own_network import OwnBackbone, own_network
-from nacgen.system.own_parts import OWN, find_part, is_own
+from nacgen.system.own_parts import OWN, is_own
 from nacgen.system.terminal import literal
 
 Posterior = Literal["shared", "scaled", "separate"]
@@ -197,10 +197,7 @@ class NACEncoder(nn.Module, PretrainedModel):
             >>> encoder.backbone_name, encoder.code_dim
             ('tiny', 128)
         """
-        given = {}
-        if backbone is not None:
-            part = find_part("backbone", backbone) if isinstance(backbone, str) else backbone
-            given["backbone"] = own_network("backbone", part)
+        given = {} if backbone is None else {"backbone": own_network("backbone", backbone)}
         return cls._from_folder(str(pretrained_model_name_or_path), revision, given)
 
     def given_arguments(self) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from nacgen.models.own_network import evaluating, own_network
 from nacgen.models.sngan import check_labels
 from nacgen.system.documents import strict_json
 from nacgen.system.files import read_regular
-from nacgen.system.own_parts import find_part
 from nacgen.system.randomness import generator
 
 NUM_PROBED = 2  # images of a generator that are looked at before it trains
@@ -112,8 +111,6 @@ class OwnGenerator(Generator):
         if network is None:
             return cls._from_folder(path, revision, {})
         config = _config_of(Path(path))
-        if isinstance(network, str):
-            network = find_part("generator", network)
         names = ("latent_dim", "image_size", "num_classes")
         module = own_network("generator", network, 0, **{k: config.get(k) for k in names})
         return cls._from_folder(path, revision, {"network": module})

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.backbones import WholeBackbone
-from nacgen.system.own_parts import call_with_known
+from nacgen.system.own_parts import call_with_known, find_part
 from nacgen.system.randomness import seeded
 
 M = TypeVar("M", bound=nn.Module)
@@ -22,8 +22,11 @@ PROBE_SIZES = (32, 64, 224, 16)  # pixels
 def own_network(option: str, part: Any, seed: int = 0, **known: Any) -> nn.Module:
     """Return a copy of a module, or what a function or class makes of those of some keywords that it takes.
 
+    `package.module:function` stands for what it names.
+
     Functions are called with torch's global generator seeded by `seed`, so that each seed has its own weights.
     """
+    part = find_part(option, part) if isinstance(part, str) else part
     if isinstance(part, nn.Module):
         if any(map(is_lazy, (*part.parameters(), *part.buffers()))):
             raise ConfigurationError(

@@ -126,49 +126,40 @@ def build_update(
             f"each process needs two images or more in a batch for BatchNorm, got {config.batch_size} for "
             f"{accelerator.num_processes} processes. Raise --batch-size."
         )
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        encoder.backbone = encoder.backbone.synchronized()
-        encoder.code_head = nn.SyncBatchNorm.convert_sync_batchnorm(encoder.code_head)
-        if encoder.posterior_head is not None:
-            encoder.posterior_head = nn.SyncBatchNorm.convert_sync_batchnorm(encoder.posterior_head)
     posterior = encoder.options["posterior"]
     if config.nac.relaxation == "direction" and posterior != "shared":
         raise ConfigurationError(
             f"relaxation direction compares codes, and needs the posterior shared, got {posterior}. Change "
             "--model.posterior, or take --nac.relaxation closed_form."
         )
-    staged = None
-    if config.stages:
+    # The network that trains: the encoder alone, with heads on its stages, or with a classifier.
+    network: NACEncoder | StagedEncoder | CodeClassifier = encoder
+    staged = keys = None
+    if config.objective == "supervised":
+        assert images.labels is not None  # load_training_images refuses a dataset without
+        with seeded(config.seed, "classifier"):
+            network = CodeClassifier(encoder, len(images.class_names))
+    elif config.stages:
         with seeded(config.seed, "stages"):
-            staged = StagedEncoder(encoder, config.stages)
-        staged.to(accelerator.device)
-        if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-            staged.heads = nn.SyncBatchNorm.convert_sync_batchnorm(staged.heads)
-    network = encoder if staged is None else staged
-    optim = config.optim
-
-    def optimizer(module: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(optim.name, module, optim.learning_rate, optim.weight_decay)
-
-    keys = None
+            network = staged = StagedEncoder(encoder, config.stages)
+    network.to(accelerator.device)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        encoder.backbone = encoder.backbone.synchronized()
+        heads = (encoder.code_head, encoder.posterior_head, staged and staged.heads)
+        for each in filter(None, heads):
+            nn.SyncBatchNorm.convert_sync_batchnorm(each)  # in place
     if config.queue.size:
         keys = MomentumEncoder(encoder, config.queue.size, config.queue.momentum)
-    if config.model.compile and config.objective != "supervised":
+    if config.model.compile:
         network.compile(dynamic=False)
-    parts = (accelerator, encoder, optimizer(network), views)
-    match config.objective:
-        case "nac":
-            update = NACUpdate if keys is None else NACQueueUpdate
-            return update(*parts, config.nac, keys, staged)
-        case "simclr":
-            return SimCLRUpdate(*parts, config.nac, keys, staged, config.temperature)
-        case "distillhash":
-            return DistillHashUpdate(*parts, stream, images, int(NOISY_PART * config.total_images))
-        case "supervised":
-            assert images.labels is not None  # load_training_images refuses a dataset without
-            with seeded(config.seed, "classifier"):
-                classifier = CodeClassifier(encoder, len(images.class_names))
-            classifier.to(accelerator.device)
-            if config.model.compile:
-                classifier.compile(dynamic=False)
-            return SupervisedUpdate(accelerator, classifier, optimizer(classifier), views)
+    optim = config.optim
+    optimizer = build_optimizer(optim.name, network, optim.learning_rate, optim.weight_decay)
+    if isinstance(network, CodeClassifier):
+        return SupervisedUpdate(accelerator, network, optimizer, views)
+    parts = (accelerator, encoder, optimizer, views)
+    if config.objective == "distillhash":
+        return DistillHashUpdate(*parts, stream, images, int(NOISY_PART * config.total_images))
+    if config.objective == "simclr":
+        return SimCLRUpdate(*parts, config.nac, keys, staged, config.temperature)
+    update = NACUpdate if keys is None else NACQueueUpdate
+    return update(*parts, config.nac, keys, staged)

@@ -112,11 +112,12 @@ HEADS: dict[HeadName, type[LinearHead] | type[BasisHead] | type[DownsamplingHead
 class RGBBranch(nn.Module):
     """A trainable feature map of the pixels at half their size, for colors that a frozen trunk ignores."""
 
-    def __init__(self, channels: int = 32) -> None:
+    out_channels = 64
+
+    def __init__(self) -> None:
         super().__init__()
-        self.out_channels = 2 * channels
-        self.conv1 = nn.Conv2d(3, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, self.out_channels, 4, stride=2, padding=1)
+        self.conv1 = nn.Conv2d(3, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, self.out_channels, 4, stride=2, padding=1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c i j"]:
         """Return the feature map."""

@@ -21,7 +21,6 @@ from nacgen.transplant.vae_encoder import into_vae_encoder
 from nacgen.vae.options import VAEConfig
 from nacgen.vae.update import Adversary, VAEUpdate
 
-BETAS = {"vae": (0.9, 0.99), "discriminator": (0.0, 0.99)}  # of Adam
 DISCRIMINATOR_RATE = 1e-3  # learning rate of its heads; that of its trunk is 0.3 times as large
 
 
@@ -49,7 +48,7 @@ def build_update(
     groups = part.param_groups(rate, trunk_multiplier=1.0)
     groups.append({"params": list(decoder.parameters()), "lr": rate})
     vae = VAE(part.module, decoder).to(memory_format=torch.channels_last).to(device)
-    optimizer = torch.optim.Adam(groups, lr=rate, betas=BETAS["vae"])
+    optimizer = torch.optim.Adam(groups, lr=rate, betas=(0.9, 0.99))
     perceptual = build_perceptual(config, accelerator, encoder, images)
     adversary = build_adversary(config, accelerator, encoder, images)
     return VAEUpdate(accelerator, vae, optimizer, config, perceptual, adversary), encoder
@@ -83,7 +82,7 @@ def build_adversary(
         seed=config.seed,
     )
     accelerator.print(part.report, file=sys.stderr)
-    groups, betas = part.param_groups(DISCRIMINATOR_RATE), BETAS["discriminator"]
+    groups = part.param_groups(DISCRIMINATOR_RATE)
     module = part.module.to(memory_format=torch.channels_last).to(accelerator.device)
-    optimizer = torch.optim.Adam(groups, lr=DISCRIMINATOR_RATE, betas=betas)
+    optimizer = torch.optim.Adam(groups, lr=DISCRIMINATOR_RATE, betas=(0.0, 0.99))
     return Adversary(accelerator, module, optimizer, config)
