@@ -259,11 +259,6 @@ def read_images(
     return torch.from_numpy(images[:kept]), errors
 
 
-def stack_images(arrays: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[Tensor, "n 3 h w"]:
-    """Stack decoded images of one size."""
-    return torch.from_numpy(np.stack([rearrange(array, "h w c -> c h w") for array in arrays]))
-
-
 def find_unreadable(
     paths: Sequence[str], no_files: Sequence[str], image_size: int, skip_bad: bool
 ) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nacgen.data.datasets import ImageDataset, load_dataset
 from nacgen.data.decoders import T, try_each
-from nacgen.data.decoding import channel_depth, decode, open_image, orientation, stack_images
+from nacgen.data.decoding import channel_depth, decode, open_image, orientation
 from nacgen.data.folder import ImageFiles, in_words, list_images
 from nacgen.data.options import require_images
 from nacgen.errors import DataError
@@ -67,7 +67,8 @@ class FolderImages:
     def read(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         """Decode the images at one index or more; files that cannot be decoded are a `DataError`."""
         work = partial(decode, image_size=self.image_size)
-        return stack_images(_each([self.paths[i] for i in indices.tolist()], work))
+        arrays = _each([self.paths[i] for i in indices.tolist()], work)
+        return torch.from_numpy(rearrange(arrays, "b h w c -> b c h w")).contiguous()
 
 
 def open_images(
