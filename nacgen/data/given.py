@@ -158,7 +158,8 @@ def _as_array(image: object) -> np.ndarray:
         if not 0 <= low <= high <= 1:
             raise DataError(
                 f"images of floats must lie in [0, 1], as torchvision's ToTensor makes them, got {low:.4g} to "
-                f"{high:.4g}. Leave out Normalize: networks normalize their input themselves."
+                f"{high:.4g}. Divide values up to 255 by 255, and leave out Normalize: networks normalize their "
+                "input themselves."
             )
         image = (image.float() * 255 + 0.5).floor().to(torch.uint8)
     if image.dtype != torch.uint8 or image.shape[0] not in (1, 3) or 0 in image.shape:

@@ -32,8 +32,8 @@ def check_metrics(names: Sequence[str], has_training_images: bool) -> None:
 def describe_bias(bias: str) -> str:
     """Say what a bias means, for generators and for splits of a dataset alike."""
     return (
-        f"independent samples of one Gaussian would score about {bias} (real features, with heavier tails, some "
-        "15 % more; splits with balanced classes less)"
+        f"independent samples of one Gaussian would score about {bias} (real images some 15 % more, "
+        "with few of them twice as much and more; splits with balanced classes less)"
     )
 
 
@@ -79,8 +79,9 @@ class Score:
         value: The score.
         raw: The score before rounding errors below zero were set to zero.
         bias: Expected value if the generated and the reference images were independent draws from one Gaussian;
-            12 to 15 % low for real features, too high for a reference whose classes are balanced by design. Zero
-            for scores without bias, None where it is not known.
+            12 to 15 % low for real features, half of what they score or less with fewer images than features,
+            too high for a reference whose classes are balanced by design. Zero for scores without bias, None where
+            it is not known.
         spread: Uncertainty of the value, in the unit of the value; None for metrics that give none.
         spread_kind: Kind of the spread; only a standard error is the error of the value.
         settings: Choices that belong to this score alone; two scores compare only where these are equal.

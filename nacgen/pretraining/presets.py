@@ -45,13 +45,13 @@ PRESETS = {
         model=ModelConfig(flip_probability=0.4), nac=NACConfig(relaxation="closed_form")
     ),
     # 2 CPU cores; about a minute; a run of this length stays on its plateau, a loss near 0 (measured). The
-    # authors' parametrisation.
+    # authors' parametrization.
     "digits-authors": PretrainConfig(model=AUTHORS_MODEL),
     # 2 CPU cores; 4.5 minutes of CPU time; linear probe 0.44, 0.35 before, on 20,000 images as JPEG (measured).
     # Needs --data-dir.
     "cifar10-small": CIFAR10_SMALL,
     # 2 CPU cores; 4.5 minutes of CPU time; linear probe 0.40, since it does not leave its plateau so soon
-    # (measured). The same in the authors' parametrisation.
+    # (measured). The same in the authors' parametrization.
     "cifar10-small-authors": replace(CIFAR10_SMALL, model=AUTHORS_MODEL),
     # 2 CPU cores; minutes; not measured. Needs Fashion-MNIST's files in --data-dir.
     "fashion-mnist": PretrainConfig(

@@ -180,7 +180,7 @@ def bias_note(runs: Sequence[RecordedRun], metric: str) -> str:
     last = [run.evaluations[-1].scores.get(metric, {}).get("bias") for run in runs]
     if not (biases := [bias for bias in last if bias is not None]):
         return ""
-    low, high = (f"{bias:.2g}" for bias in (min(biases), max(biases)))
+    low, high = (f"{float(f'{bias:.2g}'):g}" for bias in (min(biases), max(biases)))
     range_of_biases = low if low == high else f"{low} to {high}"
     return f"In `{metric}`, {describe_bias(range_of_biases)}."
 

@@ -67,7 +67,9 @@ class Progress:
         self._note({k.removeprefix("health.information."): v for k, v in values.items()})
 
     def _note(self, values: Mapping[str, Any]) -> None:
-        self._values |= {k: f"{v:.3g}" for k, v in values.items() if isinstance(v, int | float)}
+        self._values |= {
+            k: f"{float(f'{v:.3g}'):g}" for k, v in values.items() if isinstance(v, int | float)
+        }
         self._bar.set_postfix(self._values)
 
     @contextmanager

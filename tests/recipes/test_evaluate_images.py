@@ -185,7 +185,7 @@ def test_without_weights_an_installed_judge_scores_or_the_remedies_are_named(
     assert "scores are fd_efficientnet_lite0, no FID, since Inception's weights" in captured.err
     assert "For FID run this once with a connection, " in captured.err
     assert ".pth: --extractor inception --weights FILE.\n" in captured.err
-    message = r"no route to host.*Give the path.*Or choose other features.*digits-classifier"
+    message = r"no route to host.*Give the path.*Or choose other features.*digits_classifier"
     with pytest.raises(CheckpointNotFoundError, match=message):
         score(EvaluateConfig(reference=folders[0], generated=folders[1], dims=2048))
     # Statistics of other features would be those of nobody, or fit none that are there.

@@ -70,6 +70,7 @@ def write_run(
     config: dict[str, Any] | None = None,
     is_finished: bool = True,
     warnings: tuple[str, ...] = (),
+    bias: float = 0.21,
     environment: dict[str, Any] | None = None,
     pretraining: dict[str, Any] | str | None = None,
 ) -> Path:
@@ -93,7 +94,7 @@ def write_run(
     rows: list[dict[str, Any]] = []
     for seen, value in scores.items():
         evaluation = {
-            "scores": {metric: {"value": value, "raw": value, "bias": 0.21, "spread": None}},
+            "scores": {metric: {"value": value, "raw": value, "bias": bias, "spread": None}},
             "protocol": {**PROTOCOL, **(protocol or {})},
             "warnings": list(warnings),
         }

@@ -28,8 +28,8 @@ def test_run_report_shows_scores_protocol_and_configuration(folders: dict[str, l
     assert text.startswith(
         "# digits: nac initialization, seed 1\n\n"
         "> `fd_digits_classifier` 11.80 (lower is better) after 25,600 images. In "
-        "`fd_digits_classifier`, independent samples of one Gaussian would score about 0.21 (real features, with "
-        "heavier tails, some 15 % more; splits with balanced classes less).\n"
+        "`fd_digits_classifier`, independent samples of one Gaussian would score about 0.21 (real images some "
+        "15 % more, with few of them twice as much and more; splits with balanced classes less).\n"
     )
     assert "| 5,120 | 24.40 |\n| 25,600 | 11.80 |" in text
     for field, value in PROTOCOL.items():
@@ -40,6 +40,11 @@ def test_run_report_shows_scores_protocol_and_configuration(folders: dict[str, l
     assert "](samples/images_00025600.png)" in text
     assert (run / "curve.svg").is_file()
     assert ["optim.betas", "0.0 0.99"] in Reader(html.read_text()).tables[3]
+
+
+def test_a_bias_of_hundreds_has_no_exponent(make_run: MakeRun) -> None:
+    report = write_run_report(make_run({640: 300.0}, bias=268.8))[0]
+    assert "would score about 270 (" in report.read_text()
 
 
 def test_run_report_of_another_kind_of_run(make_run: MakeRun) -> None:

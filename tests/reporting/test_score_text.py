@@ -27,8 +27,8 @@ def test_each_score_has_a_line_with_what_helps_to_judge_it() -> None:
         ddof=1,
     )
     assert score_text(EvaluationResult(scores=scores, protocol=protocol)).splitlines() == [
-        "fid              12.5        independent samples of one Gaussian would score about 3.15 (real features, "
-        "with heavier tails, some 15 % more; splits with balanced classes less)",
+        "fid              12.5        independent samples of one Gaussian would score about 3.15 (real images "
+        "some 15 % more, with few of them twice as much and more; splits with balanced classes less)",
         "inception_score  9.25        ± 0.125, deviation over splits",
         "kid              -0.5",
     ]

@@ -66,10 +66,11 @@ def test_on_a_terminal_a_bar_shows_the_newest_score_and_what_is_done(
 def test_a_resumed_run_tells_of_its_own_tenths(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(100, 47, "bits_per_dim", True) as progress:
         progress.note_evaluation({"bits_per_dim": 4.5, "rate": 1.0, "evaluation": {"scores": {}}})
+        progress.note_losses({"loss": 1234.5})
         for seen in (49, 50, 51, 95):
             progress.move_to(seen)
     first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("50 of 100 images (50%), 00:00 left: bits_per_dim 4.5")
+    assert first.startswith("50 of 100 images (50%), 00:00 left: bits_per_dim 4.5, loss 1230")
     assert last.startswith("95 of 100 images (95%)")
 
 
