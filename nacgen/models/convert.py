@@ -135,7 +135,7 @@ def convert_state_dict(
 
     # Report what happened, and what the tensors do not show.
     notes = [
-        f"The source does not say how images were normalised; mean {tuple(mean)} and std {tuple(std)} were given."
+        f"The source does not say how images were normalized; mean {tuple(mean)} and std {tuple(std)} were given."
     ]
     if stem == "small" and backbone in RESNETS:
         notes.append(
@@ -145,7 +145,7 @@ def convert_state_dict(
     notes.append(
         f"Codes are the authors'; the flip probability {flip_probability} they were trained for was given."
         if heads
-        else "The code head is at its random initialisation: features can be used, codes mean nothing until the "
+        else "The code head is at its random initialization: features can be used, codes mean nothing until the "
         "encoder is trained with Neural Activation Coding."
     )
     left = [(n, head_reason.get(n, "no part of the trunk")) for n in tensors if n not in moved]

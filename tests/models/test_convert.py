@@ -193,7 +193,7 @@ def test_the_report_has_a_line_for_every_tensor() -> None:
     assert lines[0] == "weights.pth: resnet18, standard stem, under ''"
     assert all(any(line.startswith(f"  {name} ") for line in lines) for name in tensors)
     assert "  fc.weight -- no part of the trunk" in lines
-    assert "note: The source does not say how images were normalised" in str(report)
+    assert "note: The source does not say how images were normalized" in str(report)
 
 
 def test_a_converted_encoder_is_a_folder_like_any_other(tmp_path: Path) -> None:
