@@ -145,7 +145,12 @@ def _is_installed(x: Any) -> bool:
     if name in sys.builtin_module_names or name.partition(".")[0] == "nacgen":
         return True
     file = getattr(sys.modules.get(name), "__file__", None)
-    return file is not None and str(Path(file).resolve()).startswith(LIBRARIES)
+    if file is None:
+        return False
+    path = Path(file).resolve()  # below the packages of another environment, too
+    return str(path).startswith(LIBRARIES) or bool(
+        {"site-packages", "dist-packages"} & {*path.parts}
+    )
 
 
 def _is_found(x: FunctionType) -> bool:

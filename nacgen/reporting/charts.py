@@ -40,6 +40,7 @@ IN_THE_DARK = dict(
 DASHES, MARKERS = ("-", "--", "-.", ":"), "os^Dv"
 WIDTH, HEIGHT = 4.6, 3.2  # inches; texts of 9 points are still readable on a phone, 390 pixels wide
 TITLE_WIDTH = 44  # characters in one line above the chart
+LABEL_WIDTH = 30  # and beside the vertical axis, which is short below a title of three lines
 LABEL_GAP = 0.08  # smallest distance between two labels, as a fraction of the axis
 _THIN: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.5, "marker": None}
 Curve = Mapping[int, float]
@@ -114,7 +115,7 @@ def line_chart(
     axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=20)
     axes.text(0, 1.025, note, transform=axes.transAxes, fontsize=9, color=COLORS[0], va="bottom")
     axes.set_xlabel("images seen", fontsize=9.5, color=INK)
-    axes.set_ylabel(textwrap.fill(label, 40), fontsize=9.5, color=INK)
+    axes.set_ylabel(label, fontsize=9.5, color=INK)
     style_axes(axes, "y")
     for curve, index, end in lines:
         style = {"linewidth": 2, "markersize": 5, **style_of(index)}
@@ -123,6 +124,7 @@ def line_chart(
             style["marker"] = style_of(index)["marker"]
         axes.plot(list(curve), list(curve.values()), clip_on=False, **style)
     _scale(axes, [value for curve, _, _ in lines for value in curve.values()], may_be_log)
+    axes.set_ylabel(textwrap.fill(axes.get_ylabel(), LABEL_WIDTH))
     _label_ends(axes, lines)
     return save_chart(figure, path)
 

@@ -1,10 +1,12 @@
 """The content of a part: the same for the same code and values, another for others."""
 
+import importlib
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +109,20 @@ def test_a_global_of_a_module_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     told = content_of(make)
     monkeypatch.setattr(sys.modules[__name__], "WIDTH", 16)
     assert content_of(make) != told
+
+
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+def test_packages_of_another_environment_are_installed(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / folder / "elsewhere.py"
+    file.parent.mkdir()
+    file.write_text("import threading\nLOCK = threading.Lock()\n\ndef f(x):\n    return LOCK, x\n")
+    monkeypatch.syspath_prepend(str(file.parent))
+    elsewhere = importlib.import_module("elsewhere")
+    monkeypatch.delitem(sys.modules, "elsewhere")
+    monkeypatch.setitem(sys.modules, "elsewhere", elsewhere)
+    assert content_of(partial(elsewhere.f, 1)) != content_of(partial(elsewhere.f, 2))
 
 
 def test_two_functions_in_a_line_are_told_apart() -> None:

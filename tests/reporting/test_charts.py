@@ -30,6 +30,9 @@ def test_arms_of_a_comparison_differ_in_color_dashes_and_markers(
         for init, end in (("random", 14.0), ("nac", 11.0), ("shuffled", 13.0))
     }
     path = comparison_chart(arms, "fd_digits_classifier", tmp_path / "curve.svg", title="a title")
+    drawn = path.read_text()
+    assert ">fd_digits_classifier (lower is</text>" in drawn, "two lines beside a short axis"
+    assert ">better), log scale</text>" in drawn
     bold = [style for style in styles_of(path) if style[0] != "--color-10"][2::3]
     assert [color for color, _ in bold] == ["--color-0", "--color-1", "--color-2"]
     assert len({dashes for _, dashes in bold}) == 3

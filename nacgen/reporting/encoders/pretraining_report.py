@@ -25,6 +25,7 @@ from nacgen.reporting.recorded_runs import RecordedRun, is_picture, load_run
 from nacgen.reporting.run_report import Reports, in_columns, origins, wrapped, write_blocks
 from nacgen.system.documents import flatten
 from nacgen.system.own_parts import is_own
+from nacgen.training.config import TrainingConfig
 from nacgen.training.run import Run
 from nacgen.training.run_folder import SAMPLES
 
@@ -159,4 +160,7 @@ def _next_command(run: RecordedRun) -> str:
     data = f"--preset folder --data-dir {folder} " if dataset == "folder" else ""
     if data and (size := run.config.get("data", {}).get("image_size")) is not None:
         data += f"--data.image-size {size} "
+    batch_size = run.config.get("batch_size", TrainingConfig.batch_size)
+    if data and batch_size < TrainingConfig.batch_size:  # perhaps there are no more images
+        data += f"--batch-size {batch_size} "
     return f"nacgen train-gan {data}--encoder {shlex.quote(path)}"

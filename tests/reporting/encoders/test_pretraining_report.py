@@ -75,6 +75,8 @@ def test_the_next_step_is_one_that_works(tmp_path: Path) -> None:
         return report_pretraining(folder).rpartition("use it    ")[2]
 
     assert " --data.image-size 64 --encoder " in next_step(data={"image_size": 64})
+    assert " --batch-size 32 --encoder " in next_step(batch_size=32)
+    assert "batch-size" not in next_step(batch_size=128)
     own = next_step(model={"backbone": "own:Trunk-1f"})
     assert own == f"encoder = nacgen.NACEncoder.from_pretrained('{folder}/encoder', backbone=...)"
 
