@@ -14,7 +14,6 @@ NORM_GROUPS = 8
 
 CARD = """---
 library_name: nacgen
-license: apache-2.0
 tags: [image-classification, image-feature-extraction]
 ---
 # Image classifier: {model.num_classes} classes, {model.image_size}x{model.image_size} px

@@ -25,7 +25,6 @@ CodeNormalization = Literal["batch", "sphere", "sqrt_dim"]
 
 CARD = """---
 library_name: nacgen
-license: apache-2.0
 tags: [neural-activation-coding, image-feature-extraction]
 ---
 # NAC encoder: {model.backbone_name}, {model.code_dim} bits
@@ -42,7 +41,7 @@ encoder.features(images)  # images: float (b, 3, h, w) in [-1, 1] -> ({model.fea
 encoder.codes(images)  # -> bool, {model.code_dim} bits each
 ```
 
-Tensors under `backbone.` carry torchvision's names. Input is normalised inside the model.
+Tensors under `backbone.` carry torchvision's names. Input is normalized inside the model.
 
 {pretraining}{model.card_notes}
 """

@@ -15,7 +15,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 # Their commands made the figures, in minutes to days: options are checked, nothing is run.
-FIGURES = {"docs/generative.md", "docs/encoders.md", "docs/objective.md", "docs/judges.md"}
+FIGURES = {f"docs/{page}.md" for page in ("generative", "encoders", "objective", "judges", "study")}
 KNOWN = {"python", "bash", "text", "yaml", "latex", "bibtex"}
 MARK = re.compile(r"<!-- (not run|slow): (.+) -->")
 COMMAND = re.compile(r"(nacgen|python|accelerate|torchrun|pip|data=|launch=)\b")
