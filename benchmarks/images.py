@@ -23,7 +23,7 @@ from torchvision.datasets import ImageFolder
 
 import page
 from nacgen.data.datasets import Dataset, ImageDataset, load_dataset
-from nacgen.data.decoders import NUM_THREADS
+from nacgen.data.decoders import Decoders
 from nacgen.data.provenance import dataset_fingerprint
 from nacgen.data.stream import ImageStream
 from timing import Row, Size, agree, in_turns
@@ -102,7 +102,7 @@ def large(size: Size) -> list[Row]:
         view = transforms.Compose([resize, transforms.CenterCrop(SIDE), transforms.PILToTensor()])
         files = ImageFolder(str(folder), view)
         loader = DataLoader(
-            files, BATCH, shuffle=True, num_workers=NUM_THREADS, persistent_workers=True
+            files, BATCH, shuffle=True, num_workers=Decoders.num_threads, persistent_workers=True
         )
         few = range(0, n, max(1, n // 16))
         agreement = agree(
@@ -118,8 +118,8 @@ def large(size: Size) -> list[Row]:
 
         return [
             in_turns(
-                f"decoding JPEG files of 500 x 376 to {SIDE} px in {NUM_THREADS} threads",
-                f"DataLoader, {NUM_THREADS} workers",
+                f"decoding JPEG files of 500 x 376 to {SIDE} px in {Decoders.num_threads} threads",
+                f"DataLoader, {Decoders.num_threads} workers",
                 lambda: [images for images, _ in loader],
                 ours,
                 size.turns,

@@ -4,8 +4,10 @@ import getpass
 import os
 import tempfile
 
-# Read once, when torch is first imported.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# Read once, when torch is first imported. Processes of xdist inherit what the first one set here.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 # Kept between sessions, because matplotlib searches for fonts where it finds no cache.
 os.environ["XDG_CACHE_HOME"] = f"{tempfile.gettempdir()}/nacgen-tests-{getpass.getuser()}"
 

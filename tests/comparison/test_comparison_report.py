@@ -86,7 +86,7 @@ def test_reports_lead_with_the_verdict_and_state_their_limits(
         assert comparison.verdict in content
         assert "3 pairs can show a direction and a rough size" in content
         assert "cannot go below 0.25 whatever the scores" in content
-    assert "would score about 0.21 (real features" in text
+    assert "would score about 0.21 (real images" in text
 
 
 def test_several_arms_share_one_control(folders: dict[str, list[Path]], tmp_path: Path) -> None:
