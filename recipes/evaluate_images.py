@@ -39,7 +39,6 @@ def score(config: EvaluateConfig) -> None:
     sources = find.open_sources(names, config, accelerator.device)
     say(accelerator, *(line for source in sources for line in find.describe(source)))
     extractor = find.load_extractor(config, sources, accelerator)
-    say(accelerator, f"passing the images through {extractor.name}")
     opened = find.load_statistics(sources, extractor, config.foreign_images)
     reference, generated, *training = opened
     generate, num_samples, label = find.as_generator(generated, accelerator)
@@ -70,7 +69,6 @@ def stats(config: StatsConfig) -> None:
         raise ConfigurationError(f"{source} holds statistics already. Give images.")
     say(accelerator, *find.describe(source))
     extractor = find.load_extractor(config, sources, accelerator)
-    say(accelerator, f"passing the images through {extractor.name}")
     computed = ReferenceStatistics.compute(
         source,
         extractor,

