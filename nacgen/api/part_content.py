@@ -20,6 +20,7 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), torc
 NO_CONTENT = {"__doc__", "__module__", "__firstlineno__", "_abc_impl", "__static_attributes__"}
 NO_CONTENT |= {"__annotations__", "__annotate__", "__annotate_func__", "__slotnames__"}
 PLACES = (*sysconfig.get_paths().values(), site.getusersitepackages())
+PACKAGES = {"site-packages", "dist-packages"}  # of another environment, too
 LIBRARIES = tuple(str(Path(path).resolve()) for path in set(PLACES))
 
 
@@ -147,10 +148,8 @@ def _is_installed(x: Any) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None:
         return False
-    path = Path(file).resolve()  # below the packages of another environment, too
-    return str(path).startswith(LIBRARIES) or bool(
-        {"site-packages", "dist-packages"} & {*path.parts}
-    )
+    path = Path(file).resolve()
+    return str(path).startswith(LIBRARIES) or not PACKAGES.isdisjoint(path.parts)
 
 
 def _is_found(x: FunctionType) -> bool:
