@@ -37,7 +37,7 @@ QUICK_BYTES, BYTES_PER_FILE = 2**24, 2**14
 MAX_AGE_DAYS = 30
 MAX_WAIT_S = 600.0  # for another process that decodes the same files
 ADVICE = "Free space or choose another folder with --data.cache; none keeps none."
-ENTRY_NAME = re.compile(r"\.?[0-9a-f]{64}\.(safetensors|lock)(\..+\.new)?")
+ENTRY_NAME = re.compile(r"\.?[0-9a-f]{64}\.(safetensors|npz|lock)(\..+\.new)?")
 
 MAX_WHOLE_BYTES = 64 * 2**20  # of all files together, up to which every byte is read
 SAMPLED_FILES, SAMPLED_BYTES = 256, 2**16  # of larger ones: the beginnings of so many files
@@ -115,7 +115,7 @@ def _fill(
     tensors = {"images": images, "is_readable": is_readable, "digests": rows}
     try:
         write_file(path, serialized(tensors, {}))
-        _sweep(path.parent)
+        sweep(path.parent)
     except OSError as error:
         warn(f"decoded images are not kept: {path} cannot be written ({error}). {ADVICE}")
         return decoded
@@ -183,7 +183,7 @@ def _turn(path: Path) -> Iterator[bool]:
             lock.release()
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove entries that were not opened for long, and what killed writers left behind."""
     oldest = time.time() - MAX_AGE_DAYS * 86_400
     for file in folder.iterdir():

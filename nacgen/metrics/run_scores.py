@@ -18,8 +18,10 @@ from nacgen.metrics.extractors.base import FeatureExtractor
 from nacgen.metrics.extractors.build import INSTEAD, build_extractor
 from nacgen.metrics.inputs import ImageSource
 from nacgen.metrics.reference import ReferenceStatistics
+from nacgen.metrics.run_reference import run_reference
 from nacgen.models.sampling import ImageModel, sample_images
 from nacgen.system.documents import flatten
+from nacgen.system.own_parts import is_own
 from nacgen.system.processes import Processes
 from nacgen.system.randomness import generator
 from nacgen.system.terminal import literal
@@ -114,12 +116,8 @@ class ModelEvaluation:
         self.run, self.device, self.config, self.extractor = run, run.device, config, extractor
         self.reference: ReferenceStatistics | None = None
         if extractor is not None:
-            run.say(
-                f"computing {extractor.name} features of {len(dataset):,} images to compare with"
-            )
-            self.reference = ReferenceStatistics.compute(
-                dataset, extractor, accelerator=run.accelerator
-            )
+            # A function of one's own may give other values under the same fingerprint.
+            self.reference = run_reference(dataset, extractor, run, not is_own(config.extractor))
         # Training images, the same in every run, beside which samples are shown.
         columns = min(COLUMNS, len(dataset))
         chosen = torch.randperm(len(dataset), generator=generator(0, "real"))[: columns**2]
