@@ -39,7 +39,7 @@ def main() -> None:
 
     Raises:
         SystemExit: 2 without a command or with an unknown one; else with the code of the recipe, see
-            `nacgen.training.config.run_recipe`.
+            `nacgen.training.command.run_recipe`.
     """
     command, *arguments = sys.argv[1:] or [""]
     if command in RECIPES:

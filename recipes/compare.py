@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from nacgen.comparison.options import CompareConfig
 from nacgen.system.terminal import print_result
-from nacgen.training.config import run_recipe
+from nacgen.training.command import run_recipe
 
 if TYPE_CHECKING:
     from nacgen.comparison.tables import ComparisonResult

@@ -20,7 +20,7 @@ from nacgen.errors import ConfigurationError
 from nacgen.system.files import storage_errors
 from nacgen.system.places import require_weights
 from nacgen.system.terminal import print_result
-from nacgen.training.config import run_recipe
+from nacgen.training.command import run_recipe
 
 
 @dataclass(frozen=True, kw_only=True)

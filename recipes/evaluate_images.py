@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from nacgen.errors import ConfigurationError
 from nacgen.metrics.options import PRESETS, EvaluateConfig, SelfcheckConfig, StatsConfig
 from nacgen.system.terminal import printable
-from nacgen.training.config import run_recipe
+from nacgen.training.command import run_recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nacgen.pretraining.options import PretrainConfig
 from nacgen.pretraining.presets import PRESETS
-from nacgen.training.config import run_recipe
+from nacgen.training.command import run_recipe
 from nacgen.training.parts import NO_PARTS, Parts
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def main(config: PretrainConfig, parts: Parts = NO_PARTS) -> "Run":
     from nacgen.training.run import open_run
     from nacgen.training.update import warmup_cosine
 
-    name = f"pretrain_{config.objective}-{config.preset}"
-    with open_run(name, config, recipe="pretrain_nac") as run:
+    with open_run(config.run_name, config, recipe="pretrain_nac") as run:
         if run.is_complete:
             run.finish(report=report_pretraining)
             return run

@@ -10,12 +10,10 @@ report.html and results.json in runs/probe_encoder-digits. Your own encoders, se
 
 import sys
 from functools import partial
-from pathlib import Path
 
-from nacgen.errors import ConfigurationError
 from nacgen.probes.options import PRESETS, ProbeConfig
 from nacgen.system.terminal import print_result
-from nacgen.training.config import run_recipe
+from nacgen.training.command import run_recipe
 
 
 def main(config: ProbeConfig) -> None:
@@ -35,13 +33,6 @@ def main(config: ProbeConfig) -> None:
     )
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    folder = Path(config.run_dir or f"runs/probe_encoder-{config.preset}")
-    for name in ("results.json", "report.md", "report.html", "config.yaml", "config.json"):
-        if (folder / name).exists():
-            raise ConfigurationError(
-                f"run_dir must hold no results, run or model yet, but {folder} holds {name}. Choose another "
-                "--run-dir."
-            )
     train, test = load_splits(config.dataset, config.data_dir, **vars(config.data))
     encoders = load_encoders(config.encoders, train, accelerator.device)
     say = partial(accelerator.print, file=sys.stderr)
@@ -54,7 +45,7 @@ def main(config: ProbeConfig) -> None:
         say(f"measuring {name} ({source})")
         measurements.append(Measurement(name, source, suite(encoder)))
         if accelerator.is_main_process:
-            write_results(measurements, folder)
+            write_results(measurements, config.folder)
 
     # Collect examples of the first encoder of each name, on all processes.
     examples: dict[str, Examples] = {}
@@ -67,10 +58,12 @@ def main(config: ProbeConfig) -> None:
     if not accelerator.is_main_process:
         return
     say("drawing the report")
-    pictures = draw_pictures(measurements, examples, folder)
-    reports = write_encoder_report(measurements, folder, f"Encoders on {train.name}", pictures)
+    pictures = draw_pictures(measurements, examples, config.folder)
+    reports = write_encoder_report(
+        measurements, config.folder, f"Encoders on {train.name}", pictures
+    )
     print(f"\n{encoder_text(measurements)}\n\nreport: {reports[1]}", file=sys.stderr)
-    print_result({"run_dir": str(folder), "reports": [str(path) for path in reports]})
+    print_result({"run_dir": str(config.folder), "reports": [str(path) for path in reports]})
 
 
 run = partial(run_recipe, main, ProbeConfig, PRESETS)

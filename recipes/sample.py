@@ -15,7 +15,8 @@ from nacgen.errors import ConfigurationError
 from nacgen.system.own_parts import check_part
 from nacgen.system.places import model_of_run
 from nacgen.system.terminal import print_result
-from nacgen.training.config import require_between, run_recipe
+from nacgen.training.command import run_recipe
+from nacgen.training.config import require_between
 
 
 @dataclass(frozen=True, kw_only=True)

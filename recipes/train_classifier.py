@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nacgen.pretraining.classifier_options import PRESETS, ClassifierConfig
-from nacgen.training.config import run_recipe
+from nacgen.training.command import run_recipe
 from nacgen.training.parts import NO_PARTS, Parts, load_train_and_test
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def main(config: ClassifierConfig, parts: Parts = NO_PARTS) -> "Run":
     from nacgen.training.run import open_run
     from nacgen.training.update import warmup_cosine
 
-    with open_run(f"train_classifier-{config.preset}", config) as run:
+    with open_run(config.run_name, config) as run:
         if run.is_complete:
             run.finish(report=report_classifier)
             return run

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from nacgen.flow.options import FlowConfig
 from nacgen.flow.presets import PRESETS
-from nacgen.training.config import run_recipe, to_dict
+from nacgen.training.command import run_recipe
+from nacgen.training.config import to_dict
 from nacgen.training.parts import NO_PARTS, Parts, load_train_set
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ def main(config: FlowConfig, parts: Parts = NO_PARTS) -> "Run":
     from nacgen.training.run import open_run
 
     report = partial(report_run, preset=to_dict(PRESETS[config.preset]))
-    name = f"train_flow-{config.preset}-{config.align}"
-    with open_run(name, config, allow_fp16=False) as run:
+    with open_run(config.run_name, config, allow_fp16=False) as run:
         if run.is_complete:
             run.finish(report=report)
             return run

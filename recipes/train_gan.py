@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 
 from nacgen.gan.options import GANConfig
 from nacgen.gan.presets import PRESETS
-from nacgen.training.config import run_recipe, to_dict
+from nacgen.training.command import run_recipe
+from nacgen.training.config import to_dict
 from nacgen.training.parts import NO_PARTS, Parts, load_train_set
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def main(config: GANConfig, parts: Parts = NO_PARTS) -> "Run":
     from nacgen.training.update import constant, linear_decay
 
     report = partial(report_run, preset=to_dict(PRESETS[config.preset]))
-    with open_run(f"train_gan-{config.preset}-{config.init}", config, allow_fp16=False) as run:
+    with open_run(config.run_name, config, allow_fp16=False) as run:
         if run.is_complete:
             run.finish(report=report)
             return run

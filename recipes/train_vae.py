@@ -19,7 +19,8 @@ Options stand in nacgen/vae/options.py, presets in nacgen/vae/presets.py.
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nacgen.training.config import run_recipe, to_dict
+from nacgen.training.command import run_recipe
+from nacgen.training.config import to_dict
 from nacgen.training.parts import NO_PARTS, Parts, load_train_and_test
 from nacgen.vae.options import VAEConfig
 from nacgen.vae.presets import PRESETS
@@ -40,9 +41,7 @@ def main(config: VAEConfig, parts: Parts = NO_PARTS) -> "Run":
     from nacgen.vae.evaluation import VAEEvaluation
 
     report = partial(report_run, preset=to_dict(PRESETS[config.preset]))
-    with open_run(
-        f"train_vae-{config.preset}-{config.init}", config, allow_fp16=not config.adversarial
-    ) as run:
+    with open_run(config.run_name, config, allow_fp16=not config.adversarial) as run:
         if run.is_complete:
             run.finish(report=report)
             return run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nacgen.cli import OTHERS, RECIPES, main
-from nacgen.training import config
+from nacgen.training import command as recipe_command
 from nacgen.training.help import _preset_comments
 from tests.launch import ROOT, python
 
@@ -21,7 +21,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[object, str, s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["nacgen", *words])
         patch.setattr(threading, "excepthook", threading.excepthook)
-        patch.setattr(config, "stop_with_launcher", lambda: None)
+        patch.setattr(recipe_command, "stop_with_launcher", lambda: None)
         code: object = 0
         try:
             main()
@@ -53,6 +53,28 @@ def test_an_unknown_command_is_told_which_was_meant(capsys: pytest.CaptureFixtur
         "Did you mean train-gan?\n"
     )
     assert "Type nacgen for what each does." in run(capsys, "x\x1b[31m")[2]
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("sample runs/mine", "--run-dir runs/mine"),
+        ("convert net.pth", "--input net.pth"),
+        ("probe runs/a/encoder --seed 1", "--encoders runs/a/encoder"),
+        ("compare random nac", "--arms random"),
+        ("train-gan photos", "--preset folder --data-dir photos"),
+        ("train-classifier photos", "--data-dir photos"),
+        ("pretrain folder", "--preset folder"),
+        ("train-flow mnist", "--dataset mnist"),
+    ],
+)
+def test_a_word_without_a_flag_is_told_which_was_meant(
+    line: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, word, *flags = line.split()
+    code, _, error = run(capsys, command, word, *flags)
+    assert code == 2
+    assert error == f"error: options begin with --, got {word!r}. Did you mean {meant}?\n"
 
 
 @pytest.mark.parametrize("command", RECIPES)

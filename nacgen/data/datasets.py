@@ -21,7 +21,7 @@ from nacgen.data.decoding import decoded_bytes, find_unreadable
 from nacgen.data.folder import ImageFiles
 from nacgen.data.layout import list_folder
 from nacgen.data.lazy import LazyImageDataset
-from nacgen.data.options import SPLITS, require_dataset
+from nacgen.data.options import SPLITS, require_data
 from nacgen.data.sources.flickr25k import list_flickr25k
 from nacgen.data.sources.imagenet import list_imagenet
 from nacgen.data.sources.mnist import read_mnist
@@ -124,15 +124,10 @@ def load_dataset(
         >>> len(digits), digits.read(torch.tensor([0, 1])).shape
         (355, torch.Size([2, 3, 16, 16]))
     """
-    require_dataset(name)
+    require_data(name, data_dir)
     check_choice(f"split of {name}", split, SPLITS[name])
     if image_size is not None and image_size < 1:
         raise ConfigurationError(f"image_size must be 1 pixel or more, got {image_size}.")
-    if name != "digits" and data_dir is None:
-        raise ConfigurationError(
-            f"dataset {name!r} needs the folder of its files, but data_dir is not given. "
-            "Add --data-dir PATH."
-        )
     root = Path(data_dir or "")
     if name == "digits":
         return _load_digits(split, image_size or 16)

@@ -39,13 +39,25 @@ class ViewConfig:
     """Probability that an image becomes gray."""
 
 
-def require_dataset(name: str) -> None:
-    """Raise a `ConfigurationError` unless a dataset has this name."""
+def require_data(name: str, data_dir: str | Path | None) -> None:
+    """Raise unless a dataset has this name and a folder is named that may hold its files.
+
+    Raises:
+        ConfigurationError: The name is unknown, or a folder is needed and not given.
+        DataNotFoundError: The folder of images does not exist.
+    """
     if name not in (*SPLITS, GIVEN):
         raise ConfigurationError(
             f"dataset must be one of {', '.join(SPLITS)}, got {name!r}. "
             "For images of your own use --dataset folder --data-dir PATH."
         )
+    if data_dir is None and name not in ("digits", GIVEN):
+        raise ConfigurationError(
+            f"dataset {name!r} needs the folder of its files, but data_dir is not given. "
+            "Add --data-dir PATH."
+        )
+    if name == "folder":
+        require_folder(data_dir or "")
 
 
 def require_folder(data_dir: str | Path) -> None:

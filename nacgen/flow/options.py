@@ -72,7 +72,7 @@ DIGITS_SCORE = ScoreConfig(num_samples=1_000, every=12_800)
 class FlowConfig(GenerativeConfig):
     """Options of flow training."""
 
-    ARM = "align"
+    ARM, RECIPE = "align", "train_flow"
     total_images: int = 51_200
     """Length of training, in images seen by all processes together."""
     batch_size: int = 128

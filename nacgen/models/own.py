@@ -95,7 +95,7 @@ class OwnGenerator(Generator):
         raise ConfigurationError(
             f"generator.network must take latents (b, {latent_dim}) or (b, {latent_dim}, 1, 1)"
             f"{' and labels (b,)' if labels else ''}, but takes neither ({'; '.join(faults)}). Give the length of "
-            "its latents: --generator.latent_dim N, in Python **{'generator.latent_dim': N}."
+            "its latents: --generator.latent-dim N, in Python **{'generator.latent_dim': N}."
         )
 
     @classmethod

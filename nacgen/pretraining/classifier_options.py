@@ -25,6 +25,11 @@ class ClassifierConfig(TrainingConfig):
     flip: bool = False
     """Mirror each image with probability 1/2."""
 
+    @property
+    def run_name(self) -> str:
+        """Recipe and preset."""
+        return f"train_classifier-{self.preset}"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "learning_rate", "channels", "smallest_crop")

@@ -125,6 +125,11 @@ class PretrainConfig(TrainingConfig):
     nac: NACConfig = NACConfig()
     queue: QueueConfig = QueueConfig()
 
+    @property
+    def run_name(self) -> str:
+        """Objective and preset."""
+        return f"pretrain_{self.objective}-{self.preset}"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "probe_every", "temperature")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from nacgen.data.options import ViewConfig, require_folder
+from nacgen.data.options import ViewConfig, require_data
 from nacgen.errors import ConfigurationError
 from nacgen.system.places import require_model
 from nacgen.training.config import DataConfig, require_between
@@ -64,10 +64,20 @@ class ProbeConfig:
                 f"{' '.join(self.encoders) or 'none'}. Use --encoders NAC=PATH."
             )
 
+    @property
+    def folder(self) -> Path:
+        """Folder of the report."""
+        return Path(self.run_dir or f"runs/probe_encoder-{self.preset}")
+
     def check_inputs(self) -> None:
-        """Raise unless the folders that options name exist; what lies in them is checked when it is read."""
-        if self.dataset == "folder" and self.data_dir is not None:
-            require_folder(self.data_dir)
+        """Raise unless the folders that options name exist, and that of the report holds none yet."""
+        for name in ("results.json", "report.md", "report.html", "config.yaml", "config.json"):
+            if (self.folder / name).exists():
+                raise ConfigurationError(
+                    f"run_dir must hold no results, run or model yet, but {self.folder} holds {name}. Choose "
+                    "another --run-dir."
+                )
+        require_data(self.dataset, self.data_dir)
         for _, path in map(name_and_path, self.encoders):
             require_model(None if path == "untrained" else path)
 

@@ -9,28 +9,17 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
-from nacgen.data.options import require_dataset, require_folder
-from nacgen.errors import (
-    EXIT_INTERRUPTED,
-    ConfigurationError,
-    NacgenError,
-    StorageError,
-    is_storage_failure,
-)
+from nacgen.data.options import SPLITS, require_data
+from nacgen.errors import ConfigurationError
 from nacgen.system.documents import LARGEST_WHOLE, flatten, read_yaml
 from nacgen.system.places import require_model
-from nacgen.system.signals import stop_with_launcher
-from nacgen.system.terminal import guarded_streams, printable
-from nacgen.system.threads import automatic_threads
 from nacgen.training.old_options import as_flags, upgrade, upgrade_flags
 
 Config = TypeVar("Config")
@@ -38,6 +27,8 @@ LARGEST_FLOAT = 3.4e38  # of float32
 LARGEST_SIDE = 4_096  # pixels that an image is resized to
 LONGEST_WAIT = 31_536_000  # seconds, a year
 MAX_THREADS = 1_024
+# Options that a word without a flag was probably meant for, the likeliest first.
+MEANT = ("input", "encoders", "arms", "data_dir", "run_dir")
 # Presets that `parse` has seen, by class of configuration.
 _presets: dict[type, Mapping[str, Any]] = {}
 
@@ -173,11 +164,18 @@ class TrainingConfig:
                 f"{self.batch_size}. Use --total-images {whole}."
             )
 
+    @property
+    def run_name(self) -> str:
+        """Name of the default run folder without the seed: recipe and settings, with a hyphen between."""
+        return self.preset
+
+    def folder(self, name: str) -> Path:
+        """Return the path of the run folder, for a run of this name."""
+        return Path(self.run_dir or f"runs/{name}-seed{self.seed}")
+
     def check_inputs(self) -> None:
         """Raise unless the dataset and folders that options name exist; their contents are checked when read."""
-        require_dataset(self.dataset)
-        if self.dataset == "folder" and self.data_dir is not None:
-            require_folder(self.data_dir)
+        require_data(self.dataset, self.data_dir)
         for name in ("encoder", "perceptual_encoder"):
             require_model(getattr(self, name, None))
 
@@ -241,6 +239,8 @@ def parse(
         read(["--help"])
     # Positional arguments stay in front: a flag of the file that takes several words would take them.
     words = list(itertools.takewhile(lambda flag: not flag.startswith("-"), flags))
+    if words:
+        _refuse_word(words[0], config_class, presets)
     try:
         config = read(words + as_flags(file_values) + flags[len(words) :])
     except SystemExit as end:
@@ -266,70 +266,21 @@ def parse(
     return config
 
 
-def run_recipe(
-    main: Callable[[Config], object], config_class: type[Config], presets: Mapping[str, Config]
-) -> None:
-    """Parse the command line, run a recipe, and end with its exit code, with streams that may be closed or broken.
-
-    Raises:
-        SystemExit: With the code of the error: 2 configuration, 3 non-finite loss, 4 data, 5 checkpoint,
-            6 storage, 7 locked, 8 another process lost; 143 if a signal stopped the run and it was saved; 130 if
-            it was interrupted and not saved.
-    """
-    stop_with_launcher()
-    threading.excepthook = _report_thread
-    with guarded_streams():
-        try:
-            config = parse(config_class, presets, recipe=sys.modules[main.__module__])
-            try:
-                getattr(config, "check_inputs", lambda: None)()  # before torch is imported
-            except NacgenError:
-                # A finished run needs them no more; `open_run` knows whether it is one, and else checks again.
-                if not _may_be_finished(config):
-                    raise
-            os.environ["OMP_NUM_THREADS"] = str(automatic_threads())  # read when torch is imported
-            if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
-                print("starting; torch may take some seconds to load", file=sys.stderr)
-            main(config)
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            print("interrupted; the same command starts again from the last save", file=sys.stderr)
-            sys.exit(EXIT_INTERRUPTED)
-        except Exception as raised:
-            error = raised
-            if "torch.distributed" in sys.modules:  # another process may have caused it
-                from nacgen.system.lost_processes import agreed_error
-
-                error = agreed_error(raised)
-            if is_storage_failure(error) and not isinstance(error, NacgenError):
-                error = StorageError(
-                    f"the system refuses a file ({error}). Choose another --run-dir, or mend the disk or the "
-                    "permissions; the same command goes on from the last save."
-                )
-            if not isinstance(error, NacgenError):
-                raise error from None if error is raised else raised
-            rank = os.environ.get("RANK", "0")
-            source = "error" if rank == "0" else f"error on process {rank}"
-            print(f"{source}: {printable(str(error))}", file=sys.stderr)
-            print(*getattr(error, "__notes__", ()), sep="\n", end="", file=sys.stderr)
-            sys.exit(error.exit_code)
-
-
-def _may_be_finished(config: object) -> bool:
-    """Tell whether a training run with this preset and seed has ended in the run folder, or in a default one."""
-    if not isinstance(config, TrainingConfig) or config.fresh:
-        return False
-    names = Path("runs").glob(f"*-{config.preset}*-seed{config.seed}")
-    folders = names if config.run_dir is None else [Path(config.run_dir)]
-    return any((folder / "summary.json").exists() for folder in folders)
-
-
-def _report_thread(args: threading.ExceptHookArgs) -> None:
-    """Report a full disk in a tracker's thread in one line; the main thread fails at the next row."""
-    if args.exc_value is not None and is_storage_failure(args.exc_value):
-        print(f"a tracker could not write: {args.exc_value}", file=sys.stderr)
-    else:
-        threading.__excepthook__(args)
+def _refuse_word(word: str, config_class: Any, presets: Mapping[str, Any]) -> None:
+    """Raise for a word in front of all flags, of a command that takes none, and say what was probably meant."""
+    kinds = {field.name: field.type for field in dataclasses.fields(config_class)}
+    if any(get_origin(kind) is Annotated for kind in kinds.values()):
+        return
+    meant = next(
+        (f"--{name.replace('_', '-')} {word}" for name in MEANT if name in kinds), "no word"
+    )
+    if word in presets:
+        meant = f"--preset {word}"
+    elif word in SPLITS and "dataset" in kinds:
+        meant = f"--dataset {word}"
+    elif meant.startswith("--data-dir") and "folder" in presets:
+        meant = f"--preset folder {meant}"
+    raise ConfigurationError(f"options begin with --, got {word!r}. Did you mean {meant}?")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -43,6 +43,9 @@ class ScoreConfig:
     """Images seen between two scores."""
 
     def __post_init__(self) -> None:
+        known = str(self.extractor).replace("-", "_")  # as the folders of classifiers are named
+        if known in EXTRACTORS:
+            object.__setattr__(self, "extractor", known)
         check_part("score.extractor", self.extractor, EXTRACTORS)
         require_between(self, 2, math.inf, "num_samples")
         require_positive(self, "every")
@@ -52,11 +55,16 @@ class ScoreConfig:
 class GenerativeConfig(TrainingConfig):
     """Options of a generative model that an encoder serves; `ARM` names the option that picks the weights."""
 
-    ARM = "init"
+    ARM, RECIPE = "init", "train_gan"
     encoder: str | None = None
     """Folder or Hub id of an encoder; the control arms take their architecture from it.
     None: checkpoints/digits-nac, for digits."""
     score: ScoreConfig = ScoreConfig()
+
+    @property
+    def run_name(self) -> str:
+        """Recipe, preset and weights."""
+        return f"{self.RECIPE}-{self.preset}-{self.arm}"
 
     @property
     def arm(self) -> str:

@@ -376,7 +376,7 @@ def open_run(
         ...     (run.path / "config.yaml").is_file()
         True
     """
-    path = Path(config.run_dir or f"runs/{name}-seed{config.seed}")
+    path = config.folder(name)
     with storage_errors(f"the run in {path}", "Choose another --run-dir."):
         check_folder(path, config)
     require_tracker(config.run.tracker)

@@ -99,6 +99,7 @@ class ScoreConfig(generative.ScoreConfig):
 class VAEConfig(generative.InitializedConfig):
     """Options of VAE training. Each switch is one thing: init, posterior.mode, perceptual, adversarial."""
 
+    RECIPE = "train_vae"
     score: ScoreConfig = ScoreConfig()
     perceptual: Literal["none", "nac", "random", "shuffled"] = "none"
     """Weights of an encoder whose features compare reconstructions with images, too; none: only pixels."""

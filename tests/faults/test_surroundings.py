@@ -14,7 +14,7 @@ import os, time
 if os.environ.pop("CLOCK", ""):
     real, steps = time.time, iter(range(10**9))
     time.time = lambda: real() - 86400 * next(steps)
-from nacgen.training.config import run_recipe
+from nacgen.training.command import run_recipe
 from recipes.train_gan import PRESETS, GANConfig, main
 run_recipe(main, GANConfig, PRESETS)
 """

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 import torch._dynamo  # the first optimizer would, in every trial
 
-from nacgen.training.config import TrainingConfig, run_recipe
+from nacgen.training.command import run_recipe
+from nacgen.training.config import TrainingConfig
 from tests.faults import small_runs
 from tests.processes import server
 

@@ -34,7 +34,8 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
 
 
 def build(folder: Path, dataset: str = "folder", **options: Any) -> None:
-    with open_run("test", TrainingConfig(dataset=dataset, run_dir=str(folder / "run"))) as run:
+    options_of_run = {"dataset": dataset, "data_dir": ".", "run_dir": str(folder / "run")}
+    with open_run("test", TrainingConfig(**options_of_run)) as run:  # type: ignore[arg-type]
         build_run_extractor(ScoreConfig(**options), run)
 
 
@@ -70,7 +71,7 @@ def test_the_default_is_inception_or_what_is_installed_in_its_place(
 def test_a_resumed_run_keeps_the_default_that_it_began_with(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = TrainingConfig(dataset="folder", run_dir=str(tmp_path / "run"))
+    config = TrainingConfig(dataset="folder", data_dir=".", run_dir=str(tmp_path / "run"))
     monkeypatch.setattr(efficientnet, "is_installed", lambda: True)
     for is_at_hand in (False, True, False):
         monkeypatch.setattr(inception, "is_at_hand", lambda there=is_at_hand: there)

@@ -66,6 +66,9 @@ MISTAKES = {
     "train_gan --config nowhere.yaml": 2,
     "train_gan --encoder runs/no/where": 5,
     "train_gan --preset folder --data-dir docs": 2,
+    "train_gan --encoder checkpoints/digits-nac --preset folder": 2,
+    "pretrain_nac --dataset cifar10": 2,
+    "probe_encoder --dataset imagenet": 2,
     "train_vae --preset folder --data-dir nowhere": 4,
     "train_vae --perceptual nac --perceptual-encoder runs/no/where": 5,
     "train_flow --align magic": 2,
@@ -84,7 +87,14 @@ MISTAKES = {
 }
 
 
-def test_a_mistake_on_the_command_line_is_told_before_torch_is_imported() -> None:
+def test_a_mistake_on_the_command_line_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    for name in ("metrics.jsonl", "results.json"):
+        (tmp_path / name).touch()
+    mistakes = MISTAKES | {
+        f"{recipe} --run-dir {tmp_path}": 2
+        for recipe in ("train_gan", "pretrain_nac", "probe_encoder")
+    }
     code = """
 import contextlib, io, json, runpy, sys
 found = {}
@@ -98,9 +108,9 @@ for command in sys.argv[1:]:
         found[command] = [end.code, "torch" in sys.modules, said.getvalue()]
 print(json.dumps(found))
 """
-    done = python("-c", code, *MISTAKES)
+    done = python("-c", code, *mistakes)
     found = json.loads(done.stdout)
-    assert {command: code for command, (code, _, _) in found.items()} == MISTAKES, found
+    assert {command: code for command, (code, _, _) in found.items()} == mistakes, found
     assert [command for command, (_, has_torch, _) in found.items() if has_torch] == []
     for command, (_, _, said) in found.items():
         word = command.split()[-1].removeprefix("NAC=")

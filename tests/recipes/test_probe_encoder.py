@@ -41,7 +41,7 @@ def test_everything_is_measured_and_drawn(
     for step in ("measuring NAC", "  regions", "collecting examples of NAC", "drawing the report"):
         assert step in printed.err
     with pytest.raises(ConfigurationError, match=f"but {folder} holds results.json"):
-        main(config)
+        config.check_inputs()
 
 
 def test_options_that_cannot_work_are_refused_at_once() -> None:
@@ -73,7 +73,7 @@ def test_a_run_or_a_model_in_the_folder_of_the_report_is_kept(tmp_path: Path) ->
     for name in ("report.md", "config.yaml", "config.json"):
         (tmp_path / name).write_text("precious")
         with pytest.raises(ConfigurationError, match=f"but {tmp_path} holds {name}"):
-            main(ProbeConfig(evaluators=("knn",), run_dir=str(tmp_path)))
+            ProbeConfig(run_dir=str(tmp_path)).check_inputs()
         (tmp_path / name).unlink()
 
 

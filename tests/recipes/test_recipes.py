@@ -16,7 +16,7 @@ from nacgen.errors import ConfigurationError
 from nacgen.gan.options import GANConfig
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.gan import Generator
-from nacgen.training import config
+from nacgen.training import command
 from nacgen.training.generative import ScoreConfig
 from recipes import train_gan
 from recipes.evaluate_images import EvaluateConfig, score
@@ -34,9 +34,9 @@ def fails(recipe: ModuleType, capsys: pytest.CaptureFixture[str], *flags: str) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["recipe", *flags])
         patch.setattr(threading, "excepthook", threading.excepthook)
-        patch.setattr(config, "stop_with_launcher", lambda: None)
+        patch.setattr(command, "stop_with_launcher", lambda: None)
         with pytest.raises(SystemExit) as ended:
-            config.run_recipe(recipe.main, config_class, recipe.PRESETS)
+            command.run_recipe(recipe.main, config_class, recipe.PRESETS)
     message = " ".join(capsys.readouterr().err.replace("│", " ").split())  # out of its box
     return ended.value.code, message
 
@@ -180,7 +180,7 @@ def test_photographs_without_labels_or_network_take_two_commands(
 
 @pytest.mark.parametrize("given", [{}, {"score": ScoreConfig(extractor="inception")}])
 def test_other_images_need_an_encoder_of_their_own(given: dict[str, Any]) -> None:
-    options = GANConfig(dataset="folder", **given)
+    options = GANConfig(dataset="folder", data_dir="docs", **given)
     message = r"none for folder\. Run nacgen pretrain .* A/encoder\. .* train-classifier .* none"
     with pytest.raises(ConfigurationError, match=message):
         options.check_inputs()

@@ -72,6 +72,7 @@ def small(preset: GANConfig, folder: Path, num_steps: int = 2) -> GANConfig:
         total_images=4 * num_steps,
         batch_size=4,
         run_dir=str(folder),
+        data_dir=str(folder.parent),
         data=DataConfig(image_size=size),
         generator=replace(preset.generator, channels=channels and (8,) * len(channels)),
         score=replace(preset.score, num_samples=8, every=100),
@@ -216,6 +217,7 @@ def test_arms_without_a_released_encoder_say_how_to_get_one(init: str) -> None:
     replace(config, encoder="checkpoints/digits-nac").check_inputs()
     GANConfig(
         dataset="cifar10",
+        data_dir="images",
         init="random",
         discriminator=SNGAN,
         score=ScoreConfig(extractor="inception"),

@@ -22,7 +22,8 @@ from nacgen.data.stream import Batch, ImageStream
 from nacgen.errors import CheckpointError, DataError, NacgenError, StorageError
 from nacgen.system.locks import lock_folder
 from nacgen.training import checkpoint
-from nacgen.training.config import RunConfig, TrainingConfig, run_recipe
+from nacgen.training.command import run_recipe
+from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.loop import train
 from nacgen.training.run import open_run
 from nacgen.training.update import descend

@@ -13,7 +13,8 @@ from nacgen.errors import ConfigurationError, DataError, StorageError
 from nacgen.gan.options import GANConfig
 from nacgen.gan.presets import PRESETS as GAN_PRESETS
 from nacgen.system.documents import flatten, read_yaml
-from nacgen.training.config import DataConfig, RunConfig, TrainingConfig, parse, run_recipe, to_dict
+from nacgen.training.command import run_recipe
+from nacgen.training.config import DataConfig, RunConfig, TrainingConfig, parse, to_dict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -327,6 +328,14 @@ def test_an_option_without_effect_is_refused_unless_the_preset_sets_it(
     else:
         config = dataclasses.replace(read(), run_dir="elsewhere")  # as a run does
         assert config.discriminator.mode == "frozen"
+
+
+def test_extractors_may_be_spelled_with_hyphens_as_the_folders_of_classifiers() -> None:
+    for name in ("digits-classifier", "digits_classifier"):
+        config = parse(GANConfig, GAN_PRESETS, ["--score.extractor", name])
+        assert config.score.extractor == "digits_classifier"
+    with pytest.raises(SystemExit):
+        parse(GANConfig, GAN_PRESETS, ["--score.extractor", "no-classifier"])
 
 
 def test_an_error_of_a_recipe_is_one_line_and_its_exit_code(

@@ -26,13 +26,13 @@ from nacgen.errors import (
     is_storage_failure,
 )
 from nacgen.system import signals as parent
+from nacgen.training.command import run_recipe
 from nacgen.training.config import (
     RunConfig,
     TrainingConfig,
     parse,
     require_between,
     require_positive,
-    run_recipe,
 )
 from nacgen.training.run import TrainingResult, open_run
 from nacgen.training.trackers import require_tracker

@@ -19,14 +19,8 @@ from accelerate.state import AcceleratorState
 from nacgen.errors import CheckpointError, ConfigurationError, DataError, LockedError, StorageError
 from nacgen.system import locks
 from nacgen.training import run_folder
-from nacgen.training.config import (
-    DataConfig,
-    RunConfig,
-    TrainingConfig,
-    parse,
-    run_recipe,
-    to_dict,
-)
+from nacgen.training.command import run_recipe
+from nacgen.training.config import DataConfig, RunConfig, TrainingConfig, parse, to_dict
 from nacgen.training.environment import describe_hardware
 from nacgen.training.run import Run, TrainingResult, open_run
 
@@ -448,7 +442,7 @@ def test_a_complete_run_needs_its_inputs_no_more(
     (tmp_path / "data").mkdir()
 
     def recipe(config: TrainingConfig) -> None:
-        with open_run("train_x-digits", config) as run:
+        with open_run(config.run_name, config) as run:
             run.finish(None if run.is_complete else RESULT)
 
     def start(*flags: str) -> str:

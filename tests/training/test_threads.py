@@ -14,7 +14,8 @@ import yaml
 from nacgen.errors import ConfigurationError
 from nacgen.system.threads import count_cores
 from nacgen.training import environment
-from nacgen.training.config import RunConfig, TrainingConfig, run_recipe
+from nacgen.training.command import run_recipe
+from nacgen.training.config import RunConfig, TrainingConfig
 from nacgen.training.run import open_run
 from tests.launch import python
 
@@ -122,7 +123,7 @@ def test_libraries_find_the_number_before_they_are_imported(
 
 def test_a_recipe_under_a_launcher_uses_every_core() -> None:
     program = (
-        "from nacgen.training.config import *\n"
+        "from nacgen.training.command import *\n"
         "def main(config):\n"
         "    import torch\n"
         "    print('threads', torch.get_num_threads())\n"

@@ -169,8 +169,9 @@ def test_options_without_an_effect_are_refused(options: dict[str, Any], message:
 
 def test_other_images_need_an_encoder_of_their_own() -> None:
     with pytest.raises(ConfigurationError, match="digits, got none for folder"):
-        VAEConfig(dataset="folder").check_inputs()
-    VAEConfig(dataset="folder", encoder="checkpoints/digits-nac").check_inputs()
+        VAEConfig(dataset="folder", data_dir="docs").check_inputs()
+    encoder = "checkpoints/digits-nac"
+    VAEConfig(dataset="folder", data_dir="docs", encoder=encoder).check_inputs()
     with pytest.raises(
         ConfigurationError, match="--init simclr needs an encoder that was pretrained"
     ):
