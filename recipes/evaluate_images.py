@@ -32,7 +32,7 @@ def score(config: EvaluateConfig) -> None:
         return
     from nacgen.metrics import evaluate
     from nacgen.metrics import sources as find
-    from nacgen.reporting.blocks import score_text
+    from nacgen.reporting.blocks import score_notes, score_text
 
     accelerator = find.build_accelerator(config)
     names = [config.reference, config.generated, *filter(None, [config.training_images])]
@@ -53,7 +53,7 @@ def score(config: EvaluateConfig) -> None:
         model_label=label,
         training_images=training[0] if training else None,
     )
-    say(accelerator, *result.warnings)
+    say(accelerator, *(result.warnings if config.json else score_notes(result)))
     if accelerator.is_main_process:
         print(json.dumps(result.to_dict()) if config.json else score_text(result), flush=True)
 

@@ -60,7 +60,6 @@ def main(config: PretrainConfig, parts: Parts = NO_PARTS) -> "Run":
         if config.objective == "nac":
             num_codes = config.queue.size or 2 * config.batch_size
             channel = channel_summary(encoder.flip_probability, encoder.code_dim, num_codes)
-            run.say(channel)
 
         # Training.
         result = train(

@@ -10,7 +10,7 @@ from typing import Any
 
 from nacgen.comparison.paired_comparison import Comparison
 from nacgen.comparison.statistics import PairedScores
-from nacgen.comparison.verdict import change, interval_of
+from nacgen.comparison.verdict import NO_INTERVAL, change, interval_of
 from nacgen.reporting.blocks import Table, to_fragment, to_markdown
 from nacgen.reporting.charts import score
 from nacgen.system.files import storage_errors, write_file
@@ -59,11 +59,16 @@ class ComparisonResult:
     def to_latex(self) -> str:
         """Return the table of arms in LaTeX; it needs the package booktabs."""
         table = arms_table(self.comparisons)
-        lines = [[cell.translate(LATEX) for cell in row] for row in (table.header, *table.rows)]
+        rows = [["--" if cell == NO_INTERVAL else cell for cell in row] for row in table.rows]
+        lines = [[cell.translate(LATEX) for cell in row] for row in (table.header, *rows)]
         head, *body = (" & ".join(line) + r" \\" for line in lines)
         columns = "l" + "r" * (len(table.header) - 1)
         parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body]
-        return "\n".join([*parts, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        parts += [r"\bottomrule"]
+        if rows != table.rows:
+            note = rf"{{{{\footnotesize --: {NO_INTERVAL}}}}} \\"
+            parts += [rf"\multicolumn{{{len(table.header)}}}{{l}}{note}"]
+        return "\n".join([*parts, r"\end{tabular}"]) + "\n"
 
     def to_csv(self) -> str:
         """Return the score of every run at every moment, one row each, with all digits."""

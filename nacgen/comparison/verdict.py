@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nacgen.comparison.statistics import LEAST_FOR_INTERVAL, PairedScores, smallest_p_value
 
 LEVEL = 0.05
+NO_INTERVAL = "too few pairs for an interval"
 LARGEST_LOG = 700.0  # of a number that a float can hold
 
 
@@ -139,7 +140,7 @@ def limits(num_pairs: int, level: float = LEVEL, num_comparisons: int = 1) -> st
 def interval_of(point: PairedScores) -> str:
     """Return the interval of a mean change as percentages, `-17.1 % to -11.2 %`."""
     if point.interval is None:
-        return "too few pairs for an interval"
+        return NO_INTERVAL
     low, high = point.interval
     return f"{change(low)} to {change(high)}"
 

@@ -37,6 +37,19 @@ def describe_bias(bias: str) -> str:
     )
 
 
+def describe_protocol(protocol: Mapping[str, Any]) -> str:
+    """Say in a line for a terminal what scores rest on; fields that an old run did not record are left out."""
+    texts = {
+        "extractor": "extractor {}",
+        "reference": "reference {}",
+        "num_reference": "{} reference images",
+        "num_samples": "{} samples",
+    }
+    found = {key: protocol[key] for key in texts if key in protocol}
+    shown = {key: f"{x:,}" if isinstance(x, int) else x for key, x in found.items()}
+    return ", ".join(texts[key].format(x) for key, x in shown.items())
+
+
 def is_higher_better(score_name: str) -> bool:
     """Return True if a higher score is better; a suffix may name the features, as in `"recall_inception"`."""
     return any(score_name == name or score_name.startswith(f"{name}_") for name in HIGHER_IS_BETTER)

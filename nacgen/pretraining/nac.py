@@ -1,7 +1,5 @@
 """The updates of NAC pretraining: keys from the batch, or from a momentum encoder's queue."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -141,15 +139,13 @@ def channel_uniform(batch: Batch, code_dim: int, channel: str = "") -> Tensor:
     return torch.cat([batch.local(view) for view in views])
 
 
-def channel_summary(flip_probability: float, code_dim: int, num_codes: int) -> str:
-    """Describe in a line how cold the channel is, and the most nats of an objective over `num_codes` codes."""
-    temperature = temperature_of_channel(flip_probability, code_dim)
-    ceiling = information_ceiling(flip_probability, code_dim, num_codes)
-    capacity = code_dim * channel_capacity(flip_probability)
-    reason = f"the capacity of the channel (the logarithm of {num_codes:,} codes: {math.log(num_codes):.2f})"
-    if ceiling < capacity:
-        reason = f"the logarithm of the {num_codes:,} codes compared (capacity of the channel: {capacity:.2f})"
-    return (
-        f"p = {flip_probability:g} at {code_dim} bits: temperature {temperature:.3g}, an objective of at most "
-        f"{ceiling:.2f} nats, {reason}"
-    )
+def channel_summary(flip_probability: float, code_dim: int, num_codes: int) -> dict[str, float]:
+    """Return what a channel is and limits, with `num_codes` codes compared in a step; the report explains it."""
+    return {
+        "flip_probability": flip_probability,
+        "code_dim": code_dim,
+        "num_codes": num_codes,
+        "capacity": code_dim * channel_capacity(flip_probability),  # nats
+        "ceiling": information_ceiling(flip_probability, code_dim, num_codes),  # nats
+        "temperature": temperature_of_channel(flip_probability, code_dim),
+    }

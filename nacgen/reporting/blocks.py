@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from markdown_it import MarkdownIt
 
-from nacgen.metrics.result import EvaluationResult, describe_bias
+from nacgen.metrics.result import EvaluationResult, describe_bias, describe_protocol
 from nacgen.system.terminal import literal, printable
 
 _RENDERER = MarkdownIt("zero").enable(
@@ -217,6 +217,12 @@ def to_text(table: Table) -> str:
     for index in sorted(rules, reverse=True):
         rendered.insert(index, "-" * max(map(len, rendered)))
     return "\n".join(rendered)
+
+
+def score_notes(result: EvaluationResult) -> list[str]:
+    """Return the lines that belong to `score_text`: the limits of the scores, and what they rest on."""
+    rest = describe_protocol(vars(result.protocol))
+    return [*result.warnings, f"protocol: {rest}; --json prints all of it, to report a score with"]
 
 
 def score_text(result: EvaluationResult) -> str:

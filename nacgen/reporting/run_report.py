@@ -1,6 +1,5 @@
 """The report of one training run as Markdown, self-contained HTML and text, and the parts of all reports."""
 
-import re
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nacgen.data.options import GIVEN, REAL_IMAGES
-from nacgen.metrics.result import describe_bias
+from nacgen.metrics.result import describe_bias, describe_protocol
 from nacgen.reporting.blocks import Block, Folded, Images, Link, Table, to_html, to_markdown
 from nacgen.reporting.charts import run_curve, score
 from nacgen.reporting.recorded_runs import (
+    RecordedEvaluation,
     RecordedRun,
     better,
     is_picture,
@@ -21,11 +21,12 @@ from nacgen.reporting.recorded_runs import (
 )
 from nacgen.system.documents import flatten
 from nacgen.system.files import storage_errors, write_file
-from nacgen.system.own_parts import OWN
+from nacgen.system.own_parts import OWN, is_own
 
 Reports = tuple[Path, Path]  # paths of the Markdown and the HTML file
 # Fields in which runs of one comparison differ.
 _RUN_BY_RUN = ("preset", "init", "align", "seed", "run_dir", "config", "run.num_threads")
+WHOLE_PROTOCOL = "To report a score, take the whole protocol: it is in the report and summary.json."
 _CAPTIONS = {
     "interpolation": "In each row, samples on the way from one latent to another",
     "mixture": "Samples from the Gaussian mixture that was fitted to the latents",
@@ -50,8 +51,8 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
         for index, metric in enumerate(run.metrics):
             chart = run_curve(run, metric, run.path / f"curve{f'_{index}' if index else ''}.svg")
             blocks += [Images([chart], [f"`{metric}` against images seen"], "chart")]
-        history: list[Block] = ["## Scores", _score_history(run)] if run.metrics else []
-        blocks += [*history, *warnings_of([[run]])]
+        if run.metrics:
+            blocks += ["## Scores", _score_history(run), *warnings_of([[run]])]
         blocks += samples({run.arm: run}, [last.images_seen])
         animation = run.path / "samples" / "training.gif"
         if animation.is_file():
@@ -62,7 +63,9 @@ def write_run_report(run_dir: str | Path, preset: Mapping[str, Any] | None = Non
             elif not path.name.startswith(("images_", REAL_IMAGES)):  # shown above
                 caption = _CAPTIONS.get(path.stem, path.stem)
                 blocks += [Images([path], [caption], "samples")]
-        blocks += ["## Protocol of the scores", mapping_table("Field", last.protocol)]
+        blocks += _more_samples(run)
+        if _is_compared(last):
+            blocks += ["## Protocol of the scores", mapping_table("Field", last.protocol)]
     else:
         blocks += ["> This run has no scores."]
     if run.kind and run.metrics and _is_of_commands(run):
@@ -89,30 +92,40 @@ def origins(run: RecordedRun) -> list[Block]:
 def report_run(run_dir: str | Path, preset: Mapping[str, Any] | None = None) -> str:
     """Write the report of one training run, as `write_run_report` does, and return a summary for a terminal.
 
-    The summary holds the last scores with their protocol, paths, and the command that compares it to controls.
+    The summary holds the last scores with what they rest on, paths, and the command that compares it to controls.
     """
     html = write_run_report(run_dir, preset)[1]
     run = load_run(run_dir)
     lines = {"report": str(html)}
     if run.evaluations:
         last = run.evaluations[-1]
-        protocol = ", ".join(f"{key} {value}" for key, value in last.protocol.items())
-        protocol = re.sub(r"(?<=sha256:)([0-9a-f]{12})[0-9a-f]+", r"\1", protocol)
         grid = run.sample_grid(last.images_seen)
-        headline = _headline(run).replace("`", "")
-        scored = {
-            "scores": wrapped(headline, *(f"warning: {w}" for w in last.warnings)),
-            "protocol": wrapped(protocol),
-            "curve": str(run.path / "curve.svg"),
-        }
-        lines = {
-            **(scored if run.metrics else {"scores": wrapped(headline)}),
-            "samples": "none" if grid is None else str(grid),
-            **lines,
-        }
+        notes = [f"warning: {text}" for text in last.warnings if run.metrics]
+        scored = {"scores": wrapped(_headline(run).replace("`", ""), *notes)}
+        if _is_compared(last):
+            scored["protocol"] = wrapped(describe_protocol(last.protocol), WHOLE_PROTOCOL)
+        if run.metrics:
+            scored["curve"] = str(run.path / "curve.svg")
+        lines = {**scored, "samples": "none" if grid is None else str(grid), **lines}
     if run.kind and run.metrics and _is_of_commands(run):
         lines["compare"] = compare_command(run, preset)
     return in_columns(lines)
+
+
+def _is_compared(evaluation: RecordedEvaluation) -> bool:
+    """Return True if samples were compared with images, so that the scores have a protocol."""
+    return evaluation.protocol.get("extractor") != "none"
+
+
+def _more_samples(run: RecordedRun) -> list[Block]:
+    """Return the command that writes more samples, unless it needs a network that was handed over in Python."""
+    generator = str(flatten(run.config).get("generator.network"))
+    if generator.startswith(OWN):
+        return []
+    words = ["--run-dir", str(run.path), "--num-images", "500", "--columns", "0"]
+    words += ["--output", "images", *(["--generator", generator] if is_own(generator) else [])]
+    text = "This command writes 500 as files, image i always from seed i. `nacgen sample --help` tells more."
+    return ["## More samples", text, f"    nacgen sample {shlex.join(words)}"]
 
 
 def _is_of_commands(run: RecordedRun) -> bool:
@@ -170,7 +183,10 @@ def _headline(run: RecordedRun) -> str:
         for metric in sorted(last.scores)
     ]
     if not values:
-        return f"Nothing was scored in {last.images_seen:,} images."
+        return (
+            f"The model has seen {last.images_seen:,} images; its samples were not scored, as "
+            "`--score.extractor none` asks. `nacgen evaluate REFERENCE RUN` scores them at any time."
+        )
     biases = " ".join(bias_note([run], metric) for metric in run.metrics)
     return f"{', '.join(values)} after {last.images_seen:,} images. {biases}"
 

@@ -79,6 +79,15 @@ def test_names_are_text_in_latex_and_html(make_run: MakeRun) -> None:
     assert "<td>a_&lt;b&gt;&amp;</td>" in comparison._repr_html_()
 
 
+def test_latex_has_a_dash_where_there_is_no_interval(folders: dict[str, list[Path]]) -> None:
+    two = nacgen.compare({name: folders[name][:2] for name in ("random", "nac")})
+    *_, row, rule, note, end = two.to_latex().splitlines()
+    assert " & -- & 2 of 2 & 0.5 " in row
+    note_text = r"\multicolumn{6}{l}{{\footnotesize --: too few pairs for an interval}} \\"
+    assert (rule, note, end) == (r"\bottomrule", note_text, r"\end{tabular}")
+    assert "| too few pairs for an interval |" in two.to_markdown()
+
+
 def test_arms_are_trained_as_by_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: dict[str, list[Path]]
 ) -> None:

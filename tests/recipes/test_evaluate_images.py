@@ -43,6 +43,7 @@ def scored(
     captured = capsys.readouterr()
     result = json.loads(captured.out)  # and nothing else on stdout
     assert "16x16 px" in captured.err
+    assert "protocol:" not in captured.err  # stdout has the whole of it
     return {name: found["value"] for name, found in result["scores"].items()}
 
 
@@ -73,6 +74,10 @@ def test_names_of_files_stay_in_their_line(
     printed = capsys.readouterr().err
     assert "a\\n\\x1b[31m" in printed
     assert "\x1b" not in printed
+    assert printed.endswith(
+        "\nprotocol: extractor digits_classifier, reference digits/train, 1,442 reference images, 60 samples; "
+        "--json prints all of it, to report a score with\n"
+    )
 
 
 def test_statistics_score_as_their_images_do(

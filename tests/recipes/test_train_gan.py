@@ -117,7 +117,7 @@ def test_a_run_may_be_left_unscored(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert rows(tmp_path / "run")[-1]["evaluation"] == json.loads(json.dumps(NO_SCORES))
     files = {path.name for path in (tmp_path / "run" / "samples").iterdir()}
     assert files == PICTURES | {"images_00000008.png"}
-    assert "Nothing was scored in 8 images." in capsys.readouterr().err
+    assert "has seen 8 images; its samples were not scored" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("on_random_images")

@@ -108,17 +108,36 @@ def test_a_run_that_is_not_scored_says_so_and_shows_its_samples(make_run: MakeRu
     row = {"images_seen": 640, "evaluation": NO_SCORES}
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     text = report_run(folder)
-    assert "scores    Nothing was scored in 640 images.\n" in text
+    assert text.startswith(
+        "scores    The model has seen 640 images; its samples were not scored, as "
+    )
     assert "protocol" not in text
+    assert "warning" not in text
     assert "curve" not in text
     assert "compare" not in text
     markdown = (folder / "report.md").read_text()
-    assert "> Nothing was scored in 640 images." in markdown
-    assert "as --score.extractor none asks" in markdown
+    assert "> The model has seen 640 images; its samples were not scored, as `--score" in markdown
+    assert "`nacgen evaluate REFERENCE RUN` scores them at any time." in markdown
     assert "## Scores" not in markdown
+    assert "Protocol" not in markdown
+    assert "Warning" not in markdown
     assert "## Samples" in markdown
     with pytest.raises(ConfigurationError, match="a comparison needs runs with scores, got "):
         compare([folder], [folder])
+
+
+@pytest.mark.parametrize(
+    ("network", "more"),
+    [("residual", ""), ("my.net:G", " --generator my.net:G"), ("own:G-1", None)],
+)
+def test_the_report_says_how_to_draw_more_samples(
+    make_run: MakeRun, network: str, more: str | None
+) -> None:
+    folder = make_run({640: 9.0}, config={"generator": {"network": network}})
+    text = write_run_report(folder)[0].read_text()
+    command = f"    nacgen sample --run-dir {folder} --num-images 500 --columns 0 --output images"
+    assert ("## More samples" in text) == (more is not None)
+    assert more is None or f"\n\n{command}{more}\n" in text
 
 
 def test_compare_command_names_another_recipe(make_run: MakeRun) -> None:
@@ -176,8 +195,10 @@ def test_the_terminal_summary_fits_a_terminal(make_run: MakeRun) -> None:
     for grid in (folder / "samples").iterdir():
         grid.unlink()
     text = report_run(folder)
-    assert "extractor_fingerprint sha256:c9c9c9c9c9c9," in text
-    assert "c9" * 7 not in text
+    assert (
+        "\nprotocol  extractor digits_classifier, reference digits/train, 1,442 reference images, 2,000 samples\n"
+        "          To report a score, take the whole protocol: it is in the report and summary.json.\ncurve "
+    ) in text
     assert "samples   none" in text
     assert "None" not in text
     named = ("curve", "report", "compare")  # paths are for copying

@@ -35,8 +35,9 @@ PICTURES = {
     "views": "Left, an image; beside it, random views of it as the encoder sees them. It learns to give all "
     "images of a row nearly the same code.",
     "neighbors": "Left, a held-out image; beside it, the training images with the nearest codes, the nearest "
-    "first. With labels a solid green frame is of the same class, a dashed red one of another.",
+    "first.",
 }
+FRAMES = " A solid green frame is of the same class, a dashed red one of another."
 # Dotted name in the log, label and title of each curve.
 CURVES = {
     "linear_probe": (
@@ -94,12 +95,15 @@ def write_pretraining_report(run_dir: str | Path) -> Reports:
         for f in sorted(found, key=lambda f: ("bad", "fair", "good").index(f.verdict))
     ]
     blocks += [Table(["Verdict", "Check", "Found"], rows)]
-    blocks += ["## How it learned", *_curves(run, untrained)]
+    blocks += ["## How it learned", *_curves(run, untrained), *_limit(run)]
+    num_classes = flatten(run.environment).get("data.train.classes", 0)
+    has_labels = bool(num_classes) or trained["linear_probe"] is not None
     for name, caption in PICTURES.items():
         path = run.path / SAMPLES / f"{name}.png"
         if is_picture(path):
             heading = "What the encoder sees" if name == "views" else "Nearest neighbors by code"
-            blocks += [f"## {heading}", Images([path], [caption], "samples")]
+            frames = FRAMES if name == "neighbors" and has_labels else ""
+            blocks += [f"## {heading}", Images([path], [caption + frames], "samples")]
     blocks += ["## Use it", f"    {_next_command(run)}"]
     return write_blocks([*blocks, *origins(run)], title, run.path)
 
@@ -147,6 +151,36 @@ def _curves(run: RecordedRun, untrained: dict[str, Any]) -> list[Block]:
         heading = f"{title}: {end} after {max(curve):,} images"
         charts.append(line_chart(lines, label, path, heading, note, may_be_log=False))
     return [Images(charts, ["" for _ in charts], "chart")]
+
+
+def _limit(run: RecordedRun) -> list[Block]:
+    """Explain the channel of NAC's training, and the most that the objective can reach with it."""
+    match run.summary:
+        case {
+            "channel": {
+                "flip_probability": float(p),
+                "code_dim": int(bits),
+                "num_codes": int(count),
+                "capacity": float(capacity),
+                "ceiling": float(ceiling),
+                "temperature": float(temperature),
+            }
+        }:
+            pass
+        case _:  # another objective, or a run of an earlier version
+            return []
+    reason = (
+        f"the logarithm of {count:,}, since to find one of {count:,} is to learn no more. Comparing more codes "
+        f"raises this limit, up to the {capacity:.2f} nats that get through the channel."
+        if ceiling < capacity
+        else "the capacity of the channel: no more gets through its noise. Longer codes or fewer flips raise it."
+    )
+    return [
+        f"While the encoder trains, a noisy channel flips each of the {bits} bits of a code with probability "
+        f"{p:g}. The objective counts, in nats of 1.44 bits, how well the noisy code of one view tells which of "
+        f"{count:,} codes in a step belongs to the same image. It cannot exceed {ceiling:.2f} nats, {reason} In "
+        f"terms of contrastive learning, this channel is a temperature of {temperature:.3g}."
+    ]
 
 
 def _next_command(run: RecordedRun) -> str:

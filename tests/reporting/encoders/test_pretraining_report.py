@@ -8,6 +8,7 @@ import torch
 from nacgen.data.augment import ViewPolicy
 from nacgen.data.datasets import ImageDataset, load_dataset
 from nacgen.models.encoder import NACEncoder
+from nacgen.pretraining.nac import channel_summary
 from nacgen.reporting.encoders import pretraining_report
 from nacgen.reporting.encoders.pretraining_report import (
     draw_encoder,
@@ -40,6 +41,7 @@ def write_pretraining(folder: Path, accuracy: float | None = 0.9, dataset: str =
     rows = [{"images_seen": seen, "loss": 1.0} | trained for seen in (640, 1280)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = {"images_seen": 1280, "seconds": 2.0, **trained, "untrained": untrained}
+    summary["channel"] = channel_summary(0.3, 128, 256)
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -55,6 +57,7 @@ def test_a_pretraining_leaves_a_report_in_plain_words(tmp_path: Path) -> None:
     assert "trained: 90.0%; untrained: 70.0%" in markdown
     for name in ("curve.svg", "curve_1.svg", "samples/views.png", "samples/neighbors.png"):
         assert f"]({name})" in markdown
+    assert "nearest first. A solid green frame is of the same class" in markdown
     assert is_picture(folder / "samples/views.png")
     assert is_picture(folder / "samples/neighbors.png")
     # The curves start at the untrained encoder.
@@ -64,6 +67,28 @@ def test_a_pretraining_leaves_a_report_in_plain_words(tmp_path: Path) -> None:
     assert f"encoder   {folder}/encoder\nreport    {folder}/report.html\n" in text
     assert text.endswith(f"use it    nacgen train-gan --encoder {folder}/encoder")
     assert max(len(line) for line in text.splitlines() if str(folder) not in line) <= 100
+
+
+def test_the_limit_of_the_objective_is_explained_in_the_report_alone(tmp_path: Path) -> None:
+    folder = write_pretraining(tmp_path / "run")
+    assert "channel" not in report_pretraining(folder)
+    text = (folder / "report.md").read_text()
+    assert "flips each of the 128 bits of a code with probability 0.3." in text
+    assert "tells which of 256 codes in a step belongs to the same image." in text
+    assert "cannot exceed 5.55 nats, the logarithm of 256, since" in text
+    assert "up to the 10.53 nats that get through the channel." in text
+    assert "a temperature of 0.0484." in text
+    assert "`channel" not in text  # the numbers alone would tell nothing
+    summary = json.loads((folder / "summary.json").read_text())
+
+    def told(channel: object) -> str:
+        (folder / "summary.json").write_text(json.dumps(summary | {"channel": channel}))
+        return write_pretraining_report(folder)[0].read_text()
+
+    assert "exceed 2.58 nats, the capacity of the channel: no more" in told(
+        channel_summary(0.4, 128, 256)
+    )
+    assert "a noisy channel" not in told(None)  # another objective
 
 
 def test_the_next_step_is_one_that_works(tmp_path: Path) -> None:
@@ -98,6 +123,7 @@ def test_without_labels_the_report_has_no_accuracy(
     assert "](curve_1.svg)" in text
     assert "](curve.svg)" not in text
     assert "views.png" not in text
+    assert "green frame" not in text
     assert f"    {start}" in text
 
 
