@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,18 @@ def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
     assert (first - second).abs().max() <= 2  # six steps of rounding apart
     values = [s["evaluation"]["scores"]["fd_digits_classifier"]["value"] for s in (one, two)]
     assert values[0] == pytest.approx(values[1], rel=1e-2)
+    # Stopped halfway, two processes resume bit for bit.
+    half = tmp_path / "half"
+    shutil.copytree(tmp_path / "two", half)
+    shutil.rmtree(half / "checkpoints" / "step_000000000192")
+    (half / "summary.json").unlink()
+    (half / "denoiser" / "model.safetensors").unlink()
+    (kept,) = (half / "checkpoints").iterdir()
+    written = kept.stat().st_mtime_ns
+    assert run("train_flow", half, launch=TWO_PROCESSES)["evaluation"] == two["evaluation"]
+    weights = "denoiser/model.safetensors"
+    assert (half / weights).read_bytes() == (tmp_path / "two" / weights).read_bytes()
+    assert kept.stat().st_mtime_ns == written  # it did not start over
 
 
 @pytest.mark.parametrize(
