@@ -201,15 +201,16 @@ def save_chart(figure: "Figure", path: str | Path) -> Path:
 
 
 def _following_dark_mode(svg: str) -> str:
-    """Give the colors of an SVG a value for light and one for dark paper; its fonts become the reader's."""
-    names = {color: f"--color-{number}" for number, color in enumerate(IN_THE_DARK)}
-    light, dark = (
-        "".join(f"{names[color]}:{value};" for color, value in pairs)
-        for pairs in (zip(IN_THE_DARK, IN_THE_DARK, strict=True), IN_THE_DARK.items())
+    """Give the colors of an SVG others for dark paper; its fonts become the reader's.
+
+    The light colors stay in place for viewers that know no such rules, as those of LaTeX and of office suites.
+    """
+    rules = (
+        f'[style*="{name}: {light}"]{{{name}:{dark}!important}}'
+        for light, dark in IN_THE_DARK.items()
+        for name in ("fill", "stroke")
+        if f"{name}: {light}" in svg
     )
-    style = f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
-    svg = re.sub(
-        "(?<=: )#[0-9a-f]{6}", lambda c: f"var({names[c[0]]})" if c[0] in names else c[0], svg
-    )
+    style = f"@media(prefers-color-scheme:dark){{{''.join(rules)}}}"
     svg = re.sub("'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
     return svg.replace("<defs>", f"<style>{style}</style>\n <defs>", 1)

@@ -6,6 +6,7 @@ import pytest
 
 from nacgen.comparison.forest import forest_plot, forest_rows, tick_places
 from nacgen.reporting import compare, compare_arms
+from nacgen.reporting.charts import COLORS
 from tests.reporting.folders import MakeRun
 
 
@@ -21,7 +22,7 @@ def test_every_endpoint_has_a_row_with_its_figures(folders: dict[str, list[Path]
 def test_every_arm_is_drawn_in_its_color(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     path = forest_plot(compare_arms(folders), tmp_path / "forest.svg")
     drawn = path.read_text().partition("</defs>")[2]
-    assert [f"--color-{number})" in drawn for number in (1, 2, 3)] == [True, True, False]
+    assert [color in drawn for color in COLORS[1:4]] == [True, True, False]
     one = forest_plot([compare(folders["random"], folders["nac"])], tmp_path / "one.svg")
     heights = [float(re.findall(r'height="([\d.]+)pt"', p.read_text())[0]) for p in (one, path)]
     assert heights[0] < heights[1]

@@ -6,16 +6,24 @@ import pytest
 
 from nacgen.errors import StorageError
 from nacgen.reporting import load_run
-from nacgen.reporting.charts import comparison_chart, run_curve, score, style_of
+from nacgen.reporting.charts import (
+    COLORS,
+    FAINT,
+    IN_THE_DARK,
+    comparison_chart,
+    run_curve,
+    score,
+    style_of,
+)
 from tests.reporting.folders import MakeRun
 
 
 def styles_of(path: Path) -> list[tuple[str, str]]:
-    """Return color variable and dashes of the lines of a chart that are drawn with dashes or without."""
+    """Return color and dashes of the lines of a chart that are drawn with dashes or without."""
     lines = re.findall(
         r'd="[^"]*"(?: clip-path="[^"]*")? style="(fill: none; [^"]*)"', path.read_text()
     )
-    found = [(re.search(r"--color-\d+", x), re.search(r"dasharray: ([^;\"]*)", x)) for x in lines]
+    found = [(re.search("#[0-9a-f]{6}", x), re.search(r"dasharray: ([^;\"]*)", x)) for x in lines]
     return [(color[0], dashes[1] if dashes else "") for color, dashes in found if color]
 
 
@@ -33,8 +41,8 @@ def test_arms_of_a_comparison_differ_in_color_dashes_and_markers(
     drawn = path.read_text()
     assert ">fd_digits_classifier (lower is</text>" in drawn, "two lines beside a short axis"
     assert ">better), log scale</text>" in drawn
-    bold = [style for style in styles_of(path) if style[0] != "--color-10"][2::3]
-    assert [color for color, _ in bold] == ["--color-0", "--color-1", "--color-2"]
+    bold = [style for style in styles_of(path) if style[0] != FAINT][2::3]
+    assert [color for color, _ in bold] == list(COLORS[:3])
     assert len({dashes for _, dashes in bold}) == 3
     assert len({tuple(style_of(index).items()) for index in range(20)}) == 20
     assert len({(style_of(i)["linestyle"], style_of(i)["marker"]) for i in range(20)}) == 20
@@ -55,10 +63,15 @@ def test_a_chart_has_colors_for_dark_paper_and_texts_in_the_readers_font(
 ) -> None:
     run = load_run(make_run({64: 30.0, 640: 11.0}, init="#0072b2 <b>"))
     text = run_curve(run, "fd_digits_classifier", tmp_path / "a.svg").read_text()
-    assert "--color-9:#e6e8eb" in text.partition("prefers-color-scheme:dark")[2]  # the ink
-    assert ">#0072b2 &lt;b&gt;, seed 0</text>" in text
-    drawn = text.partition("</defs>")[2]
-    assert not re.search("(fill|stroke): #", drawn)
+    rules, drawn = text.partition("<style>")[2].split("</style>", 1)
+    assert rules.startswith("@media(prefers-color-scheme:dark){")  # other viewers pass over them
+    assert ">#0072b2 &lt;b&gt;, seed 0</text>" in drawn
+    used = set(re.findall(r"((?:fill|stroke): (#[0-9a-f]{6}))", drawn))
+    assert {"fill: #1f2328", "stroke: #0072b2"} <= {style for style, _ in used}  # for light paper
+    for style, color in used:
+        name = style.partition(":")[0]
+        assert f'[style*="{style}"]{{{name}:{IN_THE_DARK[color]}!important}}' in rules
+    assert "var(" not in text
     assert "DejaVu" not in drawn
 
 
@@ -86,7 +99,7 @@ def test_any_finite_scores_can_be_drawn(
     make_run: MakeRun, tmp_path: Path, scores: dict[int, float]
 ) -> None:
     path = run_curve(load_run(make_run(scores)), "fd_digits_classifier", tmp_path / "curve.svg")
-    assert ("--color-1", "7.4,3.2") in styles_of(path)
+    assert (COLORS[1], "7.4,3.2") in styles_of(path)
 
 
 def test_a_place_that_cannot_be_written_is_named(make_run: MakeRun, tmp_path: Path) -> None:
