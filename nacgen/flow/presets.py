@@ -28,7 +28,7 @@ CIFAR10 = FlowConfig(
 )
 
 PRESETS = {
-    # 2 CPU cores; three minutes (measured); fd_digits_classifier 2.8, mean of three seeds, and 4.9 with --align
+    # 2 CPU cores; three minutes (measured); fd_digits_classifier 2.8, mean of eight seeds, and 4.9 with --align
     # none.
     "digits": FlowConfig(),
     # 2 CPU cores; under an hour; not measured. Needs --data-dir, --encoder and --score.weights.
