@@ -31,6 +31,10 @@ class ConfigurationError(NacgenError, ValueError):
     exit_code = 2
 
 
+class ArgumentError(ConfigurationError, TypeError):
+    """An argument that a public function does not take, or that it needs and did not get."""
+
+
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise a `ConfigurationError` unless the value of an option is among its choices."""
     if value not in (known := list(choices)):

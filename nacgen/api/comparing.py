@@ -1,19 +1,24 @@
 """Comparing arms from Python: runs that are finished, or arms that are trained as by `nacgen compare`."""
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nacgen.api.calling import as_function
-from nacgen.api.options import configure, encoder_option, recipe_of
+from nacgen.api.options import configure, encoder_option, options_of, recipe_of
 from nacgen.api.results import TrainedRun
+from nacgen.api.spelling import as_arguments
 from nacgen.comparison.comparison_report import write_comparison_report
 from nacgen.comparison.paired_comparison import compare_arms
 from nacgen.comparison.tables import ComparisonResult
 from nacgen.errors import ConfigurationError
+from nacgen.system.calls import public
 from nacgen.system.files import storage_errors
 
 
+@public
+@as_function(lambda text: as_arguments(text, options_of("compare")))
 def compare(
     arms: Mapping[str, Sequence[TrainedRun | str | Path] | TrainedRun | str | Path]
     | Sequence[str]
@@ -45,7 +50,8 @@ def compare(
         The comparison: verdicts, and tables by `to_markdown`, `to_latex` and `to_csv`.
 
     Raises:
-        ConfigurationError: An option cannot be used, or the runs cannot be compared; the message says why.
+        ConfigurationError: An option cannot be used, the runs cannot be compared, or arms are to be trained on
+            another rank of a launcher than 0; the message says why.
         NonFiniteError: Too many runs diverged: no pair is left.
 
     Example:
@@ -82,16 +88,20 @@ def compare(
         raise ConfigurationError(
             f"arms to be trained are a list, as in ['random', 'nac'], got {arms!r}. Put it into one."
         )
+    if (rank := os.environ.get("RANK", "0")) != "0":
+        raise ConfigurationError(
+            f"nacgen.compare starts the processes that train by itself, but a launcher started this one as rank "
+            f"{rank}. Call it on rank 0 alone, or start the program without a launcher."
+        )
     if diverged is not None:
         raise ConfigurationError("diverged belongs to finished runs, got it with arms to train.")
     given: dict[str, Any] = {"arms": arms and list(arms), "run_dir": run_dir, **figures}
     if encoder is not None:
         given["encoder"] = encoder_option(encoder, run_dir)
     options |= {name: value for name, value in given.items() if value is not None}
-    config = configure("compare", options.pop("preset", None), options)
+    config = configure("compare", options.pop("preset", None), options, compare)
     config.check_inputs()
-    with as_function():
-        result: ComparisonResult = recipe_of("compare").main(config)
+    result: ComparisonResult = recipe_of("compare").main(config)
     return result
 
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import importlib
+import inspect
 import io
 import os
 import re
 import secrets
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,10 +19,11 @@ from nacgen.api.part_content import UntoldContentError, content_of
 from nacgen.data.given import given_dataset
 from nacgen.data.options import GIVEN, SPLITS
 from nacgen.data.provenance import dataset_fingerprint
-from nacgen.errors import ConfigurationError
+from nacgen.errors import ArgumentError, ConfigurationError
 from nacgen.metrics.extractors.base import FeatureExtractor, digest_tensors
 from nacgen.models.encoder import NACEncoder
 from nacgen.models.folder import CONFIG_FILE
+from nacgen.system.calls import near_match
 from nacgen.system.documents import flatten
 from nacgen.system.own_parts import own_name
 from nacgen.system.terminal import warn
@@ -30,7 +31,11 @@ from nacgen.training.config import parse, to_dict
 from nacgen.training.fingerprints import digest
 from nacgen.training.old_options import as_flags
 
-BOX = re.compile("[\N{BOX DRAWINGS LIGHT HORIZONTAL}-\N{BOX DRAWINGS LIGHT ARC UP AND RIGHT}]")
+# The frame of the parser's message, and its advice for a terminal.
+FRAME = re.compile(
+    "[\N{BOX DRAWINGS LIGHT HORIZONTAL}-\N{BOX DRAWINGS LIGHT ARC UP AND RIGHT}]|-{4,}|For full helptext.*",
+    re.DOTALL,
+)
 
 
 def recipe_of(name: str) -> ModuleType:
@@ -38,25 +43,35 @@ def recipe_of(name: str) -> ModuleType:
     return importlib.import_module(f"nacgen.recipes.{name}")
 
 
-def configure(recipe: str, preset: str | None, options: Mapping[str, Any]) -> Any:
+def options_of(recipe: str) -> dict[str, Any]:
+    """Return the options of a recipe by dotted name, with their default values."""
+    return flatten(to_dict(recipe_of(recipe).run.args[1]())) | {"fresh": False}
+
+
+def configure(
+    recipe: str,
+    preset: str | None,
+    options: Mapping[str, Any],
+    function: Callable[..., Any] | None = None,
+) -> Any:
     """Make the configuration of a recipe from keywords: dotted names, or mappings for topics.
 
+    `function` is the one that was called, for messages.
+
     Raises:
-        ConfigurationError: An option is unknown, has a value of a wrong type, or contradicts another.
+        ArgumentError: An option is unknown.
+        ConfigurationError: An option has a value of a wrong type, or contradicts another.
     """
-    module = recipe_of(recipe)
-    _, config_class, presets = module.run.args
-    known = flatten(to_dict(config_class())) | {"fresh": False}
-    values = flatten(options)
+    _, config_class, presets = recipe_of(recipe).run.args
+    label, own = recipe, list[str]()
+    if function is not None:
+        label, own = function.__name__, [*inspect.signature(function).parameters][:-1]
+    known, values = options_of(recipe), flatten(options)
     for name in values:
         if name not in known:
-            near = get_close_matches(name, known, n=1) or [
-                option for option in known if option.rpartition(".")[2] == name
-            ]
-            advice = f"Did you mean {near[0]}?" if near else f"They are {', '.join(known)}."
-            raise ConfigurationError(
-                f"options must be those of nacgen.{recipe}, by dotted name or as a mapping for a topic, got "
-                f"{name!r}. {advice}"
+            raise ArgumentError(
+                f"nacgen.{label} takes {', '.join(own)} and the options of its command, by dotted name or as a "
+                f"mapping for a topic, got {name!r}. {near_match(name, [*own, *known])}"
             )
     plain = {name: list(v) if isinstance(v, tuple | range) else v for name, v in values.items()}
     named = [] if preset is None else ["--preset", preset]  # a configuration file may name one
@@ -65,10 +80,10 @@ def configure(recipe: str, preset: str | None, options: Mapping[str, Any]) -> An
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             return parse(config_class, presets, [*named, *as_flags(plain)])
     except SystemExit as error:
-        told = " ".join(BOX.sub(" ", said.getvalue()).split())
+        told = " ".join(FRAME.sub(" ", said.getvalue()).split())
         given = ", ".join(f"{name}={value!r}" for name, value in values.items())
         raise ConfigurationError(
-            f"options must have the types that their command takes, got {given}: {told:.500}"
+            f"options must have types and values that their command takes, got {given}: {told:.500}"
         ) from error
 
 
@@ -79,9 +94,15 @@ def images_options(
     presets = recipe_of(recipe).run.args[2]
     if images is None:
         return preset, {}
-    if isinstance(images, str) and images in SPLITS and images != "folder":
-        options["dataset"] = images
-        return preset or (images if images in presets else None), {}
+    name = images if isinstance(images, str) and images in SPLITS else "folder"
+    places = ("dataset", "data_dir") if name == "folder" else ("dataset",)
+    if twice := [place for place in places if place in options]:
+        raise ArgumentError(
+            f"images come from one place, got them as images and by {twice[0]}. Leave one out."
+        )
+    if name != "folder":
+        options["dataset"] = name
+        return preset or (name if name in presets else None), {}
     chosen = preset or ("folder" if "folder" in presets else None)
     if isinstance(images, str | os.PathLike):
         options |= {"dataset": "folder", "data_dir": str(images)}

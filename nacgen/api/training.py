@@ -1,7 +1,7 @@
 """Pretraining and training from Python: each function is its command, with images and networks in hand."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nacgen.api.calling import as_function
@@ -9,13 +9,16 @@ from nacgen.api.options import (
     configure,
     encoder_option,
     images_options,
+    options_of,
     part_option,
     recipe_of,
     start_of,
 )
 from nacgen.api.results import TrainedRun
-from nacgen.errors import ConfigurationError
+from nacgen.api.spelling import as_arguments
+from nacgen.errors import ArgumentError, ConfigurationError
 from nacgen.models.encoder import NACEncoder
+from nacgen.system.calls import public
 from nacgen.system.documents import flatten
 from nacgen.system.own_parts import is_own
 from nacgen.training.config import to_dict
@@ -23,6 +26,7 @@ from nacgen.training.environment import read_environment
 from nacgen.training.parts import Parts
 
 
+@public
 def pretrain(
     images: Any = None,
     *,
@@ -65,12 +69,13 @@ def pretrain(
     parts: dict[str, Any] = {}
     _add_part("backbone", "model.backbone", backbone, parts, options)
     _add_part("augment", "augment", augment, parts, options)
-    run = _train("pretrain_nac", images, held_out, preset, parts, options)
+    run = _train(pretrain, images, held_out, preset, parts, options)
     assert isinstance(run.model, NACEncoder)
     run.model.run = run
     return run.model
 
 
+@public
 def train_gan(
     images: Any = None,
     *,
@@ -127,10 +132,11 @@ def train_gan(
     if "discriminator" in parts and encoder is None:
         options.setdefault("init", "random")
     return _train(
-        "train_gan", images, held_out, preset, parts, options, encoder=encoder, extractor=extractor
+        train_gan, images, held_out, preset, parts, options, encoder=encoder, extractor=extractor
     )
 
 
+@public
 def train_vae(
     images: Any = None,
     *,
@@ -148,10 +154,11 @@ def train_vae(
         torch.Size([4, 3, 16, 16])
     """
     return _train(
-        "train_vae", images, held_out, preset, {}, options, encoder=encoder, extractor=extractor
+        train_vae, images, held_out, preset, {}, options, encoder=encoder, extractor=extractor
     )
 
 
+@public
 def train_flow(
     images: Any = None,
     *,
@@ -168,10 +175,11 @@ def train_flow(
         torch.Size([4, 3, 16, 16])
     """
     return _train(
-        "train_flow", images, None, preset, {}, options, encoder=encoder, extractor=extractor
+        train_flow, images, None, preset, {}, options, encoder=encoder, extractor=extractor
     )
 
 
+@public
 def train_classifier(
     images: Any = None, *, preset: str | None = None, held_out: Any = None, **options: Any
 ) -> TrainedRun:
@@ -182,7 +190,7 @@ def train_classifier(
         >>> run.model(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 10])
     """
-    return _train("train_classifier", images, held_out, preset, {}, options)
+    return _train(train_classifier, images, held_out, preset, {}, options)
 
 
 def _add_part(
@@ -190,12 +198,16 @@ def _add_part(
 ) -> None:
     """Name a part in an option, and keep it among the parts unless its name says where it is found."""
     if part is not None:
+        if option in options:
+            raise ArgumentError(
+                f"{option} is given twice, by its name and by {kind}={part!r:.50}. Leave one out."
+            )
         options[option] = part_option(part)
         parts |= {} if isinstance(part, str) else {kind: part}
 
 
 def _train(
-    recipe: str,
+    function: Callable[..., Any],
     images: object,
     held_out: object,
     preset: str | None,
@@ -205,21 +217,24 @@ def _train(
     encoder: object = None,
     extractor: object = None,
 ) -> TrainedRun:
-    """Run a recipe on images and parts in hand, in this process, and leave nothing of it behind."""
-    if held_out is not None and (images is None or isinstance(images, str | os.PathLike)):
-        raise ConfigurationError(
-            "held_out belongs to images that are in hand, got it with the name of a data set or a folder. Put "
-            "the images into a folder test beside train."
-        )
-    options = flatten(options)
-    preset, data = images_options(images, held_out, preset, recipe, options)
-    if encoder is not None:
-        options["encoder"] = encoder_option(encoder, options.get("run_dir"))
-        parts |= encoder.given_arguments() if isinstance(encoder, NACEncoder) else {}
-    _add_part("extractor", "score.extractor", extractor, parts, options)
-    config = configure(recipe, preset, options)
-    start = start_of({k: part for k, part in parts.items() if k != "extractor"})
-    with as_function():
+    """Run a function's recipe on images and parts in hand, in this process, and leave nothing of it behind."""
+    dotted = {name.partition(".")[0] for name in options if "." in name}
+    recipe = {"pretrain": "pretrain_nac"}.get(function.__name__, function.__name__)
+    known = options_of(recipe)
+    with as_function(lambda text: as_arguments(text, known, dotted)):
+        if held_out is not None and (images is None or isinstance(images, str | os.PathLike)):
+            raise ConfigurationError(
+                "held_out belongs to images that are in hand, got it with the name of a data set or a folder. Put "
+                "the images into a folder test beside train."
+            )
+        options = flatten(options)
+        preset, data = images_options(images, held_out, preset, recipe, options)
+        if encoder is not None:
+            options["encoder"] = encoder_option(encoder, options.get("run_dir"))
+            parts |= encoder.given_arguments() if isinstance(encoder, NACEncoder) else {}
+        _add_part("extractor", "score.extractor", extractor, parts, options)
+        config = configure(recipe, preset, options, function)
+        start = start_of({k: part for k, part in parts.items() if k != "extractor"})
         run = recipe_of(recipe).main(config, Parts(**data, **parts, start=start))
     began = (read_environment(run.path) or {}).get("own_parts", {})
     if run.is_complete and began != start:

@@ -18,6 +18,7 @@ from nacgen.system.documents import strict_json
 from nacgen.system.files import read_regular
 from nacgen.system.randomness import generator
 
+RESHAPES = ("View", "Reshape", "Squeeze", "Unsqueeze", "Select", "Mean", "Permute", "Transpose")
 NUM_PROBED = 2  # images of a generator that are looked at before it trains
 
 
@@ -95,7 +96,7 @@ class OwnGenerator(Generator):
         raise ConfigurationError(
             f"generator.network must take latents (b, {latent_dim}) or (b, {latent_dim}, 1, 1)"
             f"{' and labels (b,)' if labels else ''}, but takes neither ({'; '.join(faults)}). Give the length of "
-            "its latents: --generator.latent-dim N, in Python **{'generator.latent_dim': N}."
+            "its latents by --generator.latent-dim N."
         )
 
     @classmethod
@@ -146,7 +147,7 @@ class OwnDiscriminator(nn.Module):
         images = torch.zeros(2, 3, image_size, image_size, device=device)
         labels = () if num_classes is None else (torch.zeros(2, dtype=torch.long, device=device),)
         try:
-            with torch.no_grad(), evaluating(network):
+            with torch.enable_grad(), evaluating(network):  # whose graph tells the last layer
                 logits = network(images, *labels)
         except Exception as error:  # of any layer
             raise ConfigurationError(
@@ -158,6 +159,12 @@ class OwnDiscriminator(nn.Module):
             raise ConfigurationError(
                 f"discriminator.network must give one logit or several an image, (2,) or (2, n) for two, got "
                 f"{came}."
+            )
+        if _is_sigmoid(logits.grad_fn):
+            warnings.warn(
+                "discriminator.network should give logits, which are of any size, but ends with a sigmoid, which "
+                "the loss has already. Leave it out.",
+                stacklevel=2,
             )
 
     def forward(
@@ -177,6 +184,13 @@ class OwnDiscriminator(nn.Module):
             )
         logits = logits.reshape(len(images), -1)  # a last convolution leaves (b, 1, 1, 1)
         return logits.squeeze(1) if logits.shape[1] == 1 else logits
+
+
+def _is_sigmoid(node: Any) -> bool:
+    """Return True for a sigmoid in the graph of a tensor's gradient, behind changes of shape alone."""
+    while node is not None and node.name().removeprefix("Unsafe").startswith(RESHAPES):
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith("SigmoidBackward")
 
 
 def load_generator(folder: str | Path, network: Any = None) -> Generator:

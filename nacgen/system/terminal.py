@@ -7,13 +7,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 # An underscore within a name is none.
 MARKUP = re.compile(r"[\\`*~$<\[\]]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 prints_results = contextvars.ContextVar("prints_results", default=True)
+# The spelling of options in messages: that of flags, or of the arguments of a call from Python.
+spelling: contextvars.ContextVar[Callable[[str], str]] = contextvars.ContextVar(
+    "spelling", default=str
+)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -42,7 +46,7 @@ def literal(text: str) -> str:
 def warn(message: str) -> None:
     """Print a message to stderr, on the first process alone."""
     if os.environ.get("RANK", "0") == "0":
-        print(printable(message), file=sys.stderr)
+        print(printable(spelling.get()(message)), file=sys.stderr)
 
 
 def is_terminal(stream: Any) -> bool:

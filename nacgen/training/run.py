@@ -24,7 +24,7 @@ from nacgen.system.documents import flatten
 from nacgen.system.files import open_regular, open_text, storage_errors, sync, write_file
 from nacgen.system.locks import is_in_place, lock_folder
 from nacgen.system.processes import Processes
-from nacgen.system.terminal import print_result
+from nacgen.system.terminal import print_result, spelling
 from nacgen.training.config import TrainingConfig, to_dict
 from nacgen.training.environment import (
     choose_threads,
@@ -129,7 +129,7 @@ class Run:
     def say(self, text: str) -> None:
         """Print a line for people to stderr, above the bar of progress if there is one; the main process does."""
         if self.is_main:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(spelling.get()(text), file=sys.stderr)
 
     def writing(self, what: str) -> contextlib.AbstractContextManager[None]:
         """Return a context that turns failures to write into a `StorageError` that names `what`."""
@@ -344,7 +344,7 @@ class Run:
             self.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         if report is not None:
             self.say("writing the report")
-            self.say(f"\n{report(self.path)}\n")
+            tqdm.write(f"\n{report(self.path)}\n", file=sys.stderr)  # with commands as they are
         print_result(json.loads((self.path / SUMMARY).read_text("utf-8")))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from nacgen.data.options import GIVEN
 from nacgen.errors import CheckpointError, ConfigurationError, StorageError
 from nacgen.system.documents import flatten, read_yaml, strict_json
 from nacgen.system.files import is_temporary, move_aside, read_regular, remove
@@ -73,23 +74,24 @@ def is_finished(folder: Path, config: TrainingConfig, is_main: bool) -> bool:
     except (OSError, ValueError) as error:
         problems.append(f"{SUMMARY} is damaged ({error})")
     there, here = flatten(read_yaml(folder / CONFIG)), flatten(to_dict(config))
-    problems += [
+    moved = [
         f"{name} was {there.get(name)}, is {here[name]}"
         for name in INPUT_PATHS
         if name in here and not _is_same(there.get(name), here[name])
     ]
-    if not problems:
+    if not problems + moved:
         return True
-    told = f"{folder} holds this run, complete, but {'; '.join(problems)}"
+    told = f"{folder} holds this run, complete, but {'; '.join(problems + moved)}"
     if not _has_checkpoints(folder):
-        if all(problem.startswith(f"{SAMPLES}/") for problem in problems):  # pictures stop no run
-            return True
+        if not moved and all(problem.startswith(f"{SAMPLES}/") for problem in problems):
+            return True  # pictures stop no run
         raise CheckpointError(
             f"{told}, and no checkpoint to make it whole from. Bring the files and the paths back, or choose "
             "another --run-dir."
         )
     if is_main:
-        print(f"{told}; its end is repeated from the last checkpoint", file=sys.stderr)
+        then = "if it holds the same, " if moved else ""
+        print(f"{told}; {then}its end is repeated from the last checkpoint", file=sys.stderr)
     return False
 
 
@@ -121,6 +123,11 @@ def _compare(folder: Path, config: TrainingConfig) -> None:
             f"{folder} holds a run of another configuration ({'; '.join(differences)}). Repeat its "
             f"configuration to resume it, choose another --run-dir{named}, or start over with --fresh, which "
             "moves the folder aside."
+        )
+    if here["dataset"] == GIVEN and there.get("data_dir") != here["data_dir"]:  # digests of images
+        raise ConfigurationError(
+            f"{folder} holds a run of images in hand, but of other images than these. Give the same images to go "
+            "on with it, choose another --run-dir, or start over with --fresh, which moves the folder aside."
         )
     if missing:
         warn(

@@ -8,6 +8,7 @@ from torch import nn
 
 from nacgen.errors import ConfigurationError
 from nacgen.models.encoder import NACEncoder
+from nacgen.system.calls import check_call, public
 from nacgen.transplant.alignment import into_alignment
 from nacgen.transplant.discriminator import into_discriminator
 from nacgen.transplant.own_module import into_module
@@ -23,6 +24,7 @@ TARGETS: dict[str, Callable[..., Transplant[Any]]] = {
 }
 
 
+@public
 def transplant(
     encoder: NACEncoder, into: str | nn.Module = "discriminator", **options: Any
 ) -> Transplant[Any]:
@@ -40,7 +42,7 @@ def transplant(
 
     Raises:
         ConfigurationError: If the target is unknown, or an option has a value that cannot be used.
-        TypeError: If the target does not take an option, or needs one that is missing.
+        ArgumentError: If the target does not take an option, or needs one that is missing; it is a TypeError, too.
 
     Example:
         >>> import nacgen, torch
@@ -50,12 +52,14 @@ def transplant(
         torch.Size([2])
     """
     if "taps" in options:
-        warnings.warn("taps is now called return_nodes", DeprecationWarning, stacklevel=2)
+        warnings.warn("taps is now called return_nodes", DeprecationWarning, stacklevel=3)
         options["return_nodes"] = options.pop("taps")
     if isinstance(into, nn.Module):
+        check_call("nacgen.transplant into a module", into_module, (encoder, into), options)
         return into_module(encoder, into, **options)
     if not isinstance(into, str) or into not in TARGETS:
         raise ConfigurationError(
             f"into must be a module or one of {', '.join(TARGETS)}, got {into!r}."
         )
+    check_call(f'nacgen.transplant(into="{into}")', TARGETS[into], (encoder,), options)
     return TARGETS[into](encoder, **options)

@@ -113,5 +113,8 @@ def test_arms_are_trained_as_by_the_command(
         tmp_path / "comparison/report.md",
         tmp_path / "comparison/report.html",
     )
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigurationError, match=r"as rank 1\. Call it on rank 0 alone"):
+        nacgen.compare(["random", "nac"], run_dir=tmp_path / "comparison")
     with pytest.raises(ConfigurationError, match=r"options of training .*got seeds, encoder with"):
         nacgen.compare({"a": [], "b": []}, seeds=(1, 2), encoder=encoder)

@@ -129,7 +129,7 @@ def test_other_first_weights_are_told_of(tmp_path: Path, monkeypatch: pytest.Mon
         ({"generator": nn.Linear(64, 3)}, r"must give images \(2, 3, 16, 16\).*got \(2, 3\)"),
         (
             {"generator": nn.Linear(8, 3)},
-            r"must take latents \(b, 64\) or .* 1, 1\).*neither.*in Python \*\*{'generator.latent_dim': N}\.$",
+            r"must take latents \(b, 64\) or .* 1, 1\).*neither.*by \*\*{\"generator.latent_dim\": N}\.$",
         ),
         (
             {"generator": parts.mean_colors},

@@ -109,11 +109,15 @@ def test_images_in_hand_train_an_encoder_and_a_gan(tmp_path: Path) -> None:
     assert (run.path / "summary.json").stat().st_mtime_ns == written
 
 
-def test_a_finished_run_is_not_that_of_other_images(tmp_path: Path) -> None:
+def test_a_finished_run_is_not_that_of_other_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     encoder = "checkpoints/digits-nac"
     gan(tmp_path / "run", digits(40), encoder=encoder)
-    with pytest.raises(ConfigurationError, match=r"made from something else.*training images"):
+    capsys.readouterr()
+    with pytest.raises(ConfigurationError, match=r"but of other images than these\. Give"):
         gan(tmp_path / "run", 255 - digits(40), encoder=encoder)
+    assert "repeated" not in capsys.readouterr().err
 
 
 def test_a_run_is_resumed_with_the_same_images(
@@ -169,6 +173,17 @@ def test_an_unknown_option_names_the_one_that_was_meant(tmp_path: Path) -> None:
         nacgen.train_gan(optim={"learning_rate": "fast"})
     with pytest.raises(ConfigurationError, match=r"preset must be one of digits.*got 'digit'"):
         nacgen.pretrain(preset="digit")
+
+
+def test_arguments_of_the_function_are_known_and_given_once() -> None:
+    with pytest.raises(
+        TypeError, match=r"nacgen\.pretrain takes images.*'bakbone'.*mean backbone\?"
+    ):
+        nacgen.pretrain(bakbone="tiny")
+    with pytest.raises(TypeError, match=r"generator\.network is given twice.*Linear"):
+        nacgen.train_gan(generator=nn.Linear(2, 2), **{"generator.network": "a:b"})
+    with pytest.raises(TypeError, match="got them as images and by data_dir"):
+        nacgen.train_vae("photos", data_dir="others")
 
 
 def test_a_configuration_file_names_its_preset(tmp_path: Path) -> None:

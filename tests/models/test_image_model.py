@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from torch import nn
 from nacgen.models.denoiser import Denoiser
 from nacgen.models.gan import Generator
 from nacgen.models.image_model import PretrainedImageModel
-from nacgen.models.own import OwnGenerator
+from nacgen.models.own import OwnDiscriminator, OwnGenerator
 from nacgen.models.sampling import sample_images
 from nacgen.models.vae import Decoder
 
@@ -56,3 +57,17 @@ def test_a_generator_of_ones_own_that_never_gives_black_is_told_of() -> None:
         UserWarning, match=r"should give images in \[-1, 1\].* with 0\.\d+ to 0\.\d+"
     ):
         OwnGenerator.probed(Sigmoid(), 8, 4, None)
+
+
+def test_a_discriminator_of_ones_own_with_a_sigmoid_is_told_of() -> None:
+    logits = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        OwnDiscriminator(logits, 8)
+    flat = nn.Sequential(logits, nn.Sigmoid(), nn.Flatten(0))
+    patches = nn.Sequential(nn.Conv2d(3, 1, 4), nn.Sigmoid())
+    for network in (flat, patches):
+        with pytest.warns(
+            UserWarning, match=r"should give logits.* ends with a sigmoid, which the"
+        ):
+            OwnDiscriminator(network, 8)

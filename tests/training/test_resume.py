@@ -1,5 +1,6 @@
 """Resuming a run: its inputs, its launcher's settings, its checkpoints, log, lock and models are still its own."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -117,6 +118,7 @@ def test_damaged_pictures_of_a_complete_run_are_made_again_if_they_can_be(
     options = config(tmp_path)
     with open_run("x", options) as run:
         (tmp_path / "samples" / "images_8.png").write_bytes(b"a picture")
+        run.hold_to_inputs({"training images": "some"})
         run.finish(RESULT)
     (tmp_path / "samples" / "images_8.png").write_bytes(b"")
     with open_run("x", options) as run:
@@ -125,7 +127,11 @@ def test_damaged_pictures_of_a_complete_run_are_made_again_if_they_can_be(
     capsys.readouterr()
     with open_run("x", options) as run:
         assert not run.is_complete
-    assert "its end is repeated from the last checkpoint" in capsys.readouterr().err
+    assert "is damaged; its end is repeated from the last checkpoint" in capsys.readouterr().err
+    with open_run("x", dataclasses.replace(options, data_dir="elsewhere")) as run:
+        assert not run.is_complete
+    told = "data_dir was None, is elsewhere; if it holds the same, its end is repeated"
+    assert told in capsys.readouterr().err
 
 
 def test_a_complete_run_is_mended_from_its_last_checkpoint(tmp_path: Path) -> None:

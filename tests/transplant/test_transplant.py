@@ -229,12 +229,14 @@ def test_bad_requests_are_named(encoder: NACEncoder, as_users_run_it: None) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "missing .* 'image_size'"),
-        ({"image_size": 16, "latent_dim": 4}, "unexpected keyword argument 'latent_dim'"),
-        ({"image_size": 16, "match": "name"}, "unexpected keyword argument 'match'"),
-        ({"into": "vae_encoder", "image_size": 16}, "missing .* 'latent_dim'"),
-        ({"into": "perceptual", "mode": "init"}, "unexpected keyword argument 'mode'"),
-        ({"into": torch.nn.Identity(), "head": "basis"}, "unexpected keyword argument 'head'"),
+        ({}, r'\(into="discriminator"\) needs encoder, image_size, got no image_size\. Give ima'),
+        ({"image_sise": 16}, r"got 'image_sise'\. Did you mean image_size\?"),
+        ({"image_size": 16, "latent_dim": 4}, "takes encoder, image_size, .* got 'latent_dim'"),
+        ({"image_size": 16, "match": "name"}, "got 'match'"),
+        ({"into": "vae_encoder", "image_size": 16}, "vae_encoder.* got no latent_dim"),
+        ({"into": "alignment", "layer": "x"}, "got no model and no image_size"),
+        ({"into": "perceptual", "mode": "init"}, "got 'mode'"),
+        ({"into": torch.nn.Identity(), "head": "basis"}, "into a module takes .* got 'head'"),
     ],
 )
 def test_options_that_a_target_lacks_or_needs_are_named(
