@@ -46,7 +46,7 @@ def presets() -> Iterator[str]:
     yield "# Every preset\n"
     yield "Each command runs one recipe, `--preset NAME` chooses one of its presets, and other options replace"
     yield "single values: `nacgen train-gan --preset digits --optim.learning-rate 0.0005`."
-    yield "`nacgen presets` prints this page.\n"
+    yield "`nacgen presets COMMAND` prints a part of this page.\n"
     for command, recipe in RECIPES.items():
         module = importlib.import_module(f"nacgen.recipes.{recipe}")
         yield f"## nacgen {command}\n"

@@ -29,7 +29,7 @@ RECIPES = {
     "evaluate": "evaluate_images",
 }
 OTHERS = {
-    "presets": "List the presets of all recipes, or of those named: hardware, time, what to expect.",
+    "presets": "List all presets by hardware, or those of a named recipe: data, time, what to expect.",
     "version": "Print the versions of nacgen and of what it computes with.",
 }
 
@@ -69,9 +69,11 @@ def _answer(command: str, arguments: Sequence[str]) -> Iterator[str]:
         packages = [f"{name} {metadata.version(name)}" for name in ("torch", "accelerate")]
         yield f"nacgen {__version__} (Python {python_version()}, {', '.join(packages)})"
     elif command == "presets":
-        for name in arguments or RECIPES:
+        for name in arguments:
             _check("recipe", name, list(RECIPES))
             yield from _presets(name)
+        if not arguments:
+            yield from _all_presets()
     else:
         _check("command", command, [*RECIPES, *OTHERS])
 
@@ -85,6 +87,13 @@ def _overview() -> Iterator[str]:
         yield f"  {command:18}{text}"
     yield "\nEvery recipe runs without options on the embedded digits: nacgen train-gan takes two minutes."
     yield "nacgen COMMAND --help lists the options of one."
+
+
+def _all_presets() -> Iterator[str]:
+    from nacgen.training.help import presets_by_hardware
+
+    yield from presets_by_hardware({command: _recipe(command) for command in RECIPES})
+    yield "What each needs and gives: nacgen presets COMMAND, as in nacgen presets train-gan."
 
 
 def _presets(command: str) -> Iterator[str]:

@@ -91,23 +91,32 @@ def test_help_fits_a_screen_and_names_presets_and_options_with_defaults(
     assert max(map(len, text.splitlines())) <= 100
     first, *others = recipe.PRESETS
     listed = " ".join([f"{first} (default)", *others]).replace(" ", ", ").replace(", (", " (")
-    assert f"presets: {listed}." in " ".join(text.split())
+    assert f"presets: {listed}. nacgen presets {command} tells of each." in " ".join(text.split())
     assert ("accelerate launch -m nacgen.recipes." in text) != (
         command in ("convert", "compare", "sample")
     )
-    assert not re.search(r"^  \S+ +\.\.\.$", text, re.MULTILINE)  # each option has a text
-    for columns in ("20", "60", "1000"):
+    for columns, more in (("1000", 0), ("100", 0), ("80", 10), ("60", 30), ("20", 30)):
         monkeypatch.setenv("COLUMNS", columns)
-        assert len(run(capsys, command, "--help")[1].splitlines()) <= LINES_OF_SCREEN + 10
+        text = run(capsys, command, "--help")[1]
+        assert len(text.splitlines()) <= LINES_OF_SCREEN + more
+        assert more == 30 or "..." not in text  # whole clauses
 
 
-def test_help_shows_the_values_of_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_the_values_of_the_preset(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     _, text, _ = run(capsys, "train-gan", "--preset", "cifar10", "--help")
     assert "options, with their values in preset cifar10:" in text
     assert re.search(r"^  --total-images 1536000  +Length of training", text, re.MULTILINE)
     assert re.search(r"^  --discriminator\.mode init  +init \| partial \| frozen: ", text, re.M)
     assert re.search(r"^  --seed 0  +Seed of all random numbers$", text, re.M)
+    assert re.search(r"^  --run\.num-threads +CPU threads of each process$", text, re.M)
+    assert re.search(r"^  --encoder  +Folder", text, re.M), "only the digits have a default"
     assert "--optim.beta2" not in text
+    digits = run(capsys, "train-gan", "--help")[1]
+    assert "\n  --encoder checkpoints/digits-nac\n        " in digits, "a wide label has its line"
+    assert "checkpoints" not in run(capsys, "train-vae", "--preset", "cifar10", "--help")[1]
     everything = run(capsys, "train-gan", "--help-all")[1]
     assert "--optim.beta2" in everything
     assert "(default: digits)" in everything
@@ -136,9 +145,32 @@ def test_presets_tell_hardware_time_and_what_to_expect(
     assert re.findall("^nacgen (.+)$", text, re.MULTILINE) == [command]
 
 
-def test_presets_of_all_recipes_or_of_those_named(capsys: pytest.CaptureFixture[str]) -> None:
-    _, text, _ = run(capsys, "presets")
-    assert re.findall("^nacgen (.+)$", text, re.MULTILINE) == list(RECIPES)
+def test_presets_of_all_recipes_stand_by_hardware_on_a_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, text, _ = run(capsys, "presets")
+    assert code == 0
+    assert len(text.splitlines()) <= LINES_OF_SCREEN
+    on_cpu, on_gpu = (
+        {command: names.replace("\n", "").replace(" ", "").split(",") for command, names in found}
+        for found in (
+            re.findall(r"^  (\S+) +(\S.*(?:\n {6,}.*)*)$", part, re.MULTILINE)
+            for part in text.split("\nFor GPUs:\n")
+        )
+    )
+    assert text.startswith("Presets for two CPU cores or fewer:\n")
+    assert on_cpu["train-gan"] == ["digits", "cifar10-small", "fashion-mnist", "smoke"]
+    assert "fashion-mnist" in on_cpu["train-classifier"]  # on one core
+    assert "imagenet-resnet50-queue" in on_gpu["pretrain"]
+    assert "sample" not in on_gpu
+    for command, name in RECIPES.items():
+        presets = importlib.import_module(f"recipes.{name}").PRESETS
+        assert {*on_cpu[command], *on_gpu.get(command, [])} == set(presets)
+    assert text.endswith("nacgen presets COMMAND, as in nacgen presets train-gan.\n")
+
+
+def test_presets_of_an_unknown_recipe_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, error = run(capsys, "presets", "train_gan")
     assert code == 2
     assert "got 'train_gan'. Did you mean train-gan?" in error

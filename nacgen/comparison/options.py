@@ -39,11 +39,11 @@ class CompareConfig:
     preset: str = "digits"
     """Preset of every run, unless run_config is given."""
     config: str | None = None
-    """YAML file whose values replace the preset's, for example the config.yaml of a comparison."""
+    """YAML file whose values replace the preset's. For example the config.yaml of a comparison."""
     run_config: str | None = None
-    """YAML file with the recipe's options for every run, for example the config.yaml of a run. Its seed, run_dir
-    and run.num_threads are ignored, and its init or align in arms that name one. None: that of the folder's runs,
-    or the preset."""
+    """YAML file with the recipe's options for every run. For example the config.yaml of a run, whose seed, run_dir
+    and run.num_threads are ignored, and whose init or align in arms that name one. None: that of the folder's
+    runs, or the preset."""
     arms: tuple[str, ...] | None = None
     """Arms to compare, the control first. An arm is an initialization (nac, random, shuffled, simclr,
     supervised), for train_flow an alignment (none, too), or "NAME=FLAGS": flags of the recipe in quotes, in which
@@ -57,7 +57,7 @@ class CompareConfig:
     level: float = 0.05
     """Error rate of all claims together; intervals contain the true mean in 1 - level of cases."""
     run_dir: str | None = None
-    """Folder of the comparison and all its runs: a new or empty one, or that of a comparison to continue.
+    """Folder of the comparison and all its runs. A new or empty one, or that of a comparison to continue.
     Default: runs/compare-<recipe>-<preset>, or runs/compare-<recipe>-<folder of run_config>."""
     total_images: int | None = None
     """Length of every run, in images seen. None: that of the folder's runs, or the preset's."""

@@ -74,12 +74,12 @@ class FlowConfig(GenerativeConfig):
 
     ARM, RECIPE = "align", "train_flow"
     total_images: int = 51_200
-    """Length of training, in images seen by all processes together."""
+    """Length of training, in images seen. All processes count together."""
     batch_size: int = 128
     """Images in one step over all processes together."""
     align: Literal["none", "nac", "simclr", "supervised", "random", "shuffled"] = "nac"
-    """Features that a hidden state of the denoiser is aligned to: those of an encoder that was pretrained by this
-    method, or that has random or permuted weights; none: only the flow's loss."""
+    """Encoder whose features a hidden state of the denoiser is aligned to. It was pretrained by this method, or
+    has random or permuted weights; none: only the flow's loss."""
     flip: bool = False
     """Mirror half of the images."""
     network: NetworkConfig = NetworkConfig()

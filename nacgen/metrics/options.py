@@ -26,8 +26,8 @@ class ExtractorConfig:
     config: str | None = None
     """YAML file whose values replace the preset's."""
     extractor: str | None = None
-    """Network whose features are compared: inception, efficientnet_lite0, dinov2, digits_classifier,
-    fashion_classifier, classifier, nac_encoder, or package.module:function for an extractor of your own.
+    """Network whose features are compared, such as inception or efficientnet_lite0. Others are dinov2,
+    digits_classifier, fashion_classifier, classifier, nac_encoder, and package.module:function for your own.
     None: that of statistics among the images; else digits_classifier for the digits, else inception, or
     efficientnet_lite0 if inception's weights cannot be had and the extra judge is installed. Only scores of
     inception are called FID."""
@@ -82,11 +82,11 @@ class EvaluateConfig(ExtractorConfig):
     training_images: str | None = None
     """Images the generator was trained on, for memorization; REFERENCE then holds images it was not trained on."""
     foreign_images: int | None = None
-    """Number of images of a statistics file by pytorch-fid, which does not hold this number."""
+    """Number of images behind a statistics file by pytorch-fid. The file does not hold this number."""
     json: bool = False
     """Print scores and their whole protocol as one JSON object."""
     save_stats: bool = False
-    """Write statistics of REFERENCE to GENERATED, an .npz file, as pytorch-fid does and `evaluate stats`, too."""
+    """Write statistics of REFERENCE to GENERATED, an .npz file. So do pytorch-fid's flag and `evaluate stats`."""
 
     def __post_init__(self) -> None:
         """Split words at commas, and check them."""

@@ -11,7 +11,7 @@ class ClassifierConfig(TrainingConfig):
     """Options of classifier training: AdamW with cosine decay on augmented images."""
 
     total_images: int = 76_800
-    """Length of training, in images seen by all processes together."""
+    """Length of training, in images seen. All processes count together."""
     batch_size: int = 128
     """Images in one step over all processes together."""
     channels: tuple[int, ...] = (32, 48, 64)

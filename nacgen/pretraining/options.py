@@ -23,8 +23,8 @@ class ModelConfig:
     """Options of the encoder, see nacgen.NACEncoder."""
 
     backbone: str = "tiny"
-    """Network: tiny, resnet18, resnet34, resnet50, vgg16_bn, timm:<name>, or package.module:function for a module
-    of your own. Those of timm and of your own become frozen discriminators only."""
+    """Network: tiny, resnet18, resnet34, resnet50, vgg16_bn, timm:<name> or your own. A module of your own is
+    named package.module:function. Those of timm and of your own become frozen discriminators only."""
     stem: Literal["small", "standard"] = "small"
     """Stem of ResNets. small: 3x3 convolution; standard: ImageNet's 7x7 with max-pooling."""
     code_dim: int = 128
@@ -102,23 +102,23 @@ class PretrainConfig(TrainingConfig):
     objective: Objective = "nac"
     """Objective of the training; all share encoder, views and evaluation."""
     encoder: str | None = None
-    """Folder or Hub id of an encoder to start from, in place of the options of the model."""
+    """Folder or Hub id of an encoder to start from. It takes the place of the options of the model."""
     protocol: str | None = None
     """Train on the training images of this retrieval protocol."""
     total_images: int = 38_400
-    """Length of training, in images seen by all processes together; each gives two views."""
+    """Length of training, in images seen. All processes count together, and each image gives two views."""
     batch_size: int = 128
     """Images in one step over all processes together."""
     probe_every: int = 9_600
-    """Images between two evaluations of the encoder: linear probe and code health."""
+    """Images between two evaluations of the encoder. Each has a linear probe and the health of the code."""
     temperature: float = 0.5
     """Temperature of simclr's similarities."""
     stages: tuple[str, ...] = ()
-    """Earlier stages whose codes join the loss at half its weight, such as layer1 layer2, for nac and simclr
+    """Earlier stages whose codes join the loss at half its weight. For example layer1 layer2, for nac and simclr
     without a queue. Their heads are thrown away after training."""
     augment: str | None = None
-    """Function of your own that makes views in place of the options of views, package.module:function. It takes
-    and returns images (b, 3, h, w) in [-1, 1]."""
+    """Function of your own that makes views, package.module:function. It takes the place of the options of views,
+    and takes and returns images (b, 3, h, w) in [-1, 1]."""
     model: ModelConfig = ModelConfig()
     views: ViewConfig = VIEWS
     optim: OptimConfig = OptimConfig()

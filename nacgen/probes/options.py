@@ -37,7 +37,7 @@ class ProbeConfig:
     """Protocol of retrieval: split, cifar10-10k, cifar10-1k, flickr25k-25000, flickr25k-24581 or an index
     file."""
     num_segments: int = 16
-    """Number of segments of each kind along which regions are counted."""
+    """Segments of each kind along which regions are counted."""
     region_method: RegionMethod = "exact"
     """Method of counting. exact: a second a segment for small networks; sampled: a lower bound for large ones."""
     dataset: str = "digits"

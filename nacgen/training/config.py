@@ -93,7 +93,7 @@ class DataConfig:
     """Options of reading images."""
 
     image_size: int | None = None
-    """Height and width in pixels to which images are resized; None keeps them as they are."""
+    """Height and width of images, in pixels. Others are resized; None keeps all as they are."""
     skip_bad: bool = False
     """Leave out image files that cannot be read, one in a hundred at most; they are listed in skipped.txt."""
     cache: str | None = None
@@ -134,21 +134,21 @@ class TrainingConfig:
     preset: str = "digits"
     """Named settings to start from."""
     config: str | None = None
-    """YAML file whose values replace the preset's, for example the config.yaml of a run. That file also names
-    the run's folder: give --run-dir for another run."""
+    """YAML file whose values replace the preset's. For example the config.yaml of a run, which also names the
+    run's folder: give --run-dir for another run."""
     dataset: str = "digits"
     """digits (embedded), cifar10, cifar100, mnist, fashion-mnist, stl10, flickr25k, imagenet or folder."""
     data_dir: str | None = None
     """Folder of the dataset's files."""
     run_dir: str | None = None
-    """Run folder; a run of the same configuration in it is resumed.
+    """Folder of the run, resumed if it is there. It must have the same configuration.
     Default: runs/<name>-seed<seed>, where the name has recipe and preset."""
     fresh: bool = False
-    """Start over: the contents of the run folder are moved aside, to <run folder>.old-1 and so on."""
+    """Start over, and move the earlier run aside. Its files go to <run folder>.old-1 and so on."""
     seed: int = 0
     """Seed of all random numbers."""
     total_images: int = 25_600
-    """Length of training, in images seen by all processes together."""
+    """Length of training, in images seen. All processes count together."""
     batch_size: int = 64
     """Images in one step over all processes together."""
     data: DataConfig = DataConfig()

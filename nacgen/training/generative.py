@@ -27,13 +27,13 @@ class ScoreConfig:
     """Scores of generated images."""
 
     extractor: str | None = None
-    """Network whose features the score compares: none for no scores, digits_classifier, fashion_classifier,
-    classifier, efficientnet_lite0, inception, dinov2, nac_encoder or package.module:function, which returns an
-    extractor of your own. Only Inception gives FID.
+    """Network whose features the score compares, or none for no scores. A name is digits_classifier,
+    fashion_classifier, classifier, efficientnet_lite0, inception, dinov2, nac_encoder or package.module:function,
+    which returns an extractor of your own. Only Inception gives FID.
     None: for the digits their classifier, else the classifier that weights names, else Inception, or
     EfficientNet-Lite0 if Inception's weights are not at hand and the extra judge is installed."""
     weights: str | None = None
-    """Folder of the classifier or encoder, or file with the weights of the network."""
+    """File or folder with the weights of that network. A folder is that of a classifier or an encoder."""
     precision: Literal["float32", "tf32"] = "float32"
     """Arithmetic of the network. tf32 is faster on a recent NVIDIA GPU and less exact; scores of it compare with
     one another only."""
@@ -80,8 +80,9 @@ class GenerativeConfig(TrainingConfig):
 
     @property
     def encoder_or_default(self) -> str | None:
-        """Folder or Hub id of the encoder, None where no network is made from one."""
-        return (self.encoder or DIGITS_ENCODER) if self.needs_encoder else None
+        """Folder or Hub id of the encoder; None where no network needs one, or no default fits the images."""
+        default = DIGITS_ENCODER if self.dataset == "digits" else None
+        return (self.encoder or default) if self.needs_encoder else None
 
     @property
     def needs_encoder(self) -> bool:
@@ -111,4 +112,4 @@ class InitializedConfig(GenerativeConfig):
     """Options of a generative model a part of which starts from an encoder's weights."""
 
     init: Literal["nac", "simclr", "supervised", "random", "shuffled"] = "nac"
-    """Weights to start from: those of an encoder that was pretrained by this method, random, or permuted ones."""
+    """Weights to start from. Those of an encoder that was pretrained by this method, random, or permuted ones."""

@@ -4,10 +4,12 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -28,7 +30,10 @@ OFTEN = (
     "score.every",
     "run.num_threads",
 )
-WIDEST_LABEL = 34  # columns of a flag with its default
+ON_CPU = ("Any machine", "One CPU core", "2 CPU cores")  # first words above a preset
+WIDEST_LABEL = (
+    30  # columns of a flag with its default; behind a wider one the text has a line of its own
+)
 
 
 def short_help(config: Any, presets: Mapping[str, Any], recipe: ModuleType) -> str:
@@ -43,9 +48,11 @@ def short_help(config: Any, presets: Mapping[str, Any], recipe: ModuleType) -> s
     often = [o for o in options if "." not in o.name or o.name in OFTEN]
     positional = [o for o in often if o.is_positional]
     shown = positional + [o for o in often if o not in positional and o.name != "preset"]
-    name_width = max(len(o.label) for o in shown)
+    name_width = max(width for o in shown if (width := len(o.label)) <= WIDEST_LABEL)
     words = "".join(f"[{o.name.upper()}] " for o in positional)
     first, *others = presets
+    command = sys.argv[0].split()[1:2] if sys.argv[0].startswith("nacgen ") else []
+    more = " ".join(["nacgen presets", *command])
     title, examples = inspect.cleandoc(recipe.__doc__ or "\n\n").split("\n\n")[:2]
     lines = [
         f"usage: {sys.argv[0]} {words}[--preset NAME] [options]",
@@ -54,9 +61,7 @@ def short_help(config: Any, presets: Mapping[str, Any], recipe: ModuleType) -> s
         "",
         examples,
         "",
-        _wrapped(
-            f"presets: {', '.join([f'{first} (default)', *others])}. nacgen presets has more."
-        ),
+        _wrapped(f"presets: {', '.join([f'{first} (default)', *others])}. {more} tells of each."),
         "",
         f"options, with their values in preset {config.preset}:",
         *(_row(option, name_width) for option in shown),
@@ -77,6 +82,19 @@ def preset_facts(recipe: ModuleType) -> dict[str, tuple[str, str]]:
         data = f"{config.dataset}, {length:,} images seen" if length else ""
         facts[name] = (data, comments[name])
     return facts
+
+
+def presets_by_hardware(recipes: Mapping[str, ModuleType]) -> Iterator[str]:
+    """Yield the names of all presets by what they run on, one paragraph for each recipe by its command."""
+    width = max(map(len, recipes)) + 4
+    for title, on_cpu in (("Presets for two CPU cores or fewer:", True), ("For GPUs:", False)):
+        yield title
+        for command, recipe in recipes.items():
+            facts = preset_facts(recipe).items()
+            names = [name for name, (_, text) in facts if text.startswith(ON_CPU) == on_cpu]
+            if names:
+                yield _wrapped(", ".join(names), f"  {command:{width - 2}}", " " * width)
+        yield ""
 
 
 def preset_lines(recipe: ModuleType) -> Iterator[str]:
@@ -106,7 +124,7 @@ class _Option:
         values = self.value if isinstance(self.value, tuple) else (self.value,)
         words = [str(value) for value in values if value is not None and value is not False]
         start = self.name.upper() if self.is_positional else name
-        return textwrap.shorten(" ".join([start, *words]), WIDEST_LABEL, placeholder=" ...")
+        return " ".join([start, *words])
 
 
 def _options(config: Any, prefix: str = "") -> Iterator[_Option]:
@@ -115,6 +133,8 @@ def _options(config: Any, prefix: str = "") -> Iterator[_Option]:
     topics = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if value is None:  # the default may depend on other options
+            value = getattr(config, f"{field.name}_or_default", None)
         if dataclasses.is_dataclass(value):
             topics.append((value, f"{prefix}{field.name}."))
         else:
@@ -124,12 +144,18 @@ def _options(config: Any, prefix: str = "") -> Iterator[_Option]:
 
 
 def _row(option: _Option, name_width: int) -> str:
-    """Return an option in one line: its name, its default, its choices, and as much of its text as fits."""
+    """Return an option in three lines or fewer: name, default, choices, and the clauses of its text that fit."""
     text, choices = option.text, _choices(option.hint)
     if choices and not all(choice in text for choice in choices):
         text = f"{' | '.join(choices)}: {text[:1].lower()}{text[1:]}"
-    room = _width() - name_width - 4
-    return f"  {option.label:{name_width}}  {textwrap.shorten(text, room, placeholder=' ...')}"
+    wrap = partial(textwrap.wrap, width=_width() - name_width - 4, break_on_hyphens=False)
+    clauses = [text[: mark.start()] for mark in re.finditer("; |$", text)]
+    fitting = (clause for n in (1, 2, 3) for clause in reversed(clauses) if len(wrap(clause)) <= n)
+    lines = wrap(next(fitting, text), max_lines=3, placeholder=" ...")
+    if len(option.label) > name_width:
+        lines.insert(0, "")
+    indent = f"\n{' ' * (name_width + 4)}"
+    return indent.join([f"  {option.label:{name_width}}  {lines[0]}".rstrip(), *lines[1:]])
 
 
 def _choices(hint: Any) -> tuple[str, ...]:
