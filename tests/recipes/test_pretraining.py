@@ -78,11 +78,13 @@ def test_every_preset_takes_its_first_steps(
     assert summary["images_seen"] == 8
     encoder = NACEncoder.from_pretrained(tmp_path / "run" / "encoder")
     assert encoder.options["backbone"] == preset.model.backbone
-    channel = f"p = {encoder.flip_probability} at {encoder.code_dim} bits: temperature"
-    assert str(summary["channel"]).startswith(channel)
+    channel = summary["channel"]
+    assert channel["flip_probability"] == encoder.flip_probability
+    assert channel["code_dim"] == encoder.code_dim
     told = capsys.readouterr().err
     assert "checks of the encoder are good" in told
-    assert channel in told  # before training: nobody takes a cold channel unknowingly
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert f"{channel['temperature']:.3g}" in report  # nobody takes a cold channel unknowingly
 
 
 @pytest.mark.slow
