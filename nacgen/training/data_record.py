@@ -5,6 +5,7 @@ Images that are left out because they cannot be read are the same on every proce
 
 import hashlib
 import os
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -16,6 +17,7 @@ from nacgen.training.environment import read_environment
 from nacgen.training.fingerprints import model_fingerprint
 from nacgen.training.parts import NO_PARTS, Parts
 from nacgen.training.run import Run
+from nacgen.training.run_folder import is_unfinished
 
 SKIPPED_FILE = "skipped.txt"
 
@@ -46,6 +48,11 @@ def record_data(
     if held_out is not None:
         inputs["held-out images"] = dataset_fingerprint(held_out)
     inputs |= {name: path and model_fingerprint(path) for name, path in models.items()}
+    for name, path in models.items():
+        if path is not None and is_unfinished(Path(path).parent):
+            run.say(
+                f"warning: {name} {path} is of a run that has not ended. Let it end first, unless this is meant"
+            )
     run.say(data_line(train, held_out))
     before = (read_environment(run.path) or {}).get("own_parts") if run.has_begun else None
     if parts.start or before:

@@ -32,6 +32,11 @@ def has_begun(folder: Path) -> bool:
     return (folder / SUMMARY).exists() or (folder / LOG).exists() or _has_checkpoints(folder)
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Tell whether a folder holds a run that has begun and not ended."""
+    return has_begun(folder) and not (folder / SUMMARY).exists()
+
+
 def _has_checkpoints(folder: Path) -> bool:
     return (folder / CHECKPOINTS).is_dir() and any((folder / CHECKPOINTS).iterdir())
 

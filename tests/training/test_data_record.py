@@ -7,6 +7,7 @@ import torch
 
 from nacgen.data.datasets import Dataset, ImageDataset, load_dataset, load_splits
 from nacgen.errors import DataError
+from nacgen.models.encoder import NACEncoder
 from nacgen.training import data_record
 from nacgen.training.config import DataConfig, TrainingConfig
 from nacgen.training.data_record import record_data
@@ -138,3 +139,21 @@ def test_what_is_left_out_stays_so_where_images_were_moved(
     begin(tmp_path, *load_splits("folder", moved, 8, skip_bad=True))
     (tmp_path / "run" / "skipped.txt").write_text(f"'{moved}/a/44.png'\n")  # as 0.1.0 wrote it
     begin(tmp_path, *load_splits("folder", moved, 8, skip_bad=True))
+
+
+def test_models_of_runs_that_have_not_ended_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = tmp_path / "nac" / "encoder"
+    NACEncoder(code_dim=8).save_pretrained(encoder)
+
+    def told() -> str:
+        with open_run("x", TrainingConfig(run_dir=str(tmp_path / "run"), fresh=True)) as run:
+            record_data(run, IMAGES, None, encoder=str(encoder))
+        return capsys.readouterr().err
+
+    assert "not ended" not in told()  # of no run
+    (tmp_path / "nac" / "metrics.jsonl").touch()
+    assert f"warning: encoder {encoder} is of a run that has not ended." in told()
+    (tmp_path / "nac" / "summary.json").touch()
+    assert "not ended" not in told()
