@@ -60,6 +60,11 @@ def main(config: PretrainConfig, parts: Parts = NO_PARTS) -> "Run":
         if config.objective == "nac":
             num_codes = config.queue.size or 2 * config.batch_size
             channel = channel_summary(encoder.flip_probability, encoder.code_dim, num_codes)
+            run.say(
+                f"a noisy channel flips each of the {encoder.code_dim} bits of a code with probability "
+                f"{encoder.flip_probability:g}, a temperature of {channel['temperature']:.3g}; "
+                "the report explains it"
+            )
 
         # Training.
         result = train(

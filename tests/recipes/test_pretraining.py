@@ -43,7 +43,8 @@ def run(
 ) -> dict[str, object]:
     images = random_images(size)
     monkeypatch.setattr(objectives, "load_training_images", lambda *_: (images, images))
-    main(replace(config, run_dir=str(folder), run=RUN))
+    data_dir = None if config.dataset == "digits" else str(folder.parent)  # no image of it is read
+    main(replace(config, run_dir=str(folder), data_dir=data_dir, run=RUN))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert all(torch.tensor(row["loss"]).isfinite() for row in rows if "loss" in row)
     summary: dict[str, object] = json.loads((folder / "summary.json").read_text())
@@ -81,10 +82,13 @@ def test_every_preset_takes_its_first_steps(
     channel = summary["channel"]
     assert channel["flip_probability"] == encoder.flip_probability
     assert channel["code_dim"] == encoder.code_dim
+    assert channel["num_codes"] == (small.queue.size or 8)
     told = capsys.readouterr().err
     assert "checks of the encoder are good" in told
-    report = (tmp_path / "run" / "report.md").read_text()
-    assert f"{channel['temperature']:.3g}" in report  # nobody takes a cold channel unknowingly
+    noise = f"bits of a code with probability {encoder.flip_probability}"
+    temperature = f"a temperature of {channel['temperature']:.3g}"
+    assert f"{noise}, {temperature}; the report" in told  # nobody takes a cold channel unknowingly
+    assert temperature in (tmp_path / "run" / "report.md").read_text()
 
 
 @pytest.mark.slow
