@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from nacgen.errors import StorageError
+from nacgen.reporting.charts import COLORS, IN_THE_DARK
 from nacgen.reporting.encoders.encoder_pictures import retrieval_chart
 from nacgen.reporting.encoders.encoder_report import (
     Measurement,
@@ -70,11 +71,12 @@ def test_what_was_not_measured_has_no_column(tmp_path: Path) -> None:
 def test_precision_and_recall_are_drawn_for_every_seed(tmp_path: Path) -> None:
     text = retrieval_chart(MEASUREMENTS, tmp_path / "curve.svg").read_text()
     lines = re.findall(r'style="(fill: none; [^"]*stroke-width: 1\.5[^"]*)"', text)
-    colors = [re.findall(r"--color-(\d)\)", line)[0] for line in lines]
-    curves = [color for color in colors if color in "012"]
-    assert set(curves) == {"0", "1"}, lines  # there is no third encoder
-    assert curves.count("0") > curves.count("1")  # two seeds
-    assert not re.search("(fill|stroke): #", text.partition("</defs>")[2])  # all follow dark mode
+    colors = [re.findall("stroke: (#[0-9a-f]{6})", line)[0] for line in lines]
+    curves = [color for color in colors if color in COLORS[:3]]
+    assert set(curves) == set(COLORS[:2]), lines  # there is no third encoder
+    assert curves.count(COLORS[0]) > curves.count(COLORS[1])  # two seeds
+    drawn = set(re.findall("(?:fill|stroke): (#[0-9a-f]{6})", text.partition("</defs>")[2]))
+    assert drawn <= set(IN_THE_DARK)  # all follow dark mode
 
 
 def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path: Path) -> None:
